@@ -1,0 +1,70 @@
+/* outfile.h - atomic output files and the journal that lets an interrupted run resume.
+ *
+ * A set of output files (one GGUF, or the shards and side files of a directory) is written together:
+ *   .NAME.part     beside each final file NAME: the bytes, written by position, header still zero
+ *   .NAME.journal  one per set, named after the set: format version, plan id, then one record per finished unit
+ * No pid in the names, so a rerun finds them; flock on the journal keeps a second process out (MG_ERR_IO naming it).
+ * Order of durability: data of a unit, fdatasync of the part files, then its record, fdatasync of the journal (every
+ * 1 GiB or 10 s and at the end), so the journal never claims bytes that are not on disk. At the end: headers, fsync,
+ * check of the sources by the caller, rename of every file (side files such as an index last), fsync of the directory, journal
+ * removed. Nothing under a final name is ever partial: a set whose renames were cut short is completed by the rerun.
+ *
+ * Journal records carry {unit index, XXH3-128 of the unit's bytes} and a CRC (XXH3-64) of the record; reading stops at
+ * the first bad record (a torn tail is normal). On resume with the same plan id every claimed unit is re-read and
+ * re-hashed; one that differs is done again. Another plan id: MG_ERR_CONFLICT unless restart was asked for.
+ * Crash points (mg_crash_point) surround every step; see crash.h. */
+#ifndef MG_BASE_OUTFILE_H
+#define MG_BASE_OUTFILE_H
+
+#include "formats/base/hash.h"
+#include "formats/base/status.h"
+
+typedef struct mg_outset mg_outset;
+
+typedef struct mg_outset_options {
+    bool restart;   /* discard a journal and part files that exist */
+    bool force;     /* replace existing final files; without it an existing one is MG_ERR_USAGE before work starts */
+} mg_outset_options;
+
+/* One contiguous piece of a unit's output: where its bytes lie. */
+typedef struct mg_extent {
+    uint32_t file;   /* index given by mg_outset_add */
+    uint64_t offset; /* in that file */
+    uint64_t size;
+} mg_extent;
+
+/* Begin a set. dir: existing directory of the final files; name: names the journal (".name.journal").
+ * plan_id: identity of everything that determines the bytes. */
+mg_status mg_outset_new(mg_outset **out, const char *dir, const char *name, mg_xxh128 plan_id,
+                        const mg_outset_options *opt, mg_error *err) MG_MUST_CHECK;
+/* Free without finishing: part files and journal stay for a resume (they are removed when nothing was journaled). */
+void mg_outset_free(mg_outset *s);
+
+/* Declare a file of the set with its final size; index in declaration order. All before mg_outset_start. */
+mg_status mg_outset_add(mg_outset *s, const char *name, uint64_t size, uint32_t *index, mg_error *err) MG_MUST_CHECK;
+
+/* Check free space (statvfs), lock, create or reopen the part files (posix_fallocate; on ENOSPC MG_ERR_IO saying how
+ * many bytes are missing), read the journal. n_units: how many units the plan has. */
+mg_status mg_outset_start(mg_outset *s, uint64_t n_units, mg_error *err) MG_MUST_CHECK;
+
+/* True when the journal claims unit and its bytes re-hash to the recorded value. extents in the order the unit was
+ * written. Thread safe. A false answer after damage is silent: the unit is just done again. */
+bool mg_outset_is_done(mg_outset *s, uint64_t unit, const mg_extent *extents, size_t n_extents);
+
+/* Write bytes of a unit (or of a header) by position. Thread safe. */
+mg_status mg_outset_write(mg_outset *s, uint32_t file, uint64_t offset, const void *data, uint64_t n, mg_error *err) MG_MUST_CHECK;
+
+/* Report a unit finished: hash is XXH3-128 over its extents' bytes in order. Queued; flushed as described above. Thread safe. */
+mg_status mg_outset_unit_done(mg_outset *s, uint64_t unit, mg_xxh128 hash, mg_error *err) MG_MUST_CHECK;
+
+/* Read back (for whole-file hashes and headers that need tensor hashes). */
+mg_status mg_outset_read(mg_outset *s, uint32_t file, uint64_t offset, void *dst, uint64_t n, mg_error *err) MG_MUST_CHECK;
+
+/* Everything written: fsync files, rename in declaration order, fsync directory, remove the journal.
+ * After MG_OK the set is finished and only mg_outset_free remains. */
+mg_status mg_outset_commit(mg_outset *s, mg_error *err) MG_MUST_CHECK;
+
+/* A small file written in one go with the same temp + fsync + rename protocol (reports, manifests, imatrix). */
+mg_status mg_outfile_write_all(const char *path, const void *data, size_t n, bool force, mg_error *err) MG_MUST_CHECK;
+
+#endif
