@@ -10,6 +10,8 @@ typedef struct mg_xxh128 {
 } mg_xxh128;
 
 mg_xxh128 mg_xxh128_of(const void *data, size_t n);
+/* XXH3-64 as a number: checksums of journal records. */
+uint64_t mg_xxh64_of(const void *data, size_t n);
 typedef struct mg_xxh128_state mg_xxh128_state;
 mg_status mg_xxh128_new(mg_xxh128_state **out, mg_error *err) MG_MUST_CHECK;
 void mg_xxh128_update(mg_xxh128_state *s, const void *data, size_t n);
@@ -21,6 +23,7 @@ typedef struct mg_sha256 {
     uint64_t n;          /* bytes so far */
     uint8_t block[64];
 } mg_sha256;
+/* FIPS 180-4. Uses the SHA instructions of the processor when it has them and MOEGRAFT_ISA allows more than scalar. */
 void mg_sha256_init(mg_sha256 *s);
 void mg_sha256_update(mg_sha256 *s, const void *data, size_t n);
 void mg_sha256_final(mg_sha256 *s, uint8_t out[32]);
