@@ -1,7 +1,7 @@
 /* json.h - small JSON trees (config.json, recipes, reports). The only includer of cJSON.
  *
  * Reading: the text is validated by jsonlex first (so cJSON's leniencies never show) and duplicate keys are refused.
- * Integers up to 64 bits are kept exactly (cJSON alone would round above 2^53). Lookups are case-sensitive.
+ * Integers are kept exactly at any size (cJSON alone would round above 2^53). Lookups are case-sensitive.
  * Writing: keys in insertion order; doubles in the shortest form that reads back equal; integers exact; locale independent.
  * mg_json is an opaque node (a cJSON). A tree is owned by its root; nodes obtained from it are borrowed. */
 #ifndef MG_BASE_JSON_H
@@ -36,6 +36,7 @@ bool mg_json_u64(const mg_json *v, uint64_t *out);
 bool mg_json_f64(const mg_json *v, double *out);
 bool mg_json_bool(const mg_json *v, bool *out);
 const char *mg_json_str(const mg_json *v);          /* NULL unless a string */
+const char *mg_json_digits(const mg_json *v);       /* decimal text of an INT, exact at any size; else NULL */
 
 /* Building. NULL on memory failure is tolerated by every setter (setting into NULL does nothing); mg_json_print then
  * fails with MG_ERR_LIMIT, so a builder checks once at the end. mg_json_set takes ownership of value. */
@@ -55,8 +56,9 @@ void mg_json_set_f64(mg_json *obj, const char *key, double v);
 void mg_json_set_bool(mg_json *obj, const char *key, bool v);
 void mg_json_remove(mg_json *obj, const char *key);
 void mg_json_push(mg_json *arr, mg_json *value);
+bool mg_json_is_broken(const mg_json *container);   /* a setter failed on it (memory); mg_json_print refuses such a tree */
 
-/* Text, malloc'ed. indent 0 = one line, else that many spaces per level as Python's json.dump(indent=n) lays out. */
+/* Text, malloc'ed, ASCII (other characters as \u escapes, as Python writes them). indent 0 = one line, else that many spaces per level as Python's json.dump(indent=n) lays out. */
 mg_status mg_json_print(char **out, const mg_json *v, unsigned indent, mg_error *err) MG_MUST_CHECK;
 
 #endif
