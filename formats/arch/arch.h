@@ -1,6 +1,14 @@
-/* arch.h - what one model family's description may say. A family is one const mg_arch in formats/arch/<family>.c and
- * one line in archs.inc. A new idea is a new enumerator here, handled in one place, never an `if (arch == ...)`.
- * The proof that the shape of these tables carries deepseek_v2, gemma2, gpt_oss and Mesh is docs/arch_tables.md. */
+/* arch.h - what one model family's description may say, and the functions that read and write through it.
+ *
+ * A family is one const mg_arch in formats/arch/<family>.c and one line in archs.inc. A new idea is a new enumerator
+ * here, handled in one place and described beside it, never an `if (arch == ...)`. Tables hold data, no function
+ * pointers. The proof that their shape carries deepseek_v2, gemma2, gpt_oss and Mesh is docs/arch_tables.md; the list
+ * of edits for a new family is docs/adding_a_family.md.
+ *
+ * Two halves: config rows map every spelling of a configuration to canonical keys (keys.inc) and, in the same order,
+ * say which GGUF keys a converter writes; tensor rows say, per role (roles.inc), the logical shape and where each
+ * on-disk layout keeps it: a name pattern and a chain of views from stored rows to logical rows. Reading follows the
+ * chain, writing (mg_arch_targets) inverts it. */
 #ifndef MG_FORMATS_ARCH_ARCH_H
 #define MG_FORMATS_ARCH_ARCH_H
 
@@ -9,7 +17,14 @@
 typedef enum mg_act { MG_ACT_SILU, MG_ACT_GELU_TANH, MG_ACT_GELU_ERF } mg_act;
 typedef enum mg_norm { MG_NORM_RMS, MG_NORM_LAYER } mg_norm;
 typedef enum mg_rope_style { MG_ROPE_HALF, MG_ROPE_INTERLEAVED } mg_rope_style;
-typedef enum mg_rope_scaling { MG_ROPE_NONE, MG_ROPE_LINEAR, MG_ROPE_LLAMA3, MG_ROPE_YARN, MG_ROPE_DYNAMIC, MG_ROPE_LONGROPE } mg_rope_scaling;
+typedef enum mg_rope_scaling {
+    MG_ROPE_NONE,
+    MG_ROPE_LINEAR,
+    MG_ROPE_LLAMA3,
+    MG_ROPE_YARN,
+    MG_ROPE_DYNAMIC,
+    MG_ROPE_LONGROPE
+} mg_rope_scaling;
 typedef enum mg_router_rule {
     MG_ROUTER_NONE,
     MG_ROUTER_SOFTMAX_TOPK, /* p = softmax over all in f32; top-k; divided by their sum when NORM_TOPK */
@@ -20,13 +35,303 @@ typedef struct mg_block {
     mg_norm norm;
     mg_rope_style rope;
     mg_router_rule router;
-    bool norm_topk;          /* default of NORM_TOPK when the config does not say */
+    bool norm_topk; /* default of NORM_TOPK when the config does not say */
 } mg_block;
 
-/* On-disk layouts a family may have; rows of the tensor table carry one pattern and view per layout. */
+/* On-disk layouts a family may have; rows of the tensor table carry patterns and views per layout. */
 typedef enum mg_layout { MG_LAYOUT_HF, MG_LAYOUT_GGUF, MG_LAYOUT_COUNT } mg_layout;
 
-/* --- The rest of the description (config rows, tensor rows, predicates, made_from, registry) is defined by the
- *     arch tables; consumers outside formats/arch use only what is above and the functions below. --- */
+/* ---- symbols ------------------------------------------------------------------------------------------------------
+ */
+
+/* A number in a table row: a literal, (a * b * mul / div) over canonical keys, or the index of the expanded expert. */
+typedef enum mg_sym_kind { MG_SYM_NONE, MG_SYM_LIT, MG_SYM_KEY, MG_SYM_KEYS, MG_SYM_EXPERT } mg_sym_kind;
+typedef struct mg_sym {
+    mg_sym_kind kind;
+    mg_key a, b;       /* KEY: a; KEYS: a and b */
+    uint32_t mul, div; /* LIT: mul is the value; 0 means 1 otherwise */
+} mg_sym;
+
+/* ---- configuration ------------------------------------------------------------------------------------------------
+ */
+
+/* What a key is when a file does not state it. */
+typedef enum mg_fallback_kind {
+    MG_FB_SAME = 0, /* only for null and gguf: as absent */
+    MG_FB_REQUIRED, /* MG_ERR_CONFLICT: the key must be stated */
+    MG_FB_VALUE,    /* value; the default of the configuration class or of the format */
+    MG_FB_KEY,      /* the value of key */
+    MG_FB_QUOTIENT, /* key / by, which must divide evenly (head_dim = hidden / heads) */
+    MG_FB_TOKENS,   /* GGUF: length of tokenizer.ggml.tokens, else rows of the token embedding */
+    MG_FB_TENSORS,  /* GGUF: told by which tensors are there (biases, tied head) */
+} mg_fallback_kind;
+typedef struct mg_fallback {
+    mg_fallback_kind kind;
+    mg_key key, by;
+    double value;
+} mg_fallback;
+
+/* When a converter writes the row's GGUF key. */
+typedef enum mg_gguf_when {
+    MG_GGUF_NEVER = 0,
+    MG_GGUF_ALWAYS,
+    MG_GGUF_STATED,      /* only when the source states it */
+    MG_GGUF_SCALED,      /* ROPE_TYPE is linear or yarn */
+    MG_GGUF_YARN,        /* ROPE_TYPE is yarn */
+    MG_GGUF_YARN_STATED, /* both */
+    MG_GGUF_FILE_TYPE,   /* not a key of ours: the place of general.file_type in the order */
+} mg_gguf_when;
+
+/* Spelling of an enumerator's value (hidden_act "silu"); a list ends with a NULL name. */
+typedef struct mg_enum_name {
+    const char *name;
+    int value;
+} mg_enum_name;
+
+#define MG_MAX_SPELLINGS 4
+
+/* One canonical key. Rows stand in the order in which a converter writes GGUF keys (specification of the order:
+ * docs/arch_tables.md), and a fallback may only use keys of rows above. */
+typedef struct mg_config_row {
+    mg_key key;
+    /* Dotted paths in config.json in order of precedence; the first that is there and not null wins. A leading "@rope."
+     * means the object rope_scaling when it is there and not null or empty, else rope_parameters (transformers' rule).
+     */
+    const char *hf[MG_MAX_SPELLINGS];
+    const char *gguf; /* key after "<arch>.", NULL when GGUF has none */
+    mg_kv_type gguf_type;
+    mg_gguf_when gguf_when;
+    mg_fallback absent; /* not there in any spelling */
+    mg_fallback null;   /* there and null */
+    mg_fallback gguf_absent;
+    double lo, hi;             /* accepted range of stated values; both 0 = any */
+    const mg_enum_name *names; /* kind E: the spellings */
+    bool quiet;                /* a fallback is no news (no sentence in mg_model.assumptions) */
+    bool lost_in_gguf;         /* the GGUF layout cannot say a value other than the fallback: see mg_arch_gguf_losses */
+} mg_config_row;
+
+/* A field that changes the mathematics in a way the family's rows do not describe: refused with MG_ERR_UNSUPPORTED when
+ * it is there, not null, and not `harmless` (a JSON number, true/false as 1/0; NAN = any value is refused). */
+typedef struct mg_config_refusal {
+    const char *path;
+    double harmless;
+    const char *why;
+} mg_config_refusal;
+
+/* How a config.json of this family is made from another family's: the field is set to the JSON text `json`, or to the
+ * value of `key` when json is NULL. */
+typedef struct mg_config_edit {
+    const char *field;
+    const char *json;
+    mg_key key;
+    bool keep; /* leave a value that is already there */
+} mg_config_edit;
+
+/* ---- tensors ------------------------------------------------------------------------------------------------------
+ */
+
+/* When a role exists. What GGUF metadata cannot state (the last three) is told by the tensors there. */
+typedef enum mg_cond {
+    MG_IF_ALWAYS = 0,
+    MG_IF_DENSE,          /* layer without routed experts */
+    MG_IF_MOE,            /* layer with routed experts */
+    MG_IF_STORED,         /* only when the file has it */
+    MG_IF_LLAMA3,         /* ROPE_TYPE is llama3: generated for GGUF, optional when read */
+    MG_IF_UNTIED,         /* TIED is false */
+    MG_IF_ATTN_BIAS,      /* ATTN_BIAS */
+    MG_IF_DENSE_MLP_BIAS, /* dense layer and MLP_BIAS */
+} mg_cond;
+
+/* A view with symbolic arguments; meaning as mg_view. */
+typedef struct mg_view_row {
+    mg_view_kind kind;
+    mg_sym a, b;
+    uint64_t step;
+    double value;
+} mg_view_row;
+
+#define MG_MAX_ROW_VIEWS 3
+#define MG_MAX_FORMS     3
+
+/* One on-disk form of a role. {l} and {e} in the pattern are the layer and the expert. */
+typedef struct mg_form {
+    const char *pattern; /* NULL ends the list */
+    mg_view_row views[MG_MAX_ROW_VIEWS];
+    mg_sym stored[4]; /* shape of the stored tensor; none = the logical shape */
+} mg_form;
+
+typedef struct mg_tensor_row {
+    mg_role role;
+    mg_cond when;
+    mg_sym shape[3];                              /* logical shape, slowest first, ended by MG_SYM_NONE */
+    mg_form forms[MG_LAYOUT_COUNT][MG_MAX_FORMS]; /* all are read, the first is written */
+    uint32_t flush;                               /* rows of one non-zero group leave the reference converter together,
+                                                     when the last source tensor of the group in a layer has been seen */
+} mg_tensor_row;
+
+/* ---- making a MoE out of dense models -----------------------------------------------------------------------------
+ */
+
+typedef struct mg_role_pair {
+    mg_role dense, expert;
+} mg_role_pair;
+typedef struct mg_made_from {
+    const char *families[4]; /* donors: all of one of these */
+    mg_role_pair roles[6];   /* which dense role becomes which expert role; all others are the base's */
+    uint32_t n_roles;
+} mg_made_from;
+
+/* ---- the family ---------------------------------------------------------------------------------------------------
+ */
+
+/* Which GGUF files of gguf_arch belong to this family. */
+typedef enum mg_gguf_match { MG_GGUF_MATCH_NEVER, MG_GGUF_MATCH_DENSE, MG_GGUF_MATCH_MOE } mg_gguf_match;
+
+typedef struct mg_arch {
+    const char *name;          /* ours, equal to model_type */
+    const char *hf_classes[4]; /* accepted entries of "architectures"; the first is written */
+    const char *gguf_arch;     /* general.architecture, and prefix of its keys */
+    mg_gguf_match gguf_match;  /* by expert_count: one GGUF name may serve several families */
+    mg_block block;
+    const mg_config_row *config;
+    uint32_t n_config;
+    const mg_config_refusal *refusals;
+    uint32_t n_refusals;
+    const mg_tensor_row *tensors; /* in the order in which the reference converter emits a group */
+    uint32_t n_tensors;
+    const char *const *ignored;    /* patterns of stored tensors that carry no weight; NULL-terminated */
+    const mg_made_from *made_from; /* NULL for dense families */
+    const mg_config_edit *edits;   /* how made_from families' configs become ours; ended by field NULL */
+} mg_arch;
+
+uint32_t mg_arch_count(void);
+const mg_arch *mg_arch_at(uint32_t i);
+/* By our name; NULL when unknown. */
+const mg_arch *mg_arch_find(const char *name);
+/* Family of a config.json: architectures[0] and model_type, which must agree. MG_ERR_UNSUPPORTED names what is unknown.
+ */
+mg_status mg_arch_of_config(const mg_arch **out, const mg_json *config, mg_error *err) MG_MUST_CHECK;
+/* Family of a GGUF file from general.architecture and expert_count. */
+mg_status mg_arch_of_gguf(const mg_arch **out, const mg_kvs *kv, mg_error *err) MG_MUST_CHECK;
+/* True when arch can be made from donors of family `donor`. */
+bool mg_arch_made_from(const mg_arch *arch, const mg_arch *donor);
+/* The expert role a dense role becomes, or MG_ROLE_COUNT when the role stays the base's. */
+mg_role mg_arch_expert_role(const mg_arch *arch, mg_role dense);
+
+/* The stored element type a config names (dtype or torch_dtype, with or without "torch."): MG_DTYPE_COUNT when it names
+ * none or one we do not know. */
+mg_dtype mg_config_dtype(const mg_json *config);
+
+/* ---- writing ------------------------------------------------------------------------------------------------------
+ */
+
+/* A piece of a target: `rows` stored rows that come from one logical weight. */
+typedef struct mg_part {
+    mg_role role;
+    uint32_t layer, expert;
+    uint64_t rows;
+} mg_part;
+
+/* One tensor of a file to be written. Its rows (last dimension contiguous; rank 1 = one row) are the rows of its parts
+ * one after the other: a stack of E experts is E parts, a fused gate_up is 2E. Each part is the logical weight passed
+ * through `views` (in order, logical to stored: the inverse of the reading chain). */
+typedef struct mg_target {
+    const char *name;
+    uint32_t rank;
+    uint64_t shape[MG_MAX_RANK]; /* torch order, slowest first */
+    const mg_part *parts;
+    uint32_t n_parts;
+    mg_view views[MG_MAX_VIEWS]; /* the same for every part; ended by MG_VIEW_END */
+    bool generated;              /* no source holds it: values come from mg_arch_rope_factors (role ROPE_FREQS, f32) */
+    bool always_f32; /* the reference converter keeps it F32 whatever --outtype is: vectors, norms, routers */
+    uint32_t row;    /* index of the tensor row it came from: ties in mg_targets_order */
+} mg_target;
+
+typedef struct mg_targets {
+    mg_target *items;
+    size_t n;
+    mg_arena arena;
+} mg_targets;
+
+/* Does the model to be written have this weight? mg_model_has answers for a source model (ctx: const mg_model *). */
+typedef bool (*mg_has_fn)(const void *ctx, mg_role role, uint32_t layer, uint32_t expert);
+bool mg_model_has(const void *model, mg_role role, uint32_t layer, uint32_t expert);
+
+/* All tensors of a model of family arch in a layout. layers: [LAYERS] (of a model opened from a config or a
+ * checkpoint). has NULL: what hp says (biases by ATTN_BIAS/MLP_BIAS, output head unless TIED). With has: those for
+ * which it is true. ROPE_FREQS is generated for GGUF when ROPE_TYPE is llama3 and `has` does not offer it. Order: HF by
+ * name (bytes), as safetensors files are written; GGUF model tensors, then layers; mg_targets_order gives the reference
+ * converter's. *out is initialised here and released by the caller, also after a failure. */
+mg_status mg_arch_targets(mg_targets *out, const mg_arch *arch, const mg_hparams *hp, const mg_layer *layers,
+                          mg_layout layout, mg_has_fn has, const void *ctx, mg_error *err) MG_MUST_CHECK;
+void mg_targets_release(mg_targets *t);
+
+/* Sort GGUF targets as convert_hf_to_gguf emits them for this source: generated tensors first, then by the source
+ * tensor (shard, name in byte order); a stack when the last of its sources, over its flush group, has been seen; ties
+ * by table row. A GGUF source keeps its file order. source may be a model over a plan: only names and shard numbers are
+ * used. */
+mg_status mg_targets_order(mg_targets *t, const mg_model *source, mg_error *err) MG_MUST_CHECK;
+
+/* Where part `part` of t lies in source, as a bound: the source's views followed by the target's. Read it with
+ * mg_model_read_rows; its rows are the part's rows of the target. MG_ERR_FORMAT when the source lacks the weight. */
+mg_status mg_target_bind(mg_bound *out, const mg_model *source, const mg_target *t, uint32_t part,
+                         mg_error *err) MG_MUST_CHECK;
+/* The part that holds row `row` of t, and the row within the part. */
+uint32_t mg_target_part_of_row(const mg_target *t, uint64_t row, uint64_t *row_in_part);
+
+/* Factors of the llama3 rope scaling as rope_freqs.weight stores them, n = ROPE_DIM / 2, from ROPE_* keys:
+ * frequency f_i = theta^(-2i/n'), wavelength 2 pi / f_i; below orig/high: 1; above orig/low: factor; smooth between. */
+mg_status mg_arch_rope_factors(float *out, uint64_t n, const mg_hparams *hp, mg_error *err) MG_MUST_CHECK;
+
+/* Append the architecture's keys in the reference converter's order: block_count ... value_length, general.file_type,
+ * vocab_size, rope.dimension_count. file_type: ggml's ftype number. general.architecture and all else is the caller's.
+ */
+mg_status mg_arch_gguf_keys(mg_kvs *out, const mg_arch *arch, const mg_hparams *hp, uint32_t file_type,
+                            mg_error *err) MG_MUST_CHECK;
+/* A sentence for each thing m has that its GGUF architecture cannot say (sliding window, dynamic rope ...), into buf
+ * separated by newlines; number of sentences. */
+uint32_t mg_arch_gguf_losses(const mg_model *m, char *buf, size_t size);
+
+/* config.json of a MoE of family arch from its base's config: the base's own fields, with the family's edits. Keys stay
+ * sorted when the base's were, else new ones are appended. experts, used: EXPERTS and EXPERTS_USED. *out is the
+ * caller's. arch equal to the base's family: a copy. MG_ERR_UNSUPPORTED when arch is not made from the base's family.
+ */
+mg_status mg_arch_make_config(mg_json **out, const mg_arch *arch, const mg_json *base, uint32_t experts, uint32_t used,
+                              mg_error *err) MG_MUST_CHECK;
+/* A config.json written from canonical keys alone (sources without one, such as GGUF), in the spelling that
+ * transformers 4 and 5 both read. dtype: of the weights. */
+mg_status mg_arch_new_config(mg_json **out, const mg_arch *arch, const mg_hparams *hp, mg_dtype dtype,
+                             mg_error *err) MG_MUST_CHECK;
+
+/* ---- inside formats/arch ------------------------------------------------------------------------------------------
+ */
+
+/* config.c: fill hp and layers (allocated in m->arena) from m->arch and a config or key/values; assumptions are noted
+ * in m. */
+mg_status mg_config_from_json(mg_model *m, const mg_json *config, mg_error *err) MG_MUST_CHECK;
+mg_status mg_config_from_gguf(mg_model *m, const mg_kvs *kv, mg_error *err) MG_MUST_CHECK;
+/* The checks that hold whatever the source (divisibility, ranges, top-k <= experts). MG_ERR_CONFLICT. */
+mg_status mg_config_check(const mg_model *m, mg_error *err) MG_MUST_CHECK;
+/* layers[] from hp. */
+mg_status mg_config_layers(mg_model *m, mg_error *err) MG_MUST_CHECK;
+/* Note a sentence in m->assumptions. */
+mg_status mg_model_assume(mg_model *m, mg_error *err, const char *fmt, ...) MG_PRINTF(3, 4) MG_MUST_CHECK;
+/* How the config spells a key, for messages ("num_hidden_layers"). */
+const char *mg_config_spelling(const mg_arch *arch, mg_key key, bool gguf);
+
+/* patterns.c: value of a symbol; pattern with {l} and {e} replaced into buf, false when it does not fit. */
+uint64_t mg_sym_value(const mg_sym *s, const mg_hparams *hp, uint32_t expert);
+bool mg_pattern_expand(char *buf, size_t size, const char *pattern, uint32_t layer, uint32_t expert);
+/* True when name is an expansion of pattern. */
+bool mg_pattern_match(const char *pattern, const char *name);
+/* Does the row's condition hold for layer (NULL for model scope) by hp alone? STORED never does. */
+bool mg_cond_holds(mg_cond c, const mg_hparams *hp, const mg_layer *layer);
+
+/* views.c: rows of stored tensor t of c seen through a chain; the logical shape is returned by mg_views_shape (false:
+ * the chain does not fit the shape). */
+bool mg_views_shape(const mg_view *views, uint32_t rank, const uint64_t *shape, uint32_t *out_rank,
+                    uint64_t *out_shape);
+mg_status mg_views_read(mg_checkpoint *c, uint32_t tensor, const mg_view *views, uint64_t row, uint64_t n, void *dst,
+                        mg_error *err) MG_MUST_CHECK;
 
 #endif

@@ -10,6 +10,7 @@
 
 #include "formats/checkpoint.h"
 
+/* clang-format off */
 typedef enum mg_key {
 #define MG_KEY(sym, kind, meaning) MG_K_##sym,
 #include "formats/arch/keys.inc"
@@ -23,6 +24,7 @@ typedef enum mg_role {
 #undef MG_ROLE
     MG_ROLE_COUNT
 } mg_role;
+/* clang-format on */
 
 typedef enum mg_scope { MG_SCOPE_MODEL, MG_SCOPE_LAYER, MG_SCOPE_EXPERT } mg_scope;
 
@@ -36,14 +38,16 @@ typedef struct mg_hparams {
 /* How logical rows are found in a stored tensor, applied in order from stored to logical. */
 typedef enum mg_view_kind {
     MG_VIEW_END = 0,
-    MG_VIEW_SELECT,      /* index a of the slowest dimension: [E, r, c] -> [r, c] */
-    MG_VIEW_ROWS,        /* rows a, a+step, ... (b of them): slices of fused tensors, interleaved fused experts */
-    MG_VIEW_ROPE_UNPERM, /* stored rows are rotary-interleaved per head (GGUF llama, Mistral-native), a heads: logical row
-                            h*D + t*D/2 + j is stored row h*D + 2*j + t */
+    MG_VIEW_SELECT, /* index a of the slowest dimension: [E, r, c] -> [r, c] */
+    MG_VIEW_ROWS,   /* rows (of the slowest dimension) a, a+step, ... (b of them): slices of fused tensors, interleaved
+                       fused experts */
+    MG_VIEW_ROPE_UNPERM, /* stored rows are rotary-interleaved per head (GGUF llama, Mistral-native), a heads: logical
+                            row h*D + t*D/2 + j is stored row h*D + 2*j + t */
     MG_VIEW_ROPE_PERM,   /* the inverse: stored half-split, logical interleaved */
     MG_VIEW_TRANSPOSE,   /* [r, c] -> [c, r]: needs element access, so float dtypes only */
     MG_VIEW_RESHAPE,     /* same bytes, shape {a, b} (b = 0: 1-D) */
-    MG_VIEW_ADD,         /* + value, float only (norm offsets) */
+    MG_VIEW_ADD, /* + value, float only (norm offsets): computed in f32 and rounded to nearest even in the stored dtype,
+                    so the sum may be inexact in f16 and bf16; a reader that wants it exact widens first */
 } mg_view_kind;
 
 typedef struct mg_view {
@@ -52,55 +56,75 @@ typedef struct mg_view {
     double value;
 } mg_view;
 
-#define MG_MAX_VIEWS 4
+#define MG_MAX_VIEWS 6 /* a source's views followed by those of a target (mg_target_bind) */
 
 /* Where one role lives: stored tensor plus view chain, and the logical shape. */
 typedef struct mg_bound {
-    uint32_t tensor;               /* index into the checkpoint, MG_STRMAP_NONE when the role is absent */
-    mg_view views[MG_MAX_VIEWS];   /* ended by MG_VIEW_END unless all are used */
+    uint32_t tensor;             /* index into the checkpoint, MG_STRMAP_NONE when the role is absent */
+    mg_view views[MG_MAX_VIEWS]; /* ended by MG_VIEW_END unless all are used; applied in order, stored to logical */
     uint32_t rank;
-    uint64_t shape[MG_MAX_RANK];   /* logical */
+    uint64_t shape[MG_MAX_RANK]; /* logical */
 } mg_bound;
 
 struct mg_arch; /* arch.h */
 
 /* What differs from layer to layer, resolved. */
 typedef struct mg_layer {
-    bool moe;              /* routed experts instead of a dense block */
-    uint64_t window;       /* sliding window in tokens, 0 = full causal attention */
+    bool moe;        /* routed experts instead of a dense block */
+    uint64_t window; /* sliding window in tokens, 0 = full causal attention */
     double rope_theta;
-    bool rope;             /* false: no positional rotation in this layer */
+    bool rope; /* false: no positional rotation in this layer */
 } mg_layer;
 
 typedef struct mg_model {
-    mg_checkpoint *ckpt;          /* borrowed */
+    mg_checkpoint *ckpt; /* borrowed */
     const struct mg_arch *arch;
     mg_hparams hp;
-    mg_layer *layers;             /* [LAYERS] */
-    mg_bound *bounds;             /* private; use mg_model_find */
+    mg_layer *layers; /* [LAYERS] */
+    mg_bound *bounds; /* private; use mg_model_find */
     uint64_t n_bounds;
-    const char **assumptions;     /* sentences about values that were assumed or derived; for inspect and convert */
+    const char **assumptions; /* sentences about values that were assumed or derived; for inspect and convert */
     uint32_t n_assumptions;
+    struct mg_claim *claims; /* [ckpt->n_tensors] private; use mg_model_role_of */
     mg_arena arena;
 } mg_model;
 
-/* Recognise the family of ckpt (config.json architectures/model_type, or general.architecture with its keys), read the canonical keys
- * and bind all tensors. Unknown family: MG_ERR_UNSUPPORTED naming it. Contradictions: MG_ERR_CONFLICT. Unknown or missing
- * tensors: MG_ERR_FORMAT naming them. ckpt must outlive the model. */
+/* Recognise the family of ckpt (config.json architectures/model_type, or general.architecture with its keys), read the
+ * canonical keys and bind all tensors. Unknown family: MG_ERR_UNSUPPORTED naming it. Contradictions: MG_ERR_CONFLICT.
+ * Unknown or missing tensors: MG_ERR_FORMAT naming them. ckpt must outlive the model. */
 mg_status mg_model_open(mg_model **out, mg_checkpoint *ckpt, mg_error *err) MG_MUST_CHECK;
+/* The same from a bare config.json: ckpt is NULL, no role is bound (mg_model_find answers NULL), everything that needs
+ * only numbers works: hp, layers, mg_model_counts, mg_arch_targets. */
+mg_status mg_model_from_config(mg_model **out, const mg_json *config, mg_error *err) MG_MUST_CHECK;
 void mg_model_free(mg_model *m);
 
 /* Where (role, layer, expert) lives; layer and expert are ignored beyond the role's scope. NULL when the model has no
- * such weight (no bias, tied output head, dense layer ...). For a tied head MG_R_OUTPUT is absent: use MG_R_TOKEN_EMBD. */
+ * such weight (no bias, tied output head, dense layer ...). For a tied head MG_R_OUTPUT is absent: use MG_R_TOKEN_EMBD.
+ */
 const mg_bound *mg_model_find(const mg_model *m, mg_role role, uint32_t layer, uint32_t expert);
 /* Its stored tensor. */
 const mg_tensor *mg_model_tensor(const mg_model *m, const mg_bound *b);
-/* n logical rows of b starting at row, in the stored dtype, n * row_bytes into dst. Views of kind TRANSPOSE and ADD are
- * MG_ERR_UNSUPPORTED here for block dtypes. */
-mg_status mg_model_read_rows(mg_model *m, const mg_bound *b, uint64_t row, uint64_t n, void *dst, mg_error *err) MG_MUST_CHECK;
+/* n logical rows of b starting at row, in the stored dtype, n * row_bytes into dst (packed). A row is the last
+ * dimension of b->shape; a vector (rank 1) is one row. Rows may run over several matrices of a rank-3 view. Contiguous
+ * stored rows are read with one pread and permuted ones by the head, so single rows are the slow way. Views of kind
+ * TRANSPOSE and ADD, and views that move the elements of a vector, are MG_ERR_UNSUPPORTED here for block dtypes. Thread
+ * safe. */
+mg_status mg_model_read_rows(mg_model *m, const mg_bound *b, uint64_t row, uint64_t n, void *dst,
+                             mg_error *err) MG_MUST_CHECK;
+/* Bytes of one logical row in the stored dtype, and how many there are. */
+uint64_t mg_model_row_bytes(const mg_model *m, const mg_bound *b);
+uint64_t mg_bound_rows(const mg_bound *b);
 
-static inline int64_t mg_hp_i(const mg_model *m, mg_key k) { return m->hp.i[k]; }
-static inline double mg_hp_f(const mg_model *m, mg_key k) { return m->hp.f[k]; }
+/* What the stored tensor with this index of the checkpoint is for. A tensor that holds several roles or experts
+ * (stacked or fused) answers its first. false: the family ignores the tensor. role, layer, expert may be NULL. */
+bool mg_model_role_of(const mg_model *m, uint32_t tensor, mg_role *role, uint32_t *layer, uint32_t *expert);
+
+static inline int64_t mg_hp_i(const mg_model *m, mg_key k) {
+    return m->hp.i[k];
+}
+static inline double mg_hp_f(const mg_model *m, mg_key k) {
+    return m->hp.f[k];
+}
 
 const char *mg_role_name(mg_role r);
 mg_scope mg_role_scope(mg_role r);
@@ -109,8 +133,11 @@ const char *mg_key_name(mg_key k);
 /* Parameter counts from the canonical keys alone (works on a bare config.json). */
 typedef struct mg_counts {
     uint64_t total, active, non_embedding;
-    uint64_t flop_per_token; /* 2 * active matmul parameters, attention scores excluded */
+    uint64_t flop_per_token;     /* 2 * active matmul parameters, attention scores excluded */
     uint64_t kv_bytes_per_token; /* for a 16-bit cache */
 } mg_counts;
+/* total: every stored weight once. active: routed experts counted EXPERTS_USED of EXPERTS times. non_embedding: total
+ * without the token embedding and without an untied output head. A tied head counts in flop_per_token. */
+mg_counts mg_model_counts(const mg_model *m);
 
 #endif
