@@ -1,0 +1,223 @@
+/* ref_kmin.c - the super-blocks of 256 with a scale and a minimum per sub-block: Q2_K, Q4_K, Q5_K.
+ *
+ * Element i of a sub-block with 4- or 6-bit scale sc and minimum mn is x = (d sc) code - dmin mn. Encoding: search
+ * scale and minimum of every sub-block (QKX), quantize the scales and the minimums themselves, then code all elements
+ * again with the scales as stored: code = R((x + M)/D), D = h(d) sc, M = h(dmin) mn. Where D = 0 the codes of the
+ * search stay. */
+#include "quant/block_layout.h"
+#include "quant/ref/ref.h"
+#include "quant/ref/ref_search.h"
+
+/* sigma2 of the weights: factor * (mean of x^2 over the super-block). */
+static float super_sigma2(const float *x, float factor) {
+    return factor * mg_ref_sum_sq(x, MG_SUPER) / (float)MG_SUPER;
+}
+
+static float sum_of(const float *w, int n) {
+    float sum = 0.0f;
+    for (int i = 0; i < n; i++) sum += w[i];
+    return sum;
+}
+
+/* Largest value above 0, else 0. */
+static float positive_max(const float *v, int n) {
+    float max = 0.0f;
+    for (int i = 0; i < n; i++) max = v[i] > max ? v[i] : max;
+    return max;
+}
+
+/* Final codes of one sub-block with its stored scales; see the head of the file. NaN counts as not 0. */
+static void requantize(const float *x, int n, float D, float M, int N, uint8_t *code) {
+    if (D == 0.0f) return;
+    for (int i = 0; i < n; i++) code[i] = (uint8_t)mg_ref_clamp(mg_ref_round((x[i] + M) / D), 0, N);
+}
+
+/* ---------------------------------------------------------------- Q2_K
+ * 84 bytes, 16 sub-blocks of 16:   | scales 16 | qs 64 | d f16 | dmin f16 |
+ *   scales[j]   7..4  3..0          qs[32 h + l]   7..6       5..4       3..2       1..0
+ *               mn_j  sc_j                         c[l + 96]  c[l + 64]  c[l + 32]  c[l]     c = codes of half h, l <
+ * 32 */
+static const mg_qkx_search q2_plain = {.N = 3, .rmin = -0.5f, .rdelta = 0.1f, .steps = 15, .absolute = true};
+static const mg_qkx_search q2_weighted = {.N = 3, .rmin = -0.9f, .rdelta = 0.05f, .steps = 36};
+
+/* Codes 0..15 of the 16 values v against their own maximum; returns the f32 scale. */
+static float q2_scale_codes(const float *v, uint8_t *l) {
+    float max = positive_max(v, 16);
+    memset(l, 0, 16);
+    if (!(max > 0.0f)) return 0.0f;
+    float s = 15.0f / max;
+    for (int j = 0; j < 16; j++) l[j] = (uint8_t)mg_ref_round(s * v[j]);
+    return max / 15.0f;
+}
+
+static void q2_k_block(const float *x, const float *qw, mg_blk_q2_k *b) {
+    uint8_t code[MG_SUPER], ls[16], lm[16];
+    float scales[16], mins[16], sw[16], w[16], sigma2 = qw ? super_sigma2(x, 1.0f) : 0.0f, d, dmin;
+    for (int j = 0; j < 16; j++) {
+        const float *xj = x + 16 * j;
+        if (qw) {
+            mg_ref_weights(xj, qw + 16 * j, 16, sigma2, w);
+            sw[j] = sum_of(w, 16);
+        } else {
+            for (int i = 0; i < 16; i++) w[i] = fabsf(xj[i]);
+        }
+        scales[j] = mg_ref_qkx(qw ? &q2_weighted : &q2_plain, 16, xj, w, code + 16 * j, &mins[j]);
+    }
+    d = mg_put_f16(b->d, qw ? mg_ref_qp(16, 15, scales, sw, ls) : q2_scale_codes(scales, ls));
+    dmin = mg_put_f16(b->dmin, qw ? mg_ref_qp(16, 15, mins, sw, lm) : q2_scale_codes(mins, lm));
+    for (int j = 0; j < 16; j++) {
+        b->scales[j] = (uint8_t)(ls[j] | lm[j] << 4);
+        requantize(x + 16 * j, 16, d * (float)(b->scales[j] & 15), dmin * (float)(b->scales[j] >> 4), 3, code + 16 * j);
+    }
+    for (int h = 0; h < 2; h++)
+        for (int l = 0; l < 32; l++) {
+            const uint8_t *c = code + 128 * h + l;
+            b->qs[32 * h + l] = (uint8_t)(c[0] | c[32] << 2 | c[64] << 4 | c[96] << 6);
+        }
+}
+
+mg_status mg_ref_q2_k_encode(const float *x, const float *weights, uint64_t n, void *out, mg_error *err) {
+    MG_TRY(mg_ref_check(MG_Q2_K, x, weights, n, err));
+    mg_blk_q2_k *b = out;
+    for (uint64_t i = 0; i < n; i += MG_SUPER) q2_k_block(x + i, weights ? weights + i : NULL, b++);
+    return MG_OK;
+}
+
+void mg_ref_q2_k_decode(const void *in, uint64_t n, float *out) {
+    const mg_blk_q2_k *b = in;
+    for (; n; n -= MG_SUPER, b++, out += MG_SUPER) {
+        float d = mg_get_f16(b->d), dmin = mg_get_f16(b->dmin);
+        for (int i = 0; i < MG_SUPER; i++) {
+            uint8_t s = b->scales[i / 16];
+            int q = b->qs[32 * (i / 128) + i % 32] >> (i / 32 % 4 * 2) & 3;
+            out[i] = d * (float)(s & 15) * (float)q - dmin * (float)(s >> 4);
+        }
+    }
+}
+
+/* ---------------------------------------------------------------- Q4_K, Q5_K
+ * 8 sub-blocks of 32, 6-bit scales sc_j and minimums mn_j in 12 bytes B:
+ *   j < 4:   B[j]     7..6 sc_{j+4} top   5..0 sc_j
+ *            B[j+4]   7..6 mn_{j+4} top   5..0 mn_j
+ *            B[j+8]   7..4 mn_{j+4} low   3..0 sc_{j+4} low
+ * Q4_K, 144 bytes: | d f16 | dmin f16 | B 12 | qs 128 |      Q5_K, 176 bytes: | d | dmin | B 12 | qh 32 | qs 128 |
+ *   qs[32 g + l]   7..4           3..0                  c = codes of the 64 elements of group g = 0..3, l < 32
+ *                  c[l + 32]&15   c[l]&15               qh[l]   bit 2g: c[l] > 15, bit 2g+1: c[l + 32] > 15 */
+static const mg_qkx_search q4_plain = {.N = 15, .rmin = -1.0f, .rdelta = 0.1f, .steps = 20};
+static const mg_qkx_search q4_weighted = {.N = 15, .rmin = -0.9f, .rdelta = 0.05f, .steps = 36};
+static const mg_qkx_search q5_plain = {.N = 31, .rmin = -0.5f, .rdelta = 0.1f, .steps = 15};
+static const mg_qkx_search q5_weighted = {.N = 31, .rmin = -0.9f, .rdelta = 0.05f, .steps = 36};
+
+static void pack_scales(const uint8_t *sc, const uint8_t *mn, uint8_t *B) {
+    for (int j = 0; j < 4; j++) {
+        B[j] = (uint8_t)(sc[j] | sc[j + 4] >> 4 << 6);
+        B[j + 4] = (uint8_t)(mn[j] | mn[j + 4] >> 4 << 6);
+        B[j + 8] = (uint8_t)((sc[j + 4] & 15) | (mn[j + 4] & 15) << 4);
+    }
+}
+
+static void unpack_scales(const uint8_t *B, uint8_t *sc, uint8_t *mn) {
+    for (int j = 0; j < 4; j++) {
+        sc[j] = B[j] & 63;
+        mn[j] = B[j + 4] & 63;
+        sc[j + 4] = (uint8_t)((B[j + 8] & 15) | B[j] >> 6 << 4);
+        mn[j + 4] = (uint8_t)(B[j + 8] >> 4 | B[j + 4] >> 6 << 4);
+    }
+}
+
+/* 6-bit codes of v against its own maximum, without weights; returns the f32 scale. */
+static float k45_scale_codes(const float *v, uint8_t *l) {
+    float max = positive_max(v, 8), s = max > 0.0f ? 63.0f / max : 0.0f;
+    for (int j = 0; j < 8; j++) {
+        uint8_t c = (uint8_t)mg_ref_round(s * v[j]);
+        l[j] = c < 63 ? c : 63;
+    }
+    return max / 63.0f;
+}
+
+/* Everything but the packing of the codes. weights without qw: rms of the sub-block + |x|. */
+static void k45_search(const float *x, const float *qw, const mg_qkx_search *p, uint8_t *code, uint8_t *d16,
+                       uint8_t *dmin16, uint8_t *B) {
+    float scales[8], mins[8], sw[8], w[32], sigma2 = qw ? super_sigma2(x, 2.0f) : 0.0f;
+    uint8_t ls[8], lm[8];
+    for (int j = 0; j < 8; j++) {
+        const float *xj = x + 32 * j;
+        if (qw) {
+            mg_ref_weights(xj, qw + 32 * j, 32, sigma2, w);
+            sw[j] = sum_of(w, 32);
+        } else {
+            float rms = sqrtf(mg_ref_sum_sq(xj, 32) / 32.0f);
+            for (int i = 0; i < 32; i++) w[i] = rms + fabsf(xj[i]);
+        }
+        scales[j] = mg_ref_qkx(p, 32, xj, w, code + 32 * j, &mins[j]);
+    }
+    float d = mg_put_f16(d16, qw ? mg_ref_qp(8, 63, scales, sw, ls) : k45_scale_codes(scales, ls));
+    float dmin = mg_put_f16(dmin16, qw ? mg_ref_qp(8, 63, mins, sw, lm) : k45_scale_codes(mins, lm));
+    pack_scales(ls, lm, B);
+    unpack_scales(B, ls, lm);
+    for (int j = 0; j < 8; j++) requantize(x + 32 * j, 32, d * (float)ls[j], dmin * (float)lm[j], p->N, code + 32 * j);
+}
+
+static void k45_pack_nibbles(const uint8_t *code, uint8_t *qs) {
+    for (int i = 0; i < 128; i++) {
+        const uint8_t *c = code + 64 * (i / 32) + i % 32;
+        qs[i] = (uint8_t)((c[0] & 15) | (c[32] & 15) << 4);
+    }
+}
+
+mg_status mg_ref_q4_k_encode(const float *x, const float *weights, uint64_t n, void *out, mg_error *err) {
+    MG_TRY(mg_ref_check(MG_Q4_K, x, weights, n, err));
+    mg_blk_q4_k *b = out;
+    uint8_t code[MG_SUPER];
+    for (uint64_t i = 0; i < n; i += MG_SUPER, b++) {
+        k45_search(x + i, weights ? weights + i : NULL, weights ? &q4_weighted : &q4_plain, code, b->d, b->dmin,
+                   b->scales);
+        k45_pack_nibbles(code, b->qs);
+    }
+    return MG_OK;
+}
+
+void mg_ref_q4_k_decode(const void *in, uint64_t n, float *out) {
+    const mg_blk_q4_k *b = in;
+    for (; n; n -= MG_SUPER, b++, out += MG_SUPER) {
+        float d = mg_get_f16(b->d), dmin = mg_get_f16(b->dmin);
+        uint8_t sc[8], mn[8];
+        unpack_scales(b->scales, sc, mn);
+        for (int j = 0; j < 8; j++) {
+            float D = d * (float)sc[j], M = dmin * (float)mn[j];
+            const uint8_t *qs = b->qs + 32 * (j / 2);
+            for (int l = 0; l < 32; l++) out[32 * j + l] = D * (float)(qs[l] >> (j % 2 * 4) & 15) - M;
+        }
+    }
+}
+
+mg_status mg_ref_q5_k_encode(const float *x, const float *weights, uint64_t n, void *out, mg_error *err) {
+    MG_TRY(mg_ref_check(MG_Q5_K, x, weights, n, err));
+    mg_blk_q5_k *b = out;
+    uint8_t code[MG_SUPER];
+    for (uint64_t i = 0; i < n; i += MG_SUPER, b++) {
+        k45_search(x + i, weights ? weights + i : NULL, weights ? &q5_weighted : &q5_plain, code, b->d, b->dmin,
+                   b->scales);
+        k45_pack_nibbles(code, b->qs);
+        memset(b->qh, 0, sizeof b->qh);
+        for (int e = 0; e < MG_SUPER; e++) b->qh[e % 32] |= (uint8_t)((code[e] >> 4) << (e / 32));
+    }
+    return MG_OK;
+}
+
+void mg_ref_q5_k_decode(const void *in, uint64_t n, float *out) {
+    const mg_blk_q5_k *b = in;
+    for (; n; n -= MG_SUPER, b++, out += MG_SUPER) {
+        float d = mg_get_f16(b->d), dmin = mg_get_f16(b->dmin);
+        uint8_t sc[8], mn[8];
+        unpack_scales(b->scales, sc, mn);
+        for (int j = 0; j < 8; j++) {
+            float D = d * (float)sc[j], M = dmin * (float)mn[j];
+            const uint8_t *qs = b->qs + 32 * (j / 2);
+            for (int l = 0; l < 32; l++) {
+                int q = (qs[l] >> (j % 2 * 4) & 15) | (b->qh[l] >> j & 1) << 4;
+                out[32 * j + l] = D * (float)q - M;
+            }
+        }
+    }
+}
