@@ -25,14 +25,16 @@ unsigned mg_pool_size(const mg_pool *p);
 mg_status mg_pool_run(mg_pool *p, uint64_t n, mg_pool_fn fn, void *ctx, mg_error *err) MG_MUST_CHECK;
 
 /* Byte budget shared by workers: acquire blocks until bytes fit (a request larger than the whole budget is granted
- * alone); release gives back. */
+ * alone); release gives back. Requests are served in the order they came. A worker that holds bytes must not ask for more:
+ * two such workers could wait for each other. */
 typedef struct mg_budget mg_budget;
 mg_status mg_budget_new(mg_budget **out, uint64_t bytes, mg_error *err) MG_MUST_CHECK;
 void mg_budget_free(mg_budget *b);
 void mg_budget_acquire(mg_budget *b, uint64_t bytes);
 void mg_budget_release(mg_budget *b, uint64_t bytes);
 
-/* Set by the SIGINT/SIGTERM handlers that tools install (mg_interrupt_install): 0, 130 or 143. */
+/* Set by the SIGINT/SIGTERM handlers that tools install (mg_interrupt_install): 0, 130 or 143. A second SIGINT ends the
+ * process at once with 130. */
 int mg_interrupted(void);
 void mg_interrupt_install(void);
 
