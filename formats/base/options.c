@@ -10,7 +10,7 @@
 #include "mg_version.h"
 
 static bool row_ends(const mg_opt *o) {
-    return !o->names && o->kind != MG_OPT_GROUP;
+    return !o->names && !o->help; /* a group has no names either */
 }
 
 /* The next name of a comma-separated list: its length, and *at moved behind it; 0 at the end. */

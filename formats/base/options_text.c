@@ -20,7 +20,7 @@ static const char exits[] = "0 done; 1 judged and failed; 2 usage; 3 malformed i
                             "6 resource limit; 7 integrity; 8 conflicting configs; 70 internal; 130/143 interrupted";
 
 static bool row_ends(const mg_opt *o) {
-    return !o->names && o->kind != MG_OPT_GROUP;
+    return !o->names && !o->help; /* a group has no names either */
 }
 
 /* "--threads, -t, -j N" */
