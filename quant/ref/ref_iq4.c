@@ -43,7 +43,7 @@ static float search(const float *x, const float *w) {
     if (fabsf(max) < MG_REF_EPS) return 0.0f;
     float d = -max / (float)v[0];
     sums(x, w, 1.0f / d, &A, &B);
-    d = A / B;
+    d = B > 0.0f ? A / B : 0.0f; /* all weights 0 */
     float best = d * A;
     for (int t = -7; t <= 7; t++) {
         sums(x, w, ((float)t + (float)v[0]) / max, &A, &B);
