@@ -36,6 +36,9 @@ struct mg_checkpoint {
     const mg_json *generation_config; /* or NULL */
     const mg_kvs *kv;             /* GGUF metadata; NULL otherwise */
     const mg_kvs *st_metadata;    /* safetensors __metadata__ of the first file as strings; may be NULL */
+    uint64_t alignment;           /* GGUF: general.alignment in force; 0 otherwise */
+    const char *const *notes;     /* oddities that are no errors (total_size off, stray shards ...), for inspect and check */
+    uint32_t n_notes;
 };
 
 /* Open PATH: a Hugging Face directory, a .safetensors file, or a .gguf file, told by what is there, never by magic sniffing of

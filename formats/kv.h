@@ -43,6 +43,9 @@ mg_status mg_kvs_set_bool(mg_kvs *k, const char *key, bool v, mg_error *err) MG_
 /* Deep copy of an item to the end of k. */
 mg_status mg_kvs_copy(mg_kvs *k, const mg_kv *item, mg_error *err) MG_MUST_CHECK;
 void mg_kvs_remove(mg_kvs *k, const char *key);
+/* For readers: append an item whose key and data already live in k->arena. No duplicate check (the reader makes its own,
+ * linear over the whole file). */
+mg_status mg_kvs_push(mg_kvs *k, const mg_kv *item, mg_error *err) MG_MUST_CHECK;
 
 const mg_kv *mg_kvs_get(const mg_kvs *k, const char *key);                /* NULL when absent */
 /* Conversions: false when absent or of another kind. Integers of any width convert when the value fits; bool too. */
@@ -53,5 +56,10 @@ bool mg_kv_bool(const mg_kv *v, bool *out);
 bool mg_kv_str(const mg_kv *v, mg_str *out);
 /* Bytes of one element of a scalar type (bool 1); 0 for STR and ARR. */
 size_t mg_kv_type_size(mg_kv_type t);
+/* "u8", "str", "arr" ... as GGUF tools print them; "?" for a value outside the enumeration. */
+const char *mg_kv_type_name(mg_kv_type t);
+/* Scalar view of element i of an array (type = elem, count = 1); false when v is no array or i is out of range.
+ * A scalar v is its own element 0. */
+bool mg_kv_elem(const mg_kv *v, uint64_t i, mg_kv *out);
 
 #endif
