@@ -65,7 +65,7 @@ static void overview(FILE *to) {
     fputs("\nExamples:\n"
           "  moegraft merge samples/moe4.yml moe4-Q4_K_M.gguf --to Q4_K_M\n"
           "  moegraft quantize moe4-bf16.gguf moe4-Q6_K.gguf Q6_K\n"
-          "  moegraft verify moe4/ moe4-Q4_K_M.gguf --text samples/text/eval/prose.txt\n",
+          "  moegraft verify moe4/ moe4-Q4_K_M.gguf --text samples/text/prose.txt\n",
           to);
 }
 
