@@ -1,8 +1,9 @@
 /* plan.h - every output tensor written down as a pure function of input tensors before a byte moves.
  *
- * A plan holds inputs (checkpoints), expressions (small trees over input tensors, in the plan's arena) and outputs (files
- * or directories with their tensors). It can be printed, sized to the byte, hashed, executed, and read as a
- * checkpoint. Expressions carry dtype and shape; evaluating rows [r, r+n) of an expression yields n rows in that dtype. */
+ * A plan holds inputs (checkpoints), expressions (small trees over input tensors, in the plan's arena) and outputs
+ * (files or directories with their tensors). It can be printed, sized to the byte, hashed, executed, and read as a
+ * checkpoint. Expressions carry dtype and shape; evaluating rows [r, r+n) of an expression yields n rows in that dtype.
+ */
 #ifndef MG_CONVERT_PLAN_H
 #define MG_CONVERT_PLAN_H
 
@@ -19,25 +20,32 @@ void mg_plan_free(mg_plan *p); /* inputs are borrowed, not closed */
 
 /* ---- expressions ---- */
 /* A stored tensor as it is. Adds ckpt to the plan's inputs when new (ckpt outlives the plan). */
-mg_status mg_expr_source(mg_plan *p, mg_checkpoint *ckpt, uint32_t tensor, const mg_expr **out, mg_error *err) MG_MUST_CHECK;
-/* A view (model.h), applied to child. */
-mg_status mg_expr_view(mg_plan *p, const mg_expr *child, const mg_view *view, const mg_expr **out, mg_error *err) MG_MUST_CHECK;
+mg_status mg_expr_source(mg_plan *p, mg_checkpoint *ckpt, uint32_t tensor, const mg_expr **out,
+                         mg_error *err) MG_MUST_CHECK;
+/* A view (model.h), applied to child. ADD yields F32: the sum of a bf16 weight and 1 need not be a bf16. */
+mg_status mg_expr_view(mg_plan *p, const mg_expr *child, const mg_view *view, const mg_expr **out,
+                       mg_error *err) MG_MUST_CHECK;
 /* The role of an opened model in logical order: source plus its views. */
 mg_status mg_expr_role(mg_plan *p, mg_model *m, const mg_bound *b, const mg_expr **out, mg_error *err) MG_MUST_CHECK;
 /* n children of equal dtype and shape stacked: [n, ...child]. */
-mg_status mg_expr_stack(mg_plan *p, const mg_expr *const *children, uint32_t n, const mg_expr **out, mg_error *err) MG_MUST_CHECK;
+mg_status mg_expr_stack(mg_plan *p, const mg_expr *const *children, uint32_t n, const mg_expr **out,
+                        mg_error *err) MG_MUST_CHECK;
 /* n children concatenated along rows (fused tensors). */
-mg_status mg_expr_concat(mg_plan *p, const mg_expr *const *children, uint32_t n, const mg_expr **out, mg_error *err) MG_MUST_CHECK;
-/* Another dtype: decode to f32, encode. weights: importance weights, n_slices * cols values (slice = slowest index of a rank-3 child, else
- * 1 slice), copied; NULL for none. Same dtype: returns child itself. */
-mg_status mg_expr_cast(mg_plan *p, const mg_expr *child, mg_dtype dtype, const float *weights, uint64_t n_weights, const mg_expr **out,
-                       mg_error *err) MG_MUST_CHECK;
+mg_status mg_expr_concat(mg_plan *p, const mg_expr *const *children, uint32_t n, const mg_expr **out,
+                         mg_error *err) MG_MUST_CHECK;
+/* Another dtype: decode to f32, encode. weights: importance weights, n_slices * cols values (slice = slowest index of a
+ * rank-3 child, else 1 slice), copied; NULL for none. Same dtype: returns child itself. */
+mg_status mg_expr_cast(mg_plan *p, const mg_expr *child, mg_dtype dtype, const float *weights, uint64_t n_weights,
+                       const mg_expr **out, mg_error *err) MG_MUST_CHECK;
 /* sum_i factor[i] * child_i in f32, i ascending (fixed order); result F32. */
-mg_status mg_expr_linear(mg_plan *p, const mg_expr *const *children, const double *factors, uint32_t n, const mg_expr **out, mg_error *err) MG_MUST_CHECK;
+mg_status mg_expr_linear(mg_plan *p, const mg_expr *const *children, const double *factors, uint32_t n,
+                         const mg_expr **out, mg_error *err) MG_MUST_CHECK;
 /* Values in memory (router rows, rope factors), copied. */
-mg_status mg_expr_const(mg_plan *p, mg_dtype dtype, uint32_t rank, const uint64_t *shape, const void *data, const mg_expr **out, mg_error *err) MG_MUST_CHECK;
+mg_status mg_expr_const(mg_plan *p, mg_dtype dtype, uint32_t rank, const uint64_t *shape, const void *data,
+                        const mg_expr **out, mg_error *err) MG_MUST_CHECK;
 /* Values supplied later (a router being fitted): F32, unreadable until mg_expr_supply. */
-mg_status mg_expr_slot(mg_plan *p, uint32_t rank, const uint64_t *shape, const mg_expr **out, mg_error *err) MG_MUST_CHECK;
+mg_status mg_expr_slot(mg_plan *p, uint32_t rank, const uint64_t *shape, const mg_expr **out,
+                       mg_error *err) MG_MUST_CHECK;
 mg_status mg_expr_supply(mg_plan *p, const mg_expr *slot, const float *data, mg_error *err) MG_MUST_CHECK;
 
 mg_dtype mg_expr_dtype(const mg_expr *e);
@@ -46,13 +54,17 @@ uint32_t mg_expr_shape(const mg_expr *e, uint64_t shape[MG_MAX_RANK]); /* return
 /* ---- outputs ---- */
 typedef enum mg_out_kind { MG_OUT_GGUF, MG_OUT_HF_DIR, MG_OUT_SAFETENSORS } mg_out_kind;
 /* path: final file (GGUF, SAFETENSORS) or directory. */
-mg_status mg_plan_add_output(mg_plan *p, mg_out_kind kind, const char *path, uint32_t *out, mg_error *err) MG_MUST_CHECK;
-/* Tensors appear in the file in this order. e's dtype and shape are the stored ones; GGUF dims are the reverse of shape. */
+mg_status mg_plan_add_output(mg_plan *p, mg_out_kind kind, const char *path, uint32_t *out,
+                             mg_error *err) MG_MUST_CHECK;
+/* Tensors appear in the file in this order. e's dtype and shape are the stored ones; GGUF dims are the reverse of
+ * shape. */
 mg_status mg_plan_add_tensor(mg_plan *p, uint32_t out, const char *name, const mg_expr *e, mg_error *err) MG_MUST_CHECK;
-mg_status mg_plan_set_kv(mg_plan *p, uint32_t out, const mg_kvs *kv, mg_error *err) MG_MUST_CHECK;           /* GGUF: copied */
-mg_status mg_plan_set_config(mg_plan *p, uint32_t out, const mg_json *config, mg_error *err) MG_MUST_CHECK;  /* HF_DIR: copied, written as config.json */
+mg_status mg_plan_set_kv(mg_plan *p, uint32_t out, const mg_kvs *kv, mg_error *err) MG_MUST_CHECK; /* GGUF: copied */
+mg_status mg_plan_set_config(mg_plan *p, uint32_t out, const mg_json *config,
+                             mg_error *err) MG_MUST_CHECK; /* HF_DIR: copied, written as config.json */
 /* A side file of a directory output, bytes copied into the plan (recipes, tokenizer files). */
-mg_status mg_plan_add_side_file(mg_plan *p, uint32_t out, const char *name, const void *data, size_t n, mg_error *err) MG_MUST_CHECK;
+mg_status mg_plan_add_side_file(mg_plan *p, uint32_t out, const char *name, const void *data, size_t n,
+                                mg_error *err) MG_MUST_CHECK;
 /* Shard limit of a safetensors directory in bytes (default 5e9; a larger tensor gets its own shard). */
 mg_status mg_plan_set_shard_size(mg_plan *p, uint32_t out, uint64_t bytes, mg_error *err) MG_MUST_CHECK;
 
@@ -63,23 +75,35 @@ mg_status mg_plan_layout(mg_plan *p, mg_error *err) MG_MUST_CHECK;
 mg_status mg_plan_id(mg_plan *p, mg_xxh128 *id, mg_error *err) MG_MUST_CHECK;
 
 typedef struct mg_exec_options {
-    unsigned threads;        /* 0 = all allowed cores */
-    uint64_t memory;         /* byte budget of tiles; 0 = 64 MiB per thread */
+    unsigned threads; /* 0 = all allowed cores */
+    uint64_t memory;  /* byte budget of tiles: fewer workers run when theirs would not fit; 0 = no limit (a worker needs
+                         about 8 MiB plus the encoded unit, whatever the model's size) */
     bool restart, force;
     mg_progress_mode progress;
-    const char *label;       /* "merge", "convert" ... */
-    bool manifest;           /* write NAME.manifest.json beside each output: inputs, recipe, per-tensor XXH3-128 and sha256, file sha256 */
+    const char *label; /* "merge", "convert" ... */
+    bool manifest; /* write NAME.manifest.json beside each output: inputs, recipe, per-tensor XXH3-128 and sha256, file
+                      sha256 */
 } mg_exec_options;
 
 typedef struct mg_exec_result {
     uint64_t bytes_read, bytes_written;
     uint32_t n_files;
-    struct { const char *path; uint64_t size; char sha256[65]; } *files; /* owned by the plan */
+    struct {
+        const char *path;
+        uint64_t size;
+        char sha256[65];
+    } * files; /* owned by the plan */
 } mg_exec_result;
 
 mg_status mg_plan_execute(mg_plan *p, const mg_exec_options *opt, mg_exec_result *res, mg_error *err) MG_MUST_CHECK;
-/* {"tensors":[{"name","shape","from","to","bytes"}],"bytes","bpw","peak_memory_bytes", ...} of one output, CLI.md's dry-run keys. */
+/* {"tensors":[{"name","shape","from","to","bytes"}],"bytes","bpw","peak_memory_bytes", ...} of one output, CLI.md's
+ * dry-run keys. */
 mg_status mg_plan_json(mg_plan *p, uint32_t out, mg_json **json, mg_error *err) MG_MUST_CHECK;
+/* The same for people, on `to`: one line per tensor (name, shape, from, to, bytes) and the totals. opt: threads and
+ * memory. */
+mg_status mg_plan_print(mg_plan *p, uint32_t out, const mg_exec_options *opt, FILE *to, mg_error *err) MG_MUST_CHECK;
+/* Foretold peak memory of executing p with opt (NULL: defaults), in bytes. mg_plan_json states it for the defaults. */
+mg_status mg_plan_memory(mg_plan *p, const mg_exec_options *opt, uint64_t *bytes, mg_error *err) MG_MUST_CHECK;
 /* The output as a checkpoint that evaluates on reading; freed by mg_checkpoint_free, borrows the plan. */
 mg_status mg_plan_checkpoint(mg_plan *p, uint32_t out, mg_checkpoint **ckpt, mg_error *err) MG_MUST_CHECK;
 

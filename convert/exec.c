@@ -1,0 +1,402 @@
+/* exec.c - a plan carried out: units evaluated by a pool of workers, written by position, journaled, committed.
+ *
+ * Files of one directory form one set (outfile.h) with one journal, named after the first output in it. A unit that
+ * feeds several sets is done when every set says so; what a set already has is not written to it again. */
+#include "convert/exec.h"
+
+#include "formats/base/cpu.h"
+#include "formats/base/file.h"
+#include "formats/base/pool.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- output directories ---- */
+
+/* A stale weight file of another layout would be loaded beside or instead of ours. */
+static bool is_stale_weight(const mg_plan_output *o, const char *name) {
+    size_t n = strlen(name);
+    bool weight = (n > 12 && !strcmp(name + n - 12, ".safetensors")) || !strcmp(name, "model.safetensors.index.json");
+    for (uint32_t i = 0; weight && i < o->n_files; i++)
+        if (!strcmp(o->files[i].name, name)) return false;
+    return weight;
+}
+
+/* OUT may exist when it is empty, holds our journal (a resume), or --force is given. */
+static mg_status check_dir(const mg_plan_output *o, const char *set_name, bool force, mg_error *err) {
+    DIR *d = opendir(o->dir);
+    if (!d) return errno == ENOENT ? MG_OK : mg_fail_errno(err, "cannot list '%s'", o->dir);
+    char journal[512], used[256] = "", stale[256] = "";
+    snprintf(journal, sizeof journal, ".%s.journal", set_name);
+    bool resume = false;
+    for (struct dirent *e; (e = readdir(d));) {
+        if (!strcmp(e->d_name, journal)) resume = true;
+        if (e->d_name[0] == '.') continue;
+        snprintf(used, sizeof used, "%s", e->d_name);
+        if (is_stale_weight(o, e->d_name)) snprintf(stale, sizeof stale, "%s", e->d_name);
+    }
+    closedir(d);
+    if (stale[0])
+        return mg_fail(err, MG_ERR_USAGE, "'%s' holds '%s', which would be mixed up with the new model; remove it",
+                       o->dir, stale);
+    if (used[0] && !force && !resume)
+        return mg_fail(err, MG_ERR_USAGE, "'%s' exists and is not empty ('%s'); --force writes into it", o->dir, used);
+    return MG_OK;
+}
+
+/* ---- sets ---- */
+
+static mg_status add_file(mg_exec *x, uint32_t set, const char *name, uint64_t size, uint32_t *index, mg_error *err) {
+    return mg_outset_add(x->sets[set].set, name, size, index, err);
+}
+
+static mg_status open_set(mg_exec *x, const mg_plan_output *o, uint32_t *set, mg_error *err) {
+    for (*set = 0; *set < x->n_sets; (*set)++)
+        if (!strcmp(x->sets[*set].dir, o->dir)) return MG_OK;
+    if (o->kind == MG_OUT_HF_DIR) {
+        MG_TRY(check_dir(o, o->base, x->opt->force, err));
+        MG_TRY(mg_path_mkdir(o->dir, err));
+    }
+    mg_outset_options so = {.restart = x->opt->restart, .force = x->opt->force};
+    x->sets[*set].dir = o->dir;
+    MG_TRY(mg_outset_new(&x->sets[*set].set, o->dir, o->base, x->id, &so, err));
+    x->n_sets++;
+    return MG_OK;
+}
+
+/* Declare the files of every output, weights of all outputs of a set before small files, manifest before config. */
+static mg_status declare(mg_exec *x, mg_error *err) {
+    mg_plan *p = x->p;
+    for (uint32_t i = 0; i < p->n_outputs; i++) {
+        const mg_plan_output *o = p->outputs[i];
+        mg_exec_out *eo = &x->outs[i];
+        MG_TRY(open_set(x, o, &eo->set, err));
+        if (!(eo->index = calloc(o->n_files, sizeof *eo->index)))
+            return mg_fail_nomem(err, o->n_files * sizeof *eo->index);
+        uint32_t f = 0;
+        for (; f < o->n_files && o->files[f].weights; f++)
+            MG_TRY(add_file(x, eo->set, o->files[f].name, o->files[f].size, &eo->index[f], err));
+        if (x->opt->manifest) {
+            char *text;
+            MG_TRY(mg_manifest_text(p, i, NULL, NULL, &text, err));
+            eo->manifest_size = strlen(text);
+            free(text);
+            const char *name = mg_manifest_name(p, i);
+            if (!name) return mg_fail_nomem(err, 64);
+            MG_TRY(add_file(x, eo->set, name, eo->manifest_size, &eo->manifest, err));
+        }
+        for (; f < o->n_files; f++)
+            MG_TRY(add_file(x, eo->set, o->files[f].name, o->files[f].size, &eo->index[f], err));
+    }
+    for (uint32_t s = 0; s < x->n_sets; s++) MG_TRY(mg_outset_start(x->sets[s].set, x->units.n_units, err));
+    return MG_OK;
+}
+
+/* ---- units ---- */
+
+static mg_extent extent_of(const mg_exec *x, const mg_plan_member *m, uint64_t row, uint64_t n) {
+    const mg_plan_tensor *t = &x->p->outputs[m->output]->tensors[m->tensor];
+    return (mg_extent){.file = x->outs[m->output].index[t->file],
+                       .offset = t->offset + row * m->e->row_bytes,
+                       .size = n * m->e->row_bytes};
+}
+
+/* Extents of a unit that lie in one set, in member order; ex has room for all members. */
+static size_t set_extents(const mg_exec *x, const mg_plan_group *g, uint32_t set, uint64_t row, uint64_t n,
+                          mg_extent *ex) {
+    size_t k = 0;
+    for (uint32_t i = 0; i < g->n_members; i++) {
+        const mg_plan_member *m = &x->units.members[g->first_member + i];
+        if (x->outs[m->output].set == set) ex[k++] = extent_of(x, m, row, n);
+    }
+    return k;
+}
+
+/* Bytes of one member for rows that the core tile holds: the tile itself, or its encoding. */
+static mg_status member_bytes(const mg_plan_group *g, const mg_plan_member *m, mg_eval *ev, const void *tile,
+                              void *coded, uint64_t row, uint64_t n, const void **bytes, mg_error *err) {
+    *bytes = tile;
+    if (m->e == g->core) return MG_OK;
+    *bytes = coded;
+    return mg_expr_cast_rows(m->e, ev, tile, row, n, coded, err);
+}
+
+/* Members of one set, encoded and written in order; h receives their bytes. */
+static mg_status write_to_set(mg_exec *x, const mg_plan_group *g, uint32_t set, mg_exec_worker *w, const void *tile,
+                              void *coded, uint64_t row, uint64_t n, mg_xxh128_state *h, mg_error *err) {
+    for (uint32_t i = 0; i < g->n_members; i++) {
+        const mg_plan_member *m = &x->units.members[g->first_member + i];
+        if (x->outs[m->output].set != set) continue;
+        const mg_plan_output *o = x->p->outputs[m->output];
+        const void *bytes;
+        mg_status st = member_bytes(g, m, &w->ev, tile, coded, row, n, &bytes, err);
+        if (st != MG_OK) {
+            mg_error_at(err, o->path, o->tensors[m->tensor].name);
+            return st;
+        }
+        mg_extent e = extent_of(x, m, row, n);
+        mg_xxh128_update(h, bytes, (size_t)e.size);
+        MG_TRY(mg_outset_write(x->sets[set].set, e.file, e.offset, bytes, e.size, err));
+        w->bytes_written += e.size;
+    }
+    return MG_OK;
+}
+
+static mg_status write_members(mg_exec *x, const mg_plan_group *g, uint64_t unit, uint64_t row, uint64_t n,
+                               unsigned worker, const bool *done, mg_error *err) {
+    mg_exec_worker *w = &x->workers[worker];
+    const mg_plan_member *members = &x->units.members[g->first_member];
+    uint64_t largest = 0;
+    for (uint32_t i = 0; i < g->n_members; i++)
+        if (members[i].e != g->core && members[i].e->row_bytes > largest) largest = members[i].e->row_bytes;
+    void *tile, *coded = NULL;
+    MG_TRY(mg_eval_push(&w->ev, n * g->core->row_bytes, &tile, err));
+    if (largest) MG_TRY(mg_eval_push(&w->ev, n * largest, &coded, err));
+    MG_TRY(mg_expr_eval(g->core, &w->ev, row, n, tile, err));
+    for (uint32_t s = 0; s < x->n_sets; s++) {
+        if (done[s]) continue;
+        mg_xxh128_state *h;
+        MG_TRY(mg_xxh128_new(&h, err));
+        mg_status st = write_to_set(x, g, s, w, tile, coded, row, n, h, err);
+        if (st == MG_OK) st = mg_outset_unit_done(x->sets[s].set, unit, mg_xxh128_final(h), err);
+        mg_xxh128_free(h);
+        MG_TRY(st);
+    }
+    return MG_OK;
+}
+
+static mg_status run_unit(void *ctx, uint64_t unit, unsigned worker, mg_error *err) {
+    mg_exec *x = ctx;
+    mg_exec_worker *w = &x->workers[worker];
+    uint64_t row, n, bytes = 0;
+    const mg_plan_group *g = mg_plan_unit_at(&x->units, unit, &row, &n);
+    bool all = true;
+    for (uint32_t s = 0; s < x->n_sets; s++) {
+        size_t k = set_extents(x, g, s, row, n, w->extents);
+        w->done[s] = k == 0 || mg_outset_is_done(x->sets[s].set, unit, w->extents, k);
+        all = all && w->done[s];
+    }
+    for (uint32_t i = 0; i < g->n_members; i++) bytes += n * x->units.members[g->first_member + i].e->row_bytes;
+    const mg_plan_member *first = &x->units.members[g->first_member];
+    const char *name = x->p->outputs[first->output]->tensors[first->tensor].name;
+    w->ev.depth = 0;
+    if (!all) {
+        mg_status st = write_members(x, g, unit, row, n, worker, w->done, err);
+        if (st != MG_OK) {
+            mg_error_at(err, NULL, name);
+            return st;
+        }
+    }
+    mg_progress_add(x->progress, bytes, name);
+    return MG_OK;
+}
+
+/* ---- what follows the units ---- */
+
+static mg_status write_heads(mg_exec *x, mg_error *err) {
+    for (uint32_t i = 0; i < x->p->n_outputs; i++) {
+        const mg_plan_output *o = x->p->outputs[i];
+        for (uint32_t f = 0; f < o->n_files; f++) {
+            MG_TRY(mg_outset_write(x->sets[x->outs[i].set].set, x->outs[i].index[f], 0, o->files[f].head,
+                                   o->files[f].head_size, err));
+            x->workers[0].bytes_written += o->files[f].head_size;
+        }
+    }
+    return MG_OK;
+}
+
+/* Ticket t: sha256 of a weight file, or (after the files) both hashes of a tensor. Read back, so what is hashed is
+ * what is there. */
+static mg_status hash_region(mg_exec *x, uint32_t out, uint32_t file, uint64_t at, uint64_t n, mg_exec_worker *w,
+                             bool xxh, mg_tensor_hash *hash, mg_error *err) {
+    enum { CHUNK = 1 << 20 };
+    void *buf;
+    mg_sha256 sha;
+    uint8_t digest[32];
+    w->ev.depth = 0;
+    MG_TRY(mg_eval_push(&w->ev, CHUNK, &buf, err));
+    mg_sha256_init(&sha);
+    mg_xxh128_state *xs;
+    MG_TRY(mg_xxh128_new(&xs, err));
+    mg_status st = MG_OK;
+    while (n && st == MG_OK) {
+        uint64_t k = n < CHUNK ? n : CHUNK;
+        st = mg_outset_read(x->sets[x->outs[out].set].set, x->outs[out].index[file], at, buf, k, err);
+        if (st != MG_OK) break;
+        mg_sha256_update(&sha, buf, (size_t)k);
+        if (xxh) mg_xxh128_update(xs, buf, (size_t)k);
+        at += k;
+        n -= k;
+        if (mg_interrupted()) st = mg_fail(err, (mg_status)mg_interrupted(), "interrupted");
+    }
+    mg_xxh128 h = mg_xxh128_final(xs);
+    mg_xxh128_free(xs);
+    mg_sha256_final(&sha, digest);
+    mg_hex(digest, sizeof digest, hash->sha256);
+    mg_hex(h.bytes, sizeof h.bytes, hash->xxh3);
+    return st;
+}
+
+static mg_status run_hash(void *ctx, uint64_t ticket, unsigned worker, mg_error *err) {
+    mg_exec *x = ctx;
+    const mg_exec_hash *j = &x->hash_jobs[ticket];
+    const mg_plan_output *o = x->p->outputs[j->output];
+    if (!j->tensor)
+        return hash_region(x, j->output, j->index, 0, o->files[j->index].size, &x->workers[worker], false,
+                           &x->outs[j->output].file_hash[j->index], err);
+    const mg_plan_tensor *t = &o->tensors[j->index];
+    return hash_region(x, j->output, t->file, t->offset, t->e->t.n_bytes, &x->workers[worker], true,
+                       &x->outs[j->output].tensor_hash[j->index], err);
+}
+
+static mg_status hash_all(mg_exec *x, mg_pool *pool, mg_error *err) {
+    size_t n = 0;
+    for (uint32_t i = 0; i < x->p->n_outputs; i++) n += x->p->outputs[i]->n_files + x->p->outputs[i]->n_tensors;
+    x->hash_jobs = calloc(n + 1, sizeof *x->hash_jobs);
+    if (!x->hash_jobs) return mg_fail_nomem(err, n * sizeof *x->hash_jobs);
+    uint64_t jobs = 0;
+    for (uint32_t i = 0; i < x->p->n_outputs; i++) {
+        const mg_plan_output *o = x->p->outputs[i];
+        x->outs[i].file_hash = calloc(o->n_files + 1, sizeof *x->outs[i].file_hash);
+        x->outs[i].tensor_hash = calloc(o->n_tensors + 1, sizeof *x->outs[i].tensor_hash);
+        if (!x->outs[i].file_hash || !x->outs[i].tensor_hash)
+            return mg_fail_nomem(err, o->n_tensors * sizeof(mg_tensor_hash));
+        for (uint32_t f = 0; f < o->n_files; f++)
+            if (o->files[f].weights) x->hash_jobs[jobs++] = (mg_exec_hash){.output = i, .index = f};
+    }
+    for (uint32_t i = 0; x->opt->manifest && i < x->p->n_outputs; i++)
+        for (uint32_t t = 0; t < x->p->outputs[i]->n_tensors; t++)
+            x->hash_jobs[jobs++] = (mg_exec_hash){.output = i, .index = t, .tensor = true};
+    return mg_pool_run(pool, jobs, run_hash, x, err);
+}
+
+static mg_status write_manifests(mg_exec *x, mg_error *err) {
+    for (uint32_t i = 0; i < x->p->n_outputs; i++) {
+        const mg_plan_output *o = x->p->outputs[i];
+        mg_exec_out *eo = &x->outs[i];
+        char(*sha)[65] = calloc(o->n_files + 1, sizeof *sha);
+        if (!sha) return mg_fail_nomem(err, o->n_files * sizeof *sha);
+        for (uint32_t f = 0; f < o->n_files; f++) memcpy(sha[f], eo->file_hash[f].sha256, sizeof sha[f]);
+        char *text = NULL;
+        mg_status st = mg_manifest_text(x->p, i, eo->tensor_hash, (const char(*)[65])sha, &text, err);
+        free(sha);
+        if (st == MG_OK && strlen(text) != eo->manifest_size)
+            st = mg_fail(err, MG_ERR_INTERNAL, "the manifest of '%s' changed its size", o->path);
+        if (st == MG_OK) st = mg_outset_write(x->sets[eo->set].set, eo->manifest, 0, text, eo->manifest_size, err);
+        x->workers[0].bytes_written += eo->manifest_size;
+        free(text);
+        MG_TRY(st);
+    }
+    return MG_OK;
+}
+
+/* ---- the whole ---- */
+
+uint64_t mg_plan_worker_bytes(const mg_plan_units *u) {
+    return u->tile_bytes + ((uint64_t)2 << 20); /* evaluator tiles: a few of 256 KiB and one of at most 1 MiB */
+}
+
+unsigned mg_plan_workers(const mg_plan_units *u, uint64_t memory, unsigned threads) {
+    uint64_t fit = memory ? memory / mg_plan_worker_bytes(u) : UINT64_MAX;
+    if (fit > u->n_units) fit = u->n_units;
+    if (fit == 0) fit = 1;
+    return fit < threads ? (unsigned)fit : threads;
+}
+
+static mg_status make_workers(mg_exec *x, unsigned n, mg_error *err) {
+    x->workers = calloc(n, sizeof *x->workers);
+    if (!x->workers) return mg_fail_nomem(err, n * sizeof *x->workers);
+    x->n_workers = n;
+    uint32_t most = 1;
+    for (uint32_t g = 0; g < x->units.n_groups; g++)
+        if (x->units.groups[g].n_members > most) most = x->units.groups[g].n_members;
+    for (unsigned i = 0; i < n; i++) {
+        mg_eval_init(&x->workers[i].ev);
+        x->workers[i].extents = calloc(most, sizeof *x->workers[i].extents);
+        x->workers[i].done = calloc(x->n_sets + 1, sizeof *x->workers[i].done);
+        if (!x->workers[i].extents || !x->workers[i].done) return mg_fail_nomem(err, most * sizeof(mg_extent));
+    }
+    return MG_OK;
+}
+
+static void exec_release(mg_exec *x) {
+    for (unsigned i = 0; i < x->n_workers; i++) {
+        mg_eval_release(&x->workers[i].ev);
+        free(x->workers[i].extents);
+        free(x->workers[i].done);
+    }
+    free(x->workers);
+    for (uint32_t i = 0; x->outs && i < x->p->n_outputs; i++) {
+        free(x->outs[i].index);
+        free(x->outs[i].file_hash);
+        free(x->outs[i].tensor_hash);
+    }
+    free(x->outs);
+    free(x->hash_jobs);
+    for (uint32_t s = 0; s < x->n_sets; s++) mg_outset_free(x->sets[s].set);
+    free(x->sets);
+    mg_progress_free(x->progress);
+    mg_plan_units_release(&x->units);
+}
+
+static mg_status fill_result(mg_exec *x, mg_exec_result *res, mg_error *err) {
+    mg_plan *p = x->p;
+    memset(res, 0, sizeof *res);
+    for (unsigned i = 0; i < x->n_workers; i++) {
+        res->bytes_read += x->workers[i].ev.bytes_read;
+        res->bytes_written += x->workers[i].bytes_written;
+    }
+    uint32_t n = 0;
+    for (uint32_t i = 0; i < p->n_outputs; i++)
+        for (uint32_t f = 0; f < p->outputs[i]->n_files; f++) n += p->outputs[i]->files[f].weights;
+    free(p->result_files);
+    p->result_files = calloc(n + 1, sizeof *res->files);
+    if (!p->result_files) return mg_fail_nomem(err, n * sizeof *res->files);
+    res->files = p->result_files;
+    for (uint32_t i = 0; i < p->n_outputs; i++) {
+        const mg_plan_output *o = p->outputs[i];
+        for (uint32_t f = 0; f < o->n_files; f++) {
+            if (!o->files[f].weights) continue;
+            res->files[res->n_files].path =
+                o->kind == MG_OUT_HF_DIR ? mg_arena_printf(&p->arena, "%s/%s", o->path, o->files[f].name) : o->path;
+            res->files[res->n_files].size = o->files[f].size;
+            memcpy(res->files[res->n_files++].sha256, x->outs[i].file_hash[f].sha256, 65);
+        }
+    }
+    return MG_OK;
+}
+
+static mg_status run(mg_exec *x, mg_exec_result *res, mg_pool **pool, mg_error *err) {
+    mg_plan *p = x->p;
+    MG_TRY(mg_plan_id(p, &x->id, err));
+    MG_TRY(mg_plan_units_init(&x->units, p, err));
+    x->outs = calloc(p->n_outputs + 1, sizeof *x->outs);
+    x->sets = calloc(p->n_outputs + 1, sizeof *x->sets);
+    if (!x->outs || !x->sets) return mg_fail_nomem(err, p->n_outputs * sizeof *x->outs);
+    MG_TRY(declare(x, err));
+    unsigned threads = x->opt->threads ? x->opt->threads : mg_cpu_count();
+    MG_TRY(mg_pool_new(pool, mg_plan_workers(&x->units, x->opt->memory, threads), err));
+    MG_TRY(make_workers(x, mg_pool_size(*pool), err));
+    uint64_t total = 0;
+    for (uint32_t m = 0; m < x->units.n_members; m++) total += x->units.members[m].e->t.n_bytes;
+    MG_TRY(mg_progress_new(&x->progress, x->opt->progress, x->opt->label ? x->opt->label : "write", total, err));
+    MG_TRY(mg_pool_run(*pool, x->units.n_units, run_unit, x, err));
+    MG_TRY(write_heads(x, err));
+    MG_TRY(hash_all(x, *pool, err));
+    if (x->opt->manifest) MG_TRY(write_manifests(x, err));
+    for (uint32_t i = 0; i < p->n_inputs; i++) MG_TRY(mg_checkpoint_recheck(p->inputs[i], err));
+    for (uint32_t s = 0; s < x->n_sets; s++) MG_TRY(mg_outset_commit(x->sets[s].set, err));
+    return fill_result(x, res, err);
+}
+
+mg_status mg_plan_execute(mg_plan *p, const mg_exec_options *opt, mg_exec_result *res, mg_error *err) {
+    mg_exec x = {.p = p, .opt = opt};
+    mg_pool *pool = NULL;
+    mg_status st = run(&x, res, &pool, err);
+    mg_pool_free(pool);
+    exec_release(&x);
+    return st;
+}

@@ -1,0 +1,52 @@
+/* exec.h - state of one execution of a plan. Private to exec.c, with what plan_json.c needs to foretell memory. */
+#ifndef MG_CONVERT_EXEC_H
+#define MG_CONVERT_EXEC_H
+
+#include "convert/plan_private.h"
+
+typedef struct mg_exec_worker {
+    mg_eval ev;
+    mg_extent *extents; /* [members of the largest group] */
+    bool *done;         /* [n_sets] */
+    uint64_t bytes_written;
+} mg_exec_worker;
+
+typedef struct mg_exec_set {
+    const char *dir;
+    mg_outset *set;
+} mg_exec_set;
+
+typedef struct mg_exec_out {
+    uint32_t set;
+    uint32_t *index;   /* file of the output -> file of the set */
+    uint32_t manifest; /* file of the set */
+    uint64_t manifest_size;
+    mg_tensor_hash *file_hash;   /* [n_files], weights only */
+    mg_tensor_hash *tensor_hash; /* [n_tensors] */
+} mg_exec_out;
+
+typedef struct mg_exec_hash {
+    uint32_t output, index; /* index of a file, or of a tensor */
+    bool tensor;
+} mg_exec_hash;
+
+typedef struct mg_exec {
+    mg_plan *p;
+    const mg_exec_options *opt;
+    mg_xxh128 id;
+    mg_plan_units units;
+    mg_exec_set *sets;
+    uint32_t n_sets;
+    mg_exec_out *outs;
+    mg_exec_worker *workers;
+    unsigned n_workers;
+    mg_exec_hash *hash_jobs;
+    mg_progress *progress;
+} mg_exec;
+
+/* Memory of one worker: a unit's tile and the evaluator's own small ones. */
+uint64_t mg_plan_worker_bytes(const mg_plan_units *u);
+/* Workers that fit the budget (0: no limit), at least one and at most `threads`: this is how the budget is kept. */
+unsigned mg_plan_workers(const mg_plan_units *u, uint64_t memory, unsigned threads);
+
+#endif

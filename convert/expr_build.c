@@ -1,0 +1,446 @@
+/* expr_build.c - constructors of expressions: shape rules, interning, and import from another plan.
+ *
+ * Interning keys are the canonical serialisation of a node (operation, dtype, shape, parameters, child numbers); the
+ * same bytes enter the plan id. Children are always older than their parents, so node order is an evaluation order. */
+#include "convert/plan_private.h"
+
+#include "quant/codec.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- nodes ---- */
+
+typedef struct key_buf {
+    uint8_t *data;
+    size_t n, cap;
+    bool failed;
+} key_buf;
+
+static void key_put(key_buf *k, const void *data, size_t n) {
+    if (k->failed) return;
+    if (k->n + n > k->cap) {
+        size_t cap = (k->n + n) * 2 + 64;
+        uint8_t *now = realloc(k->data, cap);
+        if (!now) {
+            k->failed = true;
+            return;
+        }
+        k->data = now;
+        k->cap = cap;
+    }
+    memcpy(k->data + k->n, data, n);
+    k->n += n;
+}
+
+static void key_u64(key_buf *k, uint64_t v) {
+    key_put(k, &v, sizeof v);
+}
+
+static void key_of(key_buf *k, const mg_expr *e) {
+    key_u64(k, (uint64_t)e->op);
+    key_u64(k, (uint64_t)e->t.dtype);
+    key_u64(k, e->t.rank);
+    key_put(k, e->t.shape, e->t.rank * sizeof e->t.shape[0]);
+    switch (e->op) {
+    case MG_EX_SOURCE:
+        key_u64(k, e->input);
+        key_u64(k, e->tensor);
+        break;
+    case MG_EX_SLOT: /* every slot is its own */
+        key_u64(k, e->index);
+        break;
+    case MG_EX_CONST:
+    case MG_EX_CAST:
+        key_u64(k, e->n_weights);
+        key_put(k, e->hash.bytes, sizeof e->hash.bytes);
+        break;
+    case MG_EX_LINEAR:
+        key_put(k, e->factors, e->n_children * sizeof e->factors[0]);
+        break;
+    case MG_EX_VIEW:
+        key_u64(k, (uint64_t)e->view.kind);
+        key_u64(k, e->view.a);
+        key_u64(k, e->view.b);
+        key_u64(k, e->view.step);
+        key_put(k, &e->view.value, sizeof e->view.value);
+        break;
+    default:
+        break;
+    }
+    for (uint32_t i = 0; i < e->n_children; i++) key_u64(k, e->children[i]->index);
+}
+
+mg_status mg_expr_hash(const mg_expr *e, mg_xxh128_state *s, mg_error *err) {
+    key_buf k = {0};
+    key_of(&k, e);
+    if (!k.failed) mg_xxh128_update(s, k.data, k.n);
+    free(k.data);
+    if (k.failed) return mg_fail_nomem(err, k.cap);
+    if (e->op != MG_EX_SLOT) return MG_OK;
+    const void *data = __atomic_load_n(&(e->slot ? e->slot : e)->data, __ATOMIC_ACQUIRE);
+    if (!data) return mg_fail(err, MG_ERR_INTERNAL, "a plan with values that are not supplied yet has no identity");
+    mg_xxh128_update(s, data, (size_t)e->t.n_bytes);
+    return MG_OK;
+}
+
+static const char *const op_names[MG_EX_OP_COUNT] = {"source", "const", "slot",   "cast",
+                                                     "linear", "stack", "concat", "view"};
+
+/* Sizes, depth and grain from what the caller has filled in. */
+static mg_status finish(mg_expr *e, mg_error *err) {
+    char text[128];
+    if (!mg_tensor_set_sizes(&e->t))
+        return mg_fail(err, MG_ERR_FORMAT, "%s: shape %s does not fit the type %s", op_names[e->op],
+                       mg_tensor_shape_text(&e->t, text, sizeof text), mg_dtype_get(e->t.dtype)->name);
+    e->rows = mg_tensor_rows(&e->t);
+    e->row_bytes = mg_tensor_row_bytes(&e->t);
+    uint64_t f32_row;
+    if (e->row_bytes > MG_EXPR_MAX_ROW || !mg_mul_u64(mg_tensor_cols(&e->t), 4, &f32_row) || f32_row > MG_EXPR_MAX_ROW)
+        return mg_fail(err, MG_ERR_LIMIT, "%s: a row of %s has more than %llu bytes", op_names[e->op],
+                       mg_tensor_shape_text(&e->t, text, sizeof text), (unsigned long long)MG_EXPR_MAX_ROW);
+    if (e->grain == 0) e->grain = 1;
+    for (uint32_t i = 0; i < e->n_children; i++) {
+        const mg_expr *c = e->children[i];
+        if (c->depth + 1 > e->depth) e->depth = c->depth + 1;
+        bool reshaped = e->op == MG_EX_VIEW && (e->view.kind == MG_VIEW_RESHAPE || e->view.kind == MG_VIEW_TRANSPOSE);
+        if (!reshaped && c->grain > e->grain) e->grain = c->grain;
+    }
+    if (e->depth > MG_EXPR_MAX_DEPTH)
+        return mg_fail(err, MG_ERR_LIMIT, "an expression nests deeper than %d levels", MG_EXPR_MAX_DEPTH);
+    return MG_OK;
+}
+
+/* Copy *proto into the plan, or return the equal node that exists. */
+static mg_status intern(mg_plan *p, mg_expr *proto, const mg_expr **out, mg_error *err) {
+    MG_TRY(finish(proto, err));
+    proto->index = p->n_nodes;
+    key_buf k = {0};
+    key_of(&k, proto);
+    if (k.failed) {
+        free(k.data);
+        return mg_fail_nomem(err, k.cap);
+    }
+    uint32_t have = mg_strmap_get(&p->interned, (const char *)k.data, k.n);
+    if (have != MG_STRMAP_NONE) {
+        free(k.data);
+        *out = p->nodes[have];
+        return MG_OK;
+    }
+    char *key = mg_arena_strndup(&p->arena, (const char *)k.data, k.n);
+    size_t n = k.n;
+    free(k.data);
+    mg_expr *e;
+    MG_TRY(mg_plan_grow(&p->nodes, &p->cap_nodes, p->n_nodes, sizeof *p->nodes, err));
+    MG_TRY(MG_ARENA_NEW(&p->arena, &e, 1, err));
+    if (!key) return mg_fail_nomem(err, n);
+    *e = *proto;
+    if (e->n_children) {
+        const mg_expr **kids;
+        MG_TRY(MG_ARENA_NEW(&p->arena, &kids, e->n_children, err));
+        memcpy(kids, proto->children, e->n_children * sizeof *kids);
+        e->children = kids;
+    }
+    MG_TRY(mg_strmap_put(&p->interned, key, n, e->index, NULL, err));
+    p->nodes[p->n_nodes++] = e;
+    p->laid_out = false;
+    *out = e;
+    return MG_OK;
+}
+
+static mg_status own_copy(mg_plan *p, const void *data, uint64_t n, void **out, mg_error *err) {
+    void *copy;
+    MG_TRY(mg_arena_get(&p->arena, &copy, n ? (size_t)n : 1, 1, err));
+    if (n) memcpy(copy, data, (size_t)n);
+    *out = copy;
+    return MG_OK;
+}
+
+/* ---- leaves ---- */
+
+static mg_status input_index(mg_plan *p, mg_checkpoint *c, uint32_t *out, mg_error *err) {
+    for (uint32_t i = 0; i < p->n_inputs; i++)
+        if (p->inputs[i] == c) {
+            *out = i;
+            return MG_OK;
+        }
+    MG_TRY(mg_plan_grow(&p->inputs, &p->cap_inputs, p->n_inputs, sizeof *p->inputs, err));
+    *out = p->n_inputs;
+    p->inputs[p->n_inputs++] = c;
+    return MG_OK;
+}
+
+/* Rebuild an expression of another plan in this one, so that reading a plan costs nothing over reading its inputs. */
+static mg_status import(mg_plan *p, const mg_expr *from, const mg_expr **out, mg_error *err) {
+    if (from->op == MG_EX_SOURCE) return mg_expr_source(p, from->ckpt, from->tensor, out, err);
+    mg_expr e = *from;
+    e.grain = from->grain;
+    e.depth = 0;
+    const mg_expr **kids = NULL;
+    if (from->op == MG_EX_SLOT && !from->slot) e.slot = from;
+    if (from->n_children && !(kids = calloc(from->n_children, sizeof *kids)))
+        return mg_fail_nomem(err, from->n_children * sizeof *kids);
+    mg_status st = MG_OK;
+    for (uint32_t i = 0; i < from->n_children && st == MG_OK; i++) st = import(p, from->children[i], &kids[i], err);
+    e.children = kids;
+    void *copy;
+    if (st == MG_OK && from->op == MG_EX_CONST && (st = own_copy(p, from->data, from->t.n_bytes, &copy, err)) == MG_OK)
+        e.data = copy;
+    if (st == MG_OK && from->weights &&
+        (st = own_copy(p, from->weights, from->n_weights * sizeof(float), &copy, err)) == MG_OK)
+        e.weights = copy;
+    if (st == MG_OK && from->factors &&
+        (st = own_copy(p, from->factors, from->n_children * sizeof(double), &copy, err)) == MG_OK)
+        e.factors = copy;
+    /* A slot imported twice must stay one node: look for it first. */
+    if (st == MG_OK && e.op == MG_EX_SLOT)
+        for (uint32_t i = 0; i < p->n_nodes; i++)
+            if (p->nodes[i]->op == MG_EX_SLOT && p->nodes[i]->slot == e.slot) {
+                free(kids);
+                *out = p->nodes[i];
+                return MG_OK;
+            }
+    if (st == MG_OK) st = intern(p, &e, out, err);
+    free(kids);
+    return st;
+}
+
+mg_status mg_expr_source(mg_plan *p, mg_checkpoint *ckpt, uint32_t tensor, const mg_expr **out, mg_error *err) {
+    if (tensor >= ckpt->n_tensors)
+        return mg_fail(err, MG_ERR_INTERNAL, "tensor %u of a checkpoint with %u", tensor, ckpt->n_tensors);
+    const mg_expr *inner = mg_plan_checkpoint_expr(ckpt, tensor);
+    if (inner) return import(p, inner, out, err);
+    mg_expr e = {.op = MG_EX_SOURCE, .t = ckpt->tensors[tensor], .ckpt = ckpt, .tensor = tensor};
+    MG_TRY(input_index(p, ckpt, &e.input, err));
+    mg_status st = intern(p, &e, out, err);
+    if (st != MG_OK) mg_error_at(err, ckpt->path, ckpt->tensors[tensor].name);
+    return st;
+}
+
+static void set_shape(mg_expr *e, uint32_t rank, const uint64_t *shape) {
+    e->t.rank = rank;
+    memcpy(e->t.shape, shape, rank * sizeof *shape);
+}
+
+mg_status mg_expr_const(mg_plan *p, mg_dtype dtype, uint32_t rank, const uint64_t *shape, const void *data,
+                        const mg_expr **out, mg_error *err) {
+    if (rank > MG_MAX_RANK) return mg_fail(err, MG_ERR_INTERNAL, "rank %u of a constant", rank);
+    mg_expr e = {.op = MG_EX_CONST, .t = {.dtype = dtype}};
+    set_shape(&e, rank, shape);
+    MG_TRY(finish(&e, err));
+    e.hash = mg_xxh128_of(data, (size_t)e.t.n_bytes);
+    void *copy;
+    MG_TRY(own_copy(p, data, e.t.n_bytes, &copy, err));
+    e.data = copy;
+    return intern(p, &e, out, err);
+}
+
+mg_status mg_expr_slot(mg_plan *p, uint32_t rank, const uint64_t *shape, const mg_expr **out, mg_error *err) {
+    if (rank > MG_MAX_RANK) return mg_fail(err, MG_ERR_INTERNAL, "rank %u of a slot", rank);
+    mg_expr e = {.op = MG_EX_SLOT, .t = {.dtype = MG_F32}};
+    set_shape(&e, rank, shape);
+    return intern(p, &e, out, err);
+}
+
+mg_status mg_expr_supply(mg_plan *p, const mg_expr *slot, const float *data, mg_error *err) {
+    if (slot->index >= p->n_nodes || p->nodes[slot->index] != slot || slot->op != MG_EX_SLOT || slot->slot)
+        return mg_fail(err, MG_ERR_INTERNAL, "only a slot of this plan can be supplied");
+    void *copy;
+    MG_TRY(own_copy(p, data, slot->t.n_bytes, &copy, err));
+    __atomic_store_n(&p->nodes[slot->index]->data, (const void *)copy, __ATOMIC_RELEASE);
+    return MG_OK;
+}
+
+/* ---- inner nodes ---- */
+
+mg_status mg_expr_cast(mg_plan *p, const mg_expr *child, mg_dtype dtype, const float *weights, uint64_t n_weights,
+                       const mg_expr **out, mg_error *err) {
+    if (child->t.dtype == dtype) {
+        *out = child;
+        return MG_OK;
+    }
+    if (!mg_codec_get(child->t.dtype) || !mg_codec_get(dtype))
+        return mg_fail(err, MG_ERR_UNSUPPORTED, "no conversion from %s to %s", mg_dtype_get(child->t.dtype)->name,
+                       mg_dtype_get(dtype)->name);
+    mg_expr e = {.op = MG_EX_CAST, .t = child->t, .n_children = 1, .children = &child};
+    e.t.dtype = dtype;
+    e.t.name = NULL;
+    if (weights) {
+        uint64_t slices = child->t.rank == 3 ? child->t.shape[0] : 1, want = 0;
+        if (!mg_mul_u64(slices, mg_tensor_cols(&child->t), &want) || want != n_weights)
+            return mg_fail(err, MG_ERR_FORMAT, "%llu importance weights for %llu slices of %llu columns",
+                           (unsigned long long)n_weights, (unsigned long long)slices,
+                           (unsigned long long)mg_tensor_cols(&child->t));
+        e.hash = mg_xxh128_of(weights, (size_t)n_weights * sizeof *weights);
+        void *copy;
+        MG_TRY(own_copy(p, weights, n_weights * sizeof *weights, &copy, err));
+        e.weights = copy;
+        e.n_weights = n_weights;
+    }
+    return intern(p, &e, out, err);
+}
+
+static bool same_shape(const mg_expr *a, const mg_expr *b, uint32_t from) {
+    if (a->t.rank != b->t.rank) return false;
+    for (uint32_t i = from; i < a->t.rank; i++)
+        if (a->t.shape[i] != b->t.shape[i]) return false;
+    return true;
+}
+
+/* Children of stack, concat and linear agree in shape (and dtype unless `any_dtype`); dimension 0 is free for concat.
+ */
+static mg_status check_children(const char *what, const mg_expr *const *c, uint32_t n, uint32_t from, bool any_dtype,
+                                mg_error *err) {
+    char a[128], b[128];
+    if (n == 0) return mg_fail(err, MG_ERR_INTERNAL, "%s of nothing", what);
+    for (uint32_t i = 1; i < n; i++)
+        if (!same_shape(c[0], c[i], from) || (!any_dtype && c[0]->t.dtype != c[i]->t.dtype))
+            return mg_fail(err, MG_ERR_CONFLICT, "%s: part %u is %s %s, part 0 is %s %s", what, i,
+                           mg_dtype_get(c[i]->t.dtype)->name, mg_tensor_shape_text(&c[i]->t, a, sizeof a),
+                           mg_dtype_get(c[0]->t.dtype)->name, mg_tensor_shape_text(&c[0]->t, b, sizeof b));
+    return MG_OK;
+}
+
+mg_status mg_expr_stack(mg_plan *p, const mg_expr *const *children, uint32_t n, const mg_expr **out, mg_error *err) {
+    MG_TRY(check_children("stack", children, n, 0, false, err));
+    const mg_tensor *c = &children[0]->t;
+    if (c->rank + 1 > MG_MAX_RANK || c->rank == 0) return mg_fail(err, MG_ERR_UNSUPPORTED, "stack of rank %u", c->rank);
+    mg_expr e = {.op = MG_EX_STACK, .t = {.dtype = c->dtype}, .n_children = n, .children = (const mg_expr **)children};
+    e.t.rank = c->rank + 1;
+    e.t.shape[0] = n;
+    memcpy(e.t.shape + 1, c->shape, c->rank * sizeof c->shape[0]);
+    return intern(p, &e, out, err);
+}
+
+mg_status mg_expr_concat(mg_plan *p, const mg_expr *const *children, uint32_t n, const mg_expr **out, mg_error *err) {
+    MG_TRY(check_children("concat", children, n, 1, false, err));
+    const mg_tensor *c = &children[0]->t;
+    if (c->rank == 0) return mg_fail(err, MG_ERR_UNSUPPORTED, "concat of scalars");
+    mg_expr e = {.op = MG_EX_CONCAT, .t = *c, .n_children = n, .children = (const mg_expr **)children};
+    e.t.name = NULL;
+    for (uint32_t i = 1; i < n; i++)
+        if (!mg_add_u64(e.t.shape[0], children[i]->t.shape[0], &e.t.shape[0]))
+            return mg_fail(err, MG_ERR_LIMIT, "concat has too many rows");
+    return intern(p, &e, out, err);
+}
+
+mg_status mg_expr_linear(mg_plan *p, const mg_expr *const *children, const double *factors, uint32_t n,
+                         const mg_expr **out, mg_error *err) {
+    MG_TRY(check_children("linear", children, n, 0, true, err));
+    for (uint32_t i = 0; i < n; i++)
+        if (!mg_codec_get(children[i]->t.dtype))
+            return mg_fail(err, MG_ERR_UNSUPPORTED, "no arithmetic on the type %s",
+                           mg_dtype_get(children[i]->t.dtype)->name);
+    mg_expr e = {.op = MG_EX_LINEAR, .t = children[0]->t, .n_children = n, .children = (const mg_expr **)children};
+    e.t.dtype = MG_F32;
+    e.t.name = NULL;
+    void *copy;
+    MG_TRY(own_copy(p, factors, n * sizeof *factors, &copy, err));
+    e.factors = copy;
+    return intern(p, &e, out, err);
+}
+
+/* ---- views ---- */
+
+/* Rows are dimension 0 of a matrix, elements of a vector. */
+static mg_status view_rows(mg_expr *e, const mg_tensor *c, const mg_view *v, mg_error *err) {
+    uint64_t step = v->step ? v->step : 1, last = 0;
+    if (c->rank != 1 && c->rank != 2) return mg_fail(err, MG_ERR_UNSUPPORTED, "rows of a tensor of rank %u", c->rank);
+    if (v->b && (!mg_mul_u64(v->b - 1, step, &last) || !mg_add_u64(last, v->a, &last) || last >= c->shape[0]))
+        return mg_fail(err, MG_ERR_FORMAT, "rows %llu, +%llu, %llu of them do not fit %llu rows",
+                       (unsigned long long)v->a, (unsigned long long)step, (unsigned long long)v->b,
+                       (unsigned long long)c->shape[0]);
+    e->t.shape[0] = v->b;
+    return MG_OK;
+}
+
+static mg_status view_rope(mg_expr *e, const mg_tensor *c, const mg_view *v, mg_error *err) {
+    if (c->rank != 1 && c->rank != 2) return mg_fail(err, MG_ERR_UNSUPPORTED, "rotary order of rank %u", c->rank);
+    if (v->a == 0 || c->shape[0] % v->a || (c->shape[0] / v->a) % 2)
+        return mg_fail(err, MG_ERR_FORMAT, "%llu rows are not %llu heads of even size", (unsigned long long)c->shape[0],
+                       (unsigned long long)v->a);
+    if (c->rank == 2) e->grain = c->shape[0] / v->a;
+    return MG_OK;
+}
+
+static mg_status view_reshape(mg_expr *e, const mg_tensor *c, const mg_view *v, mg_error *err) {
+    uint64_t n;
+    e->t.rank = v->b ? 2 : 1;
+    e->t.shape[0] = v->a;
+    e->t.shape[1] = v->b;
+    if (!mg_mul_u64(v->a, v->b ? v->b : 1, &n) || n != c->n_elements)
+        return mg_fail(err, MG_ERR_FORMAT, "cannot reshape %llu elements to %llu x %llu",
+                       (unsigned long long)c->n_elements, (unsigned long long)v->a,
+                       (unsigned long long)(v->b ? v->b : 1));
+    return MG_OK;
+}
+
+mg_status mg_expr_view(mg_plan *p, const mg_expr *child, const mg_view *view, const mg_expr **out, mg_error *err) {
+    const mg_tensor *c = &child->t;
+    bool block = mg_dtype_is_block(c->dtype);
+    mg_expr e = {.op = MG_EX_VIEW, .t = *c, .view = *view, .n_children = 1, .children = &child};
+    e.t.name = NULL;
+    if (c->rank == 1 && block && view->kind != MG_VIEW_RESHAPE && view->kind != MG_VIEW_END)
+        return mg_fail(err, MG_ERR_UNSUPPORTED, "elements of a vector of type %s cannot be moved",
+                       mg_dtype_get(c->dtype)->name);
+    switch (view->kind) {
+    case MG_VIEW_END:
+        *out = child;
+        return MG_OK;
+    case MG_VIEW_SELECT:
+        if (c->rank < 2 || view->a >= c->shape[0])
+            return mg_fail(err, MG_ERR_FORMAT, "no slice %llu in a tensor of rank %u", (unsigned long long)view->a,
+                           c->rank);
+        e.t.rank = c->rank - 1;
+        memmove(e.t.shape, c->shape + 1, e.t.rank * sizeof c->shape[0]);
+        break;
+    case MG_VIEW_ROWS:
+        MG_TRY(view_rows(&e, c, view, err));
+        break;
+    case MG_VIEW_ROPE_UNPERM:
+    case MG_VIEW_ROPE_PERM:
+        MG_TRY(view_rope(&e, c, view, err));
+        break;
+    case MG_VIEW_TRANSPOSE:
+        if (c->rank != 2 || block)
+            return mg_fail(err, MG_ERR_UNSUPPORTED, "cannot transpose a tensor of rank %u and type %s", c->rank,
+                           mg_dtype_get(c->dtype)->name);
+        e.t.shape[0] = c->shape[1];
+        e.t.shape[1] = c->shape[0];
+        break;
+    case MG_VIEW_RESHAPE:
+        MG_TRY(view_reshape(&e, c, view, err));
+        break;
+    case MG_VIEW_ADD: /* in f32, because the sum of a bf16 weight and 1 need not be a bf16 */
+        if (!mg_dtype_is_float(c->dtype))
+            return mg_fail(err, MG_ERR_UNSUPPORTED, "cannot add to the type %s", mg_dtype_get(c->dtype)->name);
+        e.t.dtype = MG_F32;
+        break;
+    default:
+        return mg_fail(err, MG_ERR_INTERNAL, "unknown view %d", (int)view->kind);
+    }
+    return intern(p, &e, out, err);
+}
+
+mg_status mg_expr_role(mg_plan *p, mg_model *m, const mg_bound *b, const mg_expr **out, mg_error *err) {
+    const mg_expr *e;
+    MG_TRY(mg_expr_source(p, m->ckpt, b->tensor, &e, err));
+    for (int i = 0; i < MG_MAX_VIEWS && b->views[i].kind != MG_VIEW_END; i++) {
+        mg_status st = mg_expr_view(p, e, &b->views[i], &e, err);
+        if (st != MG_OK) {
+            mg_error_at(err, m->ckpt->path, m->ckpt->tensors[b->tensor].name);
+            return st;
+        }
+    }
+    *out = e;
+    return MG_OK;
+}
+
+mg_dtype mg_expr_dtype(const mg_expr *e) {
+    return e->t.dtype;
+}
+
+uint32_t mg_expr_shape(const mg_expr *e, uint64_t shape[MG_MAX_RANK]) {
+    memcpy(shape, e->t.shape, e->t.rank * sizeof *shape);
+    return e->t.rank;
+}

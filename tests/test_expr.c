@@ -1,0 +1,244 @@
+/* Expressions: every node evaluated over whole and partial row ranges against a loop that states its meaning. */
+#include <criterion/criterion.h>
+
+#include "convert/plan_private.h"
+#include "memory_ckpt.h"
+#include "quant/codec.h"
+
+static mg_plan *plan;
+static memory_ckpt *mem;
+static mg_error err;
+
+static void setup(void) {
+    cr_assert_eq(mg_plan_new(&plan, &err), MG_OK);
+    mem = memory_new();
+}
+
+static void teardown(void) {
+    mg_plan_free(plan);
+    mg_checkpoint_free(&mem->base);
+}
+
+TestSuite(expr, .init = setup, .fini = teardown);
+
+static const mg_expr *source(uint32_t t) {
+    const mg_expr *e;
+    cr_assert_eq(mg_expr_source(plan, &mem->base, t, &e, &err), MG_OK);
+    return e;
+}
+
+static const mg_expr *view(const mg_expr *c, mg_view v) {
+    const mg_expr *e;
+    cr_assert_eq(mg_expr_view(plan, c, &v, &e, &err), MG_OK, "%s", err.message);
+    return e;
+}
+
+/* All rows of e, and every sub-range of them, must equal want. */
+static void check_bytes(const mg_expr *e, const void *want) {
+    mg_eval ev;
+    mg_eval_init(&ev);
+    uint8_t *got = malloc(e->t.n_bytes);
+    for (uint64_t r = 0; r < e->rows; r++)
+        for (uint64_t n = 1; n <= e->rows - r; n += n < 5 ? 1 : 7) {
+            memset(got, 0xEE, e->t.n_bytes);
+            cr_assert_eq(mg_expr_eval(e, &ev, r, n, got, &err), MG_OK, "%s", err.message);
+            cr_assert_eq(ev.depth, 0);
+            cr_assert_arr_eq(got, (const uint8_t *)want + r * e->row_bytes, n * e->row_bytes);
+        }
+    cr_assert_eq(mg_expr_eval(e, &ev, e->rows, 1, got, NULL), MG_ERR_INTERNAL);
+    free(got);
+    mg_eval_release(&ev);
+}
+
+Test(expr, source_and_interning) {
+    uint32_t a = memory_add(mem, "a", MG_BF16, 2, 24, 6, 0, 1);
+    const mg_expr *e = source(a);
+    check_bytes(e, mem->data[a]);
+    cr_assert_eq(source(a), e);
+    mg_view v = {.kind = MG_VIEW_ROPE_PERM, .a = 3};
+    cr_assert_eq(view(e, v), view(source(a), v));
+    v.a = 1;
+    cr_assert_neq(view(e, v), view(e, (mg_view){.kind = MG_VIEW_ROPE_PERM, .a = 3}));
+}
+
+Test(expr, rotary_order_both_ways) {
+    enum { H = 3, D = 8, C = 5 };
+    uint32_t a = memory_add(mem, "a", MG_F16, 2, H * D, C, 0, 3);
+    const uint16_t *in = (const uint16_t *)(void *)mem->data[a];
+    uint16_t perm[H * D * C], unperm[H * D * C];
+    for (int h = 0; h < H; h++)
+        for (int t = 0; t < 2; t++)
+            for (int j = 0; j < D / 2; j++)
+                for (int c = 0; c < C; c++) {
+                    perm[(h * D + 2 * j + t) * C + c] = in[(h * D + t * D / 2 + j) * C + c];
+                    unperm[(h * D + t * D / 2 + j) * C + c] = in[(h * D + 2 * j + t) * C + c];
+                }
+    const mg_expr *p = view(source(a), (mg_view){.kind = MG_VIEW_ROPE_PERM, .a = H});
+    check_bytes(p, perm);
+    cr_assert_eq(p->grain, D);
+    check_bytes(view(source(a), (mg_view){.kind = MG_VIEW_ROPE_UNPERM, .a = H}), unperm);
+    check_bytes(view(p, (mg_view){.kind = MG_VIEW_ROPE_UNPERM, .a = H}), in);
+    /* A bias: elements move. */
+    uint32_t b = memory_add(mem, "b", MG_F32, 1, H * D, 0, 0, 5);
+    const float *bias = (const float *)(void *)mem->data[b];
+    float want[H * D];
+    for (int h = 0; h < H; h++)
+        for (int t = 0; t < 2; t++)
+            for (int j = 0; j < D / 2; j++) want[h * D + 2 * j + t] = bias[h * D + t * D / 2 + j];
+    check_bytes(view(source(b), (mg_view){.kind = MG_VIEW_ROPE_PERM, .a = H}), want);
+}
+
+Test(expr, a_head_is_one_read) {
+    uint32_t a = memory_add(mem, "a", MG_F16, 2, 64, 4, 0, 3);
+    const mg_expr *p = view(source(a), (mg_view){.kind = MG_VIEW_ROPE_PERM, .a = 4});
+    mg_eval ev;
+    uint16_t out[64 * 4];
+    mg_eval_init(&ev);
+    cr_assert_eq(mg_expr_eval(p, &ev, 0, 64, out, &err), MG_OK);
+    cr_assert_eq(mem->reads, 4);
+    cr_assert_eq(ev.bytes_read, sizeof out);
+    mg_eval_release(&ev);
+}
+
+Test(expr, select_rows_reshape_transpose) {
+    uint32_t a = memory_add(mem, "a", MG_BF16, 3, 3, 10, 4, 7);
+    const uint16_t *in = (const uint16_t *)(void *)mem->data[a];
+    check_bytes(view(source(a), (mg_view){.kind = MG_VIEW_SELECT, .a = 2}), in + 2 * 40);
+    uint32_t b = memory_add(mem, "b", MG_BF16, 2, 12, 6, 0, 9);
+    in = (const uint16_t *)(void *)mem->data[b];
+    uint16_t want[72];
+    for (uint64_t step = 1; step <= 6; step++) { /* both the span and the row by row path */
+        uint64_t n = 11 / step;
+        for (uint64_t i = 0; i < n; i++) memcpy(want + i * 6, in + (1 + i * step) * 6, 12);
+        check_bytes(view(source(b), (mg_view){.kind = MG_VIEW_ROWS, .a = 1, .b = n, .step = step}), want);
+    }
+    check_bytes(view(source(b), (mg_view){.kind = MG_VIEW_RESHAPE, .a = 8, .b = 9}), in);
+    check_bytes(view(source(b), (mg_view){.kind = MG_VIEW_RESHAPE, .a = 72}), in);
+    check_bytes(view(source(b), (mg_view){.kind = MG_VIEW_RESHAPE, .a = 36, .b = 2}), in);
+    for (int r = 0; r < 12; r++)
+        for (int c = 0; c < 6; c++) want[c * 12 + r] = in[r * 6 + c];
+    check_bytes(view(source(b), (mg_view){.kind = MG_VIEW_TRANSPOSE}), want);
+}
+
+Test(expr, add_is_exact_f32) {
+    uint32_t a = memory_add(mem, "a", MG_BF16, 1, 9, 0, 0, 2);
+    float want[9];
+    for (int i = 0; i < 9; i++) want[i] = mg_bf16_to_f32(((uint16_t *)(void *)mem->data[a])[i]) + 0.0009765625f;
+    const mg_expr *e = view(source(a), (mg_view){.kind = MG_VIEW_ADD, .value = 0.0009765625});
+    cr_assert_eq(e->t.dtype, MG_F32);
+    check_bytes(e, want);
+}
+
+Test(expr, stack_and_concat) {
+    uint32_t a = memory_add(mem, "a", MG_F16, 2, 5, 4, 0, 1), b = memory_add(mem, "b", MG_F16, 2, 5, 4, 0, 2);
+    uint32_t c = memory_add(mem, "c", MG_F16, 2, 2, 4, 0, 3), d = memory_add(mem, "d", MG_F32, 1, 3, 0, 0, 4);
+    const mg_expr *ab[3] = {source(a), source(b), source(c)}, *e;
+    uint8_t want[96];
+    memcpy(want, mem->data[a], 40);
+    memcpy(want + 40, mem->data[b], 40);
+    memcpy(want + 80, mem->data[c], 16);
+    cr_assert_eq(mg_expr_stack(plan, ab, 2, &e, &err), MG_OK);
+    cr_assert_eq(e->t.rank, 3);
+    cr_assert_eq(e->t.shape[0], 2);
+    check_bytes(e, want);
+    cr_assert_eq(mg_expr_concat(plan, ab, 3, &e, &err), MG_OK);
+    cr_assert_eq(e->rows, 12);
+    check_bytes(e, want);
+    cr_assert_eq(mg_expr_stack(plan, ab, 3, &e, NULL), MG_ERR_CONFLICT);
+    const mg_expr *dd[2] = {source(d), source(d)};
+    cr_assert_eq(mg_expr_concat(plan, dd, 2, &e, &err), MG_OK);
+    memcpy(want, mem->data[d], 12);
+    memcpy(want + 12, mem->data[d], 12);
+    check_bytes(e, want);
+}
+
+Test(expr, cast_and_linear) {
+    enum { R = 6, C = 64 };
+    uint32_t a = memory_add(mem, "a", MG_BF16, 2, R, C, 0, 1), b = memory_add(mem, "b", MG_F32, 2, R, C, 0, 8);
+    const mg_expr *e;
+    float x[R * C], y[R * C];
+    mg_codec_get(MG_BF16)->decode(mem->data[a], R * C, x);
+    cr_assert_eq(mg_expr_cast(plan, source(a), MG_BF16, NULL, 0, &e, &err), MG_OK);
+    cr_assert_eq(e, source(a));
+    cr_assert_eq(mg_expr_cast(plan, source(a), MG_F32, NULL, 0, &e, &err), MG_OK);
+    check_bytes(e, x);
+    uint8_t q[R * C / 32 * 34];
+    cr_assert_eq(mg_codec_get(MG_Q8_0)->encode(x, NULL, R * C, q, &err), MG_OK);
+    cr_assert_eq(mg_expr_cast(plan, source(a), MG_Q8_0, NULL, 0, &e, &err), MG_OK);
+    check_bytes(e, q);
+    memcpy(y, mem->data[b], sizeof y);
+    for (int i = 0; i < R * C; i++) {
+        float s = 0.1f * x[i];
+        x[i] = s + -2.5f * y[i];
+    }
+    const mg_expr *ab[2] = {source(a), source(b)};
+    double f[2] = {0.1, -2.5};
+    cr_assert_eq(mg_expr_linear(plan, ab, f, 2, &e, &err), MG_OK);
+    check_bytes(e, x);
+}
+
+Test(expr, weights_go_by_slice) {
+    enum { E = 2, R = 3, C = 256 };
+    uint32_t a = memory_add(mem, "a", MG_F32, 3, E, R, C, 1);
+    float w[E * C];
+    for (int i = 0; i < E * C; i++) w[i] = 1.0f + (float)(i * i % 17);
+    const mg_expr *e;
+    cr_assert_eq(mg_expr_cast(plan, source(a), MG_Q4_0, w, C, &e, NULL), MG_ERR_FORMAT);
+    cr_assert_eq(mg_expr_cast(plan, source(a), MG_Q4_0, w, E * C, &e, &err), MG_OK);
+    uint8_t want[E * R * C / 32 * 18];
+    for (int r = 0; r < E * R; r++)
+        cr_assert_eq(mg_codec_get(MG_Q4_0)->encode((float *)(void *)mem->data[a] + r * C, w + r / R * C, C,
+                                                   want + r * (C / 32 * 18), &err),
+                     MG_OK);
+    check_bytes(e, want);
+    const mg_expr *plain;
+    cr_assert_eq(mg_expr_cast(plan, source(a), MG_Q4_0, NULL, 0, &plain, &err), MG_OK);
+    cr_assert_neq(plain, e);
+}
+
+Test(expr, encode_errors_name_the_row) {
+    uint32_t a = memory_add(mem, "a", MG_F32, 2, 4, 32, 0, 1);
+    uint32_t nan = 0x7FC00000;
+    memcpy(mem->data[a] + (2 * 32 + 5) * 4, &nan, 4);
+    const mg_expr *e;
+    cr_assert_eq(mg_expr_cast(plan, source(a), MG_Q4_0, NULL, 0, &e, &err), MG_OK);
+    mg_eval ev;
+    uint8_t out[4 * 18];
+    mg_eval_init(&ev);
+    cr_assert_eq(mg_expr_eval(e, &ev, 0, 4, out, &err), MG_ERR_FORMAT);
+    cr_assert_eq(strncmp(err.message, "row 2: ", 7), 0, "%s", err.message);
+    mg_eval_release(&ev);
+}
+
+Test(expr, slots_and_constants) {
+    uint64_t shape[2] = {2, 3};
+    float v[6] = {1, 2, 3, 4, 5, 6};
+    const mg_expr *s, *c;
+    mg_xxh128 id;
+    cr_assert_eq(mg_expr_slot(plan, 2, shape, &s, &err), MG_OK);
+    mg_eval ev;
+    float out[6];
+    mg_eval_init(&ev);
+    cr_assert_eq(mg_expr_eval(s, &ev, 0, 1, out, NULL), MG_ERR_INTERNAL);
+    cr_assert_eq(mg_plan_id(plan, &id, NULL), MG_ERR_INTERNAL);
+    cr_assert_eq(mg_expr_supply(plan, s, v, &err), MG_OK);
+    check_bytes(s, v);
+    cr_assert_eq(mg_plan_id(plan, &id, &err), MG_OK);
+    cr_assert_eq(mg_expr_const(plan, MG_F32, 2, shape, v, &c, &err), MG_OK);
+    check_bytes(c, v);
+    mg_eval_release(&ev);
+}
+
+Test(expr, refusals) {
+    uint32_t a = memory_add(mem, "a", MG_F32, 2, 6, 8, 0, 1);
+    const mg_expr *e;
+    const mg_view bad[] = {
+        {.kind = MG_VIEW_ROPE_PERM, .a = 4},      {.kind = MG_VIEW_ROPE_PERM, .a = 2},
+        {.kind = MG_VIEW_ROPE_PERM, .a = 0},      {.kind = MG_VIEW_SELECT, .a = 6},
+        {.kind = MG_VIEW_ROWS, .a = 3, .b = 4},   {.kind = MG_VIEW_ROWS, .a = 1, .b = UINT64_MAX, .step = 3},
+        {.kind = MG_VIEW_RESHAPE, .a = 7, .b = 7}};
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
+        cr_assert_eq(mg_expr_view(plan, source(a), &bad[i], &e, NULL), MG_ERR_FORMAT, "%zu", i);
+    cr_assert_eq(mg_expr_cast(plan, source(a), MG_I32, NULL, 0, &e, NULL), MG_ERR_UNSUPPORTED);
+    cr_assert_eq(mg_expr_cast(plan, source(a), MG_Q8_0, NULL, 0, &e, NULL), MG_ERR_FORMAT); /* 8 columns */
+}
