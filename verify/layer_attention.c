@@ -1,0 +1,163 @@
+/* layer_attention.c - norm, projections, rotation, attention, output projection, residual. */
+#include <stdlib.h>
+#include <math.h>
+
+#include "formats/arch/arch.h"
+#include "quant/math/fma.h"
+#include "verify/attention.h"
+#include "verify/forward_impl.h"
+
+/* --- rotation, and storing of keys and values --- */
+
+typedef struct store_run {
+    const mg_layer_run *r;
+    const mg_attn_seq *seqs;
+    const uint32_t *seq_of; /* [tokens] */
+    mg_kv_dims kv;
+    uint64_t heads;
+    bool interleaved;
+} store_run;
+
+/* Pairs (2i, 2i+1) instead of (i, i+half): the same two fused operations. */
+static void rotate_interleaved(float *x, const float *cs, const float *sn, uint64_t half) {
+    for (uint64_t i = 0; i < half; i++) {
+        float a = x[2 * i], b = x[2 * i + 1];
+        x[2 * i] = mg_fma32(a, cs[i], -(b * sn[i]));
+        x[2 * i + 1] = mg_fma32(a, sn[i], b * cs[i]);
+    }
+}
+
+static void rotate(const store_run *s, float *x, uint64_t heads, uint64_t pos) {
+    const mg_forward *f = s->r->f;
+    const uint64_t half = f->rope.half;
+    const float *cs = f->rope.cs.p + pos * half, *sn = f->rope.sn.p + pos * half;
+    for (uint64_t h = 0; h < heads; h++) {
+        if (s->interleaved)
+            rotate_interleaved(x + h * s->kv.dim, cs, sn, half);
+        else
+            f->lin.math->rope_half(x + h * s->kv.dim, cs, sn, half);
+    }
+}
+
+enum { TOKENS_PER_TICKET = 16 };
+
+static mg_status store_ticket(void *ctx, uint64_t ticket, unsigned worker, mg_error *err) {
+    (void)worker;
+    (void)err;
+    const store_run *s = ctx;
+    const mg_forward *f = s->r->f;
+    const uint64_t end = (ticket + 1) * TOKENS_PER_TICKET < s->r->n ? (ticket + 1) * TOKENS_PER_TICKET : s->r->n;
+    for (uint64_t t = ticket * TOKENS_PER_TICKET; t < end; t++) {
+        const mg_attn_seq *q = &s->seqs[s->seq_of[t]];
+        const uint64_t pos = q->past + (t - q->row);
+        float *k = f->k.p + t * s->kv.heads * s->kv.dim;
+        if (f->rope.half) {
+            rotate(s, f->q.p + t * s->heads * s->kv.dim, s->heads, pos);
+            rotate(s, k, s->kv.heads, pos);
+        }
+        mg_kv_store(&s->kv, &q->kv, pos, k, f->v.p + t * s->kv.heads * s->kv.v_dim);
+    }
+    return MG_OK;
+}
+
+/* --- the batch as sequences with slabs --- */
+
+static uint64_t slots(uint64_t n) {
+    return (n + MG_GEMM_NR - 1) / MG_GEMM_NR * MG_GEMM_NR;
+}
+
+static mg_status place(mg_attn_seq *seqs, uint32_t *seq_of, const mg_layer_run *r, const mg_kvcache *cache,
+                       const mg_kv_dims *kv, uint64_t *positions, mg_error *err) {
+    uint64_t row = 0, floats = 0, one;
+    for (uint32_t s = 0; s < r->batch->n_seqs; s++) {
+        const uint64_t len = r->batch->len[s];
+        if (len > r->n - row) return mg_fail(err, MG_ERR_INTERNAL, "sequence lengths exceed the batch");
+        seqs[s] = (mg_attn_seq){.past = cache ? cache->past[s] : 0, .n = len, .row = row};
+        if (cache && len > cache->cap - seqs[s].past)
+            return mg_fail(err, MG_ERR_LIMIT, "%llu positions, the cache holds %llu",
+                           (unsigned long long)(seqs[s].past + len), (unsigned long long)cache->cap);
+        for (uint64_t i = 0; i < len; i++) seq_of[row + i] = s;
+        if (seqs[s].past + len > *positions) *positions = seqs[s].past + len;
+        row += len;
+        if (!mg_kv_floats(kv, slots(len), &one) || __builtin_add_overflow(floats, one, &floats))
+            return mg_fail(err, MG_ERR_LIMIT, "too many tokens for one batch");
+    }
+    if (row != r->n) return mg_fail(err, MG_ERR_INTERNAL, "sequence lengths do not add up to the batch");
+    if (!cache) MG_TRY(mg_fbuf_need(&r->f->kv, floats, 1, err));
+    uint64_t off = 0;
+    for (uint32_t s = 0; s < r->batch->n_seqs; s++) {
+        const uint64_t cap = slots(seqs[s].n);
+        seqs[s].kv = cache ? mg_kvcache_slab(cache, r->layer, s) : mg_kv_slab_at(kv, cap, r->f->kv.p + off);
+        if (mg_kv_floats(kv, cap, &one)) off += one;
+    }
+    return MG_OK;
+}
+
+static mg_status project(const mg_layer_run *r, const mg_kv_dims *kv, uint64_t heads, mg_error *err) {
+    mg_forward *f = r->f;
+    const mg_role w[3] = {MG_R_ATTN_Q, MG_R_ATTN_K, MG_R_ATTN_V};
+    const mg_role b[3] = {MG_R_ATTN_Q_BIAS, MG_R_ATTN_K_BIAS, MG_R_ATTN_V_BIAS};
+    const uint64_t width[3] = {heads * kv->dim, kv->heads * kv->dim, kv->heads * kv->v_dim};
+    mg_fbuf *y[3] = {&f->q, &f->k, &f->v};
+    mg_xpack x;
+    MG_TRY(mg_linear_pack_buf(&f->lin, &x, &f->packed, f->normed.p, r->hidden, r->n, r->hidden, err));
+    mg_linear_job jobs[3];
+    for (int i = 0; i < 3; i++) {
+        MG_TRY(mg_fbuf_need(y[i], r->n, width[i], err));
+        jobs[i] =
+            (mg_linear_job){.bias = mg_model_find(r->m, b[i], r->layer, 0), .x = x, .y = y[i]->p, .ldy = width[i]};
+        MG_TRY(mg_need(&jobs[i].w, r->m, w[i], r->layer, 0, err));
+        if (mg_bound_rows(jobs[i].w) != width[i])
+            return mg_fail(err, MG_ERR_FORMAT, "%s has %llu rows, expected %llu", mg_role_name(w[i]),
+                           (unsigned long long)mg_bound_rows(jobs[i].w), (unsigned long long)width[i]);
+    }
+    return mg_linear_run(&f->lin, r->m, jobs, 3, err);
+}
+
+static mg_status attend(const mg_layer_run *r, mg_attn_seq *seqs, uint32_t *seq_of, mg_kvcache *cache, mg_error *err) {
+    mg_forward *f = r->f;
+    const mg_kv_dims kv = mg_kv_dims_of(r->m);
+    const uint64_t heads = (uint64_t)mg_hp_i(r->m, MG_K_HEADS);
+    uint64_t positions = 1;
+    MG_TRY(place(seqs, seq_of, r, cache, &kv, &positions, err));
+    MG_TRY(mg_rope_prepare(&f->rope, r->m, r->layer, positions, err));
+    MG_TRY(project(r, &kv, heads, err));
+    store_run s = {.r = r, .seqs = seqs, .seq_of = seq_of, .kv = kv, .heads = heads};
+    s.interleaved = r->m->arch->block.rope == MG_ROPE_INTERLEAVED;
+    MG_TRY(mg_pool_run(f->pool, (r->n + TOKENS_PER_TICKET - 1) / TOKENS_PER_TICKET, store_ticket, &s, err));
+    MG_TRY(mg_fbuf_need(&f->attn, r->n, heads * kv.v_dim, err));
+    const mg_attention a = {.math = f->lin.math,
+                            .pool = f->pool,
+                            .kv = kv,
+                            .heads = heads,
+                            .window = r->m->layers[r->layer].window,
+                            .scale = 1.0f / sqrtf((float)kv.dim),
+                            .q = f->q.p,
+                            .out = f->attn.p,
+                            .seqs = seqs,
+                            .n_seqs = r->batch->n_seqs,
+                            .scratch = f->attn_scratch};
+    MG_TRY(mg_attention_run(&a, err));
+    MG_TRY(mg_layer_tap(r, MG_TAP_ATTN_O_IN, r->n, heads * kv.v_dim, f->attn.p, err));
+    mg_linear_job job = {.bias = mg_model_find(r->m, MG_R_ATTN_O_BIAS, r->layer, 0), .ldy = r->hidden};
+    MG_TRY(mg_need(&job.w, r->m, MG_R_ATTN_O, r->layer, 0, err));
+    MG_TRY(mg_fbuf_need(&f->out, r->n, r->hidden, err));
+    job.y = f->out.p;
+    MG_TRY(mg_linear_pack_buf(&f->lin, &job.x, &f->packed, f->attn.p, heads * kv.v_dim, r->n, heads * kv.v_dim, err));
+    MG_TRY(mg_linear_run(&f->lin, r->m, &job, 1, err));
+    return mg_layer_add(r, err);
+}
+
+mg_status mg_layer_attention(const mg_layer_run *r, mg_kvcache *cache, mg_error *err) {
+    if (cache && cache->n_seqs < r->batch->n_seqs)
+        return mg_fail(err, MG_ERR_INTERNAL, "%u sequences, the cache has %u", r->batch->n_seqs, cache->n_seqs);
+    MG_TRY(mg_layer_norm(r, MG_R_ATTN_NORM, err));
+    MG_TRY(mg_layer_tap(r, MG_TAP_ATTN_IN, r->n, r->hidden, r->f->normed.p, err));
+    mg_attn_seq *seqs = calloc(r->batch->n_seqs, sizeof *seqs);
+    uint32_t *seq_of = calloc(r->n, sizeof *seq_of);
+    mg_status st = seqs && seq_of ? MG_OK : mg_fail_nomem(err, r->n * sizeof *seq_of);
+    if (st == MG_OK) st = attend(r, seqs, seq_of, cache, err);
+    free(seqs);
+    free(seq_of);
+    return st;
+}

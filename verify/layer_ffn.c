@@ -1,0 +1,265 @@
+/* layer_ffn.c - the dense gated block and the mixture of experts.
+ *
+ * Experts: tokens are grouped by expert, every (token, slot) output goes to a row of its own, and a token's rows are
+ * summed in ascending expert index, c = +0; c = c + (g * o). So grouping, batch and threads cannot change bits. */
+#include <stdlib.h>
+
+#include "formats/arch/arch.h"
+#include "verify/forward_impl.h"
+#include "verify/router.h"
+
+/* --- elementwise work over rows --- */
+
+typedef struct rows_run {
+    const mg_math *math;
+    void (*act)(float *, const float *, uint64_t);
+    float *y;
+    const float *x;
+    uint64_t n; /* values */
+} rows_run;
+
+enum { VALUES_PER_TICKET = 1 << 16 };
+
+static mg_status gate_ticket(void *ctx, uint64_t ticket, unsigned worker, mg_error *err) {
+    (void)worker;
+    (void)err;
+    const rows_run *r = ctx;
+    const uint64_t from = ticket * VALUES_PER_TICKET;
+    const uint64_t n = r->n - from < VALUES_PER_TICKET ? r->n - from : VALUES_PER_TICKET;
+    enum { L1 = 2048 };
+    for (uint64_t i = 0; i < n; i += L1) {
+        const uint64_t take = n - i < L1 ? n - i : L1;
+        float *y = r->y + from + i;
+        if (r->act) {
+            r->act(y, y, take);
+            r->math->mul(y, r->x + from + i, take);
+        } else {
+            r->math->add(y, r->x + from + i, take);
+        }
+    }
+    return MG_OK;
+}
+
+static mg_status rows_over(const mg_layer_run *r, rows_run *w, mg_error *err) {
+    w->math = r->f->lin.math;
+    return mg_pool_run(r->f->pool, (w->n + VALUES_PER_TICKET - 1) / VALUES_PER_TICKET, gate_ticket, w, err);
+}
+
+mg_status mg_layer_add(const mg_layer_run *r, mg_error *err) {
+    rows_run w = {.y = r->x, .x = r->f->out.p, .n = r->n * r->hidden};
+    return rows_over(r, &w, err);
+}
+
+mg_status mg_layer_gate(const mg_layer_run *r, float *gate, const float *up, uint64_t rows, uint64_t cols,
+                        mg_error *err) {
+    const mg_math *t = r->f->lin.math;
+    rows_run w = {.y = gate, .x = up, .n = rows * cols};
+    switch ((mg_act)mg_hp_i(r->m, MG_K_ACT)) {
+    case MG_ACT_SILU:
+        w.act = t->silu;
+        break;
+    case MG_ACT_GELU_TANH:
+        w.act = t->gelu_tanh;
+        break;
+    case MG_ACT_GELU_ERF:
+        w.act = t->gelu_erf;
+        break;
+    }
+    return rows_over(r, &w, err);
+}
+
+/* --- dense --- */
+
+mg_status mg_layer_dense(const mg_layer_run *r, mg_error *err) {
+    mg_forward *f = r->f;
+    const mg_bound *gate, *up, *down;
+    MG_TRY(mg_need(&gate, r->m, MG_R_FFN_GATE, r->layer, 0, err));
+    MG_TRY(mg_need(&up, r->m, MG_R_FFN_UP, r->layer, 0, err));
+    MG_TRY(mg_need(&down, r->m, MG_R_FFN_DOWN, r->layer, 0, err));
+    const uint64_t ffn = mg_bound_rows(gate);
+    if (mg_bound_rows(up) != ffn || mg_bound_rows(down) != r->hidden)
+        return mg_fail(err, MG_ERR_FORMAT, "feed-forward weights of layer %u disagree in shape", r->layer);
+    MG_TRY(mg_fbuf_need(&f->q, r->n, ffn, err));
+    MG_TRY(mg_fbuf_need(&f->k, r->n, ffn, err));
+    MG_TRY(mg_fbuf_need(&f->out, r->n, r->hidden, err));
+    mg_xpack x;
+    MG_TRY(mg_linear_pack_buf(&f->lin, &x, &f->packed, f->normed.p, r->hidden, r->n, r->hidden, err));
+    const mg_linear_job in[2] = {
+        {.w = gate, .bias = mg_model_find(r->m, MG_R_FFN_GATE_BIAS, r->layer, 0), .x = x, .y = f->q.p, .ldy = ffn},
+        {.w = up, .bias = mg_model_find(r->m, MG_R_FFN_UP_BIAS, r->layer, 0), .x = x, .y = f->k.p, .ldy = ffn}};
+    MG_TRY(mg_linear_run(&f->lin, r->m, in, 2, err));
+    MG_TRY(mg_layer_gate(r, f->q.p, f->k.p, r->n, ffn, err));
+    MG_TRY(mg_layer_tap(r, MG_TAP_FFN_DOWN_IN, r->n, ffn, f->q.p, err));
+    mg_linear_job job = {
+        .w = down, .bias = mg_model_find(r->m, MG_R_FFN_DOWN_BIAS, r->layer, 0), .y = f->out.p, .ldy = r->hidden};
+    MG_TRY(mg_linear_pack_buf(&f->lin, &job.x, &f->packed, f->q.p, ffn, r->n, ffn, err));
+    return mg_linear_run(&f->lin, r->m, &job, 1, err);
+}
+
+/* --- mixture of experts --- */
+
+/* One layer's experts in flight. */
+typedef struct moe {
+    const mg_layer_run *r;
+    mg_routing route;
+    uint64_t ffn, pairs;
+    uint64_t *pack_at;   /* [experts] floats into the packed buffer */
+    mg_linear_job *jobs; /* [2 * experts] */
+} moe;
+
+static mg_status route_tokens(moe *e, mg_error *err) {
+    const mg_layer_run *r = e->r;
+    mg_forward *f = r->f;
+    const uint32_t experts = (uint32_t)mg_hp_i(r->m, MG_K_EXPERTS);
+    uint32_t k = f->opt.experts_per_token ? f->opt.experts_per_token : (uint32_t)mg_hp_i(r->m, MG_K_EXPERTS_USED);
+    if (k == MG_EXPERTS_ALL) k = experts;
+    mg_linear_job job = {.ldy = experts};
+    MG_TRY(mg_need(&job.w, r->m, MG_R_ROUTER, r->layer, 0, err));
+    if (mg_bound_rows(job.w) != experts)
+        return mg_fail(err, MG_ERR_FORMAT, "router of layer %u has %llu rows for %u experts", r->layer,
+                       (unsigned long long)mg_bound_rows(job.w), experts);
+    MG_TRY(mg_fbuf_need(&f->router, r->n, experts, err));
+    job.y = f->router.p;
+    MG_TRY(mg_linear_pack_buf(&f->lin, &job.x, &f->packed, f->normed.p, r->hidden, r->n, r->hidden, err));
+    MG_TRY(mg_linear_run(&f->lin, r->m, &job, 1, err));
+    MG_TRY(mg_layer_tap(r, MG_TAP_ROUTER_LOGITS, r->n, experts, f->router.p, err));
+    return mg_routing_init(&e->route, f->lin.math, r->m->arch->block.router, f->router.p, r->n, experts, k,
+                           mg_hp_i(r->m, MG_K_NORM_TOPK) != 0, err);
+}
+
+/* Fire the tap of one expert over rows that lie side by side, or that are gathered from src by token. */
+static mg_status expert_tap(const moe *e, mg_tap_point p, uint32_t x, const float *rows, uint64_t cols, mg_error *err) {
+    const mg_layer_run *r = e->r;
+    const uint64_t from = e->route.first[x], n = e->route.first[x + 1] - from;
+    if (!r->tap || n == 0) return MG_OK;
+    mg_tap t = {.point = p,
+                .layer = r->layer,
+                .expert = x,
+                .rows = n,
+                .cols = cols,
+                .data = rows,
+                .token = e->route.token + from,
+                .weight = e->route.pair_weight + from};
+    return r->tap(r->tap_ctx, &t, err);
+}
+
+static mg_status gather_tap(const moe *e, uint32_t x, mg_error *err) {
+    const mg_layer_run *r = e->r;
+    const uint64_t from = e->route.first[x], n = e->route.first[x + 1] - from;
+    if (!r->tap || n == 0) return MG_OK;
+    MG_TRY(mg_fbuf_need(&r->f->gathered, n, r->hidden, err));
+    float *g = r->f->gathered.p;
+    for (uint64_t i = 0; i < n; i++) {
+        const float *src = r->f->normed.p + (uint64_t)e->route.token[from + i] * r->hidden;
+        for (uint64_t j = 0; j < r->hidden; j++) g[i * r->hidden + j] = src[j];
+    }
+    return expert_tap(e, MG_TAP_EXPERT_IN, x, g, r->hidden, err);
+}
+
+/* Room for every expert's packed rows of k values, and where each starts. */
+static mg_status pack_room(moe *e, uint64_t k, mg_error *err) {
+    uint64_t total = 0, one;
+    for (uint32_t x = 0; x < e->route.experts; x++) {
+        e->pack_at[x] = total;
+        if (!mg_linear_pack_floats(&e->r->f->lin, e->route.first[x + 1] - e->route.first[x], k, &one) ||
+            __builtin_add_overflow(total, one, &total))
+            return mg_fail(err, MG_ERR_LIMIT, "too many tokens for one batch");
+    }
+    return mg_fbuf_need(&e->r->f->packed, total, 1, err);
+}
+
+static mg_status expert_shape(const moe *e, const mg_bound *b, uint64_t rows, mg_error *err) {
+    if (mg_bound_rows(b) == rows) return MG_OK;
+    return mg_fail(err, MG_ERR_FORMAT, "an expert weight of layer %u has %llu rows, expected %llu", e->r->layer,
+                   (unsigned long long)mg_bound_rows(b), (unsigned long long)rows);
+}
+
+/* Gate and up of all experts as one list of products: q and k [pairs][ffn]. */
+static mg_status experts_in(moe *e, mg_error *err) {
+    const mg_layer_run *r = e->r;
+    mg_forward *f = r->f;
+    MG_TRY(mg_fbuf_need(&f->q, e->pairs, e->ffn, err));
+    MG_TRY(mg_fbuf_need(&f->k, e->pairs, e->ffn, err));
+    MG_TRY(pack_room(e, r->hidden, err));
+    size_t n = 0;
+    for (uint32_t x = 0; x < e->route.experts; x++) {
+        const uint64_t from = e->route.first[x], m = e->route.first[x + 1] - from;
+        if (m == 0) continue;
+        MG_TRY(gather_tap(e, x, err));
+        mg_linear_job *g = &e->jobs[n++], *u = &e->jobs[n++];
+        *g = (mg_linear_job){.y = f->q.p + from * e->ffn, .ldy = e->ffn};
+        *u = (mg_linear_job){.y = f->k.p + from * e->ffn, .ldy = e->ffn};
+        MG_TRY(mg_need(&g->w, r->m, MG_R_EXPERT_GATE, r->layer, x, err));
+        MG_TRY(mg_need(&u->w, r->m, MG_R_EXPERT_UP, r->layer, x, err));
+        MG_TRY(expert_shape(e, g->w, e->ffn, err));
+        MG_TRY(expert_shape(e, u->w, e->ffn, err));
+        MG_TRY(mg_linear_pack(&f->lin, &g->x, f->packed.p + e->pack_at[x], f->normed.p, r->hidden,
+                              e->route.token + from, m, r->hidden, err));
+        u->x = g->x;
+    }
+    MG_TRY(mg_linear_run(&f->lin, r->m, e->jobs, n, err));
+    return mg_layer_gate(r, f->q.p, f->k.p, e->pairs, e->ffn, err);
+}
+
+/* Down of all experts: k [pairs][hidden]. */
+static mg_status experts_out(moe *e, mg_error *err) {
+    const mg_layer_run *r = e->r;
+    mg_forward *f = r->f;
+    MG_TRY(mg_fbuf_need(&f->k, e->pairs, r->hidden, err));
+    MG_TRY(pack_room(e, e->ffn, err));
+    size_t n = 0;
+    for (uint32_t x = 0; x < e->route.experts; x++) {
+        const uint64_t from = e->route.first[x], m = e->route.first[x + 1] - from;
+        if (m == 0) continue;
+        const float *rows = f->q.p + from * e->ffn;
+        MG_TRY(expert_tap(e, MG_TAP_EXPERT_DOWN_IN, x, rows, e->ffn, err));
+        mg_linear_job *d = &e->jobs[n++];
+        *d = (mg_linear_job){.y = f->k.p + from * r->hidden, .ldy = r->hidden};
+        MG_TRY(mg_need(&d->w, r->m, MG_R_EXPERT_DOWN, r->layer, x, err));
+        MG_TRY(expert_shape(e, d->w, r->hidden, err));
+        MG_TRY(mg_linear_pack(&f->lin, &d->x, f->packed.p + e->pack_at[x], rows, e->ffn, NULL, m, e->ffn, err));
+    }
+    return mg_linear_run(&f->lin, r->m, e->jobs, n, err);
+}
+
+enum { TOKENS_PER_TICKET = 16 };
+
+static mg_status combine_ticket(void *ctx, uint64_t ticket, unsigned worker, mg_error *err) {
+    (void)worker;
+    (void)err;
+    const moe *e = ctx;
+    const mg_layer_run *r = e->r;
+    const uint64_t end = (ticket + 1) * TOKENS_PER_TICKET < r->n ? (ticket + 1) * TOKENS_PER_TICKET : r->n;
+    for (uint64_t t = ticket * TOKENS_PER_TICKET; t < end; t++) {
+        float *y = r->f->out.p + t * r->hidden;
+        for (uint64_t i = 0; i < r->hidden; i++) y[i] = 0.0f;
+        for (uint32_t s = 0; s < e->route.k; s++) {
+            const uint64_t i = t * e->route.k + s;
+            r->f->lin.math->add_scaled(y, r->f->k.p + e->route.pair[i] * r->hidden, e->route.weight[i], r->hidden);
+        }
+    }
+    return MG_OK;
+}
+
+static mg_status moe_run(moe *e, mg_error *err) {
+    const mg_layer_run *r = e->r;
+    MG_TRY(route_tokens(e, err));
+    e->pairs = r->n * e->route.k;
+    const mg_bound *g;
+    MG_TRY(mg_need(&g, r->m, MG_R_EXPERT_GATE, r->layer, 0, err));
+    e->ffn = mg_bound_rows(g);
+    MG_TRY(experts_in(e, err));
+    MG_TRY(experts_out(e, err));
+    MG_TRY(mg_fbuf_need(&r->f->out, r->n, r->hidden, err));
+    return mg_pool_run(r->f->pool, (r->n + TOKENS_PER_TICKET - 1) / TOKENS_PER_TICKET, combine_ticket, e, err);
+}
+
+mg_status mg_layer_moe(const mg_layer_run *r, mg_error *err) {
+    const uint64_t experts = (uint64_t)mg_hp_i(r->m, MG_K_EXPERTS);
+    moe e = {.r = r, .pack_at = calloc(experts, sizeof *e.pack_at), .jobs = calloc(2 * experts, sizeof *e.jobs)};
+    mg_status st = e.pack_at && e.jobs ? moe_run(&e, err) : mg_fail_nomem(err, experts * sizeof *e.jobs);
+    mg_routing_release(&e.route);
+    free(e.pack_at);
+    free(e.jobs);
+    return st;
+}
