@@ -12,7 +12,9 @@
  * Journal records carry {unit index, XXH3-128 of the unit's bytes} and a CRC (XXH3-64) of the record; reading stops at
  * the first bad record (a torn tail is normal). On resume with the same plan id every claimed unit is re-read and
  * re-hashed; one that differs is done again. Another plan id: MG_ERR_CONFLICT unless restart was asked for.
- * Crash points (mg_crash_point) surround every step; see crash.h. */
+ * A journal whose set is completely renamed has done its work: a run with another plan removes it and goes on.
+ * MOEGRAFT_SYNC_BYTES=N flushes after N bytes instead of 1 GiB. Crash points (mg_crash_point) surround every step; see
+ * crash.h and docs/resume.md. */
 #ifndef MG_BASE_OUTFILE_H
 #define MG_BASE_OUTFILE_H
 
@@ -37,7 +39,9 @@ typedef struct mg_extent {
  * plan_id: identity of everything that determines the bytes. */
 mg_status mg_outset_new(mg_outset **out, const char *dir, const char *name, mg_xxh128 plan_id,
                         const mg_outset_options *opt, mg_error *err) MG_MUST_CHECK;
-/* Free without finishing: part files and journal stay for a resume (they are removed when nothing was journaled). */
+/* True when an interrupted run left its journal in dir: what exists under OUT then is ours to go on with, not to refuse. */
+bool mg_outset_pending(const char *dir, const char *name);
+/* Free without finishing: finished units that are still queued are flushed; part files and journal stay for a resume (they are removed when nothing was journaled). */
 void mg_outset_free(mg_outset *s);
 
 /* Declare a file of the set with its final size; index in declaration order. All before mg_outset_start. */
@@ -60,8 +64,10 @@ mg_status mg_outset_unit_done(mg_outset *s, uint64_t unit, mg_xxh128 hash, mg_er
 /* Read back (for whole-file hashes and headers that need tensor hashes). */
 mg_status mg_outset_read(mg_outset *s, uint32_t file, uint64_t offset, void *dst, uint64_t n, mg_error *err) MG_MUST_CHECK;
 
-/* Everything written: fsync files, rename in declaration order, fsync directory, remove the journal.
- * After MG_OK the set is finished and only mg_outset_free remains. */
+/* Everything written (MG_ERR_INTERNAL while a unit is neither confirmed by is_done nor reported by unit_done): fsync
+ * files, note the commit and the files' inodes in the journal, rename in declaration order, fsync directory, remove the journal.
+ * A rerun after a kill in the middle goes through the same calls: files that already have their final name are read (and
+ * compared instead of written) there, and commit renames the rest. After MG_OK the set is finished and only mg_outset_free remains. */
 mg_status mg_outset_commit(mg_outset *s, mg_error *err) MG_MUST_CHECK;
 
 /* A small file written in one go with the same temp + fsync + rename protocol (reports, manifests, imatrix). */

@@ -34,7 +34,7 @@ void mg_budget_acquire(mg_budget *b, uint64_t bytes);
 void mg_budget_release(mg_budget *b, uint64_t bytes);
 
 /* Set by the SIGINT/SIGTERM handlers that tools install (mg_interrupt_install): 0, 130 or 143. A second SIGINT ends the
- * process at once with 130. */
+ * process at once with 130. SIGPIPE and SIGXFSZ are ignored: the write that meets them fails with an error. */
 int mg_interrupted(void);
 void mg_interrupt_install(void);
 

@@ -1,0 +1,59 @@
+/* outset.h - private to outfile*.c: the state of a set of output files while it is written. */
+#ifndef MG_BASE_OUTSET_H
+#define MG_BASE_OUTSET_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "formats/base/journal.h"
+#include "formats/base/outfile.h"
+#include "formats/base/strmap.h"
+
+typedef struct mg_outset_file {
+    char part[264];    /* ".NAME.part" */
+    int fd;            /* -1 before start */
+    uint64_t inode;    /* of the bytes, under whichever name */
+    bool renamed;      /* an earlier run already gave it its final name */
+    atomic_bool dirty; /* written since the last fdatasync */
+} mg_outset_file;
+
+struct mg_outset {
+    int dirfd;
+    char *dir, *name;
+    char *journal_path; /* DIR/.NAME.journal */
+    mg_xxh128 plan;
+    mg_outset_options options;
+    mg_journal_file *specs; /* name and size of each file */
+    mg_outset_file *files;
+    size_t n_files, cap_files;
+    mg_strmap names; /* of specs, to refuse a second file of the same name */
+
+    mg_journal journal; /* .fd -1 unless locked */
+    bool started, finished;
+    bool disposable; /* journal and part files hold nothing worth keeping: free may remove them */
+
+    uint64_t n_units;
+    uint8_t *claimed;  /* per unit: the journal has a hash for it; NULL when it has none at all */
+    mg_xxh128 *hashes; /* per unit, where claimed */
+
+    pthread_mutex_t lock; /* guards the queue and the counts below */
+    uint8_t *done;        /* per unit: finished in this run or confirmed from the journal */
+    uint64_t n_done;
+    mg_journal_record *queue; /* finished, not yet in the journal */
+    size_t n_queue, cap_queue;
+    double last_sync; /* monotonic seconds */
+
+    pthread_mutex_t sync_lock;     /* one flush at a time; taken before lock, never while holding it */
+    atomic_uint_fast64_t unsynced; /* bytes written since the last flush */
+    uint64_t sync_bytes;           /* flush after so many */
+    atomic_int broken;             /* mg_status of a failure after which nothing may be claimed any more */
+};
+
+/* Add file and the directory to an error. Returns st. */
+mg_status mg_outset_place(const mg_outset *s, const char *file, mg_status st, mg_error *err);
+double mg_outset_clock(void);
+/* rename within a directory that, unless force, refuses a target that exists (EEXIST). As rename: 0, or -1 and errno.
+ */
+int mg_outset_rename(int dirfd, const char *from, const char *to, bool force);
+
+#endif
