@@ -1,0 +1,312 @@
+/* tool_quantize.c - moegraft-quantize: llama-quantize's command line on our plans. */
+#include "convert/quantize.h"
+#include "convert/quantize_args.h"
+#include "formats/base/options.h"
+#include "formats/base/pool.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+static const mg_tool_info tool = {
+    .name = "quantize",
+    .summary = "store a model in 1 to 8 bit GGUF types, byte for byte as llama-quantize does",
+    .synopsis = "IN [OUT.gguf] TYPE [NTHREADS]\nIN DIR/ TYPE TYPE... [NTHREADS]\nIN -o FILE=TYPE [-o FILE=TYPE]...",
+    .examples =
+        "  moegraft-quantize model-bf16.gguf Q4_K_M\n"
+        "  moegraft-quantize model/ model-Q8_0.gguf Q8_0            (a Hugging Face directory, no intermediate file)\n"
+        "  moegraft-quantize --imatrix im.gguf model-bf16.gguf out/ Q2_K Q3_K_M Q4_K_M   (one read for all)\n"
+        "  moegraft-quantize --dry-run model-bf16.gguf IQ4_XS\n",
+    .next = "moegraft quantize --help",
+};
+
+typedef struct args {
+    mg_common common;
+    mg_opt_list words, outputs, rules, rule_files, include, exclude, overrides, prune;
+    const char *imatrix_path, *output_type, *embd_type;
+    bool pure, leave_output, no_fallback, allow_requantize, manifest;
+} args;
+
+/* Everything that lives while the plan does. */
+typedef struct run {
+    mg_arena arena;
+    mg_quantize_targets targets;
+    mg_type_rules rules;
+    mg_imatrix *imatrix;
+    mg_checkpoint *in;
+    mg_quantize_source source;
+    mg_plan *plan;
+    mg_quantize_options opt;
+    uint32_t *out; /* [targets.n] outputs of the plan */
+} run;
+
+static mg_status parse(args *a, int argc, char **argv, bool *done, mg_error *err) {
+    const mg_opt opts[] = {
+        {NULL, MG_OPT_GROUP, NULL, NULL, "Types"},
+        {"--pure", MG_OPT_FLAG, &a->pure, NULL, "every weight in the type itself, without its mix"},
+        {"--leave-output-tensor", MG_OPT_FLAG, &a->leave_output, NULL, "keep output.weight as it is"},
+        {"--output-tensor-type", MG_OPT_STR, &a->output_type, "T", "ggml type of output.weight"},
+        {"--token-embedding-type", MG_OPT_STR, &a->embd_type, "T", "ggml type of the token embedding"},
+        {"--tensor-type", MG_OPT_LIST, &a->rules, "REGEX=T",
+         "ggml type of tensors whose name matches; the first rule wins"},
+        {"--tensor-type-file", MG_OPT_LIST, &a->rule_files, "FILE",
+         "such rules from a file, after those of --tensor-type"},
+        {"--no-fallback", MG_OPT_FLAG, &a->no_fallback, NULL,
+         "refuse rows that do not fit the type instead of using another"},
+        {"--allow-requantize", MG_OPT_FLAG, &a->allow_requantize, NULL, "accept tensors that are quantized already"},
+        {"--fixed", MG_OPT_UNBUILT, NULL, NULL, "corrected variants of known encoder defects"},
+        {"--target-bpw", MG_OPT_UNBUILT, NULL, "X", "choose types for this many bits per weight"},
+        {"--target-size", MG_OPT_UNBUILT, NULL, "SIZE", "choose types for a file of this size"},
+        {NULL, MG_OPT_GROUP, NULL, NULL, "Importance matrix"},
+        {"--imatrix", MG_OPT_STR, &a->imatrix_path, "FILE", "importance matrix, GGUF or .dat"},
+        {"--include-weights", MG_OPT_LIST, &a->include, "S", "use it only for tensors whose name contains S"},
+        {"--exclude-weights", MG_OPT_LIST, &a->exclude, "S", "do not use it for tensors whose name contains S"},
+        {NULL, MG_OPT_GROUP, NULL, NULL, "Model"},
+        {"--override-kv", MG_OPT_LIST, &a->overrides, "K=TYPE:V", "set a key; TYPE is int, float, bool or str"},
+        {"--prune-layers", MG_OPT_LIST, &a->prune, "L,L", "leave blocks out and renumber the rest"},
+        {"--keep-split", MG_OPT_UNBUILT, NULL, NULL, "the same parts as the input"},
+        {"--reuse", MG_OPT_UNBUILT, NULL, "OLD.gguf", "copy tensors whose recipe is unchanged"},
+        {NULL, MG_OPT_GROUP, NULL, NULL, "Group formats (AWQ, GPTQ, RTN)"},
+        {"--bits", MG_OPT_UNBUILT, NULL, "N", "bits per weight"},
+        {"--group-size", MG_OPT_UNBUILT, NULL, "N", "weights per scale"},
+        {"--symmetric", MG_OPT_UNBUILT, NULL, NULL, "no zero points"},
+        {"--format", MG_OPT_UNBUILT, NULL, "F", "awq, gptq, gptq_v2, compressed-tensors or mlx"},
+        {"--layout", MG_OPT_UNBUILT, NULL, "L", "legacy or v5"},
+        {"--method", MG_OPT_UNBUILT, NULL, "M", "awq, gptq, awq+gptq or rtn"},
+        {"--text,-f", MG_OPT_UNBUILT, NULL, "F", "calibration text"},
+        {"--tokens", MG_OPT_UNBUILT, NULL, "F", "calibration tokens"},
+        {"--samples", MG_OPT_UNBUILT, NULL, "N", "calibration samples"},
+        {"--fold-only", MG_OPT_UNBUILT, NULL, NULL, "only fold scales"},
+        MG_COMMON_WRITE_OPTS(a->common),
+        {"--output,-o", MG_OPT_LIST, &a->outputs, "FILE=TYPE", "an output; repeatable, all from one read"},
+        {"--manifest", MG_OPT_FLAG, &a->manifest, NULL, "write FILE.manifest.json: inputs, recipe and hashes"},
+        MG_COMMON_JSON_OPT(a->common),
+        MG_COMMON_EXEC_OPTS(a->common),
+        MG_COMMON_UNBUILT_OPTS,
+        {0},
+    };
+    MG_TRY(mg_options_parse(&tool, opts, argc, argv, &a->words, done, err));
+    return *done ? MG_OK : mg_common_finish(&a->common, err);
+}
+
+static void args_release(args *a) {
+    mg_opt_list *lists[] = {&a->words,   &a->outputs, &a->rules,     &a->rule_files,
+                            &a->include, &a->exclude, &a->overrides, &a->prune};
+    for (size_t i = 0; i < sizeof lists / sizeof *lists; i++) mg_opt_list_release(lists[i]);
+    mg_common_release(&a->common);
+}
+
+static void say(void *quiet, const char *text) {
+    if (!*(const bool *)quiet) fprintf(stderr, "moegraft-quantize: %s\n", text);
+}
+
+/* ---- options of the plan ---- */
+
+static mg_status parse_ggml_type(const char *option, const char *text, mg_dtype *out, mg_error *err) {
+    if (!text) return MG_OK;
+    *out = mg_dtype_from_name(text);
+    if (*out != MG_DTYPE_COUNT && mg_dtype_get(*out)->gguf_id >= 0) return MG_OK;
+    return mg_fail(err, MG_ERR_USAGE, "%s: unknown ggml type '%s'", option, text);
+}
+
+static mg_status set_rules(run *r, const args *a, mg_error *err) {
+    for (size_t i = 0; i < a->rules.n; i++) MG_TRY(mg_type_rules_add(&r->rules, a->rules.items[i], err));
+    for (size_t i = 0; i < a->rule_files.n; i++) MG_TRY(mg_type_rules_load(&r->rules, a->rule_files.items[i], err));
+    r->opt.mix.rules = &r->rules;
+    MG_TRY(parse_ggml_type("--output-tensor-type", a->output_type, &r->opt.mix.output_type, err));
+    return parse_ggml_type("--token-embedding-type", a->embd_type, &r->opt.mix.embd_type, err);
+}
+
+static mg_status set_overrides(run *r, const args *a, mg_error *err) {
+    mg_kv_override *o;
+    MG_TRY(MG_ARENA_NEW(&r->arena, &o, a->overrides.n + 1, err));
+    for (size_t i = 0; i < a->overrides.n; i++) MG_TRY(mg_kv_override_parse(&o[i], a->overrides.items[i], err));
+    r->opt.overrides = o;
+    r->opt.n_overrides = a->overrides.n;
+    uint32_t *prune;
+    MG_TRY(mg_quantize_parse_prune(&r->arena, &a->prune, &prune, &r->opt.n_prune, err));
+    r->opt.prune = prune;
+    return MG_OK;
+}
+
+static mg_status load_imatrix(run *r, const args *a, mg_error *err) {
+    if (a->include.n && a->exclude.n)
+        return mg_fail(err, MG_ERR_USAGE, "--include-weights and --exclude-weights cannot be used together");
+    if (!a->imatrix_path) {
+        if (a->include.n || a->exclude.n)
+            return mg_fail(err, MG_ERR_USAGE, "--include-weights and --exclude-weights need --imatrix");
+        return MG_OK;
+    }
+    MG_TRY(mg_imatrix_load(&r->imatrix, a->imatrix_path, err));
+    MG_TRY(mg_imatrix_filter(r->imatrix, a->include.items, a->include.n, true, err));
+    MG_TRY(mg_imatrix_filter(r->imatrix, a->exclude.items, a->exclude.n, false, err));
+    r->opt.imatrix = r->imatrix;
+    r->opt.imatrix_name = a->imatrix_path;
+    return MG_OK;
+}
+
+static mg_status set_options(run *r, const args *a, mg_error *err) {
+    r->opt = (mg_quantize_options)MG_QUANTIZE_OPTIONS_INIT;
+    r->opt.mix.pure = a->pure;
+    r->opt.mix.leave_output = a->leave_output;
+    r->opt.mix.no_fallback = a->no_fallback;
+    r->opt.allow_requantize = a->allow_requantize;
+    r->opt.estimate = a->common.dry_run;
+    MG_TRY(set_rules(r, a, err));
+    MG_TRY(set_overrides(r, a, err));
+    return load_imatrix(r, a, err);
+}
+
+/* ---- plan ---- */
+
+static mg_status check_not_input(const char *in, const char *out, mg_error *err) {
+    struct stat a, b;
+    if (stat(in, &a) == 0 && stat(out, &b) == 0 && a.st_dev == b.st_dev && a.st_ino == b.st_ino)
+        return mg_fail(err, MG_ERR_USAGE, "input and output are the same file: '%s'", out);
+    return MG_OK;
+}
+
+static void summarize(const mg_quantize_report *rep, const char *path, bool *quiet) {
+    char text[512];
+    if (rep->n_fallback) {
+        snprintf(text, sizeof text,
+                 "%s: %u of %u tensors have rows that do not fit their type and get another (-v lists them)", path,
+                 rep->n_fallback, rep->n_tensors);
+        say(quiet, text);
+    }
+    if (rep->n_unweighted) {
+        snprintf(text, sizeof text,
+                 "%s: %u tensors are not in the importance matrix and are encoded without (-v lists them)", path,
+                 rep->n_unweighted);
+        say(quiet, text);
+    }
+    if (rep->n_empty_experts) {
+        snprintf(text, sizeof text,
+                 "%s: %llu expert matrices saw no calibration token and are encoded with equal weights", path,
+                 (unsigned long long)rep->n_empty_experts);
+        say(quiet, text);
+    }
+    if (rep->needs_imatrix) {
+        snprintf(text, sizeof text, "%s: writing this needs an importance matrix (--imatrix FILE)", path);
+        say(quiet, text);
+    }
+}
+
+static mg_status make_plan(run *r, args *a, mg_error *err) {
+    mg_quantize_targets *t = &r->targets;
+    bool details = a->common.verbose && !a->common.quiet;
+    r->opt.note = details ? say : NULL;
+    r->opt.note_ctx = &a->common.quiet;
+    MG_TRY(mg_checkpoint_open(&r->in, t->in, err));
+    MG_TRY(mg_quantize_source_open(&r->source, r->in, NULL, err));
+    if (!r->source.had_tokenizer)
+        say(&a->common.quiet, "the model has no tokenizer files: the result has no tokenizer keys");
+    MG_TRY(mg_plan_new(&r->plan, err));
+    MG_TRY(MG_ARENA_NEW(&r->arena, &r->out, t->n, err));
+    for (size_t i = 0; i < t->n; i++) {
+        mg_quantize_report rep;
+        MG_TRY(check_not_input(t->in, t->items[i].path, err));
+        r->opt.mix.preset = t->items[i].preset;
+        MG_TRY(mg_quantize_plan(r->plan, r->source.gguf, t->items[i].path, &r->opt, &rep, &r->out[i], err));
+        summarize(&rep, t->items[i].path, &a->common.quiet);
+    }
+    return MG_OK;
+}
+
+/* ---- results ---- */
+
+static mg_status print_json(mg_json *root, mg_error *err) {
+    char *text;
+    mg_status st = mg_json_print(&text, root, 0, err);
+    mg_json_free(root);
+    if (st != MG_OK) return st;
+    puts(text);
+    free(text);
+    return MG_OK;
+}
+
+/* One output: its object as documented; several: {"schema":1,"outputs":[...]}. */
+static mg_status show_plan(run *r, const args *a, const mg_exec_options *opt, mg_error *err) {
+    size_t n = r->targets.n;
+    mg_json *all = mg_json_new_object(), *list = mg_json_new_array(), *one = NULL;
+    mg_status st = MG_OK;
+    for (size_t i = 0; i < n && st == MG_OK; i++) {
+        if (!a->common.json) {
+            st = mg_plan_print(r->plan, r->out[i], opt, stdout, err);
+            continue;
+        }
+        st = mg_plan_json(r->plan, r->out[i], &one, err);
+        if (st == MG_OK && n == 1)
+            st = print_json(one, err);
+        else if (st == MG_OK)
+            mg_json_push(list, one);
+    }
+    mg_json_set_i64(all, "schema", 1);
+    mg_json_set(all, "outputs", list);
+    if (st == MG_OK && a->common.json && n > 1) return print_json(all, err);
+    mg_json_free(all);
+    return st;
+}
+
+static mg_status show_result(const mg_exec_result *res, const args *a, mg_error *err) {
+    mg_json *root = mg_json_new_object(), *files = mg_json_new_array();
+    for (uint32_t i = 0; i < res->n_files; i++) {
+        mg_json *f = mg_json_new_object();
+        mg_json_set_str(f, "path", res->files[i].path);
+        mg_json_set_u64(f, "size", res->files[i].size);
+        mg_json_set_str(f, "sha256", res->files[i].sha256);
+        mg_json_push(files, f);
+        if (!a->common.json) printf("%s  %s\n", res->files[i].sha256, res->files[i].path);
+    }
+    mg_json_set_i64(root, "schema", 1);
+    mg_json_set(root, "files", files);
+    if (a->common.json) return print_json(root, err);
+    mg_json_free(root);
+    return MG_OK;
+}
+
+static mg_status work(run *r, args *a, mg_error *err) {
+    MG_TRY(mg_quantize_targets_parse(&r->targets, &a->words, &a->outputs, err));
+    if (r->targets.threads_given && a->common.threads)
+        return mg_fail(err, MG_ERR_USAGE, "the thread count is given twice: as NTHREADS and with --threads");
+    MG_TRY(set_options(r, a, err));
+    MG_TRY(make_plan(r, a, err));
+    mg_exec_options opt = {.threads = r->targets.threads ? (unsigned)r->targets.threads : a->common.n_threads,
+                           .memory = a->common.memory,
+                           .restart = a->common.restart,
+                           .force = a->common.force,
+                           .progress = a->common.progress,
+                           .label = "quantize",
+                           .manifest = a->manifest};
+    if (a->common.dry_run) return show_plan(r, a, &opt, err);
+    mg_exec_result res;
+    MG_TRY(mg_plan_execute(r->plan, &opt, &res, err));
+    MG_TRY(show_result(&res, a, err));
+    mg_job_cost cost = {.label = "quantize", .read = res.bytes_read, .written = res.bytes_written};
+    if (res.n_files == 1) cost.sha256 = res.files[0].sha256;
+    if (!a->common.quiet) mg_progress_cost(stderr, a->common.progress, &cost);
+    return MG_OK;
+}
+
+int main(int argc, char **argv) {
+    mg_error err = {0};
+    args a = {0};
+    run r = {0};
+    bool done = false;
+    mg_interrupt_install();
+    mg_common_init(&a.common);
+    mg_arena_init(&r.arena, 0);
+    mg_type_rules_init(&r.rules);
+    mg_status st = parse(&a, argc, argv, &done, &err);
+    if (st == MG_OK && !done) st = work(&r, &a, &err);
+    mg_plan_free(r.plan);
+    mg_quantize_source_close(&r.source);
+    mg_checkpoint_free(r.in);
+    mg_imatrix_free(r.imatrix);
+    mg_type_rules_release(&r.rules);
+    mg_quantize_targets_release(&r.targets);
+    mg_arena_release(&r.arena);
+    args_release(&a);
+    return st == MG_OK ? 0 : mg_tool_fail(&tool, &err);
+}
