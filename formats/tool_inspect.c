@@ -27,12 +27,12 @@ typedef struct inspection {
     mg_common common;
     bool tensors, kv, stats, hash;
     const char *path;
-    mg_checkpoint *ckpt;  /* NULL for a bare configuration */
-    mg_json *own_config;  /* of a bare configuration */
+    mg_checkpoint *ckpt; /* NULL for a bare configuration */
+    mg_json *own_config; /* of a bare configuration */
     const mg_json *config;
-    mg_model *model;      /* NULL: family unknown, see why_no_model */
+    mg_model *model; /* NULL: family unknown, see why_no_model */
     mg_error why_no_model;
-    mg_scan *scan;        /* [n_tensors] when stats or hash were asked for */
+    mg_scan *scan; /* [n_tensors] when stats or hash were asked for */
 } inspection;
 
 /* ---- opening ---- */
@@ -97,7 +97,8 @@ static mg_status scan(inspection *in, mg_error *err) {
     mg_progress *progress = NULL;
     for (uint32_t i = 0; i < in->ckpt->n_tensors; i++) total += in->ckpt->tensors[i].n_bytes;
     in->scan = calloc(in->ckpt->n_tensors + 1u, sizeof *in->scan);
-    mg_status st = in->scan ? mg_pool_new(&pool, in->common.n_threads, err) : mg_fail_nomem(err, sizeof *in->scan);
+    mg_status st = in->scan ? mg_pool_new(&pool, mg_scan_threads(in->common.n_threads, in->common.memory), err)
+                            : mg_fail_nomem(err, sizeof *in->scan);
     if (st == MG_OK) st = mg_progress_new(&progress, in->common.progress, "inspect", total, err);
     if (st == MG_OK) st = mg_scan_checkpoint(in->ckpt, what, pool, progress, in->scan, err);
     if (progress) mg_progress_free(progress);
@@ -110,10 +111,14 @@ static mg_status scan(inspection *in, mg_error *err) {
 static const char *format_name(const inspection *in) {
     if (!in->ckpt) return "config";
     switch (in->ckpt->container) {
-    case MG_CONTAINER_SAFETENSORS: return "safetensors";
-    case MG_CONTAINER_HF_DIR: return "hf";
-    case MG_CONTAINER_GGUF: return "gguf";
-    case MG_CONTAINER_PLAN: return "plan";
+    case MG_CONTAINER_SAFETENSORS:
+        return "safetensors";
+    case MG_CONTAINER_HF_DIR:
+        return "hf";
+    case MG_CONTAINER_GGUF:
+        return "gguf";
+    case MG_CONTAINER_PLAN:
+        return "plan";
     }
     return "?";
 }
@@ -137,7 +142,9 @@ static type_sum sum_types(const inspection *in, type_sum by[MG_DTYPE_COUNT]) {
     return all;
 }
 
-static double bits_per_weight(type_sum s) { return s.elements ? 8.0 * (double)s.bytes / (double)s.elements : 0; }
+static double bits_per_weight(type_sum s) {
+    return s.elements ? 8.0 * (double)s.bytes / (double)s.elements : 0;
+}
 
 /* Names of the tokenizer's files or of its GGUF kind; "" when there is none. */
 static void tokenizer_text(const inspection *in, char *buf, size_t size) {
@@ -186,9 +193,12 @@ static const char *runs_it(const inspection *in) {
 static void print_escaped(const char *s, uint64_t n, uint64_t limit) {
     for (uint64_t i = 0; i < n && i < limit; i++) {
         unsigned char c = (unsigned char)s[i];
-        if (c == '\n') fputs("\\n", stdout);
-        else if (c < 0x20 || c == 0x7F) printf("\\x%02x", c);
-        else putchar(c);
+        if (c == '\n')
+            fputs("\\n", stdout);
+        else if (c < 0x20 || c == 0x7F)
+            printf("\\x%02x", c);
+        else
+            putchar(c);
     }
     if (n > limit) printf("... (%" PRIu64 " bytes)", n);
 }
@@ -199,11 +209,16 @@ static void print_scalar(const mg_kv *v) {
     int64_t i;
     double d;
     bool b;
-    if (mg_kv_str(v, &s)) print_escaped(s.data, s.size, 200);
-    else if (v->type == MG_KV_BOOL && mg_kv_bool(v, &b)) fputs(b ? "true" : "false", stdout);
-    else if (mg_kv_i64(v, &i)) printf("%" PRId64, i);
-    else if (mg_kv_u64(v, &u)) printf("%" PRIu64, u);
-    else if (mg_kv_f64(v, &d)) printf("%.9g", d);
+    if (mg_kv_str(v, &s))
+        print_escaped(s.data, s.size, 200);
+    else if (v->type == MG_KV_BOOL && mg_kv_bool(v, &b))
+        fputs(b ? "true" : "false", stdout);
+    else if (mg_kv_i64(v, &i))
+        printf("%" PRId64, i);
+    else if (mg_kv_u64(v, &u))
+        printf("%" PRIu64, u);
+    else if (mg_kv_f64(v, &d))
+        printf("%.9g", d);
 }
 
 static void print_kvs(const mg_kvs *kv) {
@@ -234,11 +249,12 @@ static void print_tensors(const inspection *in) {
         const mg_tensor *t = &in->ckpt->tensors[i];
         fputs("  ", stdout);
         print_escaped(t->name, strlen(t->name), 300);
-        printf("  %s %s %" PRIu64 " bytes", mg_dtype_get(t->dtype)->name, mg_tensor_shape_text(t, shape, sizeof shape), t->n_bytes);
+        printf("  %s %s %" PRIu64 " bytes", mg_dtype_get(t->dtype)->name, mg_tensor_shape_text(t, shape, sizeof shape),
+               t->n_bytes);
         if (in->stats) {
             const mg_scan_stats *s = &in->scan[i].stats;
-            printf("  min %.6g max %.6g mean %.6g std %.6g zeros %" PRIu64 " non-finite %" PRIu64, s->min, s->max, s->mean, s->std,
-                   s->zeros, s->nans + s->infs);
+            printf("  min %.6g max %.6g mean %.6g std %.6g zeros %" PRIu64 " non-finite %" PRIu64, s->min, s->max,
+                   s->mean, s->std, s->zeros, s->nans + s->infs);
         }
         if (in->hash) {
             mg_hex(in->scan[i].xxh3.bytes, 16, hex);
@@ -257,13 +273,13 @@ static void print_family(const inspection *in) {
     }
     mg_counts n = mg_model_counts(in->model);
     char human[MG_HUMAN_MAX];
-    printf("family:      %s, %" PRId64 " layers, hidden size %" PRId64 "\n", in->model->arch->name, mg_hp_i(in->model, MG_K_LAYERS),
-           mg_hp_i(in->model, MG_K_HIDDEN));
+    printf("family:      %s, %" PRId64 " layers, hidden size %" PRId64 "\n", in->model->arch->name,
+           mg_hp_i(in->model, MG_K_LAYERS), mg_hp_i(in->model, MG_K_HIDDEN));
     if (mg_hp_i(in->model, MG_K_EXPERTS))
         printf("experts:     %" PRId64 " of %" PRId64 " per token\n", mg_hp_i(in->model, MG_K_EXPERTS_USED),
                mg_hp_i(in->model, MG_K_EXPERTS));
-    printf("parameters:  %" PRIu64 " total, %" PRIu64 " active per token, %" PRIu64 " without embeddings\n", n.total, n.active,
-           n.non_embedding);
+    printf("parameters:  %" PRIu64 " total, %" PRIu64 " active per token, %" PRIu64 " without embeddings\n", n.total,
+           n.active, n.non_embedding);
     printf("work:        %" PRIu64 " FLOP per token (matrices), %s of 16-bit KV cache per token\n", n.flop_per_token,
            mg_human_bytes(n.kv_bytes_per_token, human));
     for (uint32_t i = 0; i < in->model->n_assumptions; i++) printf("assumed:     %s\n", in->model->assumptions[i]);
@@ -327,7 +343,7 @@ static mg_json *kvs_json(const mg_kvs *kv, bool full) {
             mg_json_set_str(j, "elem", mg_kv_type_name(v->elem));
             mg_json_set_u64(j, "count", v->count);
         }
-        mg_json_set(o, v->key.data, j);
+        mg_json_add(o, v->key.data, j); /* keys were unique in the file */
     }
     return o;
 }
@@ -391,7 +407,8 @@ static mg_status print_json(const inspection *in, mg_error *err) {
     type_sum by[MG_DTYPE_COUNT], all = sum_types(in, by);
     char text[512], *out = NULL;
     const char *place = template_place(in), *runs = runs_it(in);
-    mg_json *o = mg_json_new_object(), *types = mg_json_new_object(), *notes = mg_json_new_array(), *list = mg_json_new_array();
+    mg_json *o = mg_json_new_object(), *types = mg_json_new_object(), *notes = mg_json_new_array(),
+            *list = mg_json_new_array();
     mg_json *config = NULL;
     mg_json_set_i64(o, "schema", 1);
     mg_json_set_str(o, "path", in->path);
@@ -410,7 +427,8 @@ static mg_status print_json(const inspection *in, mg_error *err) {
     mg_json_set(o, "tokenizer", text[0] ? mg_json_new_str(text) : mg_json_new_null());
     mg_json_set(o, "template", place ? mg_json_new_str(place) : mg_json_new_null());
     mg_json_set(o, "runs_in", runs ? mg_json_new_str(runs) : mg_json_new_null());
-    for (uint32_t i = 0; in->ckpt && i < in->ckpt->n_notes; i++) mg_json_push(notes, mg_json_new_str(in->ckpt->notes[i]));
+    for (uint32_t i = 0; in->ckpt && i < in->ckpt->n_notes; i++)
+        mg_json_push(notes, mg_json_new_str(in->ckpt->notes[i]));
     if (!in->model && is_model(in)) mg_json_push(notes, mg_json_new_str(in->why_no_model.message));
     mg_json_set(o, "notes", notes);
     for (uint32_t i = 0; in->ckpt && i < in->ckpt->n_tensors; i++) mg_json_push(list, tensor_json(in, i));
@@ -427,9 +445,12 @@ static mg_status print_json(const inspection *in, mg_error *err) {
 static mg_status run(inspection *in, mg_error *err) {
     MG_TRY(open_path(in, err));
     MG_TRY(scan(in, err));
-    if (in->common.json) MG_TRY(print_json(in, err));
-    else print_report(in);
-    /* What the file says was shown; a configuration that contradicts itself is still a failure. An unknown family is not. */
+    if (in->common.json)
+        MG_TRY(print_json(in, err));
+    else
+        print_report(in);
+    /* What the file says was shown; a configuration that contradicts itself is still a failure. An unknown family is
+     * not. */
     if (!in->model && is_model(in) && in->why_no_model.code != MG_ERR_UNSUPPORTED) {
         *err = in->why_no_model;
         mg_error_at(err, in->path, NULL);
@@ -447,7 +468,8 @@ int main(int argc, char **argv) {
     const mg_opt opts[] = {
         {"--tensors", MG_OPT_FLAG, &in.tensors, NULL, "list every tensor: type, shape, bytes"},
         {"--kv", MG_OPT_FLAG, &in.kv, NULL, "list all metadata (with --json: arrays in full)"},
-        {"--stats", MG_OPT_FLAG, &in.stats, NULL, "read all data: min, max, mean, std, zeros and non-finite values per tensor"},
+        {"--stats", MG_OPT_FLAG, &in.stats, NULL,
+         "read all data: min, max, mean, std, zeros and non-finite values per tensor"},
         {"--hash", MG_OPT_FLAG, &in.hash, NULL, "read all data: XXH3-128 and SHA-256 of each tensor's bytes"},
         MG_COMMON_JSON_OPT(in.common),
         MG_COMMON_EXEC_OPTS(in.common),
@@ -460,6 +482,8 @@ int main(int argc, char **argv) {
         if (st == MG_OK && pos.n != 1) st = mg_fail(&err, MG_ERR_USAGE, "expected one PATH, found %zu", pos.n);
         if (st == MG_OK) {
             in.path = pos.items[0];
+            in.tensors |= in.common.verbose;
+            in.kv |= in.common.verbose;
             st = run(&in, &err);
         }
     }

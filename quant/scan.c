@@ -17,9 +17,9 @@ typedef struct scan_job {
 } scan_job;
 
 typedef struct tile {
-    uint8_t *raw;     /* TILE elements as stored */
-    float *f32;       /* TILE, block types only */
-    double *values;   /* TILE */
+    uint8_t *raw;   /* TILE elements as stored */
+    float *f32;     /* TILE, block types only */
+    double *values; /* TILE */
 } tile;
 
 /* 8-bit floats: e exponent bits, m mantissa bits. E4M3 has no infinity: all ones is NaN. */
@@ -31,39 +31,55 @@ static double small_float(uint8_t b, int m, int bias, bool has_inf) {
     return b & 0x80 ? -v : v;
 }
 
-#define WIDEN(type, expr)                          \
-    for (uint64_t i = 0; i < n; i++) {             \
-        type x;                                    \
-        memcpy(&x, raw + i * sizeof x, sizeof x);  \
-        v[i] = (double)(expr);                     \
-    }                                              \
+#define WIDEN(type, expr)                                                                                              \
+    for (uint64_t i = 0; i < n; i++) {                                                                                 \
+        type x;                                                                                                        \
+        memcpy(&x, raw + i * sizeof x, sizeof x);                                                                      \
+        v[i] = (double)(expr);                                                                                         \
+    }                                                                                                                  \
     break
 
 static void widen(mg_dtype t, const uint8_t *raw, uint64_t n, float *scratch, double *v) {
     switch (t) {
-    case MG_F32: WIDEN(float, x);
-    case MG_F16: WIDEN(uint16_t, mg_f16_to_f32(x));
-    case MG_BF16: WIDEN(uint16_t, mg_bf16_to_f32(x));
-    case MG_F64: WIDEN(double, x);
-    case MG_I8: WIDEN(int8_t, x);
-    case MG_I16: WIDEN(int16_t, x);
-    case MG_I32: WIDEN(int32_t, x);
-    case MG_I64: WIDEN(int64_t, x);
-    case MG_U8: case MG_BOOL: WIDEN(uint8_t, x);
-    case MG_U16: WIDEN(uint16_t, x);
-    case MG_U32: WIDEN(uint32_t, x);
-    case MG_U64: WIDEN(uint64_t, x);
-    case MG_F8_E4M3: WIDEN(uint8_t, small_float(x, 3, 7, false));
-    case MG_F8_E5M2: WIDEN(uint8_t, small_float(x, 2, 15, true));
-    case MG_F8_E8M0: WIDEN(uint8_t, x == 255 ? (double)NAN : ldexp(1.0, x - 127));
+    case MG_F32:
+        WIDEN(float, x);
+    case MG_F16:
+        WIDEN(uint16_t, mg_f16_to_f32(x));
+    case MG_BF16:
+        WIDEN(uint16_t, mg_bf16_to_f32(x));
+    case MG_F64:
+        WIDEN(double, x);
+    case MG_I8:
+        WIDEN(int8_t, x);
+    case MG_I16:
+        WIDEN(int16_t, x);
+    case MG_I32:
+        WIDEN(int32_t, x);
+    case MG_I64:
+        WIDEN(int64_t, x);
+    case MG_U8:
+    case MG_BOOL:
+        WIDEN(uint8_t, x);
+    case MG_U16:
+        WIDEN(uint16_t, x);
+    case MG_U32:
+        WIDEN(uint32_t, x);
+    case MG_U64:
+        WIDEN(uint64_t, x);
+    case MG_F8_E4M3:
+        WIDEN(uint8_t, small_float(x, 3, 7, false));
+    case MG_F8_E5M2:
+        WIDEN(uint8_t, small_float(x, 2, 15, true));
+    case MG_F8_E8M0:
+        WIDEN(uint8_t, x == 255 ? (double)NAN : ldexp(1.0, x - 127));
     default:
         mg_codec_get(t)->decode(raw, n, scratch);
         for (uint64_t i = 0; i < n; i++) v[i] = (double)scratch[i];
     }
 }
 
-/* Mean and squared deviations of the tile by two passes, merged into the running ones (Chan et al. 1979): no cancellation
- * however large the mean. m2 is the sum of squared deviations so far. */
+/* Mean and squared deviations of the tile by two passes, merged into the running ones (Chan et al. 1979): no
+ * cancellation however large the mean. m2 is the sum of squared deviations so far. */
 static void merge(mg_scan_stats *s, double *m2, const double *v, uint64_t n) {
     double sum = 0, dev = 0;
     uint64_t k = 0;
@@ -88,8 +104,10 @@ static void merge(mg_scan_stats *s, double *m2, const double *v, uint64_t n) {
 static void note_bad(mg_scan_stats *s, const double *v, uint64_t n, uint64_t first, uint64_t cols, uint64_t *last_row) {
     for (uint64_t i = 0; i < n; i++) {
         if (isfinite(v[i])) continue;
-        if (isnan(v[i])) s->nans++;
-        else s->infs++;
+        if (isnan(v[i]))
+            s->nans++;
+        else
+            s->infs++;
         uint64_t row = (first + i) / cols;
         if (row == *last_row) continue;
         if (s->bad_rows < MG_SCAN_BAD_ROWS) s->bad_row[s->bad_rows] = row;
@@ -141,6 +159,11 @@ static mg_status scan_ticket(void *ctx, uint64_t ticket, unsigned worker, mg_err
     free(w.f32);
     free(w.values);
     return st;
+}
+
+unsigned mg_scan_threads(unsigned threads, uint64_t memory) {
+    uint64_t fit = memory ? memory / MG_SCAN_THREAD_BYTES : threads;
+    return fit >= threads ? threads : fit ? (unsigned)fit : 1;
 }
 
 mg_status mg_scan_checkpoint(mg_checkpoint *c, unsigned what, mg_pool *pool, mg_progress *progress, mg_scan *out,

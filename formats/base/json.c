@@ -40,7 +40,8 @@ static mg_status parse_number(cJSON **out, const mg_jsonlex *lx, mg_error *err) 
     double real;
     mg_status s = mg_jsonlex_f64(lx, &real, err);
     if (s) return s;
-    bool integer = strcspn(lx->raw, ".eE") >= lx->raw_len;
+    bool integer = true; /* the text ends at raw_len, not at a NUL */
+    for (size_t i = 0; i < lx->raw_len; i++) integer &= !strchr(".eE", lx->raw[i]);
     *out = integer ? new_integer(lx->raw, lx->raw_len) : cJSON_CreateNumber(real);
     return *out ? MG_OK : mg_fail_nomem(err, sizeof(cJSON));
 }
@@ -392,6 +393,19 @@ void mg_json_set(mg_json *obj, const char *key, mg_json *value) {
         cJSON_ReplaceItemViaPointer(obj, old, value);
     else
         append(obj, value);
+}
+
+void mg_json_add(mg_json *obj, const char *key, mg_json *value) {
+    char *name = clean_utf8(key);
+    if (!cJSON_IsObject(obj) || !value || !name) {
+        mark_broken(obj);
+        cJSON_free(name);
+        cJSON_Delete(value);
+        return;
+    }
+    cJSON_free(value->string);
+    value->string = name;
+    append(obj, value);
 }
 
 void mg_json_set_str(mg_json *obj, const char *key, const char *s) {

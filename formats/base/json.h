@@ -49,6 +49,8 @@ mg_json *mg_json_new_f64(double v);        /* non-finite becomes null */
 mg_json *mg_json_new_bool(bool v);
 mg_json *mg_json_new_null(void);
 void mg_json_set(mg_json *obj, const char *key, mg_json *value);   /* replaces in place, else appends */
+/* The same for a key the caller knows to be new: constant time, where mg_json_set looks through the whole object. */
+void mg_json_add(mg_json *obj, const char *key, mg_json *value);
 void mg_json_set_str(mg_json *obj, const char *key, const char *s);
 void mg_json_set_i64(mg_json *obj, const char *key, int64_t v);
 void mg_json_set_u64(mg_json *obj, const char *key, uint64_t v);

@@ -1,0 +1,361 @@
+/* tool_check.c - moegraft-check: is this model whole? Structure always, values with --deep, bytes with --manifest. */
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#include "formats/arch/arch.h"
+#include "formats/base/file.h"
+#include "formats/base/md5.h"
+#include "formats/base/options.h"
+#include "formats/base/pool.h"
+#include "quant/scan.h"
+
+static const mg_tool_info tool = {
+    .name = "check",
+    .summary = "validate checkpoints, compare merge donors, lint for a loader",
+    .synopsis = "PATH... [--deep] [--manifest FILE] [--json]",
+    .examples = "  moegraft-check samples/donors/base --deep\n"
+                "  moegraft-check model.gguf --manifest model.gguf.manifest.json\n"
+                "  moegraft-check model/ --manifest SHA256SUMS\n",
+    .next = "moegraft-inspect PATH --tensors",
+};
+
+#define MANIFEST_CAP  (256u << 20)
+#define LIST_NAME_MAX 4096u
+
+typedef struct checker {
+    mg_common common;
+    bool deep;
+    const char *manifest;
+    mg_pool *pool;
+    mg_json *results; /* array, built always, printed with --json */
+} checker;
+
+/* One PATH under examination. */
+typedef struct subject {
+    const char *path;
+    mg_checkpoint *ckpt;
+    mg_json *report;
+    uint64_t manifest_files;
+} subject;
+
+static void say(const checker *c, const char *text) {
+    if (!c->common.json) puts(text);
+}
+
+/* ---- structure ---- */
+
+/* Captures and importance matrices are checkpoints without a model in them. */
+static bool is_model(const mg_checkpoint *c) {
+    mg_str type;
+    if (c->container == MG_CONTAINER_HF_DIR) return true;
+    if (mg_kv_str(mg_kvs_get(c->kv, "general.type"), &type) && strcmp(type.data, "model") != 0) return false;
+    return mg_kvs_get(c->kv, "general.architecture") != NULL;
+}
+
+/* Every tensor claimed by the family, every shape solved. A family we do not know is a note: the container is still
+ * whole. */
+static mg_status check_model(checker *c, subject *s, mg_json *notes, mg_error *err) {
+    mg_model *m = NULL;
+    mg_error why = {0};
+    char text[1400];
+    if (!is_model(s->ckpt)) return MG_OK;
+    mg_status st = mg_model_open(&m, s->ckpt, &why);
+    if (st == MG_OK) {
+        mg_json_set_str(s->report, "family", m->arch->name);
+        mg_model_free(m);
+    } else if (st == MG_ERR_UNSUPPORTED) {
+        snprintf(text, sizeof text, "%s: note: names and shapes not compared with a family: %s", s->path, why.message);
+        say(c, text);
+        mg_json_push(notes, mg_json_new_str(why.message));
+    } else if (err->code == MG_OK) {
+        *err = why;
+    }
+    return st == MG_ERR_UNSUPPORTED ? MG_OK : st;
+}
+
+static mg_status check_structure(checker *c, subject *s, mg_error *err) {
+    MG_TRY(mg_checkpoint_open(&s->ckpt, s->path, err));
+    uint64_t bytes = 0;
+    mg_json *notes = mg_json_new_array();
+    for (uint32_t i = 0; i < s->ckpt->n_tensors; i++) bytes += s->ckpt->tensors[i].n_bytes;
+    mg_json_set_u64(s->report, "tensors", s->ckpt->n_tensors);
+    mg_json_set_u64(s->report, "bytes", bytes);
+    for (uint32_t i = 0; i < s->ckpt->n_notes; i++) {
+        char text[1400];
+        snprintf(text, sizeof text, "%s: note: %s", s->path, s->ckpt->notes[i]);
+        say(c, text);
+        mg_json_push(notes, mg_json_new_str(s->ckpt->notes[i]));
+    }
+    mg_status st = check_model(c, s, notes, err);
+    mg_json_set(s->report, "notes", notes);
+    return st;
+}
+
+/* ---- values ---- */
+
+static mg_json *bad_tensor_json(const mg_tensor *t, const mg_scan_stats *x) {
+    mg_json *o = mg_json_new_object(), *rows = mg_json_new_array();
+    for (uint64_t k = 0; k < x->bad_rows && k < MG_SCAN_BAD_ROWS; k++)
+        mg_json_push(rows, mg_json_new_u64(x->bad_row[k]));
+    mg_json_set_str(o, "tensor", t->name);
+    mg_json_set_u64(o, "nan", x->nans);
+    mg_json_set_u64(o, "inf", x->infs);
+    mg_json_set_u64(o, "bad_rows", x->bad_rows);
+    mg_json_set(o, "rows", rows);
+    return o;
+}
+
+static void say_bad_tensor(const checker *c, const subject *s, const mg_tensor *t, const mg_scan_stats *x) {
+    char text[2048], rows[200] = "";
+    for (uint64_t k = 0; k < x->bad_rows && k < MG_SCAN_BAD_ROWS; k++) {
+        size_t at = strlen(rows);
+        snprintf(rows + at, sizeof rows - at, "%s%" PRIu64, k ? ", " : "", x->bad_row[k]);
+    }
+    mg_error e = {0};
+    mg_fail(&e, MG_ERR_FORMAT, "%" PRIu64 " NaN and %" PRIu64 " infinite values in %" PRIu64 " rows: %s%s", x->nans,
+            x->infs, x->bad_rows, rows, x->bad_rows > MG_SCAN_BAD_ROWS ? ", ..." : "");
+    mg_error_at(&e, s->path, t->name);
+    say(c, mg_error_text(&e, text, sizeof text));
+}
+
+static mg_status check_values(checker *c, subject *s, mg_error *err) {
+    const mg_checkpoint *k = s->ckpt;
+    mg_progress *progress = NULL;
+    uint64_t total = 0;
+    uint32_t bad = 0, first = 0;
+    for (uint32_t i = 0; i < k->n_tensors; i++) total += k->tensors[i].n_bytes;
+    mg_scan *scan = calloc(k->n_tensors + 1u, sizeof *scan);
+    mg_status st =
+        scan ? mg_progress_new(&progress, c->common.progress, "check", total, err) : mg_fail_nomem(err, sizeof *scan);
+    if (st == MG_OK) st = mg_scan_checkpoint(s->ckpt, MG_SCAN_STATS, c->pool, progress, scan, err);
+    if (progress) mg_progress_free(progress);
+    mg_json *list = mg_json_new_array();
+    for (uint32_t i = 0; st == MG_OK && i < k->n_tensors; i++) {
+        if (scan[i].stats.bad_rows == 0) continue;
+        if (bad++ == 0) first = i;
+        say_bad_tensor(c, s, &k->tensors[i], &scan[i].stats);
+        mg_json_push(list, bad_tensor_json(&k->tensors[i], &scan[i].stats));
+    }
+    mg_json_set(s->report, "non_finite", list);
+    if (bad) {
+        st = mg_fail(err, MG_ERR_FORMAT,
+                     "%" PRIu64 " NaN and %" PRIu64 " infinite values, first in row %" PRIu64 " (%" PRIu32
+                     " tensors have such values)",
+                     scan[first].stats.nans, scan[first].stats.infs, scan[first].stats.bad_row[0], bad);
+        mg_error_at(err, k->files[k->tensors[first].file], k->tensors[first].name);
+    }
+    free(scan);
+    return st;
+}
+
+/* ---- manifests ---- */
+
+static const char *base_name(const char *path) {
+    const char *slash = strrchr(path, '/');
+    return slash ? slash + 1 : path;
+}
+
+/* The file an entry means: below a directory PATH, or PATH itself when the names agree. false: not about this PATH. */
+static bool resolve(const subject *s, const char *name, char *buf, size_t size) {
+    if (name[0] == '.' && name[1] == '/') name += 2;
+    if (mg_path_is_dir(s->path)) return mg_path_join(buf, size, s->path, name, NULL) == MG_OK;
+    if (strcmp(base_name(s->path), base_name(name)) != 0) return false;
+    return snprintf(buf, size, "%s", s->path) < (int)size;
+}
+
+static mg_status compare_file(subject *s, const char *path, const char *want, mg_error *err) {
+    char got[65];
+    MG_TRY(strlen(want) == 32 ? mg_md5_file(path, got, err) : mg_sha256_file(path, got, err));
+    s->manifest_files++;
+    if (strcasecmp(got, want) == 0) return MG_OK;
+    mg_fail(err, MG_ERR_INTEGRITY, "%s is %s, the manifest says %s", strlen(want) == 32 ? "MD5" : "SHA-256", got, want);
+    mg_error_at(err, path, NULL);
+    return MG_ERR_INTEGRITY;
+}
+
+/* A list names each file once per line: HEX, two separators of md5sum ("  " text, " *" binary), NAME. */
+static mg_status check_list(subject *s, char *text, mg_error *err) {
+    unsigned line = 0;
+    for (char *at = text, *next; *at; at = next) {
+        char path[LIST_NAME_MAX];
+        size_t n = strcspn(at, "\n");
+        next = at + n + (at[n] == '\n');
+        line++;
+        if (n && at[n - 1] == '\r') n--;
+        at[n] = 0;
+        if (n == 0 || at[0] == '#') continue;
+        size_t hex = strspn(at, "0123456789abcdefABCDEF");
+        if ((hex != 64 && hex != 32) || at[hex] != ' ' || (at[hex + 1] != ' ' && at[hex + 1] != '*') || !at[hex + 2])
+            return mg_fail(err, MG_ERR_FORMAT, "line %u is no 'HASH  NAME' of sha256sum or md5sum, and no JSON", line);
+        at[hex] = 0;
+        if (!resolve(s, at + hex + 2, path, sizeof path)) continue;
+        MG_TRY(compare_file(s, path, at, err));
+    }
+    return MG_OK;
+}
+
+/* Which tensors changed: only worth the second pass when the file's hash was wrong. */
+static mg_status name_changed_tensors(checker *c, subject *s, const mg_json *tensors, mg_error *err) {
+    char hex[33], list[600] = "";
+    uint32_t bad = 0;
+    mg_scan *scan = calloc(s->ckpt->n_tensors + 1u, sizeof *scan);
+    mg_status st =
+        scan ? mg_scan_checkpoint(s->ckpt, MG_SCAN_HASH, c->pool, NULL, scan, err) : mg_fail_nomem(err, sizeof *scan);
+    for (const mg_json *t = mg_json_first(tensors); st == MG_OK && t; t = mg_json_next(t)) {
+        const char *name = mg_json_str(mg_json_get(t, "name")), *want = mg_json_str(mg_json_get(t, "xxh3"));
+        uint32_t i = name ? mg_checkpoint_find(s->ckpt, name) : MG_STRMAP_NONE;
+        if (!name || !want) continue;
+        if (i != MG_STRMAP_NONE) mg_hex(scan[i].xxh3.bytes, 16, hex);
+        if (i != MG_STRMAP_NONE && strcmp(hex, want) == 0) continue;
+        size_t at = strlen(list);
+        if (at + strlen(name) + 4 < sizeof list) snprintf(list + at, sizeof list - at, "%s'%s'", bad ? ", " : "", name);
+        bad++;
+    }
+    free(scan);
+    MG_TRY(st);
+    if (bad == 0) return mg_fail(err, MG_ERR_INTEGRITY, "bytes outside the tensors differ from the manifest");
+    return mg_fail(err, MG_ERR_INTEGRITY, "%" PRIu32 " tensors differ from the manifest: %s", bad, list);
+}
+
+/* Our NAME.manifest.json: files with size and sha256, tensors with xxh3 (docs/plan.md). */
+static mg_status check_ours(checker *c, subject *s, const mg_json *m, mg_error *err) {
+    uint64_t schema = 0;
+    if (!mg_json_u64(mg_json_get(m, "schema"), &schema) || schema != 1)
+        return mg_fail(err, MG_ERR_UNSUPPORTED,
+                       "manifest schema is not 1: written by a newer version or not a manifest");
+    for (const mg_json *f = mg_json_first(mg_json_get(m, "files")); f; f = mg_json_next(f)) {
+        const char *name = mg_json_str(mg_json_get(f, "name")), *sha = mg_json_str(mg_json_get(f, "sha256"));
+        char path[LIST_NAME_MAX];
+        if (!name || !sha || strlen(sha) != 64)
+            return mg_fail(err, MG_ERR_FORMAT, "manifest file entry lacks name or sha256");
+        MG_TRY(mg_path_check_plain(name, err));
+        if (!resolve(s, name, path, sizeof path)) continue;
+        mg_error diff = {0};
+        mg_status st = compare_file(s, path, sha, &diff);
+        if (st == MG_ERR_INTEGRITY && s->ckpt)
+            st = name_changed_tensors(c, s, mg_json_get(m, "tensors"), err);
+        else if (st != MG_OK && err->code == MG_OK)
+            *err = diff;
+        mg_error_at(err, path, NULL);
+        if (st != MG_OK) return st;
+    }
+    return MG_OK;
+}
+
+static mg_status check_manifest(checker *c, subject *s, mg_error *err) {
+    char *text = NULL;
+    size_t n = 0;
+    mg_json *m = NULL;
+    MG_TRY(mg_file_slurp(c->manifest, MANIFEST_CAP, &text, &n, err));
+    mg_status st;
+    if (text[strspn(text, " \t\r\n")] == '{') {
+        st = mg_json_parse(&m, (mg_span){(const uint8_t *)text, n}, c->manifest, err);
+        if (st == MG_OK) st = check_ours(c, s, m, err);
+        mg_json_free(m);
+    } else {
+        st = check_list(s, text, err);
+    }
+    free(text);
+    if (st == MG_OK && s->manifest_files == 0) st = mg_fail(err, MG_ERR_FORMAT, "names no file of '%s'", s->path);
+    mg_json_set_u64(s->report, "manifest_files", s->manifest_files);
+    if (st != MG_OK) mg_error_at(err, c->manifest, NULL);
+    return st;
+}
+
+/* ---- */
+
+/* The bytes are compared even when the structure is broken: a manifest then tells damage from a bad writer. */
+static mg_status check_path(checker *c, const char *path, mg_error *err) {
+    subject s = {.path = path, .report = mg_json_new_object()};
+    char text[2048];
+    mg_json_set_str(s.report, "path", path);
+    mg_status st = check_structure(c, &s, err);
+    if (st == MG_OK && c->deep) st = check_values(c, &s, err);
+    if (c->manifest && (st == MG_OK || st == MG_ERR_FORMAT)) {
+        mg_error bytes = {0};
+        mg_status differ = check_manifest(c, &s, &bytes);
+        if (differ != MG_OK && st == MG_OK) *err = bytes;
+        if (st == MG_OK) st = differ;
+    }
+    mg_json_set_bool(s.report, "ok", st == MG_OK);
+    mg_json_set_i64(s.report, "status", st);
+    if (st != MG_OK) {
+        mg_error_at(err, path, NULL);
+        mg_json_set_str(s.report, "error", mg_error_text(err, text, sizeof text));
+    } else if (!c->common.quiet && !c->common.json) {
+        printf("%s: ok, %" PRIu32 " tensors%s", path, s.ckpt->n_tensors, c->deep ? ", all values finite" : "");
+        if (c->manifest) printf(", %" PRIu64 " files as the manifest says", s.manifest_files);
+        putchar('\n');
+    }
+    mg_json_push(c->results, s.report);
+    mg_checkpoint_free(s.ckpt);
+    return st;
+}
+
+/* All paths are checked; the status is the first failure's. */
+static int check_all(checker *c, const mg_opt_list *paths) {
+    int code = 0;
+    for (size_t i = 0; i < paths->n; i++) {
+        mg_error err = {0};
+        mg_status st = check_path(c, paths->items[i], &err);
+        if (st == MG_OK) continue;
+        int shown = mg_tool_fail(&tool, &err);
+        if (code == 0) code = shown;
+        if (st == MG_ERR_INTERRUPTED || st == MG_ERR_TERMINATED) break;
+    }
+    return code;
+}
+
+static mg_status print_results(checker *c, mg_error *err) {
+    char *text = NULL;
+    mg_json *o = mg_json_new_object();
+    mg_json_set_i64(o, "schema", 1);
+    mg_json_set(o, "results", c->results);
+    c->results = NULL;
+    mg_status st = mg_json_print(&text, o, 1, err);
+    if (st == MG_OK) puts(text);
+    free(text);
+    mg_json_free(o);
+    return st;
+}
+
+int main(int argc, char **argv) {
+    checker c = {0};
+    mg_error err = {0};
+    mg_opt_list paths = {0};
+    bool done = false;
+    int code = 0;
+    mg_common_init(&c.common);
+    const mg_opt opts[] = {
+        {"--deep", MG_OPT_FLAG, &c.deep, NULL, "read all data and report NaN and infinite values by tensor and row"},
+        {"--manifest", MG_OPT_STR, &c.manifest, "FILE",
+         "compare files with NAME.manifest.json or a sha256sum or md5sum list"},
+        {"--for", MG_OPT_UNBUILT, NULL, "ENGINE", "lint for a loader"},
+        {"--merge", MG_OPT_UNBUILT, NULL, NULL, "compare merge donors field by field"},
+        MG_COMMON_JSON_OPT(c.common),
+        MG_COMMON_EXEC_OPTS(c.common),
+        MG_COMMON_UNBUILT_OPTS,
+        {0},
+    };
+    mg_status st = mg_options_parse(&tool, opts, argc, argv, &paths, &done, &err);
+    if (st == MG_OK && !done) {
+        mg_interrupt_install();
+        st = mg_common_finish(&c.common, &err);
+        if (st == MG_OK && paths.n == 0) st = mg_fail(&err, MG_ERR_USAGE, "expected at least one PATH");
+        if (st == MG_OK) st = mg_pool_new(&c.pool, mg_scan_threads(c.common.n_threads, c.common.memory), &err);
+        if (st == MG_OK) {
+            c.results = mg_json_new_array();
+            code = check_all(&c, &paths);
+            if (c.common.json) st = print_results(&c, &err);
+        }
+    }
+    if (st != MG_OK) code = mg_tool_fail(&tool, &err);
+    mg_json_free(c.results);
+    if (c.pool) mg_pool_free(c.pool);
+    mg_opt_list_release(&paths);
+    mg_common_release(&c.common);
+    return code;
+}
