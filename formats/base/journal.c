@@ -93,23 +93,38 @@ void mg_journal_close(mg_journal *j) {
     j->fd = -1;
 }
 
-/* The layout block as files; false when it is not well formed. */
-static bool parse_layout(mg_journal_image *image, const uint8_t *at, uint64_t left, uint64_t n_files) {
-    if (n_files > left / 16) return false;
+static mg_status damaged(mg_error *err) {
+    return mg_fail(err, MG_ERR_INTEGRITY, "the journal's header is damaged; --restart discards it");
+}
+
+/* The layout block as files. */
+static mg_status parse_layout(mg_journal_image *image, const uint8_t *at, uint64_t left, uint64_t n_files,
+                              mg_error *err) {
+    if (n_files > left / 16) return damaged(err);
     image->files = calloc(n_files ? (size_t)n_files : 1, sizeof *image->files);
-    for (; image->files && image->n_files < n_files; image->n_files++) {
+    if (!image->files) return mg_fail_nomem(err, n_files * sizeof *image->files);
+    for (; image->n_files < n_files; image->n_files++) {
         mg_journal_file *f = &image->files[image->n_files];
         uint64_t length, padded;
-        if (left < 16) return false;
+        if (left < 16) return damaged(err);
         memcpy(&f->size, at, 8);
         memcpy(&length, at + 8, 8);
-        if (!mg_align_u64(length, 8, &padded) || padded > left - 16 || length == 0 || length > 255) return false;
+        if (!mg_align_u64(length, 8, &padded) || padded > left - 16 || length == 0 || length > 255) return damaged(err);
         f->name = strndup((const char *)at + 16, (size_t)length);
-        if (!f->name) return false;
+        if (!f->name) return mg_fail_nomem(err, length);
         at += 16 + padded;
         left -= 16 + padded;
     }
-    return image->files != NULL;
+    return MG_OK;
+}
+
+/* Check and parse header and layout, total bytes at text (which is changed). */
+static mg_status parse_header(mg_journal_image *image, uint8_t *text, uint64_t total, mg_error *err) {
+    struct header h;
+    memcpy(&h, text, sizeof h);
+    memset(text + offsetof(struct header, check), 0, sizeof h.check);
+    if (mg_xxh64_of(text, (size_t)total) != h.check) return damaged(err);
+    return parse_layout(image, text + sizeof h, total - sizeof h, h.n_files, err);
 }
 
 static mg_status load_header(mg_journal *j, mg_journal_image *image, uint64_t size, mg_error *err) {
@@ -126,18 +141,13 @@ static mg_status load_header(mg_journal *j, mg_journal_image *image, uint64_t si
                        "written by a newer moegraft (journal version %u, this one reads %d); --restart discards it",
                        h.version, MG_JOURNAL_VERSION);
     uint64_t total = sizeof h + (uint64_t)h.layout_bytes;
-    bool good = h.layout_bytes <= MAX_LAYOUT && total <= size;
-    uint8_t *text = good ? malloc((size_t)total) : NULL;
-    if (good && !text) return mg_fail_nomem(err, total);
-    mg_status st = good ? mg_fd_read(j->fd, 0, text, total, err) : MG_OK;
-    if (good && st == MG_OK) {
-        memset(text + offsetof(struct header, check), 0, sizeof h.check);
-        good = mg_xxh64_of(text, (size_t)total) == h.check &&
-               parse_layout(image, text + sizeof h, h.layout_bytes, h.n_files);
-    }
+    if (h.layout_bytes > MAX_LAYOUT || total > size) return damaged(err);
+    uint8_t *text = malloc((size_t)total);
+    if (!text) return mg_fail_nomem(err, total);
+    mg_status st = mg_fd_read(j->fd, 0, text, total, err);
+    if (st == MG_OK) st = parse_header(image, text, total, err);
     free(text);
     if (st != MG_OK) return st;
-    if (!good) return mg_fail(err, MG_ERR_INTEGRITY, "the journal's header is damaged; --restart discards it");
     image->empty = false;
     image->plan = j->plan = h.plan;
     image->n_units = h.n_units;

@@ -12,7 +12,6 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -305,15 +304,12 @@ static mg_status record_commit(mg_outset *s, mg_error *err) {
 }
 
 int mg_outset_rename(int dirfd, const char *from, const char *to, bool force) {
-#ifdef SYS_renameat2
-    enum { NOREPLACE = 1 };
-    if (!force) {
-        long r = syscall(SYS_renameat2, dirfd, from, dirfd, to, NOREPLACE);
-        if (r == 0 || (errno != EINVAL && errno != ENOSYS)) return (int)r;
-    }
-#endif
     struct stat st;
-    if (!force && fstatat(dirfd, to, &st, AT_SYMLINK_NOFOLLOW) == 0) {
+    if (force) return renameat(dirfd, from, dirfd, to);
+    if (renameat2(dirfd, from, dirfd, to, RENAME_NOREPLACE) == 0) return 0;
+    if (errno != EINVAL && errno != ENOSYS) return -1;
+    /* a file system that cannot do it in one step */
+    if (fstatat(dirfd, to, &st, AT_SYMLINK_NOFOLLOW) == 0) {
         errno = EEXIST;
         return -1;
     }
