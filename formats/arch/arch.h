@@ -303,35 +303,4 @@ mg_status mg_arch_make_config(mg_json **out, const mg_arch *arch, const mg_json 
 mg_status mg_arch_new_config(mg_json **out, const mg_arch *arch, const mg_hparams *hp, mg_dtype dtype,
                              mg_error *err) MG_MUST_CHECK;
 
-/* ---- inside formats/arch ------------------------------------------------------------------------------------------
- */
-
-/* config.c: fill hp and layers (allocated in m->arena) from m->arch and a config or key/values; assumptions are noted
- * in m. */
-mg_status mg_config_from_json(mg_model *m, const mg_json *config, mg_error *err) MG_MUST_CHECK;
-mg_status mg_config_from_gguf(mg_model *m, const mg_kvs *kv, mg_error *err) MG_MUST_CHECK;
-/* The checks that hold whatever the source (divisibility, ranges, top-k <= experts). MG_ERR_CONFLICT. */
-mg_status mg_config_check(const mg_model *m, mg_error *err) MG_MUST_CHECK;
-/* layers[] from hp. */
-mg_status mg_config_layers(mg_model *m, mg_error *err) MG_MUST_CHECK;
-/* Note a sentence in m->assumptions. */
-mg_status mg_model_assume(mg_model *m, mg_error *err, const char *fmt, ...) MG_PRINTF(3, 4) MG_MUST_CHECK;
-/* How the config spells a key, for messages ("num_hidden_layers"). */
-const char *mg_config_spelling(const mg_arch *arch, mg_key key, bool gguf);
-
-/* patterns.c: value of a symbol; pattern with {l} and {e} replaced into buf, false when it does not fit. */
-uint64_t mg_sym_value(const mg_sym *s, const mg_hparams *hp, uint32_t expert);
-bool mg_pattern_expand(char *buf, size_t size, const char *pattern, uint32_t layer, uint32_t expert);
-/* True when name is an expansion of pattern. */
-bool mg_pattern_match(const char *pattern, const char *name);
-/* Does the row's condition hold for layer (NULL for model scope) by hp alone? STORED never does. */
-bool mg_cond_holds(mg_cond c, const mg_hparams *hp, const mg_layer *layer);
-
-/* views.c: rows of stored tensor t of c seen through a chain; the logical shape is returned by mg_views_shape (false:
- * the chain does not fit the shape). */
-bool mg_views_shape(const mg_view *views, uint32_t rank, const uint64_t *shape, uint32_t *out_rank,
-                    uint64_t *out_shape);
-mg_status mg_views_read(mg_checkpoint *c, uint32_t tensor, const mg_view *views, uint64_t row, uint64_t n, void *dst,
-                        mg_error *err) MG_MUST_CHECK;
-
 #endif

@@ -85,7 +85,10 @@ typedef struct mg_model {
     uint64_t n_bounds;
     const char **assumptions; /* sentences about values that were assumed or derived; for inspect and convert */
     uint32_t n_assumptions;
-    struct mg_claim *claims; /* [ckpt->n_tensors] private; use mg_model_role_of */
+    uint32_t slot[MG_ROLE_COUNT]; /* private: place of a role among those of its scope, MG_STRMAP_NONE when the family
+                                     has none */
+    uint32_t n_slots[3];          /* private: by mg_scope */
+    struct mg_claim *claims;      /* [ckpt->n_tensors] private; use mg_model_role_of */
     mg_arena arena;
 } mg_model;
 

@@ -1,0 +1,159 @@
+/* arch_rows.h - shorthand for the tables of the families, and the rows that the llama-like families share. Included
+ * only by <family>.c files. Each shared row says something once: a family's file adds what is its own. */
+#ifndef MG_FORMATS_ARCH_ARCH_ROWS_H
+#define MG_FORMATS_ARCH_ARCH_ROWS_H
+
+#include "formats/arch/arch.h"
+
+#include <math.h>
+
+/* clang-format off */
+#define MG_LEN(a) (uint32_t)(sizeof(a) / sizeof *(a))
+
+/* Symbols: a key, a product of keys, a key times a constant, a literal, the expert's index. */
+#define K_(k)      {MG_SYM_KEY, MG_K_##k, MG_K_##k, 0, 0}
+#define KK_(a, b)  {MG_SYM_KEYS, MG_K_##a, MG_K_##b, 0, 0}
+#define KX_(k, m)  {MG_SYM_KEY, MG_K_##k, MG_K_##k, m, 0}
+#define KD_(k, d)  {MG_SYM_KEY, MG_K_##k, MG_K_##k, 0, d}
+#define LIT_(n)    {MG_SYM_LIT, MG_K_VOCAB, MG_K_VOCAB, n, 0}
+#define EXPERT_    {MG_SYM_EXPERT, MG_K_VOCAB, MG_K_VOCAB, 0, 0}
+
+/* Views. */
+#define SELECT_EXPERT_          {.kind = MG_VIEW_SELECT, .a = EXPERT_}
+#define FIRST_ROWS_(count)      {.kind = MG_VIEW_ROWS, .a = LIT_(0), .b = K_(count)}
+#define ROWS_FROM_(first, count) {.kind = MG_VIEW_ROWS, .a = K_(first), .b = K_(count)}
+#define UNPERM_(heads)          {.kind = MG_VIEW_ROPE_UNPERM, .a = K_(heads)}
+
+/* Forms: a plain name; a name and one view; any views and the stored shape. */
+#define NAME_(name)         {.pattern = name}
+#define VIEW_(name, ...)    {.pattern = name, .views = {__VA_ARGS__}}
+
+/* Fallbacks. */
+#define REQUIRED_     {MG_FB_REQUIRED, MG_K_VOCAB, MG_K_VOCAB, 0}
+#define VALUE_(v)     {MG_FB_VALUE, MG_K_VOCAB, MG_K_VOCAB, v}
+#define SAME_AS_(k)   {MG_FB_KEY, MG_K_##k, MG_K_VOCAB, 0}
+#define QUOTIENT_(a, b) {MG_FB_QUOTIENT, MG_K_##a, MG_K_##b, 0}
+#define TOKENS_       {MG_FB_TOKENS, MG_K_VOCAB, MG_K_VOCAB, 0}
+#define TENSORS_      {MG_FB_TENSORS, MG_K_VOCAB, MG_K_VOCAB, 0}
+
+/* Limits that no real model passes and that keep products of two keys within 64 bits. */
+#define MAX_SIZE  (double)(1 << 24)
+#define MAX_LAYERS 4096.0
+#define MAX_COUNT 65536.0
+
+/* ---- configuration of the llama-like families, in the order in which a converter writes GGUF keys ----
+ * ffn, context, kv (fallback), eps, theta: defaults of the family's configuration class in transformers.
+ * head_when: does the class fill head_dim in by itself, so that a converter always sees it? */
+#define LLAMA_CONFIG_SIZES(ffn, context, kv) \
+    {.key = MG_K_LAYERS, .hf = {"num_hidden_layers"}, .gguf = "block_count", .gguf_type = MG_KV_U32, .gguf_when = MG_GGUF_ALWAYS, \
+     .absent = VALUE_(32), .gguf_absent = REQUIRED_, .lo = 1, .hi = MAX_LAYERS}, \
+    {.key = MG_K_CONTEXT, .hf = {"max_position_embeddings"}, .gguf = "context_length", .gguf_type = MG_KV_U32, \
+     .gguf_when = MG_GGUF_ALWAYS, .absent = VALUE_(context), .gguf_absent = REQUIRED_, .lo = 1, .hi = 1e12}, \
+    {.key = MG_K_HIDDEN, .hf = {"hidden_size"}, .gguf = "embedding_length", .gguf_type = MG_KV_U32, .gguf_when = MG_GGUF_ALWAYS, \
+     .absent = VALUE_(4096), .gguf_absent = REQUIRED_, .lo = 1, .hi = MAX_SIZE}, \
+    {.key = MG_K_FFN, .hf = {"intermediate_size"}, .gguf = "feed_forward_length", .gguf_type = MG_KV_U32, \
+     .gguf_when = MG_GGUF_ALWAYS, .absent = VALUE_(ffn), .gguf_absent = REQUIRED_, .lo = 1, .hi = MAX_SIZE}, \
+    {.key = MG_K_HEADS, .hf = {"num_attention_heads"}, .gguf = "attention.head_count", .gguf_type = MG_KV_U32, \
+     .gguf_when = MG_GGUF_ALWAYS, .absent = VALUE_(32), .gguf_absent = REQUIRED_, .lo = 1, .hi = MAX_COUNT}, \
+    {.key = MG_K_KV_HEADS, .hf = {"num_key_value_heads"}, .gguf = "attention.head_count_kv", .gguf_type = MG_KV_U32, \
+     .gguf_when = MG_GGUF_ALWAYS, .absent = kv, .null = SAME_AS_(HEADS), .gguf_absent = SAME_AS_(HEADS), .lo = 1, .hi = MAX_COUNT}
+
+/* The object rope_scaling or rope_parameters: see "@rope." in arch.h. llama3 scaling has no GGUF key, it becomes the tensor
+ * rope_freqs. mscale belongs to DeepSeek's yarn and has no key of GGUF's llama. */
+#define LLAMA_CONFIG_ROPE(theta) \
+    {.key = MG_K_ROPE_TYPE, .hf = {"@rope.rope_type", "@rope.type"}, .gguf = "rope.scaling.type", .gguf_type = MG_KV_STR, \
+     .gguf_when = MG_GGUF_SCALED, .absent = VALUE_(MG_ROPE_NONE), .names = mg_rope_names, .quiet = true}, \
+    {.key = MG_K_ROPE_FACTOR, .hf = {"@rope.factor"}, .gguf = "rope.scaling.factor", .gguf_type = MG_KV_F32, \
+     .gguf_when = MG_GGUF_SCALED, .absent = VALUE_(1), .quiet = true}, \
+    {.key = MG_K_ROPE_ORIG_CONTEXT, .hf = {"original_max_position_embeddings", "@rope.original_max_position_embeddings"}, \
+     .gguf = "rope.scaling.original_context_length", .gguf_type = MG_KV_U32, .gguf_when = MG_GGUF_YARN, .absent = SAME_AS_(CONTEXT), \
+     .lo = 1, .hi = 1e12}, \
+    {.key = MG_K_ROPE_ATTN_FACTOR, .hf = {"@rope.attention_factor"}, .gguf = "rope.scaling.yarn_attn_factor", \
+     .gguf_type = MG_KV_F32, .gguf_when = MG_GGUF_YARN_STATED, .absent = VALUE_(0), .quiet = true}, \
+    {.key = MG_K_ROPE_BETA_FAST, .hf = {"@rope.beta_fast"}, .gguf = "rope.scaling.yarn_beta_fast", .gguf_type = MG_KV_F32, \
+     .gguf_when = MG_GGUF_YARN_STATED, .absent = VALUE_(32), .quiet = true}, \
+    {.key = MG_K_ROPE_BETA_SLOW, .hf = {"@rope.beta_slow"}, .gguf = "rope.scaling.yarn_beta_slow", .gguf_type = MG_KV_F32, \
+     .gguf_when = MG_GGUF_YARN_STATED, .absent = VALUE_(1), .quiet = true}, \
+    {.key = MG_K_ROPE_MSCALE, .hf = {"@rope.mscale"}, .absent = VALUE_(0), .quiet = true, .lost_in_gguf = true}, \
+    {.key = MG_K_ROPE_MSCALE_ALL, .hf = {"@rope.mscale_all_dim"}, .absent = VALUE_(0), .quiet = true, .lost_in_gguf = true}, \
+    {.key = MG_K_ROPE_TRUNCATE, .hf = {"@rope.truncate"}, .absent = VALUE_(1), .quiet = true, .lost_in_gguf = true}, \
+    {.key = MG_K_ROPE_LOW_FREQ, .hf = {"@rope.low_freq_factor"}, .absent = VALUE_(0), .quiet = true}, \
+    {.key = MG_K_ROPE_HIGH_FREQ, .hf = {"@rope.high_freq_factor"}, .absent = VALUE_(0), .quiet = true}, \
+    {.key = MG_K_ROPE_THETA, .hf = {"@rope.rope_theta", "rope_theta"}, .gguf = "rope.freq_base", .gguf_type = MG_KV_F32, \
+     .gguf_when = MG_GGUF_ALWAYS, .absent = VALUE_(theta), .gguf_absent = VALUE_(10000)}
+
+#define LLAMA_CONFIG_EPS(eps) \
+    {.key = MG_K_NORM_EPS, .hf = {"rms_norm_eps"}, .gguf = "attention.layer_norm_rms_epsilon", .gguf_type = MG_KV_F32, \
+     .gguf_when = MG_GGUF_ALWAYS, .absent = VALUE_(eps), .gguf_absent = REQUIRED_, .lo = 0, .hi = 1}
+
+#define LLAMA_CONFIG_TAIL(head_when) \
+    {.key = MG_K_HEAD_DIM, .hf = {"head_dim"}, .gguf = "attention.key_length", .gguf_type = MG_KV_U32, .gguf_when = head_when, \
+     .absent = QUOTIENT_(HIDDEN, HEADS), .lo = 1, .hi = MAX_COUNT}, \
+    {.key = MG_K_V_HEAD_DIM, .hf = {"head_dim"}, .gguf = "attention.value_length", .gguf_type = MG_KV_U32, .gguf_when = head_when, \
+     .absent = SAME_AS_(HEAD_DIM), .lo = 1, .hi = MAX_COUNT}, \
+    {.gguf_when = MG_GGUF_FILE_TYPE}, \
+    {.key = MG_K_VOCAB, .hf = {"vocab_size"}, .gguf = "vocab_size", .gguf_type = MG_KV_U32, .gguf_when = MG_GGUF_ALWAYS, \
+     .absent = VALUE_(32000), .gguf_absent = TOKENS_, .lo = 1, .hi = MAX_SIZE}, \
+    {.key = MG_K_ROPE_DIM, .gguf = "rope.dimension_count", .gguf_type = MG_KV_U32, .gguf_when = MG_GGUF_ALWAYS, \
+     .absent = SAME_AS_(HEAD_DIM), .lo = 2, .hi = MAX_COUNT}, \
+    {.key = MG_K_TIED, .hf = {"tie_word_embeddings"}, .absent = VALUE_(0), .gguf_absent = TENSORS_, .quiet = true}, \
+    {.key = MG_K_ACT, .hf = {"hidden_act"}, .absent = VALUE_(MG_ACT_SILU), .names = mg_act_names, .quiet = true, .lost_in_gguf = true}, \
+    {.key = MG_K_BOS, .hf = {"bos_token_id"}, .gguf = "tokenizer.ggml.bos_token_id", .absent = VALUE_(1), .null = VALUE_(-1), \
+     .gguf_absent = VALUE_(-1), .lo = -1, .hi = MAX_SIZE, .quiet = true}, \
+    {.key = MG_K_EOS, .hf = {"eos_token_id"}, .gguf = "tokenizer.ggml.eos_token_id", .absent = VALUE_(2), .null = VALUE_(-1), \
+     .gguf_absent = VALUE_(-1), .lo = -1, .hi = MAX_SIZE, .quiet = true}, \
+    {.key = MG_K_PAD, .hf = {"pad_token_id"}, .gguf = "tokenizer.ggml.padding_token_id", .absent = VALUE_(-1), .lo = -1, .hi = MAX_SIZE, \
+     .quiet = true}
+
+#define LLAMA_REFUSALS \
+    {"quantization_config", NAN, "weights quantized in a group format are not read yet; convert from the float checkpoint"}, \
+    {"partial_rotary_factor", 1, "this family rotates whole heads"}, \
+    {"@rope.partial_rotary_factor", 1, "this family rotates whole heads"}
+
+/* ---- tensors of the llama-like families ----
+ * W_(role, condition, Hugging Face pattern, GGUF pattern, shape...): the same rows in both layouts. */
+#define W_(r, cond, hf_name, gguf_name, ...) \
+    {.role = MG_R_##r, .when = cond, .shape = {__VA_ARGS__}, .forms = {[MG_LAYOUT_HF] = {NAME_(hf_name)}, [MG_LAYOUT_GGUF] = {NAME_(gguf_name)}}}
+/* Q_: the same with GGUF's rotary order of the rows of `heads` heads. */
+#define Q_(r, cond, heads, hf_name, gguf_name, ...) \
+    {.role = MG_R_##r, .when = cond, .shape = {__VA_ARGS__}, \
+     .forms = {[MG_LAYOUT_HF] = {NAME_(hf_name)}, [MG_LAYOUT_GGUF] = {VIEW_(gguf_name, UNPERM_(heads))}}}
+
+#define LLAMA_TENSORS_MODEL \
+    {.role = MG_R_ROPE_FREQS, .when = MG_IF_LLAMA3, .shape = {KD_(ROPE_DIM, 2)}, .forms = {[MG_LAYOUT_GGUF] = {NAME_("rope_freqs.weight")}}}, \
+    W_(TOKEN_EMBD, MG_IF_ALWAYS, "model.embed_tokens.weight", "token_embd.weight", K_(VOCAB), K_(HIDDEN)), \
+    W_(OUTPUT_NORM, MG_IF_ALWAYS, "model.norm.weight", "output_norm.weight", K_(HIDDEN)), \
+    W_(OUTPUT, MG_IF_UNTIED, "lm_head.weight", "output.weight", K_(VOCAB), K_(HIDDEN))
+
+#define LLAMA_TENSORS_ATTENTION \
+    W_(ATTN_NORM, MG_IF_ALWAYS, "model.layers.{l}.input_layernorm.weight", "blk.{l}.attn_norm.weight", K_(HIDDEN)), \
+    Q_(ATTN_Q, MG_IF_ALWAYS, HEADS, "model.layers.{l}.self_attn.q_proj.weight", "blk.{l}.attn_q.weight", KK_(HEADS, HEAD_DIM), K_(HIDDEN)), \
+    Q_(ATTN_K, MG_IF_ALWAYS, KV_HEADS, "model.layers.{l}.self_attn.k_proj.weight", "blk.{l}.attn_k.weight", KK_(KV_HEADS, HEAD_DIM), K_(HIDDEN)), \
+    W_(ATTN_V, MG_IF_ALWAYS, "model.layers.{l}.self_attn.v_proj.weight", "blk.{l}.attn_v.weight", KK_(KV_HEADS, V_HEAD_DIM), K_(HIDDEN)), \
+    W_(ATTN_O, MG_IF_ALWAYS, "model.layers.{l}.self_attn.o_proj.weight", "blk.{l}.attn_output.weight", K_(HIDDEN), KK_(HEADS, V_HEAD_DIM)), \
+    W_(FFN_NORM, MG_IF_ALWAYS, "model.layers.{l}.post_attention_layernorm.weight", "blk.{l}.ffn_norm.weight", K_(HIDDEN))
+
+#define LLAMA_TENSORS_ATTN_BIAS \
+    Q_(ATTN_Q_BIAS, MG_IF_ATTN_BIAS, HEADS, "model.layers.{l}.self_attn.q_proj.bias", "blk.{l}.attn_q.bias", KK_(HEADS, HEAD_DIM)), \
+    Q_(ATTN_K_BIAS, MG_IF_ATTN_BIAS, KV_HEADS, "model.layers.{l}.self_attn.k_proj.bias", "blk.{l}.attn_k.bias", KK_(KV_HEADS, HEAD_DIM)), \
+    W_(ATTN_V_BIAS, MG_IF_ATTN_BIAS, "model.layers.{l}.self_attn.v_proj.bias", "blk.{l}.attn_v.bias", KK_(KV_HEADS, V_HEAD_DIM)), \
+    W_(ATTN_O_BIAS, MG_IF_ATTN_BIAS, "model.layers.{l}.self_attn.o_proj.bias", "blk.{l}.attn_output.bias", K_(HIDDEN))
+
+#define LLAMA_TENSORS_FFN \
+    W_(FFN_GATE, MG_IF_DENSE, "model.layers.{l}.mlp.gate_proj.weight", "blk.{l}.ffn_gate.weight", K_(FFN), K_(HIDDEN)), \
+    W_(FFN_DOWN, MG_IF_DENSE, "model.layers.{l}.mlp.down_proj.weight", "blk.{l}.ffn_down.weight", K_(HIDDEN), K_(FFN)), \
+    W_(FFN_UP, MG_IF_DENSE, "model.layers.{l}.mlp.up_proj.weight", "blk.{l}.ffn_up.weight", K_(FFN), K_(HIDDEN))
+
+#define LLAMA_TENSORS_FFN_BIAS \
+    W_(FFN_GATE_BIAS, MG_IF_DENSE_MLP_BIAS, "model.layers.{l}.mlp.gate_proj.bias", "blk.{l}.ffn_gate.bias", K_(FFN)), \
+    W_(FFN_DOWN_BIAS, MG_IF_DENSE_MLP_BIAS, "model.layers.{l}.mlp.down_proj.bias", "blk.{l}.ffn_down.bias", K_(HIDDEN)), \
+    W_(FFN_UP_BIAS, MG_IF_DENSE_MLP_BIAS, "model.layers.{l}.mlp.up_proj.bias", "blk.{l}.ffn_up.bias", K_(FFN))
+
+/* Rotary inverse frequencies that old checkpoints stored as buffers. */
+#define LLAMA_IGNORED "model.layers.{l}.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq", NULL
+/* clang-format on */
+
+extern const mg_enum_name mg_rope_names[];
+extern const mg_enum_name mg_act_names[];
+
+#endif

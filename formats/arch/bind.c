@@ -1,0 +1,282 @@
+/* bind.c - every tensor of a checkpoint finds its role, and every role its tensor.
+ *
+ * Names are made from the family's patterns and looked up (never parsed), so a layer or expert too many in the file is
+ * a tensor nobody claims. A stored tensor may serve several roles (stacked experts, fused projections); its elements
+ * are counted as they are claimed, and in the end every tensor must have been claimed exactly once, or be one the
+ * family ignores. */
+#include "formats/arch/bind.h"
+
+#include <stdio.h>
+#include <string.h>
+
+typedef struct binder {
+    mg_model *m;
+    mg_layout layout;
+    uint64_t missing; /* required roles not found */
+    char first_missing[256];
+    mg_error *err;
+} binder;
+
+static mg_layout layout_of(const mg_checkpoint *c) {
+    return c->kv ? MG_LAYOUT_GGUF : MG_LAYOUT_HF;
+}
+
+static uint32_t lookup(const mg_checkpoint *c, const char *pattern, uint32_t l, uint32_t e, char *name, size_t size) {
+    if (!mg_pattern_expand(name, size, pattern, l, e)) return MG_STRMAP_NONE;
+    return mg_checkpoint_find(c, name);
+}
+
+/* ---- sizes from shapes ---- */
+
+static bool may_fix(const mg_config_state *st, const mg_model *m, mg_key key) {
+    return !m->hp.present[key] && !st->fixed[key];
+}
+
+static void fix_from(mg_model *m, mg_config_state *st, const mg_tensor *t, const mg_sym *syms, uint32_t rank) {
+    for (uint32_t d = 0; d < rank; d++) {
+        const mg_sym *s = &syms[d];
+        if (s->kind != MG_SYM_KEY || s->mul || s->div || !may_fix(st, m, s->a) || t->shape[d] > INT32_MAX) continue;
+        for (uint32_t i = 0; i < m->arch->n_config; i++) {
+            const mg_config_row *r = &m->arch->config[i];
+            /* only plain defaults give way; derived values and special places keep their formula */
+            if (r->key != s->a || r->gguf_when == MG_GGUF_FILE_TYPE) continue;
+            mg_fallback_kind kind =
+                st->gguf && r->gguf_absent.kind != MG_FB_SAME ? r->gguf_absent.kind : r->absent.kind;
+            if (kind != MG_FB_VALUE && kind != MG_FB_TOKENS) continue;
+            if (kind == MG_FB_TOKENS && st->tokens) continue;
+            m->hp.i[s->a] = (int64_t)t->shape[d];
+            st->fixed[s->a] = true;
+        }
+    }
+}
+
+/* Layers the file has: one past the last for which a norm or any other layer tensor is there. */
+static void fix_layers(mg_model *m, mg_config_state *st) {
+    const mg_tensor_row *r = mg_arch_row(m->arch, MG_R_ATTN_NORM);
+    const char *pattern = r ? r->forms[layout_of(m->ckpt)][0].pattern : NULL;
+    char name[256];
+    uint32_t l = 0;
+    if (!pattern || m->hp.present[MG_K_LAYERS]) return;
+    while (l < m->ckpt->n_tensors && lookup(m->ckpt, pattern, l, 0, name, sizeof name) != MG_STRMAP_NONE) l++;
+    if (!l) return;
+    m->hp.i[MG_K_LAYERS] = l;
+    st->fixed[MG_K_LAYERS] = true;
+}
+
+mg_status mg_bind_sizes(mg_model *m, mg_config_state *st, mg_error *err) {
+    char name[256];
+    mg_layout layout = layout_of(m->ckpt);
+    fix_layers(m, st);
+    for (uint32_t i = 0; i < m->arch->n_tensors; i++) {
+        const mg_tensor_row *r = &m->arch->tensors[i];
+        for (uint32_t f = 0; f < MG_MAX_FORMS && r->forms[layout][f].pattern; f++) {
+            const mg_form *form = &r->forms[layout][f];
+            uint32_t t = lookup(m->ckpt, form->pattern, 0, 0, name, sizeof name), rank = 0;
+            if (t == MG_STRMAP_NONE) continue;
+            const mg_sym *syms = form->stored[0].kind != MG_SYM_NONE ? form->stored : r->shape;
+            uint32_t max = syms == r->shape ? 3 : 4;
+            while (rank < max && syms[rank].kind != MG_SYM_NONE) rank++;
+            if (m->ckpt->tensors[t].rank == rank) fix_from(m, st, &m->ckpt->tensors[t], syms, rank);
+        }
+    }
+    if ((uint64_t)m->hp.i[MG_K_LAYERS] > m->ckpt->n_tensors)
+        return mg_fail(err, MG_ERR_CONFLICT, "'%s' is %lld, but there are only %u tensors",
+                       mg_config_spelling(m->arch, MG_K_LAYERS, st->gguf, name, sizeof name),
+                       (long long)m->hp.i[MG_K_LAYERS], m->ckpt->n_tensors);
+    return MG_OK;
+}
+
+/* ---- one role ---- */
+
+/* "[vocab_size 320, hidden_size 64]": what the config says, dimension by dimension. */
+static void expected_text(const binder *b, const mg_sym *syms, const uint64_t *shape, uint32_t rank, char *buf,
+                          size_t size) {
+    size_t n = (size_t)snprintf(buf, size, "[");
+    char key[96];
+    for (uint32_t d = 0; d < rank && n < size; d++) {
+        const char *what = "";
+        if (syms[d].kind == MG_SYM_KEY && !syms[d].mul && !syms[d].div)
+            what = mg_config_spelling(b->m->arch, syms[d].a, b->layout == MG_LAYOUT_GGUF, key, sizeof key);
+        n += (size_t)snprintf(buf + n, size - n, "%s%s%s%llu", d ? ", " : "", what, *what ? " " : "",
+                              (unsigned long long)shape[d]);
+    }
+    if (n < size) snprintf(buf + n, size - n, "]");
+}
+
+static mg_status check_stored(const binder *b, const mg_tensor *t, const mg_sym *syms, uint32_t max, uint32_t expert) {
+    uint64_t shape[4] = {0};
+    uint32_t rank = mg_sym_shape(shape, syms, max, &b->m->hp, expert);
+    bool same = rank == t->rank && memcmp(shape, t->shape, rank * sizeof *shape) == 0;
+    if (!same) {
+        char want[256], found[128];
+        expected_text(b, syms, shape, rank, want, sizeof want);
+        mg_fail(b->err, MG_ERR_CONFLICT, "shape %s, but the configuration says %s",
+                mg_tensor_shape_text(t, found, sizeof found), want);
+        mg_error_at(b->err, NULL, t->name);
+        return MG_ERR_CONFLICT;
+    }
+    if (mg_dtype_is_float(t->dtype) || mg_dtype_is_block(t->dtype)) return MG_OK;
+    mg_fail(b->err, MG_ERR_UNSUPPORTED, "type %s is not one that weights of this family are read from",
+            mg_dtype_get(t->dtype)->name);
+    mg_error_at(b->err, NULL, t->name);
+    return MG_ERR_UNSUPPORTED;
+}
+
+static mg_status claim(binder *b, uint32_t t, const mg_tensor_row *r, uint32_t l, uint32_t e, const mg_bound *bound) {
+    const mg_tensor *x = &b->m->ckpt->tensors[t];
+    mg_claim *c = &b->m->claims[t];
+    uint64_t n = 1;
+    for (uint32_t i = 0; i < bound->rank; i++) n *= bound->shape[i];
+    if (n > x->n_elements - c->elements) {
+        mg_fail(b->err, MG_ERR_INTERNAL, "claimed twice, the second time as %s", mg_role_name(r->role));
+        mg_error_at(b->err, NULL, x->name);
+        return MG_ERR_INTERNAL;
+    }
+    if (c->elements == 0) {
+        c->role = r->role;
+        c->layer = l;
+        c->expert = e;
+    }
+    c->elements += n;
+    return MG_OK;
+}
+
+static mg_status bind_form(binder *b, uint32_t t, const mg_tensor_row *r, const mg_form *form, uint32_t l, uint32_t e) {
+    const mg_tensor *x = &b->m->ckpt->tensors[t];
+    bool own = form->stored[0].kind != MG_SYM_NONE;
+    uint64_t want[3] = {0};
+    uint32_t rank = mg_sym_shape(want, r->shape, 3, &b->m->hp, e);
+    mg_bound *bound = mg_bind_slot(b->m, r->role, l, e);
+    MG_TRY(check_stored(b, x, own ? form->stored : r->shape, own ? 4 : 3, e));
+    mg_form_views(bound->views, form, &b->m->hp, e);
+    if (!mg_views_shape(bound->views, x->rank, x->shape, &bound->rank, bound->shape) || bound->rank != rank ||
+        memcmp(bound->shape, want, rank * sizeof *want) != 0)
+        return mg_fail(b->err, MG_ERR_INTERNAL, "the view of %s does not give its shape", mg_role_name(r->role));
+    bound->tensor = t;
+    return claim(b, t, r, l, e, bound);
+}
+
+/* GGUF metadata does not state these; the tensors do. */
+static bool told_by_tensors(mg_cond c) {
+    return c == MG_IF_UNTIED || c == MG_IF_ATTN_BIAS || c == MG_IF_DENSE_MLP_BIAS;
+}
+
+static bool wanted(const binder *b, const mg_tensor_row *r, const mg_layer *layer, bool *required) {
+    bool gguf = b->layout == MG_LAYOUT_GGUF;
+    *required = false;
+    if (r->when == MG_IF_STORED || r->when == MG_IF_LLAMA3) return true;
+    if (gguf && r->when == MG_IF_DENSE_MLP_BIAS) return !layer->moe;
+    if (gguf && told_by_tensors(r->when)) return true;
+    return *required = mg_cond_holds(r->when, &b->m->hp, layer);
+}
+
+static mg_status bind_role(binder *b, const mg_tensor_row *r, uint32_t l, uint32_t e) {
+    const mg_layer *layer = mg_role_scope(r->role) == MG_SCOPE_MODEL ? NULL : &b->m->layers[l];
+    bool required;
+    char name[256];
+    if (!wanted(b, r, layer, &required)) return MG_OK;
+    for (uint32_t f = 0; f < MG_MAX_FORMS && r->forms[b->layout][f].pattern; f++) {
+        uint32_t t = lookup(b->m->ckpt, r->forms[b->layout][f].pattern, l, e, name, sizeof name);
+        if (t != MG_STRMAP_NONE) return bind_form(b, t, r, &r->forms[b->layout][f], l, e);
+    }
+    if (!required || !r->forms[b->layout][0].pattern) return MG_OK;
+    if (b->missing++ == 0)
+        mg_pattern_expand(b->first_missing, sizeof b->first_missing, r->forms[b->layout][0].pattern, l, e);
+    return MG_OK;
+}
+
+/* ---- all roles ---- */
+
+static mg_status alloc_bounds(mg_model *m, mg_error *err) {
+    uint64_t layers = (uint64_t)m->hp.i[MG_K_LAYERS], experts = (uint64_t)m->hp.i[MG_K_EXPERTS], n, per_layer;
+    for (uint32_t i = 0; i < m->arch->n_tensors; i++) {
+        mg_role role = m->arch->tensors[i].role;
+        m->slot[role] = m->n_slots[mg_role_scope(role)]++;
+    }
+    /* layers and experts are bounded by the config rows, so this cannot wrap; the arena's cap refuses what is absurd */
+    per_layer = m->n_slots[MG_SCOPE_LAYER] + experts * m->n_slots[MG_SCOPE_EXPERT];
+    n = m->n_slots[MG_SCOPE_MODEL] + layers * per_layer;
+    MG_TRY(MG_ARENA_NEW(&m->arena, &m->bounds, n, err));
+    MG_TRY(MG_ARENA_NEW(&m->arena, &m->claims, m->ckpt->n_tensors, err));
+    m->n_bounds = n;
+    for (uint64_t i = 0; i < n; i++) m->bounds[i].tensor = MG_STRMAP_NONE;
+    return MG_OK;
+}
+
+static mg_status bind_row(binder *b, const mg_tensor_row *r) {
+    mg_scope scope = mg_role_scope(r->role);
+    uint32_t layers = scope == MG_SCOPE_MODEL ? 1 : (uint32_t)b->m->hp.i[MG_K_LAYERS];
+    uint32_t experts = scope == MG_SCOPE_EXPERT ? (uint32_t)b->m->hp.i[MG_K_EXPERTS] : 1;
+    for (uint32_t l = 0; l < layers; l++)
+        for (uint32_t e = 0; e < experts; e++) MG_TRY(bind_role(b, r, l, e));
+    return MG_OK;
+}
+
+static bool is_ignored(const mg_arch *arch, const char *name) {
+    for (const char *const *p = arch->ignored; p && *p; p++)
+        if (mg_pattern_match(*p, name)) return true;
+    return false;
+}
+
+/* A tied model may still carry the head it does not use (transformers loads the embedding then). */
+static const mg_tensor_row *unused_by_tie(const binder *b, const char *name) {
+    for (uint32_t i = 0; i < b->m->arch->n_tensors; i++) {
+        const mg_tensor_row *r = &b->m->arch->tensors[i];
+        if (r->when != MG_IF_UNTIED || !b->m->hp.i[MG_K_TIED]) continue;
+        const mg_form *f = &r->forms[b->layout][0];
+        if (f->pattern && mg_pattern_match(f->pattern, name)) return r;
+    }
+    return NULL;
+}
+
+static mg_status check_claims(binder *b) {
+    mg_model *m = b->m;
+    uint64_t unknown = 0;
+    uint32_t first = 0;
+    if (b->missing == 1) return mg_fail(b->err, MG_ERR_FORMAT, "tensor '%s' is missing", b->first_missing);
+    if (b->missing)
+        return mg_fail(b->err, MG_ERR_FORMAT, "tensor '%s' and %llu more are missing", b->first_missing,
+                       (unsigned long long)(b->missing - 1));
+    for (uint32_t t = 0; t < m->ckpt->n_tensors; t++) {
+        const mg_tensor *x = &m->ckpt->tensors[t];
+        if (m->claims[t].elements == x->n_elements && x->n_elements) continue;
+        if (m->claims[t].elements) {
+            mg_fail(b->err, MG_ERR_FORMAT, "only %llu of its %llu elements belong to the model",
+                    (unsigned long long)m->claims[t].elements, (unsigned long long)x->n_elements);
+            mg_error_at(b->err, NULL, x->name);
+            return MG_ERR_FORMAT;
+        }
+        m->claims[t].ignored = true;
+        if (is_ignored(m->arch, x->name)) continue;
+        if (unused_by_tie(b, x->name)) {
+            MG_TRY(mg_model_assume(
+                m, b->err, "'%s' is stored but not used: the config ties the output head to the embedding", x->name));
+            continue;
+        }
+        if (unknown++ == 0) first = t;
+    }
+    if (!unknown) return MG_OK;
+    mg_fail(b->err, MG_ERR_FORMAT, "not a tensor of family '%s' with this configuration (%llu such tensor%s)",
+            m->arch->name, (unsigned long long)unknown, unknown > 1 ? "s" : "");
+    mg_error_at(b->err, NULL, m->ckpt->tensors[first].name);
+    return MG_ERR_FORMAT;
+}
+
+/* Keys that GGUF does not state: set from what was found. */
+static void keys_from_tensors(mg_model *m) {
+    m->hp.i[MG_K_TIED] = mg_model_find(m, MG_R_OUTPUT, 0, 0) == NULL;
+    for (uint32_t i = 0; i < m->arch->n_tensors; i++) {
+        const mg_tensor_row *r = &m->arch->tensors[i];
+        if (r->when != MG_IF_ATTN_BIAS && r->when != MG_IF_DENSE_MLP_BIAS) continue;
+        if (mg_model_find(m, r->role, 0, 0)) m->hp.i[r->when == MG_IF_ATTN_BIAS ? MG_K_ATTN_BIAS : MG_K_MLP_BIAS] = 1;
+    }
+}
+
+mg_status mg_bind(mg_model *m, const mg_config_state *st, mg_error *err) {
+    binder b = {.m = m, .layout = layout_of(m->ckpt), .err = err};
+    MG_TRY(alloc_bounds(m, err));
+    for (uint32_t i = 0; i < m->arch->n_tensors; i++) MG_TRY(bind_row(&b, &m->arch->tensors[i]));
+    MG_TRY(check_claims(&b));
+    if (st->gguf) keys_from_tensors(m);
+    return MG_OK;
+}

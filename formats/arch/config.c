@@ -1,0 +1,176 @@
+/* config.c - what a configuration leaves unsaid, and whether what it says hangs together. */
+#include "formats/arch/arch_internal.h"
+
+#include <stdio.h>
+#include <string.h>
+
+/* The fallback that applies to a row for this source. */
+static const mg_fallback *fallback_of(const mg_config_row *r, const mg_config_state *st) {
+    if (st->gguf && r->gguf_absent.kind != MG_FB_SAME) return &r->gguf_absent;
+    if (st->null[r->key] && r->null.kind != MG_FB_SAME) return &r->null;
+    return &r->absent;
+}
+
+static mg_status apply_quotient(mg_model *m, const mg_config_row *r, const mg_fallback *fb, bool gguf, mg_error *err) {
+    int64_t a = m->hp.i[fb->key], b = m->hp.i[fb->by];
+    char na[96], nb[96];
+    if (b > 0 && a % b == 0) {
+        m->hp.i[r->key] = a / b;
+        return MG_OK;
+    }
+    return mg_fail(err, MG_ERR_CONFLICT, "'%s' is %lld, expected a multiple of '%s' (%lld) as '%s' is not stated",
+                   mg_config_spelling(m->arch, fb->key, gguf, na, sizeof na), (long long)a,
+                   mg_config_spelling(m->arch, fb->by, gguf, nb, sizeof nb), (long long)b, mg_key_name(r->key));
+}
+
+mg_status mg_config_resolve(mg_model *m, const mg_config_state *st, mg_error *err) {
+    mg_hparams *hp = &m->hp;
+    char name[96];
+    for (uint32_t i = 0; i < m->arch->n_config; i++) {
+        const mg_config_row *r = &m->arch->config[i];
+        if (r->gguf_when == MG_GGUF_FILE_TYPE || hp->present[r->key] || st->fixed[r->key]) continue;
+        const mg_fallback *fb = fallback_of(r, st);
+        bool real = mg_key_kind(r->key) == 'F';
+        switch (fb->kind) {
+        case MG_FB_SAME: /* a row without any fallback: the key is 0 */
+            break;
+        case MG_FB_REQUIRED:
+            return mg_fail(err, MG_ERR_CONFLICT, "'%s' is missing",
+                           mg_config_spelling(m->arch, r->key, st->gguf, name, sizeof name));
+        case MG_FB_VALUE:
+            if (real)
+                hp->f[r->key] = fb->value;
+            else
+                hp->i[r->key] = (int64_t)fb->value;
+            break;
+        case MG_FB_KEY:
+            if (real)
+                hp->f[r->key] = hp->f[fb->key];
+            else
+                hp->i[r->key] = hp->i[fb->key];
+            break;
+        case MG_FB_QUOTIENT:
+            MG_TRY(apply_quotient(m, r, fb, st->gguf, err));
+            break;
+        case MG_FB_TOKENS: /* without tokens the embedding's rows decide (mg_model_open) */
+            hp->i[r->key] = (int64_t)st->tokens;
+            break;
+        case MG_FB_TENSORS: /* binding decides; until then the most tensors are allowed for */
+            hp->i[r->key] = 0;
+            break;
+        }
+    }
+    if (!hp->present[MG_K_NORM_TOPK]) hp->i[MG_K_NORM_TOPK] = m->arch->block.norm_topk;
+    /* transformers: `beta_fast or 32` - zero means unset. */
+    if (hp->f[MG_K_ROPE_BETA_FAST] == 0) hp->f[MG_K_ROPE_BETA_FAST] = 32;
+    if (hp->f[MG_K_ROPE_BETA_SLOW] == 0) hp->f[MG_K_ROPE_BETA_SLOW] = 1;
+    /* transformers: a yarn factor of null is the ratio of the context lengths. */
+    if (!st->gguf && hp->i[MG_K_ROPE_TYPE] == MG_ROPE_YARN && !hp->present[MG_K_ROPE_FACTOR] &&
+        hp->i[MG_K_ROPE_ORIG_CONTEXT] > 0)
+        hp->f[MG_K_ROPE_FACTOR] = (double)hp->i[MG_K_CONTEXT] / (double)hp->i[MG_K_ROPE_ORIG_CONTEXT];
+    return MG_OK;
+}
+
+mg_status mg_config_note(mg_model *m, const mg_config_state *st, mg_error *err) {
+    char name[96];
+    for (uint32_t i = 0; i < m->arch->n_config; i++) {
+        const mg_config_row *r = &m->arch->config[i];
+        if (r->gguf_when == MG_GGUF_FILE_TYPE || r->quiet || m->hp.present[r->key]) continue;
+        const mg_fallback *fb = fallback_of(r, st);
+        mg_config_spelling(m->arch, r->key, st->gguf, name, sizeof name);
+        if (st->fixed[r->key])
+            MG_TRY(mg_model_assume(m, err, "'%s' is not stated: %lld, from the shapes of the tensors", name,
+                                   (long long)m->hp.i[r->key]));
+        else if (fb->kind == MG_FB_VALUE && mg_key_kind(r->key) == 'F')
+            MG_TRY(mg_model_assume(m, err, "'%s' is not stated: %g assumed, the default of the format", name,
+                                   m->hp.f[r->key]));
+        else if (fb->kind == MG_FB_VALUE)
+            MG_TRY(mg_model_assume(m, err, "'%s' is not stated: %lld assumed, the default of the format", name,
+                                   (long long)m->hp.i[r->key]));
+    }
+    return MG_OK;
+}
+
+/* ---- checks ---- */
+
+typedef struct check {
+    const mg_model *m;
+    bool gguf;
+    mg_error *err;
+} check;
+
+static mg_status bad(const check *c, mg_key key, const char *expected) {
+    char name[96];
+    mg_config_spelling(c->m->arch, key, c->gguf, name, sizeof name);
+    if (mg_key_kind(key) == 'F')
+        return mg_fail(c->err, MG_ERR_CONFLICT, "'%s' is %.9g, expected %s", name, c->m->hp.f[key], expected);
+    return mg_fail(c->err, MG_ERR_CONFLICT, "'%s' is %lld, expected %s", name, (long long)c->m->hp.i[key], expected);
+}
+
+static mg_status check_heads(const check *c) {
+    const int64_t *i = c->m->hp.i;
+    char text[96];
+    if (i[MG_K_HEADS] % i[MG_K_KV_HEADS]) {
+        snprintf(text, sizeof text, "a divisor of the %lld query heads", (long long)i[MG_K_HEADS]);
+        return bad(c, MG_K_KV_HEADS, text);
+    }
+    if (i[MG_K_ROPE_DIM] % 2 || i[MG_K_ROPE_DIM] > i[MG_K_HEAD_DIM]) {
+        snprintf(text, sizeof text, "an even number up to the head size %lld", (long long)i[MG_K_HEAD_DIM]);
+        return bad(c, MG_K_ROPE_DIM, text);
+    }
+    if (i[MG_K_HEAD_DIM] % 2) return bad(c, MG_K_HEAD_DIM, "an even number (rotary pairs)");
+    return MG_OK;
+}
+
+static mg_status check_rope(const check *c) {
+    const mg_hparams *hp = &c->m->hp;
+    int64_t type = hp->i[MG_K_ROPE_TYPE];
+    bool scaled = type == MG_ROPE_LINEAR || type == MG_ROPE_LLAMA3 || type == MG_ROPE_DYNAMIC;
+    if (type == MG_ROPE_LONGROPE)
+        return mg_fail(c->err, MG_ERR_UNSUPPORTED,
+                       "rope scaling 'longrope' needs factor lists, which family '%s' does not read yet",
+                       c->m->arch->name);
+    if (scaled && !hp->present[MG_K_ROPE_FACTOR]) return bad(c, MG_K_ROPE_FACTOR, "a stated value for this rope type");
+    if (hp->f[MG_K_ROPE_THETA] <= 0) return bad(c, MG_K_ROPE_THETA, "a positive number");
+    if (type != MG_ROPE_NONE && hp->f[MG_K_ROPE_FACTOR] <= 0) return bad(c, MG_K_ROPE_FACTOR, "a positive number");
+    if ((type == MG_ROPE_YARN || type == MG_ROPE_LLAMA3) && hp->i[MG_K_ROPE_ORIG_CONTEXT] < 1)
+        return bad(c, MG_K_ROPE_ORIG_CONTEXT, "at least 1");
+    if (type != MG_ROPE_LLAMA3) return MG_OK;
+    if (!hp->present[MG_K_ROPE_LOW_FREQ] || hp->f[MG_K_ROPE_LOW_FREQ] <= 0)
+        return bad(c, MG_K_ROPE_LOW_FREQ, "a stated positive number");
+    if (!hp->present[MG_K_ROPE_HIGH_FREQ] || hp->f[MG_K_ROPE_HIGH_FREQ] <= hp->f[MG_K_ROPE_LOW_FREQ])
+        return bad(c, MG_K_ROPE_HIGH_FREQ, "a stated number above low_freq_factor");
+    return MG_OK;
+}
+
+static mg_status check_experts(const check *c) {
+    const int64_t *i = c->m->hp.i;
+    char text[96];
+    if (c->m->arch->block.router == MG_ROUTER_NONE) return MG_OK;
+    if (i[MG_K_EXPERTS] < 1) return bad(c, MG_K_EXPERTS, "at least 1");
+    snprintf(text, sizeof text, "1 to the number of experts, %lld", (long long)i[MG_K_EXPERTS]);
+    if (i[MG_K_EXPERTS_USED] < 1 || i[MG_K_EXPERTS_USED] > i[MG_K_EXPERTS]) return bad(c, MG_K_EXPERTS_USED, text);
+    return MG_OK;
+}
+
+mg_status mg_config_check(const mg_model *m, bool gguf, mg_error *err) {
+    static const mg_key positive[] = {MG_K_VOCAB,    MG_K_HIDDEN,     MG_K_LAYERS, MG_K_HEADS,  MG_K_KV_HEADS,
+                                      MG_K_HEAD_DIM, MG_K_V_HEAD_DIM, MG_K_FFN,    MG_K_CONTEXT};
+    check c = {m, gguf, err};
+    for (size_t k = 0; k < sizeof positive / sizeof *positive; k++)
+        if (m->hp.i[positive[k]] < 1) return bad(&c, positive[k], "at least 1");
+    MG_TRY(check_heads(&c));
+    MG_TRY(check_rope(&c));
+    return check_experts(&c);
+}
+
+mg_status mg_config_layers(mg_model *m, mg_error *err) {
+    size_t n = (size_t)m->hp.i[MG_K_LAYERS];
+    MG_TRY(MG_ARENA_NEW(&m->arena, &m->layers, n, err));
+    for (size_t l = 0; l < n; l++)
+        m->layers[l] = (mg_layer){.moe = m->arch->block.router != MG_ROUTER_NONE && m->hp.i[MG_K_EXPERTS] > 0,
+                                  .window = (uint64_t)m->hp.i[MG_K_WINDOW],
+                                  .rope_theta = m->hp.f[MG_K_ROPE_THETA],
+                                  .rope = true};
+    return MG_OK;
+}

@@ -1,0 +1,236 @@
+/* config_read.c - stated values of a configuration, from config.json or from GGUF metadata, into canonical keys.
+ *
+ * What is not stated is left to config.c. Wrong types and values out of range are MG_ERR_CONFLICT naming the field as
+ * the file spells it, what was found and what was expected; fields that change the mathematics in a way we do not
+ * describe are MG_ERR_UNSUPPORTED. */
+#include "formats/arch/arch_internal.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+char mg_key_kind(mg_key k) {
+    /* clang-format off */
+    static const char kinds[] =
+#define MG_KEY(sym, kind, meaning) #kind
+#include "formats/arch/keys.inc"
+#undef MG_KEY
+        ;
+    /* clang-format on */
+    return kinds[k];
+}
+
+/* transformers folds rope_scaling (when it is not empty) over rope_parameters as a whole, never field by field. */
+static const mg_json *rope_object(const mg_json *config) {
+    const mg_json *v = mg_json_get(config, "rope_scaling");
+    if (v && mg_json_type(v) == MG_JSON_OBJECT && mg_json_len(v)) return v;
+    return mg_json_get(config, "rope_parameters");
+}
+
+static const mg_json *config_path(const mg_json *config, const char *path) {
+    static const char rope[] = "@rope.";
+    if (strncmp(path, rope, sizeof rope - 1) == 0) return mg_json_get(rope_object(config), path + sizeof rope - 1);
+    return mg_json_path(config, path);
+}
+
+static const char *shown(const char *path) {
+    return path[0] == '@' ? path + 1 : path;
+}
+
+static void describe(const mg_json *v, char *buf, size_t size) {
+    int64_t i;
+    double d;
+    bool b;
+    switch (mg_json_type(v)) {
+    case MG_JSON_STRING:
+        snprintf(buf, size, "\"%.60s\"", mg_json_str(v));
+        break;
+    case MG_JSON_BOOL:
+        snprintf(buf, size, "%s", mg_json_bool(v, &b) && b ? "true" : "false");
+        break;
+    case MG_JSON_INT:
+    case MG_JSON_REAL:
+        if (mg_json_i64(v, &i))
+            snprintf(buf, size, "%lld", (long long)i);
+        else if (mg_json_f64(v, &d))
+            snprintf(buf, size, "%.17g", d);
+        else
+            snprintf(buf, size, "a number out of range");
+        break;
+    case MG_JSON_ARRAY:
+        snprintf(buf, size, "a list");
+        break;
+    case MG_JSON_OBJECT:
+        snprintf(buf, size, "an object");
+        break;
+    case MG_JSON_NULL:
+        snprintf(buf, size, "null");
+        break;
+    }
+}
+
+static mg_status in_range(const mg_config_row *r, double v, const char *field, const char *found, mg_error *err) {
+    if (!isfinite(v)) return mg_fail(err, MG_ERR_CONFLICT, "'%s' is %s, expected a finite number", field, found);
+    if (r->lo == 0 && r->hi == 0) return MG_OK;
+    if (v >= r->lo && v <= r->hi) return MG_OK;
+    return mg_fail(err, MG_ERR_CONFLICT, "'%s' is %s, expected %.10g to %.10g", field, found, r->lo, r->hi);
+}
+
+static mg_status enum_value(const mg_config_row *r, const char *s, const char *field, int64_t *out, mg_error *err) {
+    for (const mg_enum_name *n = r->names; n->name; n++) {
+        if (strcmp(n->name, s) == 0) {
+            *out = n->value;
+            return MG_OK;
+        }
+    }
+    return mg_fail(err, MG_ERR_UNSUPPORTED, "'%s' is \"%.60s\", which this version does not know", field, s);
+}
+
+static mg_status take_json(mg_hparams *hp, const mg_config_row *r, const mg_json *v, const char *field, mg_error *err) {
+    char found[80];
+    bool b;
+    describe(v, found, sizeof found);
+    switch (mg_key_kind(r->key)) {
+    case 'B':
+        if (!mg_json_bool(v, &b))
+            return mg_fail(err, MG_ERR_CONFLICT, "'%s' is %s, expected true or false", field, found);
+        hp->i[r->key] = b;
+        return MG_OK;
+    case 'E':
+        if (mg_json_type(v) != MG_JSON_STRING)
+            return mg_fail(err, MG_ERR_CONFLICT, "'%s' is %s, expected a name", field, found);
+        return enum_value(r, mg_json_str(v), field, &hp->i[r->key], err);
+    case 'F':
+        if (!mg_json_f64(v, &hp->f[r->key]))
+            return mg_fail(err, MG_ERR_CONFLICT, "'%s' is %s, expected a number", field, found);
+        return in_range(r, hp->f[r->key], field, found, err);
+    default:
+        if (!mg_json_i64(v, &hp->i[r->key]))
+            return mg_fail(err, MG_ERR_CONFLICT, "'%s' is %s, expected an integer", field, found);
+        return in_range(r, (double)hp->i[r->key], field, found, err);
+    }
+}
+
+/* Token ids may be lists (several end tokens): the first counts. */
+static const mg_json *first_id(const mg_config_row *r, const mg_json *v) {
+    bool id = r->key == MG_K_BOS || r->key == MG_K_EOS || r->key == MG_K_PAD;
+    return id && mg_json_type(v) == MG_JSON_ARRAY && mg_json_len(v) ? mg_json_first(v) : v;
+}
+
+static mg_status read_refusals(const mg_arch *arch, const mg_json *config, mg_error *err) {
+    for (uint32_t i = 0; i < arch->n_refusals; i++) {
+        const mg_config_refusal *r = &arch->refusals[i];
+        const mg_json *v = config_path(config, r->path);
+        char found[80];
+        double d;
+        bool b;
+        if (!v || mg_json_type(v) == MG_JSON_NULL) continue;
+        if (mg_json_f64(v, &d) && d == r->harmless) continue;
+        if (mg_json_bool(v, &b) && (double)b == r->harmless) continue;
+        describe(v, found, sizeof found);
+        return mg_fail(err, MG_ERR_UNSUPPORTED, "'%s' is %s: %s", shown(r->path), found, r->why);
+    }
+    const mg_json *rope = rope_object(config);
+    for (const mg_json *c = rope ? mg_json_first(rope) : NULL; c; c = mg_json_next(c))
+        if (mg_json_type(c) == MG_JSON_OBJECT)
+            return mg_fail(err, MG_ERR_UNSUPPORTED,
+                           "'rope_parameters' differ by layer type ('%.60s'), which family '%s' does not have",
+                           mg_json_key(c), arch->name);
+    return MG_OK;
+}
+
+mg_status mg_config_read_json(mg_model *m, mg_config_state *st, const mg_json *config, mg_error *err) {
+    if (!config || mg_json_type(config) != MG_JSON_OBJECT)
+        return mg_fail(err, MG_ERR_FORMAT, "config.json is not an object");
+    MG_TRY(read_refusals(m->arch, config, err));
+    for (uint32_t i = 0; i < m->arch->n_config; i++) {
+        const mg_config_row *r = &m->arch->config[i];
+        if (r->gguf_when == MG_GGUF_FILE_TYPE) continue;
+        for (uint32_t s = 0; s < MG_MAX_SPELLINGS && r->hf[s] && !m->hp.present[r->key]; s++) {
+            const mg_json *v = config_path(config, r->hf[s]);
+            if (!v) continue;
+            v = first_id(r, v);
+            if (mg_json_type(v) == MG_JSON_NULL) {
+                st->null[r->key] = true;
+                continue;
+            }
+            MG_TRY(take_json(&m->hp, r, v, shown(r->hf[s]), err));
+            m->hp.present[r->key] = true;
+        }
+    }
+    return MG_OK;
+}
+
+static mg_status take_kv(mg_hparams *hp, const mg_config_row *r, const mg_kv *v, const char *field, mg_error *err) {
+    char found[80];
+    mg_str s;
+    bool b;
+    if (v->type == MG_KV_ARR)
+        return mg_fail(err, MG_ERR_UNSUPPORTED, "'%s' is a list: values that differ by layer are not supported here",
+                       field);
+    switch (mg_key_kind(r->key)) {
+    case 'B':
+        if (!mg_kv_bool(v, &b)) return mg_fail(err, MG_ERR_CONFLICT, "'%s' is not a bool", field);
+        hp->i[r->key] = b;
+        return MG_OK;
+    case 'E':
+        if (!mg_kv_str(v, &s)) return mg_fail(err, MG_ERR_CONFLICT, "'%s' is not a string", field);
+        return enum_value(r, s.data, field, &hp->i[r->key], err);
+    case 'F':
+        if (!mg_kv_f64(v, &hp->f[r->key])) return mg_fail(err, MG_ERR_CONFLICT, "'%s' is not a number", field);
+        snprintf(found, sizeof found, "%.9g", hp->f[r->key]);
+        return in_range(r, hp->f[r->key], field, found, err);
+    default:
+        if (!mg_kv_i64(v, &hp->i[r->key])) return mg_fail(err, MG_ERR_CONFLICT, "'%s' is not an integer", field);
+        snprintf(found, sizeof found, "%lld", (long long)hp->i[r->key]);
+        return in_range(r, (double)hp->i[r->key], field, found, err);
+    }
+}
+
+/* Keys of the tokenizer stand alone; all others carry the architecture's name. */
+static void gguf_name(char *buf, size_t size, const mg_arch *arch, const char *suffix) {
+    if (strncmp(suffix, "tokenizer.", 10) == 0)
+        snprintf(buf, size, "%s", suffix);
+    else
+        snprintf(buf, size, "%s.%s", arch->gguf_arch, suffix);
+}
+
+const char *mg_config_spelling(const mg_arch *arch, mg_key key, bool gguf, char *buf, size_t size) {
+    snprintf(buf, size, "%s", mg_key_name(key));
+    for (uint32_t i = 0; i < arch->n_config; i++) {
+        const mg_config_row *r = &arch->config[i];
+        if (r->key != key || r->gguf_when == MG_GGUF_FILE_TYPE) continue;
+        if (gguf && r->gguf)
+            gguf_name(buf, size, arch, r->gguf);
+        else if (!gguf && r->hf[0])
+            snprintf(buf, size, "%s", shown(r->hf[0]));
+    }
+    return buf;
+}
+
+mg_status mg_config_read_gguf(mg_model *m, mg_config_state *st, const mg_kvs *kv, mg_error *err) {
+    char name[128];
+    st->gguf = true;
+    for (uint32_t i = 0; i < m->arch->n_config; i++) {
+        const mg_config_row *r = &m->arch->config[i];
+        if (!r->gguf || r->gguf_when == MG_GGUF_FILE_TYPE) continue;
+        gguf_name(name, sizeof name, m->arch, r->gguf);
+        const mg_kv *v = mg_kvs_get(kv, name);
+        if (!v) continue;
+        MG_TRY(take_kv(&m->hp, r, v, name, err));
+        m->hp.present[r->key] = true;
+    }
+    const mg_kv *tokens = mg_kvs_get(kv, "tokenizer.ggml.tokens");
+    if (tokens && tokens->type == MG_KV_ARR) st->tokens = tokens->count;
+    /* Files from before rope.scaling.type: a factor alone means linear, and it had another name. */
+    if (!m->hp.present[MG_K_ROPE_FACTOR]) {
+        snprintf(name, sizeof name, "%s.rope.scale_linear", m->arch->gguf_arch);
+        m->hp.present[MG_K_ROPE_FACTOR] = mg_kv_f64(mg_kvs_get(kv, name), &m->hp.f[MG_K_ROPE_FACTOR]);
+    }
+    if (!m->hp.present[MG_K_ROPE_TYPE] && m->hp.present[MG_K_ROPE_FACTOR] && m->hp.f[MG_K_ROPE_FACTOR] != 0 &&
+        m->hp.f[MG_K_ROPE_FACTOR] != 1) {
+        m->hp.i[MG_K_ROPE_TYPE] = MG_ROPE_LINEAR;
+        m->hp.present[MG_K_ROPE_TYPE] = true;
+    }
+    return MG_OK;
+}

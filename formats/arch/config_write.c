@@ -1,0 +1,151 @@
+/* config_write.c - config.json of a model that is made: the base's own file with fields changed, or one from canonical
+ * keys alone. */
+#include "formats/arch/arch_internal.h"
+
+#include <string.h>
+
+/* Are the keys of an object in ascending byte order? (transformers writes them so.) */
+static bool keys_sorted(const mg_json *obj) {
+    const char *last = NULL;
+    for (const mg_json *c = mg_json_first(obj); c; c = mg_json_next(c)) {
+        if (last && strcmp(last, mg_json_key(c)) >= 0) return false;
+        last = mg_json_key(c);
+    }
+    return true;
+}
+
+/* Rebuild obj with its keys in order. Objects here have tens of fields. */
+static mg_status sort_keys(mg_json **obj, mg_error *err) {
+    mg_json *sorted = mg_json_new_object();
+    const char *last = "";
+    for (size_t k = 0; k < mg_json_len(*obj); k++) {
+        const mg_json *next = NULL;
+        for (const mg_json *c = mg_json_first(*obj); c; c = mg_json_next(c))
+            if (strcmp(mg_json_key(c), last) > 0 && (!next || strcmp(mg_json_key(c), mg_json_key(next)) < 0)) next = c;
+        if (!next) break;
+        mg_json *copy = NULL;
+        mg_status st = mg_json_dup(&copy, next, err);
+        if (st != MG_OK) {
+            mg_json_free(sorted);
+            return st;
+        }
+        mg_json_set(sorted, mg_json_key(next), copy);
+        last = mg_json_key(next);
+    }
+    mg_json_free(*obj);
+    *obj = sorted;
+    return MG_OK;
+}
+
+static mg_status apply_edit(mg_json *config, const mg_config_edit *e, uint32_t experts, uint32_t used, mg_error *err) {
+    mg_json *v = NULL;
+    if (e->keep && mg_json_get(config, e->field)) return MG_OK;
+    if (e->json)
+        MG_TRY(mg_json_parse(&v, (mg_span){(const uint8_t *)e->json, strlen(e->json)}, "family table", err));
+    else
+        v = mg_json_new_i64(e->key == MG_K_EXPERTS ? experts : used);
+    if (!v) return mg_fail_nomem(err, 64);
+    mg_json_set(config, e->field, v);
+    return MG_OK;
+}
+
+static mg_status edited(mg_json **config, const mg_arch *arch, uint32_t experts, uint32_t used, mg_error *err) {
+    bool sorted = keys_sorted(*config);
+    for (const mg_config_edit *e = arch->edits; e && e->field; e++) MG_TRY(apply_edit(*config, e, experts, used, err));
+    return sorted ? sort_keys(config, err) : MG_OK;
+}
+
+mg_status mg_arch_make_config(mg_json **out, const mg_arch *arch, const mg_json *base, uint32_t experts, uint32_t used,
+                              mg_error *err) {
+    const mg_arch *from;
+    mg_json *config;
+    MG_TRY(mg_arch_of_config(&from, base, err));
+    if (from == arch) return mg_json_dup(out, base, err);
+    if (!mg_arch_made_from(arch, from))
+        return mg_fail(err, MG_ERR_UNSUPPORTED, "family '%s' is not made from '%s'", arch->name, from->name);
+    if (experts < 1 || used < 1 || used > experts)
+        return mg_fail(err, MG_ERR_CONFLICT, "%u experts per token of %u experts", used, experts);
+    MG_TRY(mg_json_dup(&config, base, err));
+    mg_status st = edited(&config, arch, experts, used, err);
+    if (st == MG_OK)
+        *out = config;
+    else
+        mg_json_free(config);
+    return st;
+}
+
+/* ---- from canonical keys ---- */
+
+static const char *enum_name(const mg_config_row *r, int64_t v) {
+    for (const mg_enum_name *n = r->names; n && n->name; n++)
+        if (n->value == v) return n->name;
+    return NULL;
+}
+
+static mg_json *value_of(const mg_config_row *r, const mg_hparams *hp) {
+    switch (mg_key_kind(r->key)) {
+    case 'F':
+        return mg_json_new_f64(hp->f[r->key]);
+    case 'B':
+        return mg_json_new_bool(hp->i[r->key] != 0);
+    case 'E':
+        return mg_json_new_str(enum_name(r, hp->i[r->key]));
+    default:
+        break;
+    }
+    bool none = r->key == MG_K_WINDOW ? hp->i[r->key] == 0 : hp->i[r->key] < 0;
+    return none ? mg_json_new_null() : mg_json_new_i64(hp->i[r->key]);
+}
+
+/* A value of a rope object that differs from its fallback is said; the others are left out, as their absence means
+ * them. */
+static bool rope_said(const mg_config_row *r, const mg_hparams *hp) {
+    int64_t type = hp->i[MG_K_ROPE_TYPE];
+    bool needs_context = type == MG_ROPE_YARN || type == MG_ROPE_LLAMA3;
+    if (r->key == MG_K_ROPE_ORIG_CONTEXT) return needs_context;
+    if (r->absent.kind != MG_FB_VALUE) return true;
+    if (mg_key_kind(r->key) == 'F') return hp->f[r->key] != r->absent.value;
+    return (double)hp->i[r->key] != r->absent.value;
+}
+
+static void fill_config(mg_json *config, mg_json *rope, const mg_arch *arch, const mg_hparams *hp) {
+    for (uint32_t i = 0; i < arch->n_config; i++) {
+        const mg_config_row *r = &arch->config[i];
+        if (r->gguf_when == MG_GGUF_FILE_TYPE || !r->hf[0]) continue;
+        const char *in_rope = NULL, *top = NULL;
+        for (int s = 0; s < MG_MAX_SPELLINGS && r->hf[s]; s++) {
+            bool at = strncmp(r->hf[s], "@rope.", 6) == 0;
+            if (at && !in_rope) in_rope = r->hf[s] + 6;
+            if (!at && !top) top = r->hf[s];
+        }
+        if (in_rope && r->key != MG_K_ROPE_THETA) {
+            if (rope_said(r, hp)) mg_json_set(rope, in_rope, value_of(r, hp));
+        } else if (top && !mg_json_get(config, top)) {
+            mg_json_set(config, top, value_of(r, hp));
+        }
+    }
+}
+
+mg_status mg_arch_new_config(mg_json **out, const mg_arch *arch, const mg_hparams *hp, mg_dtype dtype, mg_error *err) {
+    static const char *const dtype_names[] = {
+        [MG_F32] = "float32", [MG_F16] = "float16", [MG_BF16] = "bfloat16", [MG_F64] = "float64"};
+    if (!mg_dtype_is_float(dtype))
+        return mg_fail(err, MG_ERR_UNSUPPORTED, "config.json has no name for type %s", mg_dtype_get(dtype)->name);
+    mg_json *config = mg_json_new_object(), *rope = mg_json_new_object(), *classes = mg_json_new_array();
+    mg_json_push(classes, mg_json_new_str(arch->hf_classes[0]));
+    mg_json_set(config, "architectures", classes);
+    mg_json_set_str(config, "model_type", arch->name);
+    mg_json_set_str(config, "torch_dtype", dtype_names[dtype]);
+    fill_config(config, rope, arch, hp);
+    if (rope && hp->i[MG_K_ROPE_TYPE] != MG_ROPE_NONE)
+        mg_json_set(config, "rope_scaling", rope);
+    else
+        mg_json_free(rope);
+    if (!config) return mg_fail_nomem(err, 64);
+    mg_status st = sort_keys(&config, err);
+    if (st == MG_OK)
+        *out = config;
+    else
+        mg_json_free(config);
+    return st;
+}

@@ -1,0 +1,118 @@
+/* mixtral.c - Mixtral 8x7B, 8x22B and every frankenMoE in their image (transformers' MixtralForCausalLM).
+ *
+ * Mistral's attention; every layer routes: p = softmax in f32 over all experts, the k largest, divided by their sum.
+ * Expert e is a SwiGLU: w1 = gate, w3 = up, w2 = down.
+ *
+ * Experts come in three Hugging Face forms, told by their names: per expert as block_sparse_moe.experts.E.w1/w2/w3
+ * (what every reader knows and what we write), fused as mlp.experts.gate_up_proj [E, 2I, H] with the gate's rows first
+ * and mlp.experts.down_proj [E, H, I] (mergekit 0.1.5), and per expert as mlp.experts.E.gate_proj ... The router's name
+ * goes with them. GGUF stacks each projection over the experts; the reference converter emits gate, down, up of a layer
+ * when the last expert tensor of the layer has come by.
+ *
+ * Made from Llama or Mistral donors: their dense feed-forward blocks become the experts, the router is new, all else is
+ * the base's. The configuration of the result is the base's own with these fields changed. */
+#include "formats/arch/arch_rows.h"
+
+static const mg_config_row config[] = {
+    LLAMA_CONFIG_SIZES(14336, 131072, VALUE_(8)),
+    LLAMA_CONFIG_ROPE(1000000),
+    LLAMA_CONFIG_EPS(1e-5),
+    {.key = MG_K_EXPERTS,
+     .hf = {"num_local_experts", "num_experts"},
+     .gguf = "expert_count",
+     .gguf_type = MG_KV_U32,
+     .gguf_when = MG_GGUF_ALWAYS,
+     .absent = VALUE_(8),
+     .gguf_absent = REQUIRED_,
+     .lo = 1,
+     .hi = MAX_COUNT},
+    {.key = MG_K_EXPERTS_USED,
+     .hf = {"num_experts_per_tok"},
+     .gguf = "expert_used_count",
+     .gguf_type = MG_KV_U32,
+     .gguf_when = MG_GGUF_ALWAYS,
+     .absent = VALUE_(2),
+     .gguf_absent = REQUIRED_,
+     .lo = 1,
+     .hi = MAX_COUNT},
+    {.key = MG_K_EXPERT_FFN, .absent = SAME_AS_(FFN), .quiet = true},
+    LLAMA_CONFIG_TAIL(MG_GGUF_STATED),
+    {.key = MG_K_WINDOW,
+     .hf = {"sliding_window"},
+     .absent = VALUE_(0),
+     .gguf_absent = VALUE_(0),
+     .lo = 1,
+     .hi = 1e12,
+     .quiet = true,
+     .lost_in_gguf = true},
+};
+
+static const mg_config_refusal refusals[] = {LLAMA_REFUSALS};
+
+/* clang-format off */
+#define FUSED_GATE_UP(rows) {.pattern = "model.layers.{l}.mlp.experts.gate_up_proj", .views = {SELECT_EXPERT_, rows}, \
+    .stored = {K_(EXPERTS), KX_(EXPERT_FFN, 2), K_(HIDDEN)}}
+#define STACKED(name, r, c) {.pattern = name, .views = {SELECT_EXPERT_}, .stored = {K_(EXPERTS), K_(r), K_(c)}}
+#define GATE_ROWS FIRST_ROWS_(EXPERT_FFN)
+#define UP_ROWS   ROWS_FROM_(EXPERT_FFN, EXPERT_FFN)
+
+static const mg_tensor_row tensors[] = {
+    LLAMA_TENSORS_MODEL,
+    LLAMA_TENSORS_ATTENTION,
+    {.role = MG_R_ROUTER, .when = MG_IF_MOE, .shape = {K_(EXPERTS), K_(HIDDEN)}, .forms = {
+        [MG_LAYOUT_HF] = {NAME_("model.layers.{l}.block_sparse_moe.gate.weight"), NAME_("model.layers.{l}.mlp.gate.weight")},
+        [MG_LAYOUT_GGUF] = {NAME_("blk.{l}.ffn_gate_inp.weight")}}},
+    {.role = MG_R_EXPERT_GATE, .when = MG_IF_MOE, .shape = {K_(EXPERT_FFN), K_(HIDDEN)}, .flush = 1, .forms = {
+        [MG_LAYOUT_HF] = {NAME_("model.layers.{l}.block_sparse_moe.experts.{e}.w1.weight"), FUSED_GATE_UP(GATE_ROWS),
+                          NAME_("model.layers.{l}.mlp.experts.{e}.gate_proj.weight")},
+        [MG_LAYOUT_GGUF] = {STACKED("blk.{l}.ffn_gate_exps.weight", EXPERT_FFN, HIDDEN)}}},
+    {.role = MG_R_EXPERT_DOWN, .when = MG_IF_MOE, .shape = {K_(HIDDEN), K_(EXPERT_FFN)}, .flush = 1, .forms = {
+        [MG_LAYOUT_HF] = {NAME_("model.layers.{l}.block_sparse_moe.experts.{e}.w2.weight"),
+                          STACKED("model.layers.{l}.mlp.experts.down_proj", HIDDEN, EXPERT_FFN),
+                          NAME_("model.layers.{l}.mlp.experts.{e}.down_proj.weight")},
+        [MG_LAYOUT_GGUF] = {STACKED("blk.{l}.ffn_down_exps.weight", HIDDEN, EXPERT_FFN)}}},
+    {.role = MG_R_EXPERT_UP, .when = MG_IF_MOE, .shape = {K_(EXPERT_FFN), K_(HIDDEN)}, .flush = 1, .forms = {
+        [MG_LAYOUT_HF] = {NAME_("model.layers.{l}.block_sparse_moe.experts.{e}.w3.weight"), FUSED_GATE_UP(UP_ROWS),
+                          NAME_("model.layers.{l}.mlp.experts.{e}.up_proj.weight")},
+        [MG_LAYOUT_GGUF] = {STACKED("blk.{l}.ffn_up_exps.weight", EXPERT_FFN, HIDDEN)}}},
+};
+/* clang-format on */
+
+static const char *const ignored[] = {LLAMA_IGNORED};
+
+static const mg_made_from made_from = {
+    .families = {"llama", "mistral"},
+    .roles = {{MG_R_FFN_GATE, MG_R_EXPERT_GATE}, {MG_R_FFN_UP, MG_R_EXPERT_UP}, {MG_R_FFN_DOWN, MG_R_EXPERT_DOWN}},
+    .n_roles = 3,
+};
+
+/* The last three are written by MixtralConfig in every file; a window would be honoured by the attention, and a merge
+ * of donors that were never trained with this router has no reason to have one (mergekit clears it too). */
+static const mg_config_edit edits[] = {
+    {.field = "architectures", .json = "[\"MixtralForCausalLM\"]"},
+    {.field = "model_type", .json = "\"mixtral\""},
+    {.field = "num_experts_per_tok", .key = MG_K_EXPERTS_USED},
+    {.field = "num_local_experts", .key = MG_K_EXPERTS},
+    {.field = "sliding_window", .json = "null"},
+    {.field = "output_router_logits", .json = "false", .keep = true},
+    {.field = "router_aux_loss_coef", .json = "0.001", .keep = true},
+    {.field = "router_jitter_noise", .json = "0.0", .keep = true},
+    {.field = NULL},
+};
+
+const mg_arch mg_arch_mixtral = {
+    .name = "mixtral",
+    .hf_classes = {"MixtralForCausalLM"},
+    .gguf_arch = "llama",
+    .gguf_match = MG_GGUF_MATCH_MOE,
+    .block = {.norm = MG_NORM_RMS, .rope = MG_ROPE_HALF, .router = MG_ROUTER_SOFTMAX_TOPK, .norm_topk = true},
+    .config = config,
+    .n_config = MG_LEN(config),
+    .refusals = refusals,
+    .n_refusals = MG_LEN(refusals),
+    .tensors = tensors,
+    .n_tensors = MG_LEN(tensors),
+    .ignored = ignored,
+    .made_from = &made_from,
+    .edits = edits,
+};

@@ -1,0 +1,206 @@
+/* model.c - opening a model: family, numbers, tensors; and asking it. Binding itself is in bind.c. */
+#include "formats/arch/arch_internal.h"
+#include "formats/arch/bind.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Descriptors of the largest models known take some 30 MB; a config that asks for more than this is not one. */
+#define MODEL_ARENA     ((uint64_t)2 << 30)
+#define MAX_ASSUMPTIONS 64
+
+mg_status mg_model_assume(mg_model *m, mg_error *err, const char *fmt, ...) {
+    char text[512];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    for (uint32_t i = 0; i < m->n_assumptions; i++)
+        if (strcmp(m->assumptions[i], text) == 0) return MG_OK;
+    if (!m->assumptions) MG_TRY(MG_ARENA_NEW(&m->arena, &m->assumptions, MAX_ASSUMPTIONS, err));
+    if (m->n_assumptions == MAX_ASSUMPTIONS) return MG_OK;
+    char *s = mg_arena_strdup(&m->arena, text);
+    if (!s) return mg_fail_nomem(err, strlen(text));
+    m->assumptions[m->n_assumptions++] = s;
+    return MG_OK;
+}
+
+static mg_status model_new(mg_model **out, mg_error *err) {
+    mg_model *m = calloc(1, sizeof *m);
+    if (!m) return mg_fail_nomem(err, sizeof *m);
+    mg_arena_init(&m->arena, MODEL_ARENA);
+    for (int r = 0; r < MG_ROLE_COUNT; r++) m->slot[r] = MG_STRMAP_NONE;
+    *out = m;
+    return MG_OK;
+}
+
+void mg_model_free(mg_model *m) {
+    if (!m) return;
+    mg_arena_release(&m->arena);
+    free(m);
+}
+
+/* Everything that follows from the numbers. */
+static mg_status settle(mg_model *m, const mg_config_state *st, mg_error *err) {
+    MG_TRY(mg_config_resolve(m, st, err));
+    MG_TRY(mg_config_check(m, st->gguf, err));
+    MG_TRY(mg_config_note(m, st, err));
+    return mg_config_layers(m, err);
+}
+
+static mg_status open_config(mg_model *m, const mg_json *config, mg_error *err) {
+    mg_config_state st = {0};
+    MG_TRY(mg_arch_of_config(&m->arch, config, err));
+    MG_TRY(mg_config_read_json(m, &st, config, err));
+    return settle(m, &st, err);
+}
+
+mg_status mg_model_from_config(mg_model **out, const mg_json *config, mg_error *err) {
+    mg_model *m;
+    MG_TRY(model_new(&m, err));
+    mg_status st = open_config(m, config, err);
+    if (st == MG_OK)
+        *out = m;
+    else
+        mg_model_free(m);
+    return st;
+}
+
+static mg_status open_checkpoint(mg_model *m, mg_error *err) {
+    mg_config_state st = {0};
+    mg_checkpoint *c = m->ckpt;
+    if (c->kv) {
+        MG_TRY(mg_arch_of_gguf(&m->arch, c->kv, err));
+        MG_TRY(mg_config_read_gguf(m, &st, c->kv, err));
+    } else if (c->config) {
+        MG_TRY(mg_arch_of_config(&m->arch, c->config, err));
+        MG_TRY(mg_config_read_json(m, &st, c->config, err));
+    } else {
+        return mg_fail(err, MG_ERR_FORMAT,
+                       "no config.json beside it: a safetensors file alone does not say which family it is nor its "
+                       "rotary base; put the model's config.json into the same directory");
+    }
+    MG_TRY(mg_config_resolve(m, &st, err));
+    MG_TRY(mg_bind_sizes(m, &st, err));
+    MG_TRY(settle(m, &st, err));
+    return mg_bind(m, &st, err);
+}
+
+mg_status mg_model_open(mg_model **out, mg_checkpoint *ckpt, mg_error *err) {
+    mg_model *m;
+    MG_TRY(model_new(&m, err));
+    m->ckpt = ckpt;
+    mg_status st = open_checkpoint(m, err);
+    if (st == MG_OK) {
+        *out = m;
+        return st;
+    }
+    mg_error_at(err, ckpt->path, NULL);
+    mg_model_free(m);
+    return st;
+}
+
+/* ---- asking ---- */
+
+static const mg_bound *slot_of(const mg_model *m, mg_role role, uint32_t layer, uint32_t expert) {
+    if ((unsigned)role >= MG_ROLE_COUNT || m->slot[role] == MG_STRMAP_NONE || !m->bounds) return NULL;
+    uint64_t layers = (uint64_t)m->hp.i[MG_K_LAYERS], experts = (uint64_t)m->hp.i[MG_K_EXPERTS], i = m->slot[role];
+    switch (mg_role_scope(role)) {
+    case MG_SCOPE_MODEL:
+        return &m->bounds[i];
+    case MG_SCOPE_LAYER:
+        if (layer >= layers) return NULL;
+        return &m->bounds[m->n_slots[MG_SCOPE_MODEL] + (uint64_t)layer * m->n_slots[MG_SCOPE_LAYER] + i];
+    case MG_SCOPE_EXPERT:
+        break;
+    }
+    if (layer >= layers || expert >= experts) return NULL;
+    return &m->bounds[m->n_slots[MG_SCOPE_MODEL] + layers * m->n_slots[MG_SCOPE_LAYER] +
+                      ((uint64_t)layer * experts + expert) * m->n_slots[MG_SCOPE_EXPERT] + i];
+}
+
+mg_bound *mg_bind_slot(mg_model *m, mg_role role, uint32_t layer, uint32_t expert) {
+    return (mg_bound *)slot_of(m, role, layer, expert);
+}
+
+const mg_bound *mg_model_find(const mg_model *m, mg_role role, uint32_t layer, uint32_t expert) {
+    const mg_bound *b = slot_of(m, role, layer, expert);
+    return b && b->tensor != MG_STRMAP_NONE ? b : NULL;
+}
+
+bool mg_model_has(const void *model, mg_role role, uint32_t layer, uint32_t expert) {
+    return mg_model_find(model, role, layer, expert) != NULL;
+}
+
+const mg_tensor *mg_model_tensor(const mg_model *m, const mg_bound *b) {
+    return &m->ckpt->tensors[b->tensor];
+}
+
+uint64_t mg_bound_rows(const mg_bound *b) {
+    uint64_t n = 1;
+    for (uint32_t i = 0; i + 1 < b->rank; i++) n *= b->shape[i];
+    return n;
+}
+
+uint64_t mg_model_row_bytes(const mg_model *m, const mg_bound *b) {
+    uint64_t n = 0;
+    /* bound shapes are made of whole blocks: checked when the bound was made */
+    if (!mg_dtype_row_bytes(mg_model_tensor(m, b)->dtype, b->rank ? b->shape[b->rank - 1] : 1, &n)) return 0;
+    return n;
+}
+
+mg_status mg_model_read_rows(mg_model *m, const mg_bound *b, uint64_t row, uint64_t n, void *dst, mg_error *err) {
+    return mg_views_read(m->ckpt, b->tensor, b->views, row, n, dst, err);
+}
+
+bool mg_model_role_of(const mg_model *m, uint32_t tensor, mg_role *role, uint32_t *layer, uint32_t *expert) {
+    if (!m->claims || tensor >= m->ckpt->n_tensors || m->claims[tensor].elements == 0) return false;
+    const mg_claim *c = &m->claims[tensor];
+    if (role) *role = c->role;
+    if (layer) *layer = c->layer;
+    if (expert) *expert = c->expert;
+    return true;
+}
+
+/* ---- counting ---- */
+
+typedef struct counter {
+    const mg_model *m;
+    mg_counts c;
+    uint64_t matmul; /* active parameters that multiply an activation */
+} counter;
+
+static bool counted(const mg_model *m, const mg_tensor_row *r, uint32_t l) {
+    if (r->when == MG_IF_STORED || r->when == MG_IF_LLAMA3) return false; /* tables, not weights */
+    const mg_layer *layer = mg_role_scope(r->role) == MG_SCOPE_MODEL ? NULL : &m->layers[l];
+    return m->ckpt ? mg_model_find(m, r->role, l, 0) != NULL : mg_cond_holds(r->when, &m->hp, layer);
+}
+
+static void count_row(counter *k, const mg_tensor_row *r) {
+    const mg_model *m = k->m;
+    mg_scope scope = mg_role_scope(r->role);
+    uint64_t shape[3], n = 1, layers = scope == MG_SCOPE_MODEL ? 1 : (uint64_t)m->hp.i[MG_K_LAYERS];
+    uint64_t used = scope == MG_SCOPE_EXPERT ? (uint64_t)m->hp.i[MG_K_EXPERTS_USED] : 1;
+    uint64_t all = scope == MG_SCOPE_EXPERT ? (uint64_t)m->hp.i[MG_K_EXPERTS] : 1;
+    uint32_t rank = mg_sym_shape(shape, r->shape, 3, &m->hp, 0);
+    for (uint32_t i = 0; i < rank; i++) n *= shape[i];
+    for (uint32_t l = 0; l < layers; l++) {
+        if (!counted(m, r, l)) continue;
+        k->c.total += n * all;
+        k->c.active += n * used;
+        if (r->role != MG_R_TOKEN_EMBD && r->role != MG_R_OUTPUT) k->c.non_embedding += n * all;
+        bool multiplies = rank >= 2 && (r->role != MG_R_TOKEN_EMBD || m->hp.i[MG_K_TIED]);
+        if (multiplies) k->matmul += n * used;
+    }
+}
+
+mg_counts mg_model_counts(const mg_model *m) {
+    counter k = {.m = m};
+    for (uint32_t i = 0; i < m->arch->n_tensors; i++) count_row(&k, &m->arch->tensors[i]);
+    k.c.flop_per_token = 2 * k.matmul;
+    k.c.kv_bytes_per_token = (uint64_t)m->hp.i[MG_K_LAYERS] * (uint64_t)m->hp.i[MG_K_KV_HEADS] *
+                             (uint64_t)(m->hp.i[MG_K_HEAD_DIM] + m->hp.i[MG_K_V_HEAD_DIM]) * 2;
+    return k.c;
+}
