@@ -28,25 +28,29 @@ static uint32_t lookup(const mg_checkpoint *c, const char *pattern, uint32_t l, 
 
 /* ---- sizes from shapes ---- */
 
-static bool may_fix(const mg_config_state *st, const mg_model *m, mg_key key) {
-    return !m->hp.present[key] && !st->fixed[key];
+/* The key whose plain default decides this one: itself, or what it falls back on. MG_KEY_COUNT when the value is
+ * derived by a formula or cannot be left out. */
+static mg_key decided_by(const mg_model *m, const mg_config_state *st, mg_key key) {
+    for (uint32_t i = m->arch->n_config; i-- > 0;) { /* fallbacks point to earlier rows */
+        const mg_config_row *r = &m->arch->config[i];
+        if (r->key != key || r->gguf_when == MG_GGUF_FILE_TYPE) continue;
+        if (m->hp.present[key] || st->fixed[key]) return MG_KEY_COUNT;
+        const mg_fallback *fb = st->gguf && r->gguf_absent.kind != MG_FB_SAME ? &r->gguf_absent : &r->absent;
+        if (fb->kind == MG_FB_VALUE || (fb->kind == MG_FB_TOKENS && !st->tokens)) return key;
+        if (fb->kind != MG_FB_KEY) return MG_KEY_COUNT;
+        key = fb->key;
+    }
+    return MG_KEY_COUNT;
 }
 
 static void fix_from(mg_model *m, mg_config_state *st, const mg_tensor *t, const mg_sym *syms, uint32_t rank) {
     for (uint32_t d = 0; d < rank; d++) {
         const mg_sym *s = &syms[d];
-        if (s->kind != MG_SYM_KEY || s->mul || s->div || !may_fix(st, m, s->a) || t->shape[d] > INT32_MAX) continue;
-        for (uint32_t i = 0; i < m->arch->n_config; i++) {
-            const mg_config_row *r = &m->arch->config[i];
-            /* only plain defaults give way; derived values and special places keep their formula */
-            if (r->key != s->a || r->gguf_when == MG_GGUF_FILE_TYPE) continue;
-            mg_fallback_kind kind =
-                st->gguf && r->gguf_absent.kind != MG_FB_SAME ? r->gguf_absent.kind : r->absent.kind;
-            if (kind != MG_FB_VALUE && kind != MG_FB_TOKENS) continue;
-            if (kind == MG_FB_TOKENS && st->tokens) continue;
-            m->hp.i[s->a] = (int64_t)t->shape[d];
-            st->fixed[s->a] = true;
-        }
+        if (s->kind != MG_SYM_KEY || s->div || t->shape[d] > INT32_MAX || (s->mul && t->shape[d] % s->mul)) continue;
+        mg_key key = decided_by(m, st, s->a);
+        if (key == MG_KEY_COUNT) continue;
+        m->hp.i[key] = (int64_t)(t->shape[d] / (s->mul ? s->mul : 1));
+        st->fixed[key] = true;
     }
 }
 
@@ -63,7 +67,7 @@ static void fix_layers(mg_model *m, mg_config_state *st) {
     st->fixed[MG_K_LAYERS] = true;
 }
 
-mg_status mg_bind_sizes(mg_model *m, mg_config_state *st, mg_error *err) {
+void mg_bind_sizes(mg_model *m, mg_config_state *st) {
     char name[256];
     mg_layout layout = layout_of(m->ckpt);
     fix_layers(m, st);
@@ -79,11 +83,6 @@ mg_status mg_bind_sizes(mg_model *m, mg_config_state *st, mg_error *err) {
             if (m->ckpt->tensors[t].rank == rank) fix_from(m, st, &m->ckpt->tensors[t], syms, rank);
         }
     }
-    if ((uint64_t)m->hp.i[MG_K_LAYERS] > m->ckpt->n_tensors)
-        return mg_fail(err, MG_ERR_CONFLICT, "'%s' is %lld, but there are only %u tensors",
-                       mg_config_spelling(m->arch, MG_K_LAYERS, st->gguf, name, sizeof name),
-                       (long long)m->hp.i[MG_K_LAYERS], m->ckpt->n_tensors);
-    return MG_OK;
 }
 
 /* ---- one role ---- */
@@ -187,7 +186,12 @@ static mg_status bind_role(binder *b, const mg_tensor_row *r, uint32_t l, uint32
 
 /* ---- all roles ---- */
 
-static mg_status alloc_bounds(mg_model *m, mg_error *err) {
+static mg_status alloc_bounds(mg_model *m, bool gguf, mg_error *err) {
+    char name[96];
+    if ((uint64_t)m->hp.i[MG_K_LAYERS] > m->ckpt->n_tensors)
+        return mg_fail(err, MG_ERR_CONFLICT, "'%s' is %lld, but there are only %u tensors",
+                       mg_config_spelling(m->arch, MG_K_LAYERS, gguf, name, sizeof name),
+                       (long long)m->hp.i[MG_K_LAYERS], m->ckpt->n_tensors);
     uint64_t layers = (uint64_t)m->hp.i[MG_K_LAYERS], experts = (uint64_t)m->hp.i[MG_K_EXPERTS], n, per_layer;
     for (uint32_t i = 0; i < m->arch->n_tensors; i++) {
         mg_role role = m->arch->tensors[i].role;
@@ -274,7 +278,7 @@ static void keys_from_tensors(mg_model *m) {
 
 mg_status mg_bind(mg_model *m, const mg_config_state *st, mg_error *err) {
     binder b = {.m = m, .layout = layout_of(m->ckpt), .err = err};
-    MG_TRY(alloc_bounds(m, err));
+    MG_TRY(alloc_bounds(m, st->gguf, err));
     for (uint32_t i = 0; i < m->arch->n_tensors; i++) MG_TRY(bind_row(&b, &m->arch->tensors[i]));
     MG_TRY(check_claims(&b));
     if (st->gguf) keys_from_tensors(m);

@@ -197,13 +197,15 @@ static void gguf_name(char *buf, size_t size, const mg_arch *arch, const char *s
 
 const char *mg_config_spelling(const mg_arch *arch, mg_key key, bool gguf, char *buf, size_t size) {
     snprintf(buf, size, "%s", mg_key_name(key));
-    for (uint32_t i = 0; i < arch->n_config; i++) {
+    for (uint32_t i = arch->n_config; i-- > 0;) { /* a key without a spelling goes by what it falls back on, above it */
         const mg_config_row *r = &arch->config[i];
         if (r->key != key || r->gguf_when == MG_GGUF_FILE_TYPE) continue;
         if (gguf && r->gguf)
             gguf_name(buf, size, arch, r->gguf);
         else if (!gguf && r->hf[0])
             snprintf(buf, size, "%s", shown(r->hf[0]));
+        else if (r->absent.kind == MG_FB_KEY)
+            key = r->absent.key;
     }
     return buf;
 }

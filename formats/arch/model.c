@@ -58,7 +58,7 @@ static mg_status open_config(mg_model *m, const mg_json *config, mg_error *err) 
 }
 
 mg_status mg_model_from_config(mg_model **out, const mg_json *config, mg_error *err) {
-    mg_model *m;
+    mg_model *m = NULL;
     MG_TRY(model_new(&m, err));
     mg_status st = open_config(m, config, err);
     if (st == MG_OK)
@@ -82,14 +82,13 @@ static mg_status open_checkpoint(mg_model *m, mg_error *err) {
                        "no config.json beside it: a safetensors file alone does not say which family it is nor its "
                        "rotary base; put the model's config.json into the same directory");
     }
-    MG_TRY(mg_config_resolve(m, &st, err));
-    MG_TRY(mg_bind_sizes(m, &st, err));
+    mg_bind_sizes(m, &st);
     MG_TRY(settle(m, &st, err));
     return mg_bind(m, &st, err);
 }
 
 mg_status mg_model_open(mg_model **out, mg_checkpoint *ckpt, mg_error *err) {
-    mg_model *m;
+    mg_model *m = NULL;
     MG_TRY(model_new(&m, err));
     m->ckpt = ckpt;
     mg_status st = open_checkpoint(m, err);
