@@ -1,0 +1,473 @@
+/* tokenizer_json.c - tokenizer.json (Hugging Face tokenizers). The vocabulary and the merges, which may be tens of
+ * megabytes, are pulled through the lexer; the small sections become trees. Every step that would change ids and is not
+ * understood is refused by its name. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "formats/base/json.h"
+#include "formats/base/jsonlex.h"
+#include "formats/tokenizer_impl.h"
+
+/* A member of an object, found by name: its text and where it lies in the file. */
+typedef struct section {
+    const char *name;
+    mg_span text; /* data NULL: absent */
+    uint64_t at;
+} section;
+
+static mg_status moved(mg_status s, mg_error *err, uint64_t at) {
+    if (s && err && err->has_offset) err->offset += at;
+    return s;
+}
+
+/* Find the wanted members of the object `text`; a wanted name given twice is refused. */
+static mg_status find_sections(mg_span text, uint64_t at, section *want, size_t n, mg_error *err) {
+    mg_jsonlex lx;
+    mg_jtok tok;
+    mg_jsonlex_init(&lx, text, 64);
+    mg_status s = mg_jsonlex_next(&lx, &tok, err);
+    if (!s && tok != MG_JTOK_OBJ_BEGIN) s = mg_fail(err, MG_ERR_FORMAT, "tokenizer: an object was expected");
+    while (!s) {
+        s = mg_jsonlex_next(&lx, &tok, err);
+        if (s || tok == MG_JTOK_END) break;
+        if (tok == MG_JTOK_OBJ_END) continue;
+        section *hit = NULL;
+        for (size_t i = 0; i < n && !hit; i++)
+            if (strlen(want[i].name) == lx.raw_len && memcmp(want[i].name, lx.raw, lx.raw_len) == 0) hit = &want[i];
+        if (hit && hit->text.data) s = mg_fail(err, MG_ERR_FORMAT, "tokenizer: '%s' is given twice", hit->name);
+        if (!s) s = mg_jsonlex_next(&lx, &tok, err);
+        size_t begin = lx.token_at;
+        if (!s) s = mg_jsonlex_skip(&lx, tok, err);
+        if (hit) *hit = (section){hit->name, {text.data + begin, lx.at - begin}, at + begin};
+    }
+    return moved(s, err, at);
+}
+
+/* A small section as a tree; NULL when it is absent or null. */
+static mg_status as_tree(mg_json **out, const section *k, mg_error *err) {
+    *out = NULL;
+    if (!k->text.data) return MG_OK;
+    mg_status s = moved(mg_json_parse(out, k->text, NULL, err), err, k->at);
+    if (!s && mg_json_type(*out) == MG_JSON_NULL) {
+        mg_json_free(*out);
+        *out = NULL;
+    }
+    return s;
+}
+
+static const char *member_str(const mg_json *v, const char *key) {
+    const char *s = mg_json_str(mg_json_get(v, key));
+    return s ? s : "";
+}
+
+static mg_status unsupported(const char *part, const char *what, mg_error *err) {
+    return mg_fail(err, MG_ERR_UNSUPPORTED, "tokenizer with %s '%s'", part, what);
+}
+
+/* ---- vocabulary ---- */
+
+/* Members or elements directly inside the container `k`. */
+static mg_status count_children(const section *k, size_t *n, mg_error *err) {
+    mg_jsonlex lx;
+    mg_jtok tok;
+    *n = 0;
+    mg_jsonlex_init(&lx, k->text, 64);
+    mg_status s = mg_jsonlex_next(&lx, &tok, err);
+    while (!s) {
+        s = mg_jsonlex_next(&lx, &tok, err);
+        if (s || lx.depth == 0) break;
+        if (tok == MG_JTOK_KEY) continue;
+        s = mg_jsonlex_skip(&lx, tok, err);
+        ++*n;
+    }
+    return moved(s, err, k->at);
+}
+
+/* The current string or key of lx in the arena. */
+static mg_status keep_string(mg_tokenizer *t, const mg_jsonlex *lx, char **out, size_t *len, mg_error *err) {
+    *out = mg_arena_alloc(&t->arena, lx->raw_len + 1, 1);
+    return *out ? mg_jsonlex_string(lx, *out, lx->raw_len + 1, len, err) : mg_fail_nomem(err, lx->raw_len + 1);
+}
+
+static mg_status place_token(mg_tokenizer *t, uint64_t id, const char *text, size_t len, mg_error *err) {
+    if (id >= t->n)
+        return mg_fail(err, MG_ERR_FORMAT, "tokenizer: '%s' has id %llu, but there are only %u tokens", text,
+                       (unsigned long long)id, t->n);
+    mg_token *k = &t->tokens[id];
+    if (k->text)
+        return mg_fail(err, MG_ERR_FORMAT, "tokenizer: '%s' and '%s' both have id %llu", k->text, text,
+                       (unsigned long long)id);
+    *k = (mg_token){text, (uint32_t)len, MG_TOKEN_NORMAL, 0};
+    return MG_OK;
+}
+
+static mg_status read_vocab(mg_tokenizer *t, const section *k, mg_error *err) {
+    mg_jsonlex lx;
+    mg_jtok tok;
+    mg_jsonlex_init(&lx, k->text, 64);
+    mg_status s = mg_jsonlex_next(&lx, &tok, err);
+    if (!s && tok != MG_JTOK_OBJ_BEGIN) s = mg_fail(err, MG_ERR_FORMAT, "tokenizer: 'vocab' is no object");
+    while (!s) {
+        char *text;
+        size_t len;
+        uint64_t id;
+        uint32_t before = MG_STRMAP_NONE;
+        s = mg_jsonlex_next(&lx, &tok, err);
+        if (s || tok != MG_JTOK_KEY) break;
+        s = keep_string(t, &lx, &text, &len, err);
+        if (!s) s = mg_jsonlex_next(&lx, &tok, err);
+        if (!s && tok != MG_JTOK_NUMBER)
+            s = mg_fail(err, MG_ERR_FORMAT, "tokenizer: the id of '%s' is no number", text);
+        if (!s) s = mg_jsonlex_u64(&lx, &id, err);
+        if (!s) s = place_token(t, id, text, len, err);
+        if (!s) s = mg_strmap_put(&t->pieces, text, len, (uint32_t)id, &before, err);
+        if (!s && before != MG_STRMAP_NONE)
+            s = mg_fail(err, MG_ERR_FORMAT, "tokenizer: '%s' is in the vocabulary twice", text);
+    }
+    return moved(s, err, k->at);
+}
+
+/* ---- added tokens ---- */
+
+static mg_status add_one(mg_tokenizer *t, const mg_json *v, mg_error *err) {
+    uint64_t id;
+    bool special = false, single = false, normalized = false, lstrip = false, rstrip = false;
+    const char *content = mg_json_str(mg_json_get(v, "content"));
+    if (!content || !*content || !mg_json_u64(mg_json_get(v, "id"), &id))
+        return mg_fail(err, MG_ERR_FORMAT, "tokenizer: added token without id or content");
+    mg_json_bool(mg_json_get(v, "special"), &special);
+    mg_json_bool(mg_json_get(v, "single_word"), &single);
+    mg_json_bool(mg_json_get(v, "normalized"), &normalized);
+    mg_json_bool(mg_json_get(v, "lstrip"), &lstrip);
+    mg_json_bool(mg_json_get(v, "rstrip"), &rstrip);
+    if (single) return unsupported("an added token that matches single words only:", content, err);
+    uint32_t known = mg_strmap_get(&t->pieces, content, strlen(content));
+    if (known != MG_STRMAP_NONE && known != id)
+        return mg_fail(err, MG_ERR_FORMAT, "tokenizer: added token '%s' has id %llu, the vocabulary says %u", content,
+                       (unsigned long long)id, known);
+    if (known == MG_STRMAP_NONE) {
+        char *copy = mg_arena_strdup(&t->arena, content);
+        if (!copy) return mg_fail_nomem(err, strlen(content));
+        mg_status s = place_token(t, id, copy, strlen(copy), err);
+        if (s) return s;
+    }
+    t->tokens[id].type = special ? MG_TOKEN_CONTROL : MG_TOKEN_USER_DEFINED;
+    t->added[t->n_added++] = (mg_tok_added){
+        .id = (int32_t)id, .special = special, .normalized = normalized, .lstrip = lstrip, .rstrip = rstrip};
+    return MG_OK;
+}
+
+/* Vocabulary and added tokens together number the ids from 0 without gaps. */
+static mg_status read_tokens(mg_tokenizer *t, const section *vocab, const section *added, mg_error *err) {
+    mg_json *list;
+    size_t n = 0, n_added;
+    mg_status s = as_tree(&list, added, err);
+    if (s) return s;
+    n_added = mg_json_len(list);
+    s = count_children(vocab, &n, err);
+    if (!s && n > (1 << 24)) s = mg_fail(err, MG_ERR_LIMIT, "tokenizer: %zu tokens", n);
+    if (!s) s = MG_ARENA_NEW(&t->arena, &t->tokens, n + n_added + 1, err);
+    if (!s) s = MG_ARENA_NEW(&t->arena, &t->added, n_added + 1, err);
+    t->n = (uint32_t)(n + n_added);
+    if (!s) s = read_vocab(t, vocab, err);
+    for (const mg_json *v = mg_json_first(list); v && !s; v = mg_json_next(v)) s = add_one(t, v, err);
+    mg_json_free(list);
+    if (s) return s;
+    while (t->n > 0 && !t->tokens[t->n - 1].text) t->n--; /* added tokens that are in the vocabulary too */
+    for (uint32_t i = 0; i < t->n; i++)
+        if (!t->tokens[i].text) return mg_fail(err, MG_ERR_FORMAT, "tokenizer: no token has id %u", i);
+    return MG_OK;
+}
+
+/* ---- merges ---- */
+
+/* Room for n bytes and a NUL behind what buf holds. */
+static mg_status reserve(mg_tok_text *buf, size_t n, mg_error *err) {
+    static const char zeros[64];
+    size_t at = buf->n;
+    mg_status s = MG_OK;
+    while (buf->n <= at + n && !s) s = mg_tok_put(buf, zeros, sizeof zeros, err);
+    buf->n = at;
+    return s;
+}
+
+/* ["a", "b"], the bracket consumed: both sides unescaped into buf, one after the other. */
+static mg_status merge_pair(mg_jsonlex *lx, mg_tok_text *buf, size_t *left, mg_error *err) {
+    mg_jtok tok;
+    buf->n = 0;
+    for (int side = 0; side < 2; side++) {
+        size_t len;
+        mg_status s = mg_jsonlex_next(lx, &tok, err);
+        if (!s && tok != MG_JTOK_STRING) s = mg_fail(err, MG_ERR_FORMAT, "a merge is no pair of strings");
+        if (!s) s = reserve(buf, lx->raw_len, err);
+        if (!s) s = mg_jsonlex_string(lx, buf->data + buf->n, buf->cap - buf->n, &len, err);
+        if (s) return s;
+        buf->n += len;
+        if (side == 0) *left = len;
+    }
+    mg_status s = mg_jsonlex_next(lx, &tok, err);
+    return s ? s : tok == MG_JTOK_ARR_END ? MG_OK : mg_fail(err, MG_ERR_FORMAT, "a merge of more than two parts");
+}
+
+/* "a b": exactly one blank, taken out. */
+static mg_status merge_line(mg_jsonlex *lx, mg_tok_text *buf, size_t *left, mg_error *err) {
+    size_t len;
+    buf->n = 0;
+    mg_status s = reserve(buf, lx->raw_len, err);
+    if (!s) s = mg_jsonlex_string(lx, buf->data, buf->cap, &len, err);
+    if (s) return s;
+    char *blank = memchr(buf->data, ' ', len);
+    if (!blank || memchr(blank + 1, ' ', len - (size_t)(blank + 1 - buf->data)))
+        return mg_fail(err, MG_ERR_FORMAT, "merge '%s' is no pair", buf->data);
+    *left = (size_t)(blank - buf->data);
+    memmove(blank, blank + 1, len - *left);
+    buf->n = len - 1;
+    return MG_OK;
+}
+
+static mg_status place_merge(mg_tokenizer *t, const mg_tok_text *buf, size_t left, mg_error *err) {
+    uint32_t l = mg_strmap_get(&t->pieces, buf->data, left);
+    uint32_t r = mg_strmap_get(&t->pieces, buf->data + left, buf->n - left);
+    uint32_t both = mg_strmap_get(&t->pieces, buf->data, buf->n), before;
+    if (left == 0 || left == buf->n || l == MG_STRMAP_NONE || r == MG_STRMAP_NONE || both == MG_STRMAP_NONE)
+        return mg_fail(err, MG_ERR_FORMAT, "merge %u ('%.*s' and '%s'): sides and result must be in the vocabulary",
+                       t->n_merges, (int)(left > 200 ? 200 : left), buf->data, buf->data + left);
+    mg_tok_merge *m = &t->merges[t->n_merges];
+    *m = (mg_tok_merge){(int32_t)l, (int32_t)r};
+    t->merged[t->n_merges] = (int32_t)both;
+    mg_status s = mg_strmap_put(&t->pair, (const char *)m, sizeof *m, t->n_merges, &before, err);
+    if (s) return s;
+    if (before != MG_STRMAP_NONE)
+        return mg_fail(err, MG_ERR_FORMAT, "merges %u and %u are the same", before, t->n_merges);
+    t->n_merges++;
+    return MG_OK;
+}
+
+static mg_status read_merges(mg_tokenizer *t, const section *k, mg_error *err) {
+    mg_jsonlex lx;
+    mg_jtok tok;
+    size_t n;
+    mg_tok_text buf = {0};
+    mg_status s = count_children(k, &n, err);
+    if (s) return s;
+    if (n > (1 << 24)) return mg_fail(err, MG_ERR_LIMIT, "tokenizer: %zu merges", n);
+    s = MG_ARENA_NEW(&t->arena, &t->merges, n + 1, err);
+    if (!s) s = MG_ARENA_NEW(&t->arena, &t->merged, n + 1, err);
+    mg_jsonlex_init(&lx, k->text, 64);
+    if (!s) s = mg_jsonlex_next(&lx, &tok, err);
+    if (!s && tok != MG_JTOK_ARR_BEGIN) s = mg_fail(err, MG_ERR_FORMAT, "tokenizer: 'merges' is no array");
+    while (!s) {
+        size_t left = 0;
+        s = mg_jsonlex_next(&lx, &tok, err);
+        if (s || (tok == MG_JTOK_ARR_END && lx.depth == 0)) break;
+        if (tok == MG_JTOK_STRING) {
+            s = merge_line(&lx, &buf, &left, err);
+        } else if (tok == MG_JTOK_ARR_BEGIN) {
+            s = merge_pair(&lx, &buf, &left, err);
+        } else {
+            s = mg_fail(err, MG_ERR_FORMAT, "a merge is no pair of strings");
+        }
+        if (!s) s = place_merge(t, &buf, left, err);
+    }
+    free(buf.data);
+    return moved(s, err, k->at);
+}
+
+/* ---- the model section ---- */
+
+static mg_status read_model(mg_tokenizer *t, const section *model, const section *added, mg_error *err) {
+    enum { TYPE, DROPOUT, UNK, PREFIX, SUFFIX, FUSE, BYTES, IGNORE, VOCAB, MERGES, N };
+    section k[N] = {{"type", {0}, 0},
+                    {"dropout", {0}, 0},
+                    {"unk_token", {0}, 0},
+                    {"continuing_subword_prefix", {0}, 0},
+                    {"end_of_word_suffix", {0}, 0},
+                    {"fuse_unk", {0}, 0},
+                    {"byte_fallback", {0}, 0},
+                    {"ignore_merges", {0}, 0},
+                    {"vocab", {0}, 0},
+                    {"merges", {0}, 0}};
+    mg_json *small[IGNORE + 1] = {0};
+    if (!model->text.data) return mg_fail(err, MG_ERR_FORMAT, "tokenizer without a model");
+    mg_status s = find_sections(model->text, model->at, k, N, err);
+    for (int i = 0; i <= IGNORE && !s; i++) s = as_tree(&small[i], &k[i], err);
+    const char *type = mg_json_str(small[TYPE]), *unk = mg_json_str(small[UNK]);
+    double dropout = 0;
+    if (!s && type && strcmp(type, "BPE") != 0) s = unsupported("model", type, err);
+    if (!s && (!k[VOCAB].text.data || !k[MERGES].text.data))
+        s = mg_fail(err, MG_ERR_FORMAT, "tokenizer without vocab or merges");
+    if (!s && mg_json_f64(small[DROPOUT], &dropout) && dropout != 0) s = unsupported("model option", "dropout", err);
+    for (int i = PREFIX; i <= SUFFIX && !s; i++)
+        if (mg_json_str(small[i]) && *mg_json_str(small[i])) s = unsupported("model option", k[i].name, err);
+    t->by_rank = true;
+    mg_json_bool(small[FUSE], &t->fuse_unk);
+    mg_json_bool(small[BYTES], &t->byte_fallback);
+    mg_json_bool(small[IGNORE], &t->ignore_merges);
+    if (!s) s = read_tokens(t, &k[VOCAB], added, err);
+    if (!s) s = read_merges(t, &k[MERGES], err);
+    if (!s && unk) {
+        uint32_t id = mg_strmap_get(&t->pieces, unk, strlen(unk));
+        if (id == MG_STRMAP_NONE)
+            s = mg_fail(err, MG_ERR_FORMAT, "tokenizer: unk_token '%s' is not in the vocabulary", unk);
+        t->unk = s ? -1 : (int32_t)id;
+        if (!s && t->tokens[id].type != MG_TOKEN_USER_DEFINED) t->tokens[id].type = MG_TOKEN_UNKNOWN;
+    }
+    for (int i = 0; i <= IGNORE; i++) mg_json_free(small[i]);
+    return s;
+}
+
+/* "<0x0A>" in the vocabulary of a model with byte fallback. */
+static void mark_bytes(mg_tokenizer *t) {
+    for (unsigned b = 0; b < 256 && t->byte_fallback; b++) {
+        char name[8];
+        snprintf(name, sizeof name, "<0x%02X>", b);
+        uint32_t id = mg_strmap_get(&t->pieces, name, 6);
+        if (id != MG_STRMAP_NONE) t->tokens[id].type = MG_TOKEN_BYTE;
+    }
+}
+
+/* ---- the steps around the model ---- */
+
+typedef mg_status step_fn(mg_tokenizer *t, const mg_json *v, mg_error *err);
+
+/* v itself, or the elements of a Sequence. */
+static mg_status each_step(mg_tokenizer *t, const mg_json *v, const char *list, step_fn *step, mg_error *err) {
+    if (!v) return MG_OK;
+    if (strcmp(member_str(v, "type"), "Sequence") != 0) return step(t, v, err);
+    mg_status s = MG_OK;
+    for (const mg_json *e = mg_json_first(mg_json_get(v, list)); e && !s; e = mg_json_next(e)) s = step(t, e, err);
+    return s;
+}
+
+static mg_status keep(mg_tokenizer *t, const char *text, const char **out, mg_error *err) {
+    *out = mg_arena_strdup(&t->arena, text);
+    return *out ? MG_OK : mg_fail_nomem(err, strlen(text));
+}
+
+static mg_status read_normalizer(mg_tokenizer *t, const mg_json *v, mg_error *err) {
+    const char *type = member_str(v, "type"), *from = NULL, *to = NULL;
+    mg_status s = MG_OK;
+    if (strcmp(type, "Prepend") == 0) {
+        s = keep(t, member_str(v, "prepend"), &to, err);
+        return s ? s : mg_tokenizer_add_op(t->ops, &t->n_ops, MG_TOK_PREPEND, NULL, to, err);
+    }
+    if (strcmp(type, "Replace") != 0) return unsupported("normalizer", type, err);
+    const char *pattern = mg_json_str(mg_json_path(v, "pattern.String"));
+    if (!pattern) return unsupported("normalizer", "Replace by a regular expression", err);
+    s = keep(t, pattern, &from, err);
+    if (!s) s = keep(t, member_str(v, "content"), &to, err);
+    return s ? s : mg_tokenizer_add_op(t->ops, &t->n_ops, MG_TOK_REPLACE, from, to, err);
+}
+
+/* Metaspace in its two spellings: prepend_scheme (always, first, never), before that add_prefix_space. */
+static const char *prepend_scheme(const mg_json *v) {
+    bool prefix = true;
+    const char *scheme = mg_json_str(mg_json_get(v, "prepend_scheme"));
+    mg_json_bool(mg_json_get(v, "add_prefix_space"), &prefix);
+    return scheme ? scheme : prefix ? "always" : "never";
+}
+
+static mg_status read_pre_tokenizer(mg_tokenizer *t, const mg_json *v, mg_error *err) {
+    const char *type = member_str(v, "type"), *scheme = prepend_scheme(v);
+    if (strcmp(type, "Metaspace") != 0) return unsupported("pre-tokenizer", type, err);
+    if (strcmp(member_str(v, "replacement"), MG_SPACE_MARK) != 0)
+        return unsupported("pre-tokenizer", "Metaspace with another mark", err);
+    t->split_marks = true;
+    mg_json_bool(mg_json_get(v, "split"), &t->split_marks);
+    mg_status s = mg_tokenizer_add_op(t->pre_ops, &t->n_pre_ops, MG_TOK_REPLACE, " ", MG_SPACE_MARK, err);
+    if (s || strcmp(scheme, "never") == 0) return s;
+    bool first = strcmp(scheme, "first") == 0;
+    if (!first && strcmp(scheme, "always") != 0)
+        return mg_fail(err, MG_ERR_FORMAT, "tokenizer: prepend_scheme '%s'", scheme);
+    return mg_tokenizer_add_op(t->pre_ops, &t->n_pre_ops, first ? MG_TOK_NOT_TWICE_FIRST : MG_TOK_NOT_TWICE, NULL,
+                               MG_SPACE_MARK, err);
+}
+
+static mg_status read_decoder(mg_tokenizer *t, const mg_json *v, mg_error *err) {
+    const char *type = member_str(v, "type");
+    uint64_t start = 0, stop = 1;
+    if (strcmp(type, "Fuse") == 0) return MG_OK;
+    if (strcmp(type, "ByteFallback") == 0) {
+        t->bytes_to_text = true;
+        return MG_OK;
+    }
+    if (strcmp(type, "Metaspace") == 0 && strcmp(member_str(v, "replacement"), MG_SPACE_MARK) == 0) {
+        t->marks_to_blanks = true;
+        if (strcmp(prepend_scheme(v), "never") != 0) t->strip = MG_TOK_STRIP_MARKS;
+        return MG_OK;
+    }
+    if (strcmp(type, "Replace") == 0 && strcmp(member_str(v, "content"), " ") == 0 &&
+        strcmp(mg_json_str(mg_json_path(v, "pattern.String")) ? mg_json_str(mg_json_path(v, "pattern.String")) : "",
+               MG_SPACE_MARK) == 0) {
+        t->marks_to_blanks = true;
+        return MG_OK;
+    }
+    if (strcmp(type, "Strip") == 0 && strcmp(member_str(v, "content"), " ") == 0 &&
+        mg_json_u64(mg_json_get(v, "start"), &start) && mg_json_u64(mg_json_get(v, "stop"), &stop) && start == 1 &&
+        stop == 0) {
+        t->strip = MG_TOK_STRIP_ONE;
+        return MG_OK;
+    }
+    return unsupported("decoder", type, err);
+}
+
+static mg_status template_id(const mg_tokenizer *t, const mg_json *v, const mg_json *item, int32_t *id, mg_error *err) {
+    const mg_json *special = mg_json_get(item, "SpecialToken");
+    const mg_json *ids = mg_json_get(mg_json_get(mg_json_get(v, "special_tokens"), member_str(special, "id")), "ids");
+    uint64_t value;
+    if (!special || !mg_json_u64(mg_json_first(ids), &value))
+        return mg_fail(err, MG_ERR_FORMAT, "tokenizer: malformed post-processor template");
+    if (mg_json_len(ids) != 1 || *id >= 0)
+        return unsupported("post-processor", "template of several special tokens", err);
+    if (value >= t->n)
+        return mg_fail(err, MG_ERR_FORMAT, "tokenizer: post-processor names id %llu of %u", (unsigned long long)value,
+                       t->n);
+    *id = (int32_t)value;
+    return MG_OK;
+}
+
+/* What stands before and behind the text: at most one token each, taken as BOS and EOS. */
+static mg_status read_post_processor(mg_tokenizer *t, const mg_json *v, mg_error *err) {
+    const char *type = member_str(v, "type");
+    if (strcmp(type, "TemplateProcessing") != 0) return unsupported("post-processor", type, err);
+    int32_t side[2] = {-1, -1};
+    int behind = 0;
+    mg_status s = MG_OK;
+    for (const mg_json *e = mg_json_first(mg_json_get(v, "single")); e && !s; e = mg_json_next(e)) {
+        if (mg_json_get(e, "Sequence"))
+            behind = 1;
+        else
+            s = template_id(t, v, e, &side[behind], err);
+    }
+    if (side[0] >= 0) t->bos = side[0];
+    if (side[1] >= 0) t->eos = side[1];
+    t->add_bos = side[0] >= 0;
+    t->add_eos = side[1] >= 0;
+    return s;
+}
+
+mg_status mg_tokenizer_read_json(mg_tokenizer *t, const char *text, size_t n, mg_error *err) {
+    enum { ADDED, NORMALIZER, PRE, POST, DECODER, MODEL, N };
+    section k[N] = {{"added_tokens", {0}, 0},   {"normalizer", {0}, 0}, {"pre_tokenizer", {0}, 0},
+                    {"post_processor", {0}, 0}, {"decoder", {0}, 0},    {"model", {0}, 0}};
+    static const struct {
+        int section;
+        const char *list;
+        step_fn *step;
+    } steps[] = {{NORMALIZER, "normalizers", read_normalizer},
+                 {PRE, "pretokenizers", read_pre_tokenizer},
+                 {POST, "processors", read_post_processor},
+                 {DECODER, "decoders", read_decoder}};
+    mg_json *tree[N] = {0};
+    mg_status s = find_sections((mg_span){(const uint8_t *)text, n}, 0, k, N, err);
+    for (int i = NORMALIZER; i <= DECODER && !s; i++) s = as_tree(&tree[i], &k[i], err);
+    /* first what may be refused by name, so that a byte-level tokenizer is called that and not malformed */
+    for (size_t i = 0; i < 2 && !s; i++) s = each_step(t, tree[steps[i].section], steps[i].list, steps[i].step, err);
+    if (!s) s = read_model(t, &k[MODEL], &k[ADDED], err);
+    if (!s) mark_bytes(t);
+    for (size_t i = 2; i < 4 && !s; i++) s = each_step(t, tree[steps[i].section], steps[i].list, steps[i].step, err);
+    if (!s && !tree[DECODER]) s = unsupported("decoder", "none", err);
+    for (int i = 0; i < N; i++) mg_json_free(tree[i]);
+    return s;
+}
