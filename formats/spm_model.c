@@ -52,7 +52,7 @@ static mg_status fixed(cursor *c, unsigned n, uint64_t *out, mg_error *err) {
 }
 
 static mg_status next_field(cursor *c, field *f, mg_error *err) {
-    uint64_t key, n = 0;
+    uint64_t key = 0, n = 0;
     *f = (field){0};
     mg_status s = varint(c, &key, err);
     if (s) return s;

@@ -8,6 +8,7 @@
 #define MG_FORMATS_TOKENIZER_H
 
 #include "formats/base/status.h"
+#include "formats/checkpoint.h"
 #include "formats/kv.h"
 
 typedef enum mg_token_type { /* the ids of GGUF's tokenizer.ggml.token_type and of SentencePiece */
@@ -46,6 +47,11 @@ mg_status mg_tokenizer_open_spm(mg_tokenizer **out, const char *path, mg_error *
 /* From the metadata of a GGUF file; name is used in errors. No tokenizer keys: MG_OK and *out = NULL. kv may be
  * released afterwards. */
 mg_status mg_tokenizer_open_kv(mg_tokenizer **out, const mg_kvs *kv, const char *name, mg_error *err) MG_MUST_CHECK;
+/* Of an open model: a GGUF's own keys, else the side files of its directory. None: MG_OK and *out = NULL. */
+mg_status mg_tokenizer_open_model(mg_tokenizer **out, const mg_checkpoint *c, mg_error *err) MG_MUST_CHECK;
+/* PATH as users give it: a directory (weights need not be there), tokenizer.json, tokenizer.model, or any model file.
+ * A path without a tokenizer is MG_ERR_UNSUPPORTED. */
+mg_status mg_tokenizer_open_path(mg_tokenizer **out, const char *path, mg_error *err) MG_MUST_CHECK;
 void mg_tokenizer_free(mg_tokenizer *t);
 
 uint32_t mg_tokenizer_size(const mg_tokenizer *t);

@@ -156,3 +156,36 @@ mg_status mg_tokenizer_open_dir(mg_tokenizer **out, const char *dir, mg_error *e
     mg_json_free(map);
     return s;
 }
+
+mg_status mg_tokenizer_open_model(mg_tokenizer **out, const mg_checkpoint *c, mg_error *err) {
+    *out = NULL;
+    if (c->kv) return mg_tokenizer_open_kv(out, c->kv, c->path, err);
+    return c->dir ? mg_tokenizer_open_dir(out, c->dir, err) : MG_OK;
+}
+
+static bool ends_with(const char *s, const char *tail) {
+    size_t n = strlen(s), k = strlen(tail);
+    return n >= k && strcmp(s + n - k, tail) == 0;
+}
+
+mg_status mg_tokenizer_open_path(mg_tokenizer **out, const char *path, mg_error *err) {
+    *out = NULL;
+    mg_status s;
+    if (mg_path_is_dir(path)) {
+        s = mg_tokenizer_open_dir(out, path, err);
+    } else if (ends_with(path, ".json")) {
+        s = mg_tokenizer_open_json(out, path, err);
+    } else if (ends_with(path, ".model")) {
+        s = mg_tokenizer_open_spm(out, path, err);
+    } else {
+        mg_checkpoint *c;
+        s = mg_checkpoint_open(&c, path, err);
+        if (s) return s;
+        s = mg_tokenizer_open_model(out, c, err);
+        mg_checkpoint_free(c);
+    }
+    if (s || *out) return s;
+    s = mg_fail(err, MG_ERR_UNSUPPORTED, "no tokenizer there (tokenizer.json, tokenizer.model or tokenizer.ggml keys)");
+    mg_error_at(err, path, NULL);
+    return s;
+}
