@@ -37,6 +37,13 @@ void mg_forward_free(mg_forward *f) {
     free(f);
 }
 
+mg_pool *mg_forward_pool(const mg_forward *f) {
+    return f->pool;
+}
+uint32_t mg_forward_experts(const mg_forward *f) {
+    return f->opt.experts_per_token;
+}
+
 mg_status mg_need(const mg_bound **out, const mg_model *m, mg_role role, uint32_t layer, uint32_t expert,
                   mg_error *err) {
     *out = mg_model_find(m, role, layer, expert);

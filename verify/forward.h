@@ -26,6 +26,10 @@ typedef struct mg_forward_options {
 mg_status mg_forward_new(mg_forward **out, mg_pool *pool, const mg_forward_options *opt, mg_error *err) MG_MUST_CHECK;
 void mg_forward_free(mg_forward *f);
 
+/* What it was made with. */
+mg_pool *mg_forward_pool(const mg_forward *f);
+uint32_t mg_forward_experts(const mg_forward *f); /* experts_per_token */
+
 /* The contract of quant/eval.h over f; valid while f lives. */
 mg_evaluator mg_forward_evaluator(mg_forward *f);
 

@@ -1,0 +1,287 @@
+/* test_forward.c - the forward pass against transformers' activations, and against itself: threads, batches, chunks and
+ * the cache must not change a bit. Instruction sets are compared end to end (e2e/forward.py): one process has one. */
+#include <criterion/criterion.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "formats/arch/arch.h"
+#include "verify/forward.h"
+#include "verify/rope.h"
+
+#define TINY MG_TEST_DATA "/models/tiny/"
+
+typedef struct fixture {
+    mg_checkpoint *ckpt, *ref;
+    mg_model *m;
+    mg_pool *pool;
+    mg_forward *f;
+    uint64_t batch, n, hidden, vocab, layers;
+    int32_t *ids;
+} fixture;
+
+static void ok(mg_status st, const mg_error *err) {
+    char text[2048];
+    cr_assert(st == MG_OK, "%s", mg_error_text(err, text, sizeof text));
+}
+
+static fixture open_tiny(const char *name, unsigned threads) {
+    fixture x = {0};
+    mg_error err = {0};
+    char path[4096];
+    snprintf(path, sizeof path, TINY "%s", name);
+    ok(mg_checkpoint_open(&x.ckpt, path, &err), &err);
+    ok(mg_model_open(&x.m, x.ckpt, &err), &err);
+    snprintf(path, sizeof path, TINY "%s/reference.safetensors", name);
+    ok(mg_checkpoint_open(&x.ref, path, &err), &err);
+    ok(mg_pool_new(&x.pool, threads, &err), &err);
+    ok(mg_forward_new(&x.f, x.pool, NULL, &err), &err);
+    uint32_t t = mg_checkpoint_find(x.ref, "input_ids");
+    cr_assert(t != MG_STRMAP_NONE);
+    x.batch = x.ref->tensors[t].shape[0];
+    x.n = x.ref->tensors[t].shape[1];
+    x.hidden = (uint64_t)mg_hp_i(x.m, MG_K_HIDDEN);
+    x.vocab = (uint64_t)mg_hp_i(x.m, MG_K_VOCAB);
+    x.layers = (uint64_t)mg_hp_i(x.m, MG_K_LAYERS);
+    int64_t *wide = malloc(x.batch * x.n * 8);
+    ok(mg_checkpoint_read(x.ref, t, 0, wide, x.batch * x.n * 8, &err), &err);
+    x.ids = malloc(x.batch * x.n * sizeof *x.ids);
+    for (uint64_t i = 0; i < x.batch * x.n; i++) x.ids[i] = (int32_t)wide[i];
+    free(wide);
+    return x;
+}
+
+static void close_tiny(fixture *x) {
+    mg_forward_free(x->f);
+    mg_pool_free(x->pool);
+    mg_model_free(x->m);
+    mg_checkpoint_free(x->ckpt);
+    mg_checkpoint_free(x->ref);
+    free(x->ids);
+}
+
+/* 2e-5 of the tensor's RMS: two f32 implementations with different summation orders; transformers against itself in
+ * another thread count differs by up to 5e-6 on these models. */
+static void close_to(const fixture *x, const char *name, const float *got, uint64_t n) {
+    uint32_t t = mg_checkpoint_find(x->ref, name);
+    cr_assert(t != MG_STRMAP_NONE, "no %s in the reference", name);
+    cr_assert(x->ref->tensors[t].n_elements == n, "%s: %lu values", name, x->ref->tensors[t].n_elements);
+    float *want = malloc(n * 4);
+    mg_error err = {0};
+    ok(mg_checkpoint_read(x->ref, t, 0, want, n * 4, &err), &err);
+    double ss = 0, worst = 0;
+    for (uint64_t i = 0; i < n; i++) {
+        ss += (double)want[i] * (double)want[i];
+        double d = fabs((double)want[i] - (double)got[i]);
+        cr_assert(d == d);
+        if (d > worst) worst = d;
+    }
+    double rms = sqrt(ss / (double)n);
+    cr_assert(worst <= 2e-5 * rms, "%s: %.2e of the RMS", name, worst / rms);
+    free(want);
+}
+
+typedef struct taps {
+    const fixture *x;
+    uint32_t routers;
+    unsigned seen;
+    uint64_t expert_rows;
+} taps;
+
+static mg_status on_tap(void *ctx, const mg_tap *t, mg_error *err) {
+    (void)err;
+    taps *s = ctx;
+    char name[64];
+    s->seen |= 1u << t->point;
+    if (t->point == MG_TAP_LAYER_OUT && t->layer + 1 < s->x->layers) {
+        snprintf(name, sizeof name, "hidden.%u", t->layer + 1);
+        close_to(s->x, name, t->data, t->rows * t->cols);
+    } else if (t->point == MG_TAP_ROUTER_LOGITS) {
+        snprintf(name, sizeof name, "router.%u", s->routers++);
+        close_to(s->x, name, t->data, t->rows * t->cols);
+    } else if (t->point == MG_TAP_EXPERT_IN) {
+        s->expert_rows += t->rows;
+        for (uint64_t i = 0; i < t->rows; i++) cr_assert(t->token[i] < s->x->batch * s->x->n && t->weight[i] > 0);
+    }
+    return MG_OK;
+}
+
+static mg_batch whole(const fixture *x, uint32_t *len) {
+    for (uint64_t i = 0; i < x->batch; i++) len[i] = (uint32_t)x->n;
+    return (mg_batch){.n_seqs = (uint32_t)x->batch, .len = len, .n_tokens = x->batch * x->n};
+}
+
+static void against_reference(const char *name) {
+    fixture x = open_tiny(name, 2);
+    mg_error err = {0};
+    uint32_t len[8];
+    mg_batch b = whole(&x, len);
+    float *h = malloc(b.n_tokens * x.hidden * 4), *logits = malloc(b.n_tokens * x.vocab * 4);
+    ok(mg_forward_embed(x.f, x.m, x.ids, b.n_tokens, h, &err), &err);
+    close_to(&x, "hidden.0", h, b.n_tokens * x.hidden);
+    taps s = {.x = &x};
+    ok(mg_forward_run(x.f, x.m, NULL, &b, x.ids, h, on_tap, &s, &err), &err);
+    ok(mg_forward_logits(x.f, x.m, h, b.n_tokens, logits, &err), &err);
+    close_to(&x, "logits", logits, b.n_tokens * x.vocab);
+    ok(mg_forward_final_norm(x.f, x.m, h, b.n_tokens, h, &err), &err);
+    char last[32];
+    snprintf(last, sizeof last, "hidden.%lu", x.layers);
+    close_to(&x, last, h, b.n_tokens * x.hidden);
+    const bool moe = mg_hp_i(x.m, MG_K_EXPERTS) > 0;
+    const unsigned always =
+        1u << MG_TAP_ATTN_IN | 1u << MG_TAP_ATTN_O_IN | 1u << MG_TAP_FFN_IN | 1u << MG_TAP_LAYER_OUT;
+    const unsigned experts = 1u << MG_TAP_ROUTER_LOGITS | 1u << MG_TAP_EXPERT_IN | 1u << MG_TAP_EXPERT_DOWN_IN;
+    cr_assert_eq(s.seen, always | (moe ? experts : 1u << MG_TAP_FFN_DOWN_IN));
+    if (moe) cr_assert_eq(s.expert_rows, b.n_tokens * x.layers * (uint64_t)mg_hp_i(x.m, MG_K_EXPERTS_USED));
+    free(h);
+    free(logits);
+    close_tiny(&x);
+}
+
+Test(forward, llama) {
+    against_reference("llama");
+}
+Test(forward, rope_linear_and_biases) {
+    against_reference("llama_rope_linear");
+}
+Test(forward, rope_llama3) {
+    against_reference("llama_rope_llama3");
+}
+Test(forward, rope_yarn) {
+    against_reference("llama_rope_yarn");
+}
+Test(forward, mistral) {
+    against_reference("mistral");
+}
+Test(forward, sliding_window) {
+    against_reference("mistral_swa");
+}
+Test(forward, mixtral) {
+    against_reference("mixtral");
+}
+
+/* Hidden states after all layers, sequences one after the other. chunk 0: one batch; else a cache per sequence, fed
+ * chunk tokens at a time. */
+static float *hidden_of(const char *name, unsigned threads, uint64_t chunk) {
+    fixture x = open_tiny(name, threads);
+    mg_error err = {0};
+    uint32_t len[8];
+    mg_batch b = whole(&x, len);
+    float *h = malloc(b.n_tokens * x.hidden * 4);
+    if (!chunk) {
+        ok(mg_forward_run(x.f, x.m, NULL, &b, x.ids, h, NULL, NULL, &err), &err);
+    } else {
+        for (uint64_t s = 0; s < x.batch; s++) {
+            mg_kvcache *c;
+            ok(mg_kvcache_new(&c, x.m, 1, x.n, &err), &err);
+            for (uint64_t at = 0; at < x.n; at += chunk) {
+                uint32_t take = (uint32_t)(x.n - at < chunk ? x.n - at : chunk);
+                mg_batch one = {.n_seqs = 1, .len = &take, .n_tokens = take};
+                ok(mg_forward_run(x.f, x.m, c, &one, x.ids + s * x.n + at, h + (s * x.n + at) * x.hidden, NULL, NULL,
+                                  &err),
+                   &err);
+            }
+            cr_assert_eq(c->past[0], x.n);
+            mg_kvcache_free(c);
+        }
+    }
+    close_tiny(&x);
+    return h;
+}
+
+static void same_bits(const char *name) {
+    fixture x = open_tiny(name, 1);
+    const uint64_t bytes = x.batch * x.n * x.hidden * 4;
+    close_tiny(&x);
+    float *want = hidden_of(name, 1, 0);
+    for (unsigned threads = 1; threads <= 3; threads++) {
+        static const uint64_t chunks[] = {0, 1, 5, 7, 24};
+        for (size_t c = 0; c < 5; c++) {
+            float *got = hidden_of(name, threads, chunks[c]);
+            cr_assert(!memcmp(want, got, bytes), "%s: %u threads, chunk %lu", name, threads, chunks[c]);
+            free(got);
+        }
+    }
+    free(want);
+}
+
+Test(forward, threads_chunks_and_cache_do_not_change_bits) {
+    same_bits("llama_rope_yarn");
+    same_bits("mistral_swa");
+    same_bits("mixtral");
+}
+
+Test(forward, experts_per_token) {
+    fixture x = open_tiny("mixtral", 2);
+    mg_error err = {0};
+    uint32_t len[8];
+    mg_batch b = whole(&x, len);
+    const uint64_t bytes = b.n_tokens * x.hidden * 4;
+    float *own = malloc(bytes), *h = malloc(bytes);
+    ok(mg_forward_run(x.f, x.m, NULL, &b, x.ids, own, NULL, NULL, &err), &err);
+    const uint32_t ks[] = {2, 1, MG_EXPERTS_ALL, 4};
+    float *all = NULL;
+    for (int i = 0; i < 4; i++) {
+        mg_forward *f;
+        ok(mg_forward_new(&f, x.pool, &(mg_forward_options){.experts_per_token = ks[i]}, &err), &err);
+        ok(mg_forward_run(f, x.m, NULL, &b, x.ids, h, NULL, NULL, &err), &err);
+        cr_assert((memcmp(own, h, bytes) == 0) == (ks[i] == 2));
+        if (ks[i] == MG_EXPERTS_ALL) {
+            all = malloc(bytes);
+            memcpy(all, h, bytes);
+        }
+        if (ks[i] == 4) cr_assert(!memcmp(all, h, bytes));
+        mg_forward_free(f);
+    }
+    mg_forward *f;
+    ok(mg_forward_new(&f, NULL, &(mg_forward_options){.experts_per_token = 5}, &err), &err);
+    cr_assert_eq(mg_forward_run(f, x.m, NULL, &b, x.ids, h, NULL, NULL, &err), MG_ERR_USAGE);
+    mg_forward_free(f);
+    free(own);
+    free(h);
+    free(all);
+    close_tiny(&x);
+}
+
+Test(forward, parts_of_a_layer_add_up) {
+    fixture x = open_tiny("mixtral", 2);
+    mg_error err = {0};
+    uint32_t len[8];
+    mg_batch b = whole(&x, len);
+    const uint64_t bytes = b.n_tokens * x.hidden * 4;
+    float *want = malloc(bytes), *h = malloc(bytes);
+    mg_evaluator e = mg_forward_evaluator(x.f);
+    ok(e.embed(e.self, x.m, x.ids, b.n_tokens, want, &err), &err);
+    memcpy(h, want, bytes);
+    ok(e.run_layer(e.self, x.m, 0, MG_PART_ALL, &b, want, NULL, NULL, &err), &err);
+    ok(e.run_layer(e.self, x.m, 0, MG_PART_ATTN, &b, h, NULL, NULL, &err), &err);
+    taps s = {.x = &x};
+    ok(e.run_layer(e.self, x.m, 0, MG_PART_FFN_IN, &b, h, on_tap, &s, &err), &err);
+    cr_assert_eq(s.seen, 1u << MG_TAP_FFN_IN);
+    ok(e.run_layer(e.self, x.m, 0, MG_PART_FFN, &b, h, NULL, NULL, &err), &err);
+    cr_assert(!memcmp(want, h, bytes));
+    free(want);
+    free(h);
+    close_tiny(&x);
+}
+
+Test(forward, refuses_ids_outside_the_vocabulary_and_a_full_cache) {
+    fixture x = open_tiny("llama", 1);
+    mg_error err = {0};
+    float *h = malloc(40 * x.hidden * 4);
+    int32_t bad[] = {1, 320};
+    uint32_t two = 2;
+    mg_batch b = {.n_seqs = 1, .len = &two, .n_tokens = 2};
+    cr_assert_eq(mg_forward_run(x.f, x.m, NULL, &b, bad, h, NULL, NULL, &err), MG_ERR_FORMAT);
+    bad[1] = -1;
+    cr_assert_eq(mg_forward_run(x.f, x.m, NULL, &b, bad, h, NULL, NULL, NULL), MG_ERR_FORMAT);
+    mg_kvcache *c;
+    mg_error e2 = {0};
+    ok(mg_kvcache_new(&c, x.m, 1, 16, &e2), &e2);
+    uint32_t many = 17;
+    b = (mg_batch){.n_seqs = 1, .len = &many, .n_tokens = 17};
+    cr_assert_eq(mg_forward_run(x.f, x.m, c, &b, x.ids, h, NULL, NULL, &e2), MG_ERR_LIMIT);
+    mg_kvcache_free(c);
+    free(h);
+    close_tiny(&x);
+}

@@ -1,0 +1,387 @@
+/* forward64.c - see forward64.h. In reading order: linear, norm, attention, feed-forward, layer. */
+#include "verify/forward64.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "formats/arch/arch.h"
+#include "quant/math/topk.h"
+#include "quant/read_f32.h"
+#include "verify/forward_impl.h"
+
+struct mg_forward64 {
+    mg_pool *pool;
+    uint32_t experts_per_token;
+    double *buf[8]; /* see B_* */
+    uint64_t cap[8];
+};
+
+enum { B_NORM, B_Q, B_K, B_V, B_ATTN, B_OUT, B_ROUTER, B_COUNT };
+
+static mg_status need(mg_forward64 *f, int which, uint64_t a, uint64_t b, double **out, mg_error *err) {
+    uint64_t n;
+    if (__builtin_mul_overflow(a, b, &n) || n > SIZE_MAX / sizeof(double))
+        return mg_fail(err, MG_ERR_LIMIT, "too many tokens for one batch");
+    if (n > f->cap[which] || !f->buf[which]) {
+        free(f->buf[which]);
+        f->cap[which] = 0;
+        f->buf[which] = malloc((n ? n : 1) * sizeof(double));
+        if (!f->buf[which]) return mg_fail_nomem(err, n * sizeof(double));
+        f->cap[which] = n;
+    }
+    *out = f->buf[which];
+    return MG_OK;
+}
+
+mg_status mg_forward64_new(mg_forward64 **out, mg_pool *pool, uint32_t experts_per_token, mg_error *err) {
+    mg_forward64 *f = calloc(1, sizeof *f);
+    if (!f) return mg_fail_nomem(err, sizeof *f);
+    mg_cpu_fp_env();
+    f->pool = pool;
+    f->experts_per_token = experts_per_token;
+    *out = f;
+    return MG_OK;
+}
+
+void mg_forward64_free(mg_forward64 *f) {
+    if (!f) return;
+    for (int i = 0; i < B_COUNT; i++) free(f->buf[i]);
+    free(f);
+}
+
+/* --- linear: y[rows[i]] = W x[rows[i]] + b, rows NULL = all n --- */
+
+typedef struct lin_run {
+    mg_model *m;
+    const mg_bound *w;
+    const float *bias;
+    const double *x;
+    const uint32_t *rows; /* rows of x; y is dense */
+    double *y;
+    uint64_t n, in, out;
+} lin_run;
+
+enum { ROWS_PER_TICKET = 16 };
+
+static double dot(const float *w, const double *x, uint64_t n) {
+    double s[8] = {0};
+    uint64_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        for (int j = 0; j < 8; j++) s[j] += (double)w[i + (uint64_t)j] * x[i + (uint64_t)j];
+    for (; i < n; i++) s[0] += (double)w[i] * x[i];
+    return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));
+}
+
+static mg_status lin_ticket(void *ctx, uint64_t ticket, unsigned worker, mg_error *err) {
+    (void)worker;
+    const lin_run *r = ctx;
+    const uint64_t from = ticket * ROWS_PER_TICKET;
+    const uint64_t take = r->out - from < ROWS_PER_TICKET ? r->out - from : ROWS_PER_TICKET;
+    float *w = malloc(take * r->in * sizeof *w);
+    if (!w) return mg_fail_nomem(err, take * r->in * sizeof *w);
+    mg_status st = mg_read_f32(r->m, r->w, from, take, w, err);
+    for (uint64_t t = 0; st == MG_OK && t < r->n; t++) {
+        const double *x = r->x + (r->rows ? r->rows[t] : t) * r->in;
+        for (uint64_t j = 0; j < take; j++)
+            r->y[t * r->out + from + j] = dot(w + j * r->in, x, r->in) + (r->bias ? (double)r->bias[from + j] : 0.0);
+    }
+    free(w);
+    return st;
+}
+
+static mg_status linear(mg_forward64 *f, mg_model *m, mg_role role, mg_role bias, uint32_t layer, uint32_t expert,
+                        const double *x, const uint32_t *rows, uint64_t n, uint64_t in, double *y, uint64_t out,
+                        mg_error *err) {
+    lin_run r = {.m = m, .x = x, .rows = rows, .y = y, .n = n, .in = in, .out = out};
+    r.w = role == MG_R_OUTPUT ? mg_model_find(m, role, 0, 0) : NULL;
+    if (role == MG_R_OUTPUT && !r.w) role = MG_R_TOKEN_EMBD;
+    if (!r.w) MG_TRY(mg_need(&r.w, m, role, layer, expert, err));
+    if (mg_bound_rows(r.w) != out || r.w->shape[r.w->rank - 1] != in)
+        return mg_fail(err, MG_ERR_FORMAT, "%s of layer %u is not [%llu, %llu]", mg_role_name(role), layer,
+                       (unsigned long long)out, (unsigned long long)in);
+    const mg_bound *b = bias == MG_ROLE_COUNT ? NULL : mg_model_find(m, bias, layer, expert);
+    float *bv = NULL;
+    mg_status st = MG_OK;
+    if (b) {
+        bv = malloc(out * sizeof *bv);
+        st = bv ? mg_read_f32(m, b, 0, 1, bv, err) : mg_fail_nomem(err, out * sizeof *bv);
+    }
+    r.bias = bv;
+    if (st == MG_OK) st = mg_pool_run(f->pool, (out + ROWS_PER_TICKET - 1) / ROWS_PER_TICKET, lin_ticket, &r, err);
+    free(bv);
+    return st;
+}
+
+/* --- embedding and norm --- */
+
+mg_status mg_forward64_embed(mg_forward64 *f, mg_model *m, const int32_t *ids, uint64_t n, double *x, mg_error *err) {
+    (void)f;
+    const uint64_t hidden = (uint64_t)mg_hp_i(m, MG_K_HIDDEN);
+    const mg_bound *b;
+    MG_TRY(mg_need(&b, m, MG_R_TOKEN_EMBD, 0, 0, err));
+    float *row = malloc(hidden * sizeof *row);
+    mg_status st = row ? MG_OK : mg_fail_nomem(err, hidden * sizeof *row);
+    for (uint64_t i = 0; st == MG_OK && i < n; i++) {
+        if (ids[i] < 0 || (uint64_t)ids[i] >= mg_bound_rows(b))
+            st = mg_fail(err, MG_ERR_FORMAT, "token id %d, the vocabulary has %llu", ids[i],
+                         (unsigned long long)mg_bound_rows(b));
+        else
+            st = mg_read_f32(m, b, (uint64_t)ids[i], 1, row, err);
+        for (uint64_t j = 0; st == MG_OK && j < hidden; j++) x[i * hidden + j] = (double)row[j];
+    }
+    free(row);
+    return st;
+}
+
+static mg_status norm(mg_model *m, mg_role role, uint32_t layer, const double *x, uint64_t n, double *y,
+                      mg_error *err) {
+    const uint64_t hidden = (uint64_t)mg_hp_i(m, MG_K_HIDDEN);
+    const mg_bound *b;
+    MG_TRY(mg_need(&b, m, role, layer, 0, err));
+    float *w = malloc(hidden * sizeof *w);
+    if (!w) return mg_fail_nomem(err, hidden * sizeof *w);
+    mg_status st = mg_read_f32(m, b, 0, 1, w, err);
+    for (uint64_t i = 0; st == MG_OK && i < n; i++) {
+        const double *v = x + i * hidden;
+        double ss = 0;
+        for (uint64_t j = 0; j < hidden; j++) ss += v[j] * v[j];
+        const double r = 1.0 / sqrt(ss / (double)hidden + mg_hp_f(m, MG_K_NORM_EPS));
+        for (uint64_t j = 0; j < hidden; j++) y[i * hidden + j] = v[j] * r * (double)w[j];
+    }
+    free(w);
+    return st;
+}
+
+mg_status mg_forward64_final_norm(mg_forward64 *f, mg_model *m, const double *x, uint64_t n, double *y, mg_error *err) {
+    (void)f;
+    return norm(m, MG_R_OUTPUT_NORM, 0, x, n, y, err);
+}
+
+mg_status mg_forward64_logits(mg_forward64 *f, mg_model *m, const double *x, uint64_t n, double *logits,
+                              mg_error *err) {
+    const uint64_t hidden = (uint64_t)mg_hp_i(m, MG_K_HIDDEN);
+    double *y = NULL;
+    MG_TRY(need(f, B_NORM, n, hidden, &y, err));
+    MG_TRY(mg_forward64_final_norm(f, m, x, n, y, err));
+    const mg_bound *w = mg_model_find(m, MG_R_OUTPUT, 0, 0);
+    if (!w) MG_TRY(mg_need(&w, m, MG_R_TOKEN_EMBD, 0, 0, err));
+    return linear(f, m, MG_R_OUTPUT, MG_ROLE_COUNT, 0, 0, y, NULL, n, hidden, logits, mg_bound_rows(w), err);
+}
+
+/* --- attention --- */
+
+typedef struct attn_run {
+    const mg_model *m;
+    const mg_batch *batch;
+    const float *inv; /* [half] */
+    double factor;
+    uint64_t half, heads, kv_heads, dim, v_dim, window;
+    bool interleaved;
+    double *q, *k, *v, *out;
+} attn_run;
+
+static void rotate(const attn_run *r, double *x, uint64_t heads, uint64_t pos) {
+    for (uint64_t i = 0; i < r->half; i++) {
+        const double angle = (double)pos * (double)r->inv[i];
+        const double c = cos(angle) * r->factor, s = sin(angle) * r->factor;
+        const uint64_t ia = r->interleaved ? 2 * i : i, ib = r->interleaved ? 2 * i + 1 : i + r->half;
+        for (uint64_t h = 0; h < heads; h++) {
+            double *p = x + h * r->dim, a = p[ia], b = p[ib];
+            p[ia] = a * c - b * s;
+            p[ib] = a * s + b * c;
+        }
+    }
+}
+
+/* One query head of one sequence. */
+static mg_status attn_ticket(void *ctx, uint64_t ticket, unsigned worker, mg_error *err) {
+    (void)worker;
+    const attn_run *r = ctx;
+    const uint64_t h = ticket % r->heads, seq = ticket / r->heads, g = h / (r->heads / r->kv_heads);
+    uint64_t base = 0;
+    for (uint64_t s = 0; s < seq; s++) base += r->batch->len[s];
+    const uint64_t n = r->batch->len[seq];
+    double *e = malloc((n ? n : 1) * sizeof *e);
+    if (!e) return mg_fail_nomem(err, n * sizeof *e);
+    for (uint64_t i = 0; i < n; i++) {
+        const double *q = r->q + ((base + i) * r->heads + h) * r->dim;
+        const uint64_t from = r->window && i + 1 > r->window ? i + 1 - r->window : 0;
+        double max = -INFINITY, sum = 0;
+        for (uint64_t j = from; j <= i; j++) {
+            const double *k = r->k + ((base + j) * r->kv_heads + g) * r->dim;
+            double s = 0;
+            for (uint64_t d = 0; d < r->dim; d++) s += q[d] * k[d];
+            e[j] = s / sqrt((double)r->dim);
+            if (e[j] > max) max = e[j];
+        }
+        for (uint64_t j = from; j <= i; j++) sum += e[j] = exp(e[j] - max);
+        double *o = r->out + ((base + i) * r->heads + h) * r->v_dim;
+        for (uint64_t d = 0; d < r->v_dim; d++) o[d] = 0;
+        for (uint64_t j = from; j <= i; j++) {
+            const double *v = r->v + ((base + j) * r->kv_heads + g) * r->v_dim;
+            for (uint64_t d = 0; d < r->v_dim; d++) o[d] += e[j] / sum * v[d];
+        }
+    }
+    free(e);
+    return MG_OK;
+}
+
+static mg_status rotate_all(attn_run *r, mg_model *m, uint32_t layer, mg_error *err) {
+    if (!m->layers[layer].rope) return MG_OK;
+    uint64_t longest = 0;
+    for (uint32_t s = 0; s < r->batch->n_seqs; s++)
+        if (r->batch->len[s] > longest) longest = r->batch->len[s];
+    r->half = (uint64_t)mg_hp_i(m, MG_K_ROPE_DIM) / 2;
+    float *inv = malloc((r->half ? r->half : 1) * sizeof *inv), factor = 1.0f;
+    if (!inv) return mg_fail_nomem(err, r->half * sizeof *inv);
+    mg_status st = mg_rope_frequencies(m, layer, r->half, longest, inv, &factor, err);
+    r->inv = inv;
+    r->factor = (double)factor;
+    uint64_t row = 0;
+    for (uint32_t s = 0; st == MG_OK && s < r->batch->n_seqs; s++)
+        for (uint64_t i = 0; i < r->batch->len[s]; i++, row++) {
+            rotate(r, r->q + row * r->heads * r->dim, r->heads, i);
+            rotate(r, r->k + row * r->kv_heads * r->dim, r->kv_heads, i);
+        }
+    free(inv);
+    r->inv = NULL;
+    return st;
+}
+
+static mg_status attention(mg_forward64 *f, mg_model *m, uint32_t layer, const mg_batch *b, const double *x, double *y,
+                           mg_error *err) {
+    const uint64_t n = b->n_tokens, hidden = (uint64_t)mg_hp_i(m, MG_K_HIDDEN);
+    attn_run r = {.m = m, .batch = b, .window = m->layers[layer].window};
+    r.heads = (uint64_t)mg_hp_i(m, MG_K_HEADS);
+    r.kv_heads = (uint64_t)mg_hp_i(m, MG_K_KV_HEADS);
+    r.dim = (uint64_t)mg_hp_i(m, MG_K_HEAD_DIM);
+    r.v_dim = (uint64_t)mg_hp_i(m, MG_K_V_HEAD_DIM);
+    r.interleaved = m->arch->block.rope == MG_ROPE_INTERLEAVED;
+    const uint64_t qw = r.heads * r.dim, kw = r.kv_heads * r.dim, vw = r.kv_heads * r.v_dim, ow = r.heads * r.v_dim;
+    MG_TRY(need(f, B_Q, n, qw, &r.q, err));
+    MG_TRY(need(f, B_K, n, kw, &r.k, err));
+    MG_TRY(need(f, B_V, n, vw, &r.v, err));
+    MG_TRY(need(f, B_ATTN, n, ow, &r.out, err));
+    MG_TRY(linear(f, m, MG_R_ATTN_Q, MG_R_ATTN_Q_BIAS, layer, 0, x, NULL, n, hidden, r.q, qw, err));
+    MG_TRY(linear(f, m, MG_R_ATTN_K, MG_R_ATTN_K_BIAS, layer, 0, x, NULL, n, hidden, r.k, kw, err));
+    MG_TRY(linear(f, m, MG_R_ATTN_V, MG_R_ATTN_V_BIAS, layer, 0, x, NULL, n, hidden, r.v, vw, err));
+    MG_TRY(rotate_all(&r, m, layer, err));
+    MG_TRY(mg_pool_run(f->pool, r.heads * b->n_seqs, attn_ticket, &r, err));
+    return linear(f, m, MG_R_ATTN_O, MG_R_ATTN_O_BIAS, layer, 0, r.out, NULL, n, ow, y, hidden, err);
+}
+
+/* --- feed-forward --- */
+
+static double act(mg_act a, double x) {
+    switch (a) {
+    case MG_ACT_SILU:
+        return x / (1.0 + exp(-x));
+    case MG_ACT_GELU_TANH:
+        return 0.5 * x * (1.0 + tanh(0.7978845608028654 * (x + 0.044715 * x * x * x)));
+    case MG_ACT_GELU_ERF:
+        return 0.5 * x * (1.0 + erf(x * 0.7071067811865476));
+    }
+    return (double)NAN;
+}
+
+typedef struct ffn_roles {
+    mg_role gate, up, down, gate_bias, up_bias, down_bias;
+} ffn_roles;
+static const ffn_roles dense_roles = {MG_R_FFN_GATE,      MG_R_FFN_UP,      MG_R_FFN_DOWN,
+                                      MG_R_FFN_GATE_BIAS, MG_R_FFN_UP_BIAS, MG_R_FFN_DOWN_BIAS};
+static const ffn_roles expert_roles = {MG_R_EXPERT_GATE, MG_R_EXPERT_UP, MG_R_EXPERT_DOWN,
+                                       MG_ROLE_COUNT,    MG_ROLE_COUNT,  MG_ROLE_COUNT};
+
+/* y [n][hidden] = gated block of the rows named (NULL: all) of x. */
+static mg_status gated(mg_forward64 *f, mg_model *m, const ffn_roles *w, uint32_t layer, uint32_t expert,
+                       const double *x, const uint32_t *rows, uint64_t n, double *y, mg_error *err) {
+    const uint64_t hidden = (uint64_t)mg_hp_i(m, MG_K_HIDDEN);
+    const mg_bound *g;
+    MG_TRY(mg_need(&g, m, w->gate, layer, expert, err));
+    const uint64_t ffn = mg_bound_rows(g);
+    double *gate = NULL, *up = NULL;
+    MG_TRY(need(f, B_Q, n, ffn, &gate, err));
+    MG_TRY(need(f, B_K, n, ffn, &up, err));
+    MG_TRY(linear(f, m, w->gate, w->gate_bias, layer, expert, x, rows, n, hidden, gate, ffn, err));
+    MG_TRY(linear(f, m, w->up, w->up_bias, layer, expert, x, rows, n, hidden, up, ffn, err));
+    for (uint64_t i = 0; i < n * ffn; i++) gate[i] = act((mg_act)mg_hp_i(m, MG_K_ACT), gate[i]) * up[i];
+    return linear(f, m, w->down, w->down_bias, layer, expert, gate, NULL, n, ffn, y, hidden, err);
+}
+
+/* Weights of the chosen experts of one token, 0 for the others. */
+static void route(const double *logits, uint32_t experts, uint32_t k, bool renormalise, double *weight) {
+    double max = -INFINITY, sum = 0, chosen = 0;
+    for (uint32_t e = 0; e < experts; e++)
+        if (logits[e] > max) max = logits[e];
+    for (uint32_t e = 0; e < experts; e++) sum += exp(logits[e] - max);
+    for (uint32_t e = 0; e < experts; e++) {
+        uint32_t before = 0; /* rank: larger first, ties to the lower index */
+        for (uint32_t o = 0; o < experts; o++) before += logits[o] > logits[e] || (logits[o] == logits[e] && o < e);
+        weight[e] = before < k ? exp(logits[e] - max) / sum : 0.0;
+        chosen += weight[e];
+    }
+    for (uint32_t e = 0; renormalise && e < experts; e++) weight[e] /= chosen;
+}
+
+static mg_status experts_of(mg_forward64 *f, mg_model *m, uint32_t layer, const double *x, uint64_t n, double *weight,
+                            uint32_t *rows, const double *logits, double *y, mg_error *err) {
+    const uint64_t hidden = (uint64_t)mg_hp_i(m, MG_K_HIDDEN);
+    const uint32_t experts = (uint32_t)mg_hp_i(m, MG_K_EXPERTS);
+    uint32_t k = f->experts_per_token ? f->experts_per_token : (uint32_t)mg_hp_i(m, MG_K_EXPERTS_USED);
+    if (k == MG_EXPERTS_ALL) k = experts;
+    if (k > experts) return mg_fail(err, MG_ERR_USAGE, "%u experts per token, the model has %u", k, experts);
+    for (uint64_t t = 0; t < n; t++)
+        route(logits + t * experts, experts, k, mg_hp_i(m, MG_K_NORM_TOPK) != 0, weight + t * experts);
+    memset(y, 0, n * hidden * sizeof *y);
+    for (uint32_t e = 0; e < experts; e++) {
+        uint64_t have = 0;
+        for (uint64_t t = 0; t < n; t++)
+            if (weight[t * experts + e] > 0) rows[have++] = (uint32_t)t;
+        if (have == 0) continue;
+        double *o = NULL;
+        MG_TRY(need(f, B_V, have, hidden, &o, err));
+        MG_TRY(gated(f, m, &expert_roles, layer, e, x, rows, have, o, err));
+        for (uint64_t i = 0; i < have; i++)
+            for (uint64_t j = 0; j < hidden; j++)
+                y[rows[i] * hidden + j] += weight[rows[i] * experts + e] * o[i * hidden + j];
+    }
+    return MG_OK;
+}
+
+static mg_status moe(mg_forward64 *f, mg_model *m, uint32_t layer, const double *x, uint64_t n, double *y,
+                     const double **router, mg_error *err) {
+    const uint64_t hidden = (uint64_t)mg_hp_i(m, MG_K_HIDDEN), experts = (uint64_t)mg_hp_i(m, MG_K_EXPERTS);
+    double *logits = NULL;
+    MG_TRY(need(f, B_ROUTER, n, experts, &logits, err));
+    MG_TRY(linear(f, m, MG_R_ROUTER, MG_ROLE_COUNT, layer, 0, x, NULL, n, hidden, logits, experts, err));
+    if (router) *router = logits;
+    double *weight = malloc(n * experts * sizeof *weight);
+    uint32_t *rows = malloc(n * sizeof *rows);
+    mg_status st = weight && rows ? MG_OK : mg_fail_nomem(err, n * experts * sizeof *weight);
+    if (st == MG_OK) st = experts_of(f, m, layer, x, n, weight, rows, logits, y, err);
+    free(weight);
+    free(rows);
+    return st;
+}
+
+/* --- layer --- */
+
+mg_status mg_forward64_layer(mg_forward64 *f, mg_model *m, uint32_t layer, const mg_batch *batch, double *x,
+                             const double **router, mg_error *err) {
+    const uint64_t n = batch->n_tokens, hidden = (uint64_t)mg_hp_i(m, MG_K_HIDDEN);
+    if (router) *router = NULL;
+    MG_TRY(mg_forward_check(m, err));
+    if (n == 0) return MG_OK;
+    double *normed = NULL, *y = NULL;
+    MG_TRY(need(f, B_NORM, n, hidden, &normed, err));
+    MG_TRY(need(f, B_OUT, n, hidden, &y, err));
+    MG_TRY(norm(m, MG_R_ATTN_NORM, layer, x, n, normed, err));
+    MG_TRY(attention(f, m, layer, batch, normed, y, err));
+    for (uint64_t i = 0; i < n * hidden; i++) x[i] += y[i];
+    MG_TRY(norm(m, MG_R_FFN_NORM, layer, x, n, normed, err));
+    MG_TRY(m->layers[layer].moe ? moe(f, m, layer, normed, n, y, router, err)
+                                : gated(f, m, &dense_roles, layer, 0, normed, NULL, n, y, err));
+    for (uint64_t i = 0; i < n * hidden; i++) x[i] += y[i];
+    return MG_OK;
+}

@@ -1,0 +1,26 @@
+/* tool_model.h - what the tools that run a model have in common: PATH to model, threads and forward pass. Linked into
+ * those tools only, because only tools may use every room. */
+#ifndef MG_VERIFY_TOOL_MODEL_H
+#define MG_VERIFY_TOOL_MODEL_H
+
+#include "formats/base/options.h"
+#include "verify/forward.h"
+
+typedef struct mg_tool_model {
+    mg_checkpoint *ckpt;
+    mg_model *m;
+} mg_tool_model;
+
+/* Open PATH (see docs/cli.md) and bind it; refuse what the forward pass cannot run. */
+mg_status mg_tool_model_open(mg_tool_model *t, const char *path, mg_error *err) MG_MUST_CHECK;
+void mg_tool_model_close(mg_tool_model *t);
+
+/* Pool and forward pass as the shared options say. */
+typedef struct mg_tool_pass {
+    mg_pool *pool;
+    mg_forward *f;
+} mg_tool_pass;
+mg_status mg_tool_pass_new(mg_tool_pass *p, const mg_common *c, mg_error *err) MG_MUST_CHECK;
+void mg_tool_pass_free(mg_tool_pass *p);
+
+#endif
