@@ -152,7 +152,7 @@ static mg_status read_gguf(mg_imatrix *m, mg_checkpoint *c, mg_error *err) {
 }
 
 mg_status mg_imatrix_from_checkpoint(mg_imatrix **out, mg_checkpoint *c, mg_error *err) {
-    mg_imatrix *m;
+    mg_imatrix *m = NULL;
     uint64_t size = 0;
     if (!c->kv) return mg_fail(err, MG_ERR_FORMAT, "'%s' is no importance matrix", c->path);
     for (uint32_t t = 0; t < c->n_tensors; t++)
