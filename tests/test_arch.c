@@ -793,6 +793,76 @@ Test(arch, a_config_from_numbers_reads_back_as_the_same_numbers) {
     }
 }
 
+/* ---- real files, when the shared data is at hand ---- */
+
+static float stored_value(const mg_tensor *t, const uint8_t *p, uint64_t i) {
+    uint16_t h;
+    float f;
+    memcpy(&h, p + 2 * i, t->dtype == MG_BF16 ? 2 : 0);
+    if (t->dtype == MG_BF16) return mg_bf16_to_f32(h);
+    memcpy(&f, p + 4 * i, 4);
+    return f;
+}
+
+/* The converter's own GGUF of a model holds, role by role, the model's weights. */
+Test(arch, a_converted_file_holds_the_same_weights) {
+    const char *shared = getenv("MOEGRAFT_SHARED");
+    if (!shared) cr_skip_test("MOEGRAFT_SHARED is not set");
+    char path[512];
+    mg_checkpoint *c, *g;
+    snprintf(path, sizeof path, "%s/models/moe4", shared);
+    mg_model *m = open_path(path, &c);
+    snprintf(path, sizeof path, "%s/golden/gguf/moe4-bf16.gguf", shared);
+    mg_model *n = open_path(path, &g);
+    cr_assert_str_eq(n->arch->name, "mixtral");
+    for (uint32_t i = 0; i < m->arch->n_tensors; i++) {
+        mg_role role = m->arch->tensors[i].role;
+        for (uint32_t l = 0; l < 4; l++)
+            for (uint32_t e = 0; e < 4; e++) {
+                const mg_bound *x = mg_model_find(m, role, l, e), *y = mg_model_find(n, role, l, e);
+                cr_assert_eq(x == NULL, y == NULL, "%s", mg_role_name(role));
+                if (!x) continue;
+                uint64_t rows = mg_bound_rows(x), cols = x->shape[x->rank - 1];
+                uint8_t *p = malloc(rows * cols * 4), *q = malloc(rows * cols * 4);
+                mg_error err = {0};
+                cr_assert_eq(mg_model_read_rows(m, x, 0, rows, p, &err), MG_OK, "%s", error_text(&err));
+                cr_assert_eq(mg_model_read_rows(n, y, 0, rows, q, &err), MG_OK, "%s", error_text(&err));
+                for (uint64_t k = 0; k < rows * cols; k++)
+                    cr_assert_eq(stored_value(mg_model_tensor(m, x), p, k), stored_value(mg_model_tensor(n, y), q, k),
+                                 "%s %u %u", mg_role_name(role), l, e);
+                free(p);
+                free(q);
+            }
+    }
+    mg_model_free(m);
+    mg_model_free(n);
+    mg_checkpoint_free(c);
+    mg_checkpoint_free(g);
+}
+
+/* Families without a table yet are refused by their name. */
+Test(arch, other_families_are_refused_by_name) {
+    static const char *const others[] = {"deepseek_v2", "gemma2", "gpt_oss", "mesh_4x4", "qwen3_moe", "phi3"};
+    const char *shared = getenv("MOEGRAFT_SHARED");
+    if (!shared) cr_skip_test("MOEGRAFT_SHARED is not set");
+    for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
+        char path[512];
+        mg_checkpoint *c;
+        mg_model *m = NULL;
+        mg_error err = {0};
+        snprintf(path, sizeof path, "%s/models/tiny/%s", shared, others[i]);
+        cr_assert_eq(mg_checkpoint_open(&c, path, &err), MG_OK, "%s", error_text(&err));
+        const char *type = mg_json_str(mg_json_get(c->config, "model_type"));
+        if (type && mg_arch_find(type)) {
+            mg_checkpoint_free(c);
+            continue;
+        }
+        cr_assert_eq(mg_model_open(&m, c, &err), MG_ERR_UNSUPPORTED, "%s", others[i]);
+        cr_assert(strstr(err.message, type), "%s", err.message);
+        mg_checkpoint_free(c);
+    }
+}
+
 /* ---- the tables themselves ---- */
 
 Test(arch, tables_are_sound) {

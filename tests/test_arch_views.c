@@ -115,6 +115,49 @@ Test(views, a_large_transpose_is_read_in_slabs) {
     mg_checkpoint_free(&m->base);
 }
 
+/* DeepSeek's kv_b holds, head after head, N key rows and V value rows over R latents. GGUF stores the key half
+ * transposed per head and stacked. Both must give the same rows. */
+Test(views, the_halves_of_mla) {
+    enum { H = 3, N = 4, V = 2, R = 5 };
+    memory_checkpoint *hf = counting(2, (uint64_t[]){H * (N + V), R});
+    mg_view keys[MG_MAX_VIEWS] = {{.kind = MG_VIEW_GROUPS, .a = 0, .b = N, .step = N + V}};
+    mg_view values[MG_MAX_VIEWS] = {{.kind = MG_VIEW_GROUPS, .a = N, .b = V, .step = N + V}};
+    float k[H * N * R], v[H * V * R], back[H * N * R];
+    uint32_t rank;
+    uint64_t shape[MG_MAX_RANK];
+    read_all(hf, keys, k, &rank, shape);
+    cr_assert(rank == 2 && shape[0] == H * N && shape[1] == R);
+    read_all(hf, values, v, &rank, shape);
+    cr_assert(rank == 2 && shape[0] == H * V && shape[1] == R);
+    memory_checkpoint *gguf = memory_new(NULL);
+    memory_add(gguf, "k_b", MG_F32, 3, (uint64_t[]){H, R, N});
+    for (int h = 0; h < H; h++)
+        for (int r = 0; r < R; r++) {
+            for (int n = 0; n < N; n++) {
+                cr_assert_eq(k[(h * N + n) * R + r], (float)((h * (N + V) + n) * R + r));
+                ((float *)(void *)gguf->data[0])[(h * R + r) * N + n] = k[(h * N + n) * R + r];
+            }
+            for (int n = 0; n < V; n++) cr_assert_eq(v[(h * V + n) * R + r], (float)((h * (N + V) + N + n) * R + r));
+        }
+    mg_view heads[MG_MAX_VIEWS] = {{.kind = MG_VIEW_TRANSPOSE}, {.kind = MG_VIEW_RESHAPE, .a = H * N, .b = R}};
+    read_all(gguf, heads, back, &rank, shape);
+    cr_assert(rank == 2 && shape[0] == H * N && shape[1] == R);
+    cr_assert_arr_eq(back, k, sizeof k);
+    for (uint64_t row = 0; row + 3 <= H * N; row++) { /* ranges over the border of two heads */
+        cr_assert_eq(mg_views_read(&gguf->base, 0, heads, row, 3, back, NULL), MG_OK);
+        cr_assert_arr_eq(back, k + row * R, 3 * R * sizeof *k);
+    }
+    mg_checkpoint_free(&gguf->base);
+    mg_checkpoint_free(&hf->base);
+}
+
+Test(views, an_added_constant_can_be_left_to_the_reader) {
+    mg_bound b = {.views = {{.kind = MG_VIEW_SELECT, .a = 1}, {.kind = MG_VIEW_ADD, .value = 1}}};
+    cr_assert_eq(mg_bound_take_add(&b), 1);
+    cr_assert_eq(mg_views_count(b.views), 1);
+    cr_assert_eq(mg_bound_take_add(&b), 0);
+}
+
 Test(views, added_constants_round_to_the_stored_type) {
     static const float in[] = {0.5f, -1.0f, 1e-3f, 255.0f};
     for (int k = 0; k < 3; k++) {
@@ -173,6 +216,9 @@ Test(views, chains_that_do_not_fit_are_refused) {
                            {.kind = MG_VIEW_ROWS, .a = 1, .b = 4},
                            {.kind = MG_VIEW_ROWS, .a = 0, .b = 0},
                            {.kind = MG_VIEW_ROWS, .a = 1, .b = 2, .step = UINT64_MAX},
+                           {.kind = MG_VIEW_GROUPS, .a = 0, .b = 1, .step = 3},
+                           {.kind = MG_VIEW_GROUPS, .a = 1, .b = 2, .step = 2},
+                           {.kind = MG_VIEW_GROUPS, .a = UINT64_MAX, .b = 2, .step = 2},
                            {.kind = MG_VIEW_ROPE_UNPERM, .a = 3},
                            {.kind = MG_VIEW_ROPE_UNPERM, .a = 4},
                            {.kind = MG_VIEW_ROPE_PERM, .a = 0},

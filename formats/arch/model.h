@@ -44,8 +44,11 @@ typedef enum mg_view_kind {
     MG_VIEW_ROPE_UNPERM, /* stored rows are rotary-interleaved per head (GGUF llama, Mistral-native), a heads: logical
                             row h*D + t*D/2 + j is stored row h*D + 2*j + t */
     MG_VIEW_ROPE_PERM,   /* the inverse: stored half-split, logical interleaved */
-    MG_VIEW_TRANSPOSE,   /* [r, c] -> [c, r]: needs element access, so float dtypes only */
-    MG_VIEW_RESHAPE,     /* same bytes, shape {a, b} (b = 0: 1-D) */
+    MG_VIEW_GROUPS,      /* of every group of `step` rows the b rows from a on: [g*step, c] -> [g*b, c] (heads of fused
+                            per-head      projections, such as the key half of MLA's kv_b) */
+    MG_VIEW_TRANSPOSE, /* swaps the last two dimensions, [.., r, c] -> [.., c, r]: needs element access, so float dtypes
+                          only */
+    MG_VIEW_RESHAPE,   /* same bytes, shape {a, b} (b = 0: 1-D) */
     MG_VIEW_ADD, /* + value, float only (norm offsets): computed in f32 and rounded to nearest even in the stored dtype,
                     so the sum may be inexact in f16 and bf16; a reader that wants it exact widens first */
 } mg_view_kind;
@@ -105,6 +108,10 @@ void mg_model_free(mg_model *m);
  * such weight (no bias, tied output head, dense layer ...). For a tied head MG_R_OUTPUT is absent: use MG_R_TOKEN_EMBD.
  */
 const mg_bound *mg_model_find(const mg_model *m, mg_role role, uint32_t layer, uint32_t expert);
+/* Take the constants that b's views add last off the chain, and return their sum: a reader that widens to f32 anyway
+ * adds there and gets what the reference converter computes, where adding in a stored bf16 would round. 0 when there
+ * are none. */
+double mg_bound_take_add(mg_bound *b);
 /* Its stored tensor. */
 const mg_tensor *mg_model_tensor(const mg_model *m, const mg_bound *b);
 /* n logical rows of b starting at row, in the stored dtype, n * row_bytes into dst (packed). A row is the last

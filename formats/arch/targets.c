@@ -67,7 +67,9 @@ static mg_status invert(const mg_view *views, uint32_t rank, const uint64_t *sto
     if (rank < 2) *first = 0;
     memset(out, 0, MG_MAX_VIEWS * sizeof *out);
     for (uint32_t i = n; i-- > k;) {
-        if (views[i].kind == MG_VIEW_RESHAPE || views[i].kind == MG_VIEW_SELECT || views[i].kind == MG_VIEW_ROWS)
+        mg_view_kind kind = views[i].kind;
+        if (kind != MG_VIEW_ROPE_UNPERM && kind != MG_VIEW_ROPE_PERM && kind != MG_VIEW_ADD &&
+            kind != MG_VIEW_TRANSPOSE)
             return mg_fail(err, MG_ERR_UNSUPPORTED, "this layout cannot be written");
         out[n - 1 - i] = inverse(&views[i]);
     }

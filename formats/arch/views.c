@@ -66,13 +66,18 @@ static bool next_stage(stage *out, const stage *in, const mg_view *v) {
         out->shape[0] = v->b;
         out->n = v->b * inner_of(in);
         return true;
+    case MG_VIEW_GROUPS:
+        if (in->rank < 1 || v->b < 1 || step < v->b || v->a > step - v->b || in->shape[0] % step) return false;
+        out->shape[0] = in->shape[0] / step * v->b;
+        out->n = out->shape[0] * inner_of(in);
+        return true;
     case MG_VIEW_ROPE_UNPERM:
     case MG_VIEW_ROPE_PERM:
         return in->rank >= 1 && v->a && in->shape[0] % v->a == 0 && (in->shape[0] / v->a) % 2 == 0;
     case MG_VIEW_TRANSPOSE:
-        if (in->rank != 2) return false;
-        out->shape[0] = in->shape[1];
-        out->shape[1] = in->shape[0];
+        if (in->rank < 2) return false;
+        out->shape[in->rank - 2] = in->shape[in->rank - 1];
+        out->shape[in->rank - 1] = in->shape[in->rank - 2];
         return true;
     case MG_VIEW_RESHAPE:
         if (!mg_mul_u64(v->a, v->b ? v->b : 1, &last) || last != in->n) return false;
@@ -125,6 +130,15 @@ bool mg_views_append(mg_view *chain_views, const mg_view *more) {
     return true;
 }
 
+double mg_bound_take_add(mg_bound *b) {
+    double sum = 0;
+    for (uint32_t n = mg_views_count(b->views); n && b->views[n - 1].kind == MG_VIEW_ADD; n--) {
+        sum += b->views[n - 1].value;
+        b->views[n - 1] = (mg_view){0};
+    }
+    return sum;
+}
+
 static uint64_t bytes_of(const chain *ch, uint64_t elements) {
     return elements / ch->block * ch->block_bytes;
 }
@@ -141,6 +155,10 @@ static uint64_t map_unit(const stage *in, const stage *out, const mg_view *v, ui
         s = x / iu;
         r = x % iu;
         return (v->a + s * (v->step ? v->step : 1)) * iu + r;
+    case MG_VIEW_GROUPS:
+        s = x / iu;
+        r = x % iu;
+        return (s / v->b * v->step + v->a + s % v->b) * iu + r;
     case MG_VIEW_ROPE_UNPERM: /* logical h*D + t*D/2 + j <- stored h*D + 2j + t */
     case MG_VIEW_ROPE_PERM:
         s = x / iu;
@@ -225,24 +243,40 @@ static mg_status read_moved(const unit_map *m, uint64_t x, uint64_t n, uint8_t *
     return st;
 }
 
-/* Elements first.. of the transposed stage k: out[i][j] = in[j][i], in slabs of whole input rows. */
-static mg_status read_transposed(const chain *ch, uint32_t k, uint64_t first, uint64_t n, uint8_t *dst, mg_error *err) {
+/* One transposed matrix: elements [first, first + n) of out[i][j] = in[j][i], in slabs of whole input rows. base: first
+ * element of the matrix in stage k-1. */
+static mg_status transpose_matrix(const chain *ch, uint32_t k, uint64_t base, uint64_t first, uint64_t n, uint8_t *dst,
+                                  uint8_t *buf, uint64_t slab, mg_error *err) {
     const stage *in = &ch->st[k - 1];
-    uint64_t rows = in->shape[0], cols = in->shape[1], es = ch->block_bytes;
-    uint64_t slab = VIEW_SCRATCH / es / cols;
-    slab = slab < 1 ? 1 : slab < rows ? slab : rows;
-    uint8_t *buf = malloc(slab * cols * es);
-    if (!buf) return mg_fail_nomem(err, slab * cols * es);
-    mg_status st = MG_OK;
-    for (uint64_t r = 0; r < rows && st == MG_OK; r += slab) {
+    uint64_t rows = in->shape[in->rank - 2], cols = in->shape[in->rank - 1], es = ch->block_bytes;
+    for (uint64_t r = 0; r < rows; r += slab) {
         uint64_t nr = rows - r < slab ? rows - r : slab;
-        st = read_stage(ch, k - 1, r * cols, nr * cols, buf, err);
-        for (uint64_t j = r; st == MG_OK && j < r + nr; j++) {
+        MG_TRY(read_stage(ch, k - 1, base + r * cols, nr * cols, buf, err));
+        for (uint64_t j = r; j < r + nr; j++) {
             /* elements i*rows + j inside [first, first + n) */
             uint64_t i = first > j ? (first - j + rows - 1) / rows : 0;
             for (; i < cols && i * rows + j < first + n; i++)
                 memcpy(dst + (i * rows + j - first) * es, buf + ((j - r) * cols + i) * es, es);
         }
+    }
+    return MG_OK;
+}
+
+/* Elements first.. of the transposed stage k: matrix by matrix. */
+static mg_status read_transposed(const chain *ch, uint32_t k, uint64_t first, uint64_t n, uint8_t *dst, mg_error *err) {
+    const stage *in = &ch->st[k - 1];
+    uint64_t rows = in->shape[in->rank - 2], cols = in->shape[in->rank - 1], es = ch->block_bytes;
+    uint64_t slab = VIEW_SCRATCH / es / cols, matrix = rows * cols;
+    slab = slab < 1 ? 1 : slab < rows ? slab : rows;
+    uint8_t *buf = malloc(slab * cols * es);
+    if (!buf) return mg_fail_nomem(err, slab * cols * es);
+    mg_status st = MG_OK;
+    while (st == MG_OK && n) {
+        uint64_t at = first % matrix, take = matrix - at < n ? matrix - at : n;
+        st = transpose_matrix(ch, k, first - at, at, take, dst, buf, slab, err);
+        first += take;
+        n -= take;
+        dst += take * es;
     }
     free(buf);
     return st;
