@@ -416,6 +416,8 @@ mg_status mg_expr_view(mg_plan *p, const mg_expr *child, const mg_view *view, co
             return mg_fail(err, MG_ERR_UNSUPPORTED, "cannot add to the type %s", mg_dtype_get(c->dtype)->name);
         e.t.dtype = MG_F32;
         break;
+    case MG_VIEW_GROUPS: /* no family with a table has one yet */
+        return mg_fail(err, MG_ERR_UNSUPPORTED, "plans cannot take groups of rows yet");
     default:
         return mg_fail(err, MG_ERR_INTERNAL, "unknown view %d", (int)view->kind);
     }

@@ -345,6 +345,7 @@ static mg_status eval_view(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_t
         return eval_reshape(e, ev, row, n, dst, err);
     case MG_VIEW_ADD:
         return eval_add(e, ev, row, n, dst, err);
+    case MG_VIEW_GROUPS: /* refused by mg_expr_view */
     case MG_VIEW_END:
         break;
     }
