@@ -158,7 +158,7 @@ mg_status mg_files_ckpt_index(mg_files_ckpt *c, mg_error *err) {
         MG_TRY(mg_strmap_put(&b->by_name, t->name, strlen(t->name), i, &before, err));
         if (before == MG_STRMAP_NONE) continue;
         mg_fail(err, MG_ERR_FORMAT, "also stored in '%s'", b->files[b->tensors[before].file]);
-        mg_error_at(err, b->files[t->file], t->name);
+        mg_error_at(err, c->files[t->file]->path, t->name);
         return MG_ERR_FORMAT;
     }
     return MG_OK;

@@ -122,7 +122,7 @@ static mg_status index_weight_map(shard_index *ix, mg_error *err) {
     MG_TRY(mg_jsonlex_next(&ix->lx, &tok, err));
     if (tok != MG_JTOK_OBJ_BEGIN) return index_bad(ix, err, "weight_map is not an object");
     for (;;) {
-        char *name, *file;
+        char *name = NULL, *file = NULL;
         size_t name_len, file_len;
         uint32_t shard, before;
         MG_TRY(mg_jsonlex_next(&ix->lx, &tok, err));
@@ -147,7 +147,7 @@ static mg_status index_metadata(shard_index *ix, mg_error *err) {
     MG_TRY(mg_jsonlex_next(&ix->lx, &tok, err));
     if (tok != MG_JTOK_OBJ_BEGIN) return mg_jsonlex_skip(&ix->lx, tok, err);
     for (;;) {
-        char *key;
+        char *key = NULL;
         size_t len;
         MG_TRY(mg_jsonlex_next(&ix->lx, &tok, err));
         if (tok == MG_JTOK_OBJ_END) return MG_OK;
@@ -169,7 +169,7 @@ static mg_status index_parse(shard_index *ix, mg_span text, mg_error *err) {
     MG_TRY(mg_jsonlex_next(&ix->lx, &tok, err));
     if (tok != MG_JTOK_OBJ_BEGIN) return index_bad(ix, err, "index is not a JSON object");
     for (;;) {
-        char *key;
+        char *key = NULL;
         size_t len;
         MG_TRY(mg_jsonlex_next(&ix->lx, &tok, err));
         if (tok == MG_JTOK_OBJ_END) break;
@@ -238,7 +238,7 @@ static mg_status check_shard_tensors(const mg_files_ckpt *c, const shard_index *
             mg_fail(err, MG_ERR_FORMAT, "is not in the index");
         else
             mg_fail(err, MG_ERR_FORMAT, "the index places it in '%s'", ix->shards[says]);
-        mg_error_at(err, shard, t->name);
+        mg_error_at(err, c->files[c->base.n_files - 1]->path, t->name);
         return MG_ERR_FORMAT;
     }
     return MG_OK;
