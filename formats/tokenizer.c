@@ -249,7 +249,7 @@ mg_status mg_tokenizer_decode(const mg_tokenizer *t, const int32_t *ids, size_t 
             s = mg_fail(err, MG_ERR_USAGE, "token id %d: the vocabulary has %u tokens", ids[i], t->n);
             break;
         }
-        if ((flags & MG_DECODE_SKIP_SPECIAL) && k->type == MG_TOKEN_CONTROL) continue;
+        if ((flags & MG_DECODE_SKIP_SPECIAL) && (k->type == MG_TOKEN_CONTROL || k->type == MG_TOKEN_UNKNOWN)) continue;
         s = put_token(t, ids[i], first, &text, err);
         first = false;
     }

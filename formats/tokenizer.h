@@ -75,7 +75,7 @@ mg_status mg_tokenizer_encode(const mg_tokenizer *t, const char *text, size_t n,
                               mg_error *err) MG_MUST_CHECK;
 
 enum {
-    MG_DECODE_SKIP_SPECIAL = 1, /* leave control tokens out */
+    MG_DECODE_SKIP_SPECIAL = 1, /* leave control tokens and the unknown token out */
 };
 /* Text of ids: malloc'ed, NUL-terminated (the NUL not counted in *len). Byte tokens give their byte, so a sequence that
  * cuts a character in half gives bytes that are not UTF-8. The blank that encoding put before the text is taken off
