@@ -1,0 +1,17 @@
+/* convert_common.h - what the two planners of convert.h share. */
+#ifndef MG_CONVERT_CONVERT_COMMON_H
+#define MG_CONVERT_CONVERT_COMMON_H
+
+#include "convert/convert.h"
+#include "formats/arch/arch.h"
+
+/* The expression of one target over the model's weights, in the source's dtype. */
+mg_status mg_convert_target_expr(mg_plan *p, mg_model *m, const mg_target *t, const mg_expr **out,
+                                 mg_error *err) MG_MUST_CHECK;
+/* Role, layer, expert and keep_f32 of an item. */
+void mg_convert_item_of(mg_convert_item *item, const mg_target *t);
+/* Ask the callback (NULL: as it is), cast and add to the output. name, index, count and role of item are set. */
+mg_status mg_convert_add_tensor(mg_plan *p, uint32_t out, const mg_expr *e, mg_convert_item *item,
+                                mg_convert_dtype_fn choose, void *ctx, mg_error *err) MG_MUST_CHECK;
+
+#endif

@@ -1,0 +1,243 @@
+/* convert_gguf.c - a model laid out as GGUF: the tensors of the family's table, each as a stack of views of the
+ * source's weights, and the metadata of the reference converter. */
+#include "convert/convert.h"
+
+#include "convert/convert_common.h"
+#include "convert/gguf_meta.h"
+#include "formats/arch/arch.h"
+#if __has_include("convert/gguf_vocab.h") /* lands with the tokenizer work; until then models convert without          \
+                                             vocabulary */
+#include "convert/gguf_vocab.h"
+#define HAVE_VOCAB 1
+#endif
+
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- dtype rules ---- */
+
+uint32_t mg_convert_file_type(mg_dtype outtype) {
+    switch (outtype) {
+    case MG_F32:
+        return 0;
+    case MG_F16:
+        return 1;
+    case MG_Q8_0:
+        return 7;
+    case MG_BF16:
+        return 32;
+    default:
+        return UINT32_MAX;
+    }
+}
+
+mg_dtype mg_convert_auto_dtype(const mg_checkpoint *c) {
+    const mg_tensor *first = NULL;
+    for (uint32_t i = 0; i < c->n_tensors; i++) {
+        const mg_tensor *t = &c->tensors[i];
+        if (t->rank < 2) continue;
+        if (!first || t->file < first->file || (t->file == first->file && strcmp(t->name, first->name) < 0)) first = t;
+    }
+    return first && first->dtype == MG_BF16 ? MG_BF16 : MG_F16;
+}
+
+mg_status mg_convert_outtype_dtype(void *ctx, const mg_convert_item *item, mg_dtype *dtype, const float **weights,
+                                   uint64_t *n_weights, mg_error *err) {
+    (void)weights;
+    (void)n_weights;
+    (void)err;
+    mg_dtype want = *(const mg_dtype *)ctx;
+    uint64_t bytes, cols = item->rank ? item->shape[item->rank - 1] : 1;
+    if (item->keep_f32)
+        *dtype = MG_F32;
+    else
+        *dtype = mg_dtype_row_bytes(want, cols, &bytes) ? want : MG_F16;
+    return MG_OK;
+}
+
+/* ---- tensors ---- */
+
+/* llama3 rope scaling as a tensor. */
+static mg_status generated(mg_plan *p, const mg_model *m, const mg_target *t, const mg_expr **out, mg_error *err) {
+    uint64_t n = t->shape[0];
+    float *v = malloc((size_t)n * sizeof *v);
+    if (!v) return mg_fail_nomem(err, n * sizeof *v);
+    mg_status st = mg_arch_rope_factors(v, n, &m->hp, err);
+    if (st == MG_OK) st = mg_expr_const(p, MG_F32, t->rank, t->shape, v, out, err);
+    free(v);
+    return st;
+}
+
+/* Parts one below the other in the target's shape: rank r+1 is a stack of groups, each a concatenation. */
+static mg_status assemble(mg_plan *p, const mg_target *t, const mg_expr **parts, const mg_expr **out, mg_error *err) {
+    uint64_t shape[MG_MAX_RANK];
+    uint32_t rank = mg_expr_shape(parts[0], shape), groups = 1;
+    if (rank + 1 == t->rank) groups = (uint32_t)t->shape[0];
+    if (groups == 0 || t->n_parts % groups)
+        return mg_fail(err, MG_ERR_INTERNAL, "'%s': %u parts for %u slices", t->name, t->n_parts, groups);
+    uint32_t per = t->n_parts / groups;
+    if (per > 1)
+        for (uint32_t g = 0; g < groups; g++) MG_TRY(mg_expr_concat(p, parts + g * per, per, &parts[g], err));
+    if (rank + 1 == t->rank) return mg_expr_stack(p, parts, groups, out, err);
+    *out = parts[0];
+    return MG_OK;
+}
+
+mg_status mg_convert_target_expr(mg_plan *p, mg_model *m, const mg_target *t, const mg_expr **out, mg_error *err) {
+    if (t->generated) return generated(p, m, t, out, err);
+    const mg_expr **parts = calloc(t->n_parts ? t->n_parts : 1, sizeof *parts);
+    if (!parts) return mg_fail_nomem(err, t->n_parts * sizeof *parts);
+    mg_status st = MG_OK;
+    for (uint32_t i = 0; i < t->n_parts && st == MG_OK; i++) {
+        mg_bound b;
+        st = mg_target_bind(&b, m, t, i, err);
+        if (st == MG_OK) st = mg_expr_role(p, m, &b, &parts[i], err);
+    }
+    if (st == MG_OK) st = assemble(p, t, parts, out, err);
+    free(parts);
+    if (st == MG_OK) {
+        mg_tensor d = {.name = t->name, .dtype = mg_expr_dtype(*out)};
+        d.rank = mg_expr_shape(*out, d.shape);
+        st = mg_tensor_expect_shape(&d, t->rank, t->shape, err);
+    }
+    if (st != MG_OK) mg_error_at(err, m->ckpt->path, t->name);
+    return st;
+}
+
+mg_status mg_convert_add_tensor(mg_plan *p, uint32_t out, const mg_expr *e, mg_convert_item *item,
+                                mg_convert_dtype_fn choose, void *ctx, mg_error *err) {
+    const float *weights = NULL;
+    uint64_t n_weights = 0;
+    item->rank = mg_expr_shape(e, item->shape);
+    item->source = mg_expr_dtype(e);
+    mg_dtype dtype = item->source;
+    mg_status st = choose ? choose(ctx, item, &dtype, &weights, &n_weights, err) : MG_OK;
+    if (st == MG_OK) st = mg_expr_cast(p, e, dtype, weights, n_weights, &e, err);
+    if (st == MG_OK) st = mg_plan_add_tensor(p, out, item->name, e, err);
+    if (st != MG_OK) mg_error_at(err, NULL, item->name);
+    return st;
+}
+
+static mg_status add_targets(mg_plan *p, mg_model *m, const mg_targets *ts, uint32_t out,
+                             const mg_convert_gguf_options *opt, mg_error *err) {
+    for (size_t i = 0; i < ts->n; i++) {
+        const mg_target *t = &ts->items[i];
+        const mg_expr *e;
+        MG_TRY(mg_convert_target_expr(p, m, t, &e, err));
+        mg_convert_item item = {.name = t->name, .index = (uint32_t)i, .count = (uint32_t)ts->n};
+        mg_convert_item_of(&item, t);
+        MG_TRY(mg_convert_add_tensor(p, out, e, &item, opt->dtype, opt->dtype_ctx, err));
+    }
+    return MG_OK;
+}
+
+void mg_convert_item_of(mg_convert_item *item, const mg_target *t) {
+    item->keep_f32 = t->always_f32;
+    item->role = t->n_parts ? t->parts[0].role : MG_R_ROPE_FREQS;
+    item->layer = t->n_parts ? t->parts[0].layer : 0;
+    item->expert = t->n_parts ? t->parts[0].expert : 0;
+}
+
+/* ---- metadata ---- */
+
+/* Last component of the path, resolved when it says nothing ("." or ".."). Into buf. */
+static const char *dir_name(const char *path, char *buf, size_t size) {
+    char *real = NULL;
+    size_t n = strlen(path);
+    while (n > 1 && path[n - 1] == '/') n--;
+    size_t b = n;
+    while (b > 0 && path[b - 1] != '/') b--;
+    if ((n - b == 1 && path[b] == '.') || (n - b == 2 && !strncmp(path + b, "..", 2))) {
+        real = realpath(path, NULL);
+        const char *s = real ? strrchr(real, '/') : NULL;
+        if (!s) return NULL;
+        path = s + 1;
+        b = 0;
+        n = strlen(path);
+    }
+    size_t k = n - b < size - 1 ? n - b : size - 1;
+    memcpy(buf, path + b, k);
+    buf[k] = 0;
+    free(real);
+    return buf;
+}
+
+/* The counts behind general.size_label, as the reference writer counts them: expert stacks are those of rank 3. */
+static void count_elements(mg_gguf_meta_in *in, const mg_targets *ts) {
+    uint64_t stacks = 0, experts = 0;
+    for (size_t i = 0; i < ts->n; i++) {
+        const mg_target *t = &ts->items[i];
+        uint64_t size = 1;
+        for (uint32_t d = 0; d < t->rank; d++) size *= t->shape[d];
+        in->total += size;
+        if (strstr(t->name, "_exps.") && t->rank >= 3 && t->shape[0]) {
+            in->expert += size / t->shape[0];
+            experts += t->shape[0];
+            stacks++;
+        } else {
+            in->shared += size;
+        }
+    }
+    in->expert_count = stacks ? (uint32_t)(experts / stacks) : 0;
+}
+
+static mg_status from_hf_keys(mg_kvs *kv, mg_model *m, const mg_targets *ts, const mg_convert_gguf_options *opt,
+                              mg_error *err) {
+    char name[512];
+    const char *side = opt->side_dir ? opt->side_dir : m->ckpt->dir;
+    mg_gguf_meta_in in = {.side_dir = side, .config = m->ckpt->config, .name = opt->name};
+    in.dir_name = opt->dir_name ? opt->dir_name : dir_name(m->ckpt->path, name, sizeof name);
+    count_elements(&in, ts);
+    bool had = false;
+    const char *arch = m->arch->gguf_arch;
+    MG_TRY(mg_kvs_set_str(kv, "general.architecture", arch, strlen(arch), err));
+    MG_TRY(mg_gguf_meta_append(kv, &in, err));
+    MG_TRY(mg_arch_gguf_keys(kv, m->arch, &m->hp, opt->file_type, err));
+    MG_TRY(mg_kvs_set_u32(kv, "general.quantization_version", 2, err));
+#ifdef HAVE_VOCAB
+    if (side && !opt->no_tokenizer) MG_TRY(mg_gguf_vocab_append(kv, side, (uint64_t)mg_hp_i(m, MG_K_VOCAB), &had, err));
+#endif
+    if (opt->had_tokenizer) *opt->had_tokenizer = had;
+    return MG_OK;
+}
+
+/* Keys of a GGUF source in their order; what describes the encoding is replaced where it stands. */
+static mg_status from_gguf_keys(mg_kvs *kv, const mg_model *m, const mg_convert_gguf_options *opt, mg_error *err) {
+    const mg_kvs *src = m->ckpt->kv;
+    bool had = mg_kvs_get(src, "tokenizer.ggml.tokens") != NULL && !opt->no_tokenizer;
+    for (uint32_t i = 0; i < src->n; i++) {
+        const mg_kv *k = &src->items[i];
+        if (opt->no_tokenizer && !strncmp(k->key.data, "tokenizer.", 10)) continue;
+        if (!strncmp(k->key.data, "split.", 6)) continue;
+        if (opt->file_type != UINT32_MAX && !strcmp(k->key.data, "general.file_type"))
+            MG_TRY(mg_kvs_set_u32(kv, k->key.data, opt->file_type, err));
+        else if (opt->name && !strcmp(k->key.data, "general.name"))
+            MG_TRY(mg_kvs_set_str(kv, k->key.data, opt->name, strlen(opt->name), err));
+        else
+            MG_TRY(mg_kvs_copy(kv, k, err));
+    }
+    if (opt->file_type != UINT32_MAX && !mg_kvs_get(kv, "general.file_type"))
+        MG_TRY(mg_kvs_set_u32(kv, "general.file_type", opt->file_type, err));
+    if (opt->had_tokenizer) *opt->had_tokenizer = had;
+    return MG_OK;
+}
+
+mg_status mg_convert_plan_gguf(mg_plan *p, mg_model *m, const char *path, const mg_convert_gguf_options *opt,
+                               uint32_t *out, mg_error *err) {
+    mg_targets ts;
+    mg_kvs kv;
+    mg_kvs_init(&kv);
+    mg_status st = mg_plan_add_output(p, MG_OUT_GGUF, path, out, err);
+    if (st != MG_OK) {
+        mg_kvs_release(&kv);
+        return st;
+    }
+    st = mg_arch_targets(&ts, m->arch, &m->hp, m->layers, MG_LAYOUT_GGUF, mg_model_has, m, err);
+    if (st == MG_OK) st = mg_targets_order(&ts, m, err);
+    if (st == MG_OK) st = m->ckpt->kv ? from_gguf_keys(&kv, m, opt, err) : from_hf_keys(&kv, m, &ts, opt, err);
+    if (st == MG_OK) st = mg_plan_set_kv(p, *out, &kv, err);
+    if (st == MG_OK) st = add_targets(p, m, &ts, *out, opt, err);
+    mg_targets_release(&ts);
+    mg_kvs_release(&kv);
+    return st;
+}

@@ -1,0 +1,116 @@
+/* convert_hf.c - a model laid out as a Hugging Face directory: per-tensor names of the family, config.json, and the
+ * side files that loaders look for, byte for byte. */
+#include "convert/convert_common.h"
+
+#include "formats/base/file.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+mg_status mg_convert_uniform_dtype(void *ctx, const mg_convert_item *item, mg_dtype *dtype, const float **weights,
+                                   uint64_t *n_weights, mg_error *err) {
+    (void)item;
+    (void)weights;
+    (void)n_weights;
+    (void)err;
+    *dtype = *(const mg_dtype *)ctx;
+    return MG_OK;
+}
+
+static const char *torch_name(mg_dtype t) {
+    switch (t) {
+    case MG_F32:
+        return "float32";
+    case MG_F16:
+        return "float16";
+    case MG_BF16:
+        return "bfloat16";
+    case MG_F64:
+        return "float64";
+    default:
+        return NULL;
+    }
+}
+
+/* The source's own config with the element type replaced where it stands, or one built from canonical keys. */
+static mg_status make_config(mg_plan *p, mg_model *m, uint32_t out, mg_dtype dtype, mg_error *err) {
+    mg_json *config;
+    if (m->ckpt->config) {
+        MG_TRY(mg_json_dup(&config, m->ckpt->config, err));
+        const char *name = torch_name(dtype);
+        if (name && mg_config_dtype(config) != dtype)
+            mg_json_set_str(config, mg_json_get(config, "dtype") ? "dtype" : "torch_dtype", name);
+    } else {
+        MG_TRY(mg_arch_new_config(&config, m->arch, &m->hp, dtype, err));
+    }
+    mg_status st = mg_plan_set_config(p, out, config, err);
+    mg_json_free(config);
+    return st;
+}
+
+/* What a loader needs beside weights and config. Tokenizer files first; the flag says whether they count as a
+ * tokenizer. */
+static const struct side {
+    const char *name;
+    bool tokenizer;
+} sides[] = {
+    {"tokenizer.json", true},
+    {"tokenizer.model", true},
+    {"vocab.json", true},
+    {"merges.txt", false},
+    {"tokenizer_config.json", false},
+    {"special_tokens_map.json", false},
+    {"added_tokens.json", false},
+    {"chat_template.jinja", false},
+    {"chat_template.json", false},
+    {"generation_config.json", false},
+};
+
+mg_status mg_convert_copy_sides(mg_plan *p, uint32_t out, const char *dir, bool *had_tokenizer, mg_error *err) {
+    enum { CAP = 256 << 20 };
+    bool had = false;
+    for (size_t i = 0; dir && i < sizeof sides / sizeof sides[0]; i++) {
+        char path[4096], *text;
+        size_t n;
+        MG_TRY(mg_path_join(path, sizeof path, dir, sides[i].name, err));
+        if (!mg_path_exists(path)) continue;
+        MG_TRY(mg_file_slurp(path, CAP, &text, &n, err));
+        mg_status st = mg_plan_add_side_file(p, out, sides[i].name, text, n, err);
+        free(text);
+        MG_TRY(st);
+        had = had || sides[i].tokenizer;
+    }
+    if (had_tokenizer) *had_tokenizer = had;
+    return MG_OK;
+}
+
+static mg_status add_targets(mg_plan *p, mg_model *m, const mg_targets *ts, uint32_t out,
+                             const mg_convert_hf_options *opt, mg_dtype *dtype, mg_error *err) {
+    for (size_t i = 0; i < ts->n; i++) {
+        const mg_target *t = &ts->items[i];
+        const mg_expr *e;
+        MG_TRY(mg_convert_target_expr(p, m, t, &e, err));
+        mg_convert_item item = {.name = t->name, .index = (uint32_t)i, .count = (uint32_t)ts->n};
+        mg_convert_item_of(&item, t);
+        MG_TRY(mg_convert_add_tensor(p, out, e, &item, opt->dtype, opt->dtype_ctx, err));
+        if (*dtype == MG_DTYPE_COUNT && t->rank >= 2) *dtype = mg_expr_dtype(mg_plan_tensor_expr(p, out, (uint32_t)i));
+    }
+    return MG_OK;
+}
+
+mg_status mg_convert_plan_hf(mg_plan *p, mg_model *m, const char *dir, const mg_convert_hf_options *opt, uint32_t *out,
+                             mg_error *err) {
+    mg_targets ts;
+    mg_dtype dtype = opt->torch_dtype;
+    MG_TRY(mg_plan_add_output(p, MG_OUT_HF_DIR, dir, out, err));
+    if (opt->shard_size) MG_TRY(mg_plan_set_shard_size(p, *out, opt->shard_size, err));
+    mg_status st = mg_arch_targets(&ts, m->arch, &m->hp, m->layers, MG_LAYOUT_HF, mg_model_has, m, err);
+    if (st == MG_OK) st = add_targets(p, m, &ts, *out, opt, &dtype, err);
+    if (st == MG_OK) st = make_config(p, m, *out, dtype, err);
+    /* A GGUF carries its tokenizer inside; files beside it need not belong to it. */
+    const char *side = opt->side_dir ? opt->side_dir : m->ckpt->kv ? NULL : m->ckpt->dir;
+    if (st == MG_OK) st = mg_convert_copy_sides(p, *out, side, opt->had_tokenizer, err);
+    mg_targets_release(&ts);
+    return st;
+}

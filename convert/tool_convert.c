@@ -1,0 +1,235 @@
+/* tool_convert.c - moegraft-convert: between Hugging Face directories and GGUF, float types and Q8_0. */
+#include "convert/convert.h"
+#include "formats/arch/arch.h"
+#include "formats/base/file.h"
+#include "formats/base/options.h"
+#include "formats/base/pool.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+static const mg_tool_info tool = {
+    .name = "convert",
+    .summary = "a model from one layout to another",
+    .synopsis = "IN OUT",
+    .examples = "  moegraft-convert models/moe4 moe4-bf16.gguf --outtype bf16\n"
+                "  moegraft-convert moe4-bf16.gguf moe4-hf\n"
+                "  moegraft-convert big-model resharded --out-shard-size 2G\n"
+                "  moegraft-convert models/moe4 moe4-q8.gguf --outtype q8_0 --dry-run\n",
+    .next = "moegraft-inspect IN",
+};
+
+typedef struct args {
+    mg_common c;
+    const char *in, *out, *outtype, *to, *model_name;
+    uint64_t shard_size;
+    bool no_manifest, to_gguf;
+    mg_dtype dtype; /* MG_DTYPE_COUNT: auto */
+} args;
+
+static mg_status read_outtype(args *a, mg_error *err) {
+    static const char *const names[] = {"auto", "f32", "f16", "bf16", "q8_0", NULL};
+    static const mg_dtype types[] = {MG_DTYPE_COUNT, MG_F32, MG_F16, MG_BF16, MG_Q8_0};
+    for (int i = 0; names[i]; i++)
+        if (!strcasecmp(a->outtype, names[i])) {
+            a->dtype = types[i];
+            return MG_OK;
+        }
+    if (mg_dtype_from_name(a->outtype) != MG_DTYPE_COUNT)
+        return mg_fail(err, MG_ERR_UNSUPPORTED, "--outtype %s is the business of moegraft-quantize", a->outtype);
+    const char *near = mg_nearest(a->outtype, names);
+    return mg_fail(err, MG_ERR_USAGE, "unknown --outtype '%s'%s%s%s", a->outtype, near ? ", did you mean '" : "",
+                   near ? near : "", near ? "'?" : "");
+}
+
+static mg_status read_target(args *a, mg_error *err) {
+    size_t n = strlen(a->out);
+    bool suffix = n > 5 && !strcasecmp(a->out + n - 5, ".gguf");
+    if (!a->to) {
+        a->to_gguf = suffix;
+    } else if (!strcmp(a->to, "gguf") || !strcmp(a->to, "hf")) {
+        a->to_gguf = a->to[0] == 'g';
+    } else if (!strcmp(a->to, "mistral")) {
+        return mg_fail(err, MG_ERR_UNSUPPORTED, "--to mistral is not built yet");
+    } else {
+        return mg_fail(err, MG_ERR_USAGE, "unknown --to '%s': hf or gguf", a->to);
+    }
+    if (a->to_gguf && mg_path_is_dir(a->out))
+        return mg_fail(err, MG_ERR_USAGE, "'%s' is a directory; a GGUF needs a file name", a->out);
+    if (!a->to_gguf && suffix)
+        return mg_fail(err, MG_ERR_USAGE, "'%s' ends in .gguf, but --to hf writes a directory", a->out);
+    if (!a->to_gguf && mg_path_exists(a->out) && !mg_path_is_dir(a->out))
+        return mg_fail(err, MG_ERR_USAGE, "'%s' exists and is no directory", a->out);
+    if (!a->to_gguf && a->model_name) return mg_fail(err, MG_ERR_USAGE, "--model-name belongs to GGUF outputs");
+    if (a->to_gguf && a->shard_size)
+        return mg_fail(err, MG_ERR_USAGE, "--out-shard-size belongs to directories; a GGUF is one file");
+    return MG_OK;
+}
+
+static mg_status parse(args *a, int argc, char **argv, bool *done, mg_error *err) {
+    mg_opt_list pos = {0};
+    const mg_opt opts[] = {
+        {NULL, MG_OPT_GROUP, NULL, NULL, "Conversion"},
+        {"--outtype", MG_OPT_STR, &a->outtype, "TYPE",
+         "auto, f32, f16, bf16 or q8_0 (default auto: bf16 stays, else f16)"},
+        {"--to", MG_OPT_STR, &a->to, "LAYOUT", "hf or gguf (default: gguf when OUT ends in .gguf, else hf)"},
+        {"--out-shard-size", MG_OPT_SIZE, &a->shard_size, "SIZE", "limit of a safetensors shard (default 5G)"},
+        {"--model-name", MG_OPT_STR, &a->model_name, "NAME",
+         "general.name (default: model card, config, directory name)"},
+        {"--no-manifest", MG_OPT_FLAG, &a->no_manifest, NULL, "do not write NAME.manifest.json (recipes and hashes)"},
+        {"--split-max-size", MG_OPT_UNBUILT, NULL, "SIZE", "split a GGUF into parts"},
+        {"--metadata", MG_OPT_UNBUILT, NULL, "FILE", "authorship metadata to use"},
+        MG_COMMON_WRITE_OPTS(a->c),
+        MG_COMMON_JSON_OPT(a->c),
+        MG_COMMON_EXEC_OPTS(a->c),
+        MG_COMMON_UNBUILT_OPTS,
+        {0},
+    };
+    mg_status st = mg_options_parse(&tool, opts, argc, argv, &pos, done, err);
+    if (st == MG_OK && !*done) st = mg_common_finish(&a->c, err);
+    if (st == MG_OK && !*done && pos.n != 2)
+        st = mg_fail(err, MG_ERR_USAGE, "expected IN and OUT, found %zu arguments", pos.n);
+    if (st == MG_OK && !*done) {
+        a->in = pos.items[0];
+        a->out = pos.items[1];
+        st = read_outtype(a, err);
+    }
+    if (st == MG_OK && !*done) st = read_target(a, err);
+    mg_opt_list_release(&pos);
+    return st;
+}
+
+static void warn(const char *text) {
+    fprintf(stderr, "moegraft-convert: warning: %s\n", text);
+}
+
+/* First matrix: what a directory gets when nothing is asked for and the source mixes float types. */
+static mg_dtype first_matrix(const mg_model *m) {
+    const mg_bound *b = mg_model_find(m, MG_R_TOKEN_EMBD, 0, 0);
+    mg_dtype t = b ? mg_model_tensor(m, b)->dtype : MG_F32;
+    return mg_dtype_is_float(t) ? t : MG_F16;
+}
+
+static mg_status plan_gguf(args *a, mg_plan *p, mg_model *m, uint32_t *out, mg_error *err) {
+    bool had = true;
+    bool keep = m->ckpt->kv && a->dtype == MG_DTYPE_COUNT; /* GGUF to GGUF, no type asked for: as it is */
+    if (a->dtype == MG_DTYPE_COUNT) a->dtype = mg_convert_auto_dtype(m->ckpt);
+    mg_convert_gguf_options o = {.dtype = keep ? NULL : mg_convert_outtype_dtype,
+                                 .dtype_ctx = &a->dtype,
+                                 .file_type = keep ? UINT32_MAX : mg_convert_file_type(a->dtype),
+                                 .name = a->model_name,
+                                 .had_tokenizer = &had};
+    MG_TRY(mg_convert_plan_gguf(p, m, a->out, &o, out, err));
+    if (!had) warn("no tokenizer files found: the GGUF has no tokenizer and cannot be used with text");
+    char losses[2048];
+    if (!m->ckpt->kv && mg_arch_gguf_losses(m, losses, sizeof losses))
+        for (char *save = NULL, *l = strtok_r(losses, "\n", &save); l; l = strtok_r(NULL, "\n", &save)) warn(l);
+    return MG_OK;
+}
+
+static mg_status plan_hf(args *a, mg_plan *p, mg_model *m, uint32_t *out, mg_error *err) {
+    bool had = true;
+    bool keep = !m->ckpt->kv && a->dtype == MG_DTYPE_COUNT;
+    if (a->dtype == MG_Q8_0)
+        return mg_fail(err, MG_ERR_UNSUPPORTED, "a Hugging Face directory cannot hold q8_0; use f32, f16 or bf16");
+    if (a->dtype == MG_DTYPE_COUNT) a->dtype = first_matrix(m);
+    mg_convert_hf_options o = {.dtype = keep ? NULL : mg_convert_uniform_dtype,
+                               .dtype_ctx = &a->dtype,
+                               .torch_dtype = keep ? MG_DTYPE_COUNT : a->dtype,
+                               .shard_size = a->shard_size,
+                               .had_tokenizer = &had};
+    MG_TRY(mg_convert_plan_hf(p, m, a->out, &o, out, err));
+    if (!had && m->ckpt->kv)
+        warn("tokenizer files are not made from a GGUF's keys yet: copy them from the original model");
+    if (!had && !m->ckpt->kv) warn("no tokenizer files found beside the model");
+    return MG_OK;
+}
+
+static mg_status show(args *a, mg_plan *p, uint32_t out, const mg_exec_options *eo, mg_error *err) {
+    if (!a->c.json) return mg_plan_print(p, out, eo, stdout, err);
+    mg_json *j;
+    uint64_t memory;
+    MG_TRY(mg_plan_json(p, out, &j, err));
+    char *text = NULL;
+    mg_status st = mg_plan_memory(p, eo, &memory, err);
+    if (st == MG_OK) mg_json_set_u64(j, "peak_memory_bytes", memory);
+    if (st == MG_OK) st = mg_json_print(&text, j, 2, err);
+    mg_json_free(j);
+    if (st == MG_OK) puts(text);
+    free(text);
+    return st;
+}
+
+static mg_status report(const args *a, const mg_exec_result *r, mg_error *err) {
+    if (!a->c.json) {
+        for (uint32_t i = 0; i < r->n_files; i++)
+            printf("%s  %s  %llu bytes\n", r->files[i].sha256, r->files[i].path, (unsigned long long)r->files[i].size);
+    } else {
+        mg_json *j = mg_json_new_object(), *files = mg_json_new_array();
+        mg_json_set_i64(j, "schema", 1);
+        mg_json_set(j, "files", files);
+        for (uint32_t i = 0; i < r->n_files; i++) {
+            mg_json *f = mg_json_new_object();
+            mg_json_set_str(f, "path", r->files[i].path);
+            mg_json_set_u64(f, "size", r->files[i].size);
+            mg_json_set_str(f, "sha256", r->files[i].sha256);
+            mg_json_push(files, f);
+        }
+        mg_json_set_u64(j, "bytes_read", r->bytes_read);
+        mg_json_set_u64(j, "bytes_written", r->bytes_written);
+        mg_json_set_u64(j, "peak_memory_bytes", mg_peak_memory());
+        char *text;
+        mg_status st = mg_json_print(&text, j, 2, err);
+        mg_json_free(j);
+        MG_TRY(st);
+        puts(text);
+        free(text);
+    }
+    mg_job_cost cost = {.label = "convert", .read = r->bytes_read, .written = r->bytes_written};
+    if (r->n_files == 1) cost.sha256 = r->files[0].sha256;
+    if (!a->c.quiet) mg_progress_cost(stderr, a->c.progress, &cost);
+    return MG_OK;
+}
+
+static mg_status work(args *a, mg_plan *p, mg_model *m, mg_error *err) {
+    uint32_t out;
+    if (a->c.verbose)
+        for (uint32_t i = 0; i < m->n_assumptions; i++)
+            fprintf(stderr, "moegraft-convert: note: %s\n", m->assumptions[i]);
+    MG_TRY(a->to_gguf ? plan_gguf(a, p, m, &out, err) : plan_hf(a, p, m, &out, err));
+    mg_exec_options eo = {.threads = a->c.n_threads,
+                          .memory = a->c.memory,
+                          .restart = a->c.restart,
+                          .force = a->c.force,
+                          .progress = a->c.progress,
+                          .label = "convert",
+                          .manifest = !a->no_manifest};
+    if (a->c.dry_run) return show(a, p, out, &eo, err);
+    mg_exec_result r;
+    MG_TRY(mg_plan_execute(p, &eo, &r, err));
+    return report(a, &r, err);
+}
+
+int main(int argc, char **argv) {
+    args a = {.outtype = "auto"};
+    mg_error err = {0};
+    mg_checkpoint *c = NULL;
+    mg_model *m = NULL;
+    mg_plan *p = NULL;
+    bool done = false;
+    mg_common_init(&a.c);
+    mg_interrupt_install();
+    mg_status st = parse(&a, argc, argv, &done, &err);
+    if (st == MG_OK && !done) {
+        st = mg_checkpoint_open(&c, a.in, &err);
+        if (st == MG_OK) st = mg_model_open(&m, c, &err);
+        if (st == MG_OK) st = mg_plan_new(&p, &err);
+        if (st == MG_OK) st = work(&a, p, m, &err);
+    }
+    mg_plan_free(p);
+    mg_model_free(m);
+    mg_checkpoint_free(c);
+    mg_common_release(&a.c);
+    return st == MG_OK ? 0 : mg_tool_fail(&tool, &err);
+}
