@@ -17,7 +17,8 @@ typedef struct mg_convert_item {
     uint32_t rank;
     uint64_t shape[MG_MAX_RANK]; /* as stored in the output, slowest first ([E, out, in] for a GGUF expert stack) */
     mg_dtype source;             /* dtype of the source expression */
-    uint32_t index, count;       /* position in the output, tensors of the output */
+    bool keep_f32;         /* the reference converter stores it as F32 whatever the outtype: vectors, norms, routers */
+    uint32_t index, count; /* position in the output, tensors of the output */
 } mg_convert_item;
 
 /* Choose the stored dtype. *dtype comes in as item->source. weights (may stay NULL): importance weights, borrowed until
@@ -51,6 +52,14 @@ typedef struct mg_convert_gguf_options {
  * experts stacked where the last of them is read). From a GGUF: its keys and its tensor order. path: the final file. */
 mg_status mg_convert_plan_gguf(mg_plan *p, mg_model *m, const char *path, const mg_convert_gguf_options *opt,
                                uint32_t *out, mg_error *err) MG_MUST_CHECK;
+
+/* Every tensor in one dtype. ctx: const mg_dtype *. */
+mg_status mg_convert_uniform_dtype(void *ctx, const mg_convert_item *item, mg_dtype *dtype, const float **weights,
+                                   uint64_t *n_weights, mg_error *err) MG_MUST_CHECK;
+/* Copy tokenizer files, chat templates and generation_config.json of dir (may be NULL) into a directory output.
+ * had_tokenizer may be NULL. */
+mg_status mg_convert_copy_sides(mg_plan *p, uint32_t out, const char *dir, bool *had_tokenizer,
+                                mg_error *err) MG_MUST_CHECK;
 
 typedef struct mg_convert_hf_options {
     mg_convert_dtype_fn dtype; /* NULL: every tensor as it is (block dtypes are refused) */

@@ -10,6 +10,14 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Truncating copy. */
+static void copy(char *dst, size_t size, const char *s) {
+    size_t n = strlen(s);
+    if (n >= size) n = size - 1;
+    memcpy(dst, s, n);
+    dst[n] = 0;
+}
+
 /* ---- names ---- */
 
 /* A lower-case word that is no version number begins with a capital: "moe4-chat v2" -> "Moe4 Chat v2". */
@@ -53,10 +61,10 @@ static void fill_from_name(meta *m, const char *id, uint64_t total) {
     mg_name_split(&p, id, total);
     if (!m->name[0]) title(m->name, sizeof m->name, p.name);
     if (!m->organization[0]) title(m->organization, sizeof m->organization, p.organization);
-    if (!m->basename[0]) snprintf(m->basename, sizeof m->basename, "%s", p.basename);
-    if (!m->finetune[0]) snprintf(m->finetune, sizeof m->finetune, "%s", p.finetune);
-    if (!m->version[0]) snprintf(m->version, sizeof m->version, "%s", p.version);
-    if (!m->size_label[0]) snprintf(m->size_label, sizeof m->size_label, "%s", p.size_label);
+    if (!m->basename[0]) copy(m->basename, sizeof m->basename, p.basename);
+    if (!m->finetune[0]) copy(m->finetune, sizeof m->finetune, p.finetune);
+    if (!m->version[0]) copy(m->version, sizeof m->version, p.version);
+    if (!m->size_label[0]) copy(m->size_label, sizeof m->size_label, p.size_label);
 }
 
 /* ---- model card ---- */
@@ -68,7 +76,7 @@ static const char *card_text(const mg_yaml *card, const char *key) {
 
 static void take(char *field, size_t size, const mg_yaml *card, const char *key) {
     const char *t = card_text(card, key);
-    if (t && !field[0]) snprintf(field, size, "%s", t);
+    if (t && !field[0]) copy(field, size, t);
 }
 
 #define TAKE(field, key) take(m->field, sizeof m->field, card, key)
@@ -192,7 +200,7 @@ static mg_status put_relative(mg_kvs *kv, const char *kind, uint32_t i, const mg
         bool url = !strncmp(id, "http://", 7) || !strncmp(id, "https://", 8) || !strncmp(id, "ssh://", 6);
         const char *hub = NULL;
         if (url) {
-            snprintf(repo, sizeof repo, "%s", id);
+            copy(repo, sizeof repo, id);
             const char *rest = !strncmp(id, "https://huggingface.co/", 23)  ? id + 23
                                : !strncmp(id, "http://huggingface.co/", 22) ? id + 22
                                                                             : NULL;
@@ -302,8 +310,8 @@ static mg_status append(mg_kvs *kv, const mg_gguf_meta_in *in, meta *m, const mg
     const char *slash = origin ? strchr(origin, '/') : NULL;
     if (origin && (!slash || !strchr(slash + 1, '/'))) fill_from_name(m, origin, in->total);
     if (in->dir_name) fill_from_name(m, in->dir_name, in->total);
-    if (in->name) snprintf(m->name, sizeof m->name, "%s", in->name);
-    if (!m->size_label[0] && in->total) snprintf(m->size_label, sizeof m->size_label, "%s", mg_size_label(label, in));
+    if (in->name) copy(m->name, sizeof m->name, in->name);
+    if (!m->size_label[0] && in->total) copy(m->size_label, sizeof m->size_label, mg_size_label(label, in));
     MG_TRY(put(kv, "general.type", "model", err));
     mg_json *gen = in->side_dir ? load_generation(in->side_dir) : NULL;
     mg_status st = gen ? put_sampling(kv, gen, err) : MG_OK;

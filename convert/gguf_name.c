@@ -15,6 +15,14 @@
 enum { BASENAME = 1, SIZE = 2, FINETUNE = 4, VERSION = 8, TYPE = 16 };
 enum { MAX_PARTS = 64, PART = 128 };
 
+/* Truncating copy. */
+static void copy(char *dst, size_t size, const char *s) {
+    size_t n = strlen(s);
+    if (n >= size) n = size - 1;
+    memcpy(dst, s, n);
+    dst[n] = 0;
+}
+
 typedef struct part {
     char text[PART];
     unsigned types;
@@ -188,7 +196,7 @@ static size_t split_parts(part *p, const char *name) {
 void mg_name_split(mg_name_parts *out, const char *id, uint64_t total) {
     memset(out, 0, sizeof *out);
     const char *slash = strchr(id, '/'), *name = slash && !strchr(id, ' ') ? slash + 1 : id;
-    snprintf(out->name, sizeof out->name, "%s", name);
+    copy(out->name, sizeof out->name, name);
     if (strchr(id, ' ')) return; /* a sentence, not an identifier */
     if (slash && id[0] != '.') snprintf(out->organization, sizeof out->organization, "%.*s", (int)(slash - id), id);
     part *p = calloc(MAX_PARTS, sizeof *p);

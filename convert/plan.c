@@ -112,6 +112,10 @@ mg_status mg_plan_add_tensor(mg_plan *p, uint32_t out, const char *name, const m
     return MG_OK;
 }
 
+const mg_expr *mg_plan_tensor_expr(const mg_plan *p, uint32_t out, uint32_t i) {
+    return out < p->n_outputs && i < p->outputs[out]->n_tensors ? p->outputs[out]->tensors[i].e : NULL;
+}
+
 mg_status mg_plan_set_kv(mg_plan *p, uint32_t out, const mg_kvs *kv, mg_error *err) {
     mg_plan_output *o;
     MG_TRY(mg_plan_output_get(p, out, &o, err));

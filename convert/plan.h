@@ -59,6 +59,8 @@ mg_status mg_plan_add_output(mg_plan *p, mg_out_kind kind, const char *path, uin
 /* Tensors appear in the file in this order. e's dtype and shape are the stored ones; GGUF dims are the reverse of
  * shape. */
 mg_status mg_plan_add_tensor(mg_plan *p, uint32_t out, const char *name, const mg_expr *e, mg_error *err) MG_MUST_CHECK;
+/* Expression of tensor i of an output (NULL when there is none), in the order of addition. */
+const mg_expr *mg_plan_tensor_expr(const mg_plan *p, uint32_t out, uint32_t i);
 mg_status mg_plan_set_kv(mg_plan *p, uint32_t out, const mg_kvs *kv, mg_error *err) MG_MUST_CHECK; /* GGUF: copied */
 mg_status mg_plan_set_config(mg_plan *p, uint32_t out, const mg_json *config,
                              mg_error *err) MG_MUST_CHECK; /* HF_DIR: copied, written as config.json */

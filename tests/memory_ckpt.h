@@ -10,15 +10,15 @@
 typedef struct memory_ckpt {
     mg_checkpoint base;
     uint8_t *data[16];
-    uint64_t reads;
-    bool changed; /* what recheck should say */
+    uint64_t reads, fail_after; /* reads so far; when not 0, reads beyond this many fail */
+    bool changed;               /* what recheck should say */
     uint8_t id;
 } memory_ckpt;
 
 static mg_status memory_read(mg_checkpoint *c, uint32_t t, uint64_t at, void *dst, uint64_t n, mg_error *err) {
-    (void)err;
     memory_ckpt *m = (memory_ckpt *)(void *)c;
-    __atomic_add_fetch(&m->reads, 1, __ATOMIC_RELAXED);
+    uint64_t k = __atomic_add_fetch(&m->reads, 1, __ATOMIC_RELAXED);
+    if (m->fail_after && k > m->fail_after) return mg_fail(err, MG_ERR_IO, "read %d refused", (int)k);
     memcpy(dst, m->data[t] + at, n);
     return MG_OK;
 }
