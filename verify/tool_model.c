@@ -1,6 +1,12 @@
 /* tool_model.c - see tool_model.h. */
 #include "verify/tool_model.h"
 
+#include <stdlib.h>
+
+#include "formats/base/file.h"
+
+#define TEXT_CAP (512u << 20)
+
 mg_status mg_tool_model_open(mg_tool_model *t, const char *path, mg_error *err) {
     *t = (mg_tool_model){0};
     mg_status st = mg_checkpoint_open(&t->ckpt, path, err);
@@ -32,4 +38,35 @@ void mg_tool_pass_free(mg_tool_pass *p) {
     mg_forward_free(p->f);
     mg_pool_free(p->pool);
     *p = (mg_tool_pass){0};
+}
+
+mg_status mg_tool_model_tokenizer(mg_tokenizer **out, const mg_tool_model *t, mg_error *err) {
+    MG_TRY(mg_tokenizer_open_model(out, t->ckpt, err));
+    if (*out) return MG_OK;
+    mg_status st = mg_fail(err, MG_ERR_UNSUPPORTED, "the model has no tokenizer: give token ids instead of text");
+    mg_error_at(err, t->ckpt->path, NULL);
+    return st;
+}
+
+static mg_status add_text(mg_windows *w, const mg_tokenizer *tok, const char *path, uint64_t ctx, mg_error *err) {
+    char *text;
+    size_t n;
+    mg_ids ids = {0};
+    MG_TRY(mg_file_slurp(path, TEXT_CAP, &text, &n, err));
+    mg_status st = mg_tokenizer_encode(tok, text, n, MG_ENCODE_BOS_EOS, &ids, err);
+    const int64_t bos = mg_tokenizer_adds_bos(tok) ? mg_tokenizer_bos(tok) : -1;
+    if (st == MG_OK) st = mg_windows_add_text(w, ids.ids, ids.n, ctx, bos, err);
+    if (st != MG_OK) mg_error_at(err, path, NULL);
+    mg_ids_release(&ids);
+    free(text);
+    return st;
+}
+
+mg_status mg_tool_model_windows(mg_windows *w, const mg_tool_model *t, const mg_common *c, mg_error *err) {
+    mg_tokenizer *tok = NULL;
+    mg_status st = c->text.n ? mg_tool_model_tokenizer(&tok, t, err) : MG_OK;
+    for (size_t i = 0; st == MG_OK && i < c->text.n; i++) st = add_text(w, tok, c->text.items[i], c->ctx, err);
+    for (size_t i = 0; st == MG_OK && i < c->tokens.n; i++) st = mg_windows_add_token_file(w, c->tokens.items[i], err);
+    mg_tokenizer_free(tok);
+    return st;
 }

@@ -4,7 +4,9 @@
 #define MG_VERIFY_TOOL_MODEL_H
 
 #include "formats/base/options.h"
+#include "formats/tokenizer.h"
 #include "verify/forward.h"
+#include "verify/windows.h"
 
 typedef struct mg_tool_model {
     mg_checkpoint *ckpt;
@@ -22,5 +24,11 @@ typedef struct mg_tool_pass {
 } mg_tool_pass;
 mg_status mg_tool_pass_new(mg_tool_pass *p, const mg_common *c, mg_error *err) MG_MUST_CHECK;
 void mg_tool_pass_free(mg_tool_pass *p);
+
+/* The model's tokenizer; a model without one is MG_ERR_UNSUPPORTED and says what to give instead. The caller's. */
+mg_status mg_tool_model_tokenizer(mg_tokenizer **out, const mg_tool_model *t, mg_error *err) MG_MUST_CHECK;
+/* Windows of every --text (tokenized by t's tokenizer, cut into --ctx tokens, BOS first when the model adds one) and of
+ * every --tokens. w is initialised by the caller. */
+mg_status mg_tool_model_windows(mg_windows *w, const mg_tool_model *t, const mg_common *c, mg_error *err) MG_MUST_CHECK;
 
 #endif

@@ -36,6 +36,7 @@ static mg_status add(mg_windows *w, const int32_t *ids, uint64_t n, uint64_t fir
     MG_TRY(grow((void **)&w->ids, &w->cap_ids, w->n_ids + n, sizeof *w->ids, err));
     mg_window *o = &w->items[w->n++];
     *o = (mg_window){.at = w->n_ids, .len = (uint32_t)n, .first = (uint32_t)first, .source = w->sources};
+    if (n) o->original = ids[0];
     memcpy(w->ids + w->n_ids, ids, n * sizeof *ids);
     w->n_ids += n;
     w->scored += mg_window_scored(o);

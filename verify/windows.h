@@ -11,8 +11,9 @@
 typedef struct mg_window {
     uint64_t at; /* first token in mg_windows.ids */
     uint32_t len;
-    uint32_t first;  /* first scored position; the last is len - 2 */
-    uint32_t source; /* which text or token file, counted from 0 */
+    uint32_t first;   /* first scored position; the last is len - 2 */
+    uint32_t source;  /* which text or token file, counted from 0 */
+    int32_t original; /* first token before BOS took its place */
 } mg_window;
 
 typedef struct mg_windows {

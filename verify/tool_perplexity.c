@@ -1,0 +1,216 @@
+/* tool_perplexity.c - moegraft-perplexity: perplexity as llama-perplexity defines it, and its base files. */
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "formats/base/json.h"
+#include "verify/kldbase.h"
+#include "verify/klstats.h"
+#include "verify/tool_model.h"
+
+static const mg_tool_info tool = {
+    .name = "perplexity",
+    .summary = "perplexity of models on text or token ids, and divergence from a base",
+    .synopsis = "PATH... --text FILE [--ctx N]\nPATH... --tokens FILE\nPATH --text FILE --kl-divergence-base BASE\n"
+                "PATH... --kl-divergence-base BASE --kl-divergence",
+    .examples = "  moegraft-perplexity model/ model-Q4_K_M.gguf --text eval.txt\n"
+                "  moegraft-perplexity model/ --text eval.txt --kl-divergence-base base.kld\n"
+                "  moegraft-perplexity model-Q4_K_M.gguf --kl-divergence-base base.kld --kl-divergence\n",
+    .next = "moegraft perplexity --help",
+};
+
+typedef struct args {
+    mg_common common;
+    mg_opt_list pos;
+    const char *base;
+    bool kl, done;
+} args;
+
+static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
+    const mg_opt opts[] = {
+        MG_COMMON_TEXT_OPTS(a->common),
+        {NULL, MG_OPT_GROUP, NULL, NULL, "Base model"},
+        {"--kl-divergence-base", MG_OPT_STR, &a->base, "FILE",
+         "write the log-probabilities of PATH to FILE; with --kl-divergence, read them from it"},
+        {"--kl-divergence", MG_OPT_FLAG, &a->kl, NULL, "compare PATH with the base file (its tokens are used)"},
+        {"--force", MG_OPT_FLAG, &a->common.force, NULL, "replace an existing base file (it is refused otherwise)"},
+        MG_COMMON_MODEL_OPTS(a->common),
+        MG_COMMON_EXEC_OPTS(a->common),
+        MG_COMMON_JSON_OPT(a->common),
+        {0}};
+    mg_common_init(&a->common);
+    MG_TRY(mg_options_parse(&tool, opts, argc, argv, &a->pos, &a->done, err));
+    if (a->done) return MG_OK;
+    MG_TRY(mg_common_finish(&a->common, err));
+    const bool input = a->common.text.n || a->common.tokens.n;
+    if (a->pos.n == 0) return mg_fail(err, MG_ERR_USAGE, "no model given");
+    if (a->kl && !a->base) return mg_fail(err, MG_ERR_USAGE, "--kl-divergence needs --kl-divergence-base");
+    if (a->kl && input) return mg_fail(err, MG_ERR_USAGE, "the tokens come from the base file: no --text or --tokens");
+    if (!a->kl && !input) return mg_fail(err, MG_ERR_USAGE, "--text or --tokens is needed");
+    if (a->base && !a->kl && a->pos.n != 1)
+        return mg_fail(err, MG_ERR_USAGE, "a base file is written from one model, %zu given", a->pos.n);
+    return MG_OK;
+}
+
+/* One model under way: what its rows are fed to. */
+typedef struct job {
+    const mg_windows *w;
+    mg_ppl ppl;
+    mg_kldbase *base;          /* compared with; NULL */
+    mg_kldbase_writer *writer; /* written to; NULL */
+    mg_kl_stats kl;
+    uint64_t row;
+    mg_progress *progress;
+} job;
+
+static mg_status on_rows(void *ctx, const mg_score_rows *r, mg_error *err) {
+    job *j = ctx;
+    for (uint32_t i = 0; i < r->n; i++, j->row++) {
+        const float *x = r->logits + i * r->vocab;
+        const mg_lse lse = mg_row_lse(x, r->vocab);
+        const double nll = mg_row_nll(&lse, x, (uint64_t)r->targets[i]);
+        mg_ppl_add(&j->ppl, nll);
+        if (j->writer) MG_TRY(mg_kldbase_put(j->writer, x, &lse, err));
+        if (!j->base) continue;
+        uint64_t top;
+        MG_TRY(mg_kldbase_row(j->base, j->row, err));
+        const double kl = mg_kldbase_kl(j->base, x, &lse, &top);
+        MG_TRY(mg_kl_stats_add(&j->kl, kl, nll, -(double)j->base->logp[r->targets[i]], top == lse.argmax, err));
+    }
+    mg_progress_add(j->progress, r->n, NULL);
+    return MG_OK;
+}
+
+static void print_kl(job *j) {
+    const mg_kl_summary s = mg_kl_stats_summary(&j->kl);
+    printf("  base perplexity  %.6f +/- %.6f\n", mg_ppl_value(&j->kl.base), mg_ppl_stderr(&j->kl.base));
+    printf("  ratio to base    %.6f\n", mg_ppl_value(&j->kl.ppl) / mg_ppl_value(&j->kl.base));
+    printf(
+        "  KL divergence    mean %.6f +/- %.6f, median %.6f, 90%% %.6f, 95%% %.6f, 99%% %.6f, 99.9%% %.6f, max %.6f\n",
+        s.mean, s.stderr_, s.median, s.p90, s.p95, s.p99, s.p999, s.max);
+    printf("  delta p          mean %.3f +/- %.3f %%, RMS %.3f +/- %.3f %%\n", 100 * s.dp_mean, 100 * s.dp_mean_stderr,
+           100 * s.dp_rms, 100 * s.dp_rms_stderr);
+    printf("  same top token   %.3f +/- %.3f %%\n", 100 * s.same_top, 100 * s.same_top_stderr);
+}
+
+static mg_json *result_json(const char *path, job *j, bool with_kl) {
+    mg_json *o = mg_json_new_object();
+    mg_json_set_str(o, "path", path);
+    mg_json_set_f64(o, "ppl", mg_ppl_value(&j->ppl));
+    mg_json_set_f64(o, "stderr", mg_ppl_stderr(&j->ppl));
+    mg_json_set_u64(o, "tokens", j->ppl.n);
+    if (!with_kl) return o;
+    const mg_kl_summary s = mg_kl_stats_summary(&j->kl);
+    mg_json *k = mg_json_new_object(), *d = mg_json_new_object();
+    mg_json_set_f64(o, "base_ppl", mg_ppl_value(&j->kl.base));
+    const struct {
+        const char *name;
+        double v;
+    } rows[] = {{"mean", s.mean}, {"stderr", s.stderr_}, {"median", s.median}, {"p90", s.p90}, {"p95", s.p95},
+                {"p99", s.p99},   {"p999", s.p999},      {"max", s.max},       {"min", s.min}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) mg_json_set_f64(k, rows[i].name, rows[i].v);
+    mg_json_set(o, "kl", k);
+    mg_json_set_f64(o, "top1_agreement", s.same_top);
+    mg_json_set_f64(d, "mean", s.dp_mean);
+    mg_json_set_f64(d, "rms", s.dp_rms);
+    mg_json_set(o, "delta_p", d);
+    return o;
+}
+
+/* The windows of one model: its own tokenizer's, or the base file's tokens behind its BOS. */
+static mg_status windows_of(mg_windows *w, const mg_tool_model *t, const args *a, const mg_kldbase *base,
+                            mg_error *err) {
+    if (!base) return mg_tool_model_windows(w, t, &a->common, err);
+    mg_tokenizer *tok;
+    int64_t bos = mg_hp_i(t->m, MG_K_BOS);
+    MG_TRY(mg_tokenizer_open_model(&tok, t->ckpt, err));
+    if (tok) bos = mg_tokenizer_adds_bos(tok) ? mg_tokenizer_bos(tok) : -1;
+    mg_tokenizer_free(tok);
+    return mg_windows_add_text(w, base->tokens, base->ctx * base->chunks, base->ctx, bos, err);
+}
+
+static mg_status run_job(job *j, const mg_tool_model *t, const args *a, const mg_tool_pass *pass, mg_error *err) {
+    const mg_score_options opt = {.memory = a->common.memory};
+    mg_kldbase_writer writer = {0};
+    mg_status st = MG_OK;
+    if (j->w->scored == 0) return mg_fail(err, MG_ERR_USAGE, "no position can be scored");
+    if (a->base && !a->kl) {
+        st = mg_kldbase_create(&writer, a->base, a->common.force, j->w, (uint64_t)mg_hp_i(t->m, MG_K_VOCAB), err);
+        j->writer = &writer;
+    }
+    if (j->base && (uint64_t)mg_hp_i(t->m, MG_K_VOCAB) != j->base->vocab)
+        st = mg_fail(err, MG_ERR_CONFLICT, "the base file has a vocabulary of %llu, the model %lld",
+                     (unsigned long long)j->base->vocab, (long long)mg_hp_i(t->m, MG_K_VOCAB));
+    if (st == MG_OK) st = mg_progress_new(&j->progress, a->common.progress, "perplexity", j->w->scored, err);
+    if (st == MG_OK) st = mg_score_run(pass->f, t->m, j->w, &opt, on_rows, j, err);
+    mg_progress_free(j->progress);
+    if (j->writer && st == MG_OK) st = mg_kldbase_commit(&writer, err);
+    if (j->writer) mg_kldbase_close(&writer);
+    j->writer = NULL;
+    return st;
+}
+
+static mg_status run_model(const char *path, const args *a, const mg_tool_pass *pass, mg_kldbase *base,
+                           mg_json *results, mg_error *err) {
+    mg_tool_model t;
+    mg_windows w;
+    job j = {.w = &w, .base = base};
+    mg_windows_init(&w);
+    MG_TRY(mg_tool_model_open(&t, path, err));
+    mg_status st = windows_of(&w, &t, a, base, err);
+    if (st == MG_OK) st = run_job(&j, &t, a, pass, err);
+    if (st == MG_OK && a->common.json) {
+        mg_json_push(results, result_json(path, &j, base != NULL));
+    } else if (st == MG_OK) {
+        printf("%s: perplexity %.6f +/- %.6f over %llu tokens\n", path, mg_ppl_value(&j.ppl), mg_ppl_stderr(&j.ppl),
+               (unsigned long long)j.ppl.n);
+        if (base) print_kl(&j);
+        fflush(stdout);
+    }
+    mg_kl_stats_release(&j.kl);
+    mg_windows_release(&w);
+    mg_tool_model_close(&t);
+    return st;
+}
+
+static mg_status print_json(mg_json *results, mg_error *err) {
+    mg_json *root = mg_json_new_object();
+    mg_json_set_i64(root, "schema", 1);
+    mg_json_set(root, "results", results);
+    char *text;
+    mg_status st = mg_json_print(&text, root, 0, err);
+    if (st == MG_OK) {
+        puts(text);
+        free(text);
+    }
+    mg_json_free(root);
+    return st;
+}
+
+static mg_status run(const args *a, mg_error *err) {
+    mg_tool_pass pass;
+    mg_kldbase base;
+    MG_TRY(mg_tool_pass_new(&pass, &a->common, err));
+    mg_status st = a->kl ? mg_kldbase_open(&base, a->base, err) : MG_OK;
+    const bool open = a->kl && st == MG_OK;
+    mg_json *results = a->common.json ? mg_json_new_array() : NULL;
+    for (size_t i = 0; st == MG_OK && i < a->pos.n; i++)
+        st = run_model(a->pos.items[i], a, &pass, open ? &base : NULL, results, err);
+    if (results && st == MG_OK)
+        st = print_json(results, err);
+    else
+        mg_json_free(results);
+    if (open) mg_kldbase_release(&base);
+    mg_tool_pass_free(&pass);
+    return st;
+}
+
+int main(int argc, char **argv) {
+    args a = {0};
+    mg_error err = {0};
+    mg_interrupt_install();
+    mg_status st = parse(&a, argc, argv, &err);
+    if (st == MG_OK && !a.done) st = run(&a, &err);
+    mg_opt_list_release(&a.pos);
+    mg_common_release(&a.common);
+    return st == MG_OK ? 0 : mg_tool_fail(&tool, &err);
+}
