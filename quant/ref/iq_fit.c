@@ -76,7 +76,7 @@ static void sums(const mg_iq_grid *g, int n, const float *xval, const float *w, 
 }
 
 static mg_status overflow(mg_error *err) {
-    return mg_fail(err, MG_ERR_FORMAT, "values are too large for this type: every codebook error overflows");
+    return mg_fail(err, MG_ERR_FORMAT, "values are too large for this type: the codebook fit overflows");
 }
 
 mg_status mg_iq_fit(const mg_fit_params *p, const mg_iq_grid *g, const float *xval, const float *w, float top,
@@ -104,7 +104,8 @@ mg_status mg_iq_fit(const mg_fit_params *p, const mg_iq_grid *g, const float *xv
         for (int k = 0; k < groups; k++) off[k] = !on[k];
     }
     for (int k = 0; k < groups; k++) any_off |= off[k];
-    if (!(*scale > 0.0f) || !(any_off || p->second == MG_SECOND_ALWAYS)) return MG_OK;
+    if (isnan(*scale)) return overflow(err);
+    if (*scale <= 0.0f || !(any_off || p->second == MG_SECOND_ALWAYS)) return MG_OK;
     for (int k = 0; k < groups; k++) {
         if (p->second == MG_SECOND_OFF_GRID && !off[k]) continue;
         bool on;
@@ -114,6 +115,7 @@ mg_status mg_iq_fit(const mg_fit_params *p, const mg_iq_grid *g, const float *xv
     }
     sums(g, p->n, xval, w, index, &A, &B);
     if (B > 0.0f) *scale = A / B;
+    if (isnan(*scale)) return overflow(err);
     return MG_OK;
 }
 

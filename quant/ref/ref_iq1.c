@@ -51,6 +51,10 @@ static int best_neighbour(const mg_iq_grid *g, const uint16_t *list, const float
     return best;
 }
 
+static mg_status overflow(mg_error *err) {
+    return mg_fail(err, MG_ERR_FORMAT, "values are too large for this type: the codebook fit overflows");
+}
+
 /* Codes of the n elements to codebook indices; when any group was off the codebook, the scale is refitted to the new
  * codes. */
 static mg_status to_codebook(const mg_iq_grid *g, int n, const float *x, const float *w, const uint8_t *codes,
@@ -71,6 +75,7 @@ static mg_status to_codebook(const mg_iq_grid *g, int n, const float *x, const f
         }
         f->index[k] = (uint16_t)point;
     }
+    if (isnan(f->scale)) return overflow(err);
     if (!any_off) return MG_OK;
     float A = 0.0f, B = 0.0f;
     for (int i = 0; i < n; i++) {
@@ -79,7 +84,7 @@ static mg_status to_codebook(const mg_iq_grid *g, int n, const float *x, const f
         B += w[i] * q * q;
     }
     if (A > 0.0f && B > 0.0f) f->scale = A / B;
-    return MG_OK;
+    return isnan(f->scale) ? overflow(err) : MG_OK;
 }
 
 /* Codes from the cuts; a negative scale is made positive by reversing codes and shifts. */

@@ -65,8 +65,10 @@ float mg_ref_qx(int n, int N, const float *x, const float *w, uint8_t *codes) {
 
 float mg_ref_q3(int n, int N, const float *x, uint8_t *codes) {
     float max = mg_ref_signed_max(x, n);
-    memset(codes, 0, (size_t)n);
-    if (fabsf(max) < MG_REF_EPS) return 0.0f;
+    if (fabsf(max) < MG_REF_EPS) {
+        memset(codes, 0, (size_t)n);
+        return 0.0f;
+    }
     float s = -(float)N / max, A, B;
     qx_codes(n, N, s, x, codes);
     qx_sums(n, N, s, x, NULL, &A, &B);
