@@ -25,7 +25,7 @@ typedef struct args {
     mg_common common;
     mg_opt_list words, outputs, rules, rule_files, include, exclude, overrides, prune;
     const char *imatrix_path, *output_type, *embd_type;
-    bool pure, leave_output, no_fallback, allow_requantize, manifest;
+    bool pure, leave_output, no_fallback, allow_requantize, no_manifest;
 } args;
 
 /* Everything that lives while the plan does. */
@@ -80,7 +80,8 @@ static mg_status parse(args *a, int argc, char **argv, bool *done, mg_error *err
         {"--fold-only", MG_OPT_UNBUILT, NULL, NULL, "only fold scales"},
         MG_COMMON_WRITE_OPTS(a->common),
         {"--output,-o", MG_OPT_LIST, &a->outputs, "FILE=TYPE", "an output; repeatable, all from one read"},
-        {"--manifest", MG_OPT_FLAG, &a->manifest, NULL, "write FILE.manifest.json: inputs, recipe and hashes"},
+        {"--no-manifest", MG_OPT_FLAG, &a->no_manifest, NULL,
+         "do not write FILE.manifest.json (inputs, recipe, hashes)"},
         MG_COMMON_JSON_OPT(a->common),
         MG_COMMON_EXEC_OPTS(a->common),
         MG_COMMON_UNBUILT_OPTS,
@@ -278,7 +279,7 @@ static mg_status work(run *r, args *a, mg_error *err) {
                            .force = a->common.force,
                            .progress = a->common.progress,
                            .label = "quantize",
-                           .manifest = a->manifest};
+                           .manifest = !a->no_manifest};
     if (a->common.dry_run) return show_plan(r, a, &opt, err);
     mg_exec_result res;
     MG_TRY(mg_plan_execute(r->plan, &opt, &res, err));
