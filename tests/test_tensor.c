@@ -7,7 +7,7 @@
 
 static bool sizes(mg_dtype type, uint32_t rank, const uint64_t *shape, mg_tensor *t) {
     *t = (mg_tensor){.name = "t", .dtype = type, .rank = rank};
-    memcpy(t->shape, shape, rank * sizeof *shape);
+    if (rank) memcpy(t->shape, shape, rank * sizeof *shape);
     return mg_tensor_set_sizes(t);
 }
 #define SHAPE(...)                                                                                                     \
