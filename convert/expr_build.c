@@ -342,11 +342,11 @@ mg_status mg_expr_linear(mg_plan *p, const mg_expr *const *children, const doubl
 
 /* ---- views ---- */
 
-/* Rows are dimension 0 of a matrix, elements of a vector. */
+/* Rows are indices of the slowest dimension: rows of a matrix, elements of a vector, matrices of a stack. */
 static mg_status view_rows(mg_expr *e, const mg_tensor *c, const mg_view *v, mg_error *err) {
     uint64_t step = v->step ? v->step : 1, last = 0;
-    if (c->rank != 1 && c->rank != 2) return mg_fail(err, MG_ERR_UNSUPPORTED, "rows of a tensor of rank %u", c->rank);
-    if (v->b && (!mg_mul_u64(v->b - 1, step, &last) || !mg_add_u64(last, v->a, &last) || last >= c->shape[0]))
+    if (c->rank == 0) return mg_fail(err, MG_ERR_UNSUPPORTED, "rows of a scalar");
+    if (v->b == 0 || !mg_mul_u64(v->b - 1, step, &last) || !mg_add_u64(last, v->a, &last) || last >= c->shape[0])
         return mg_fail(err, MG_ERR_FORMAT, "rows %llu, +%llu, %llu of them do not fit %llu rows",
                        (unsigned long long)v->a, (unsigned long long)step, (unsigned long long)v->b,
                        (unsigned long long)c->shape[0]);
@@ -354,8 +354,19 @@ static mg_status view_rows(mg_expr *e, const mg_tensor *c, const mg_view *v, mg_
     return MG_OK;
 }
 
+static mg_status view_groups(mg_expr *e, const mg_tensor *c, const mg_view *v, mg_error *err) {
+    uint64_t step = v->step ? v->step : 1;
+    if (c->rank == 0) return mg_fail(err, MG_ERR_UNSUPPORTED, "groups of a scalar");
+    if (v->b == 0 || step < v->b || v->a > step - v->b || c->shape[0] % step)
+        return mg_fail(err, MG_ERR_FORMAT, "rows %llu+%llu of groups of %llu do not fit %llu rows",
+                       (unsigned long long)v->a, (unsigned long long)v->b, (unsigned long long)step,
+                       (unsigned long long)c->shape[0]);
+    e->t.shape[0] = c->shape[0] / step * v->b;
+    return MG_OK;
+}
+
 static mg_status view_rope(mg_expr *e, const mg_tensor *c, const mg_view *v, mg_error *err) {
-    if (c->rank != 1 && c->rank != 2) return mg_fail(err, MG_ERR_UNSUPPORTED, "rotary order of rank %u", c->rank);
+    if (c->rank == 0) return mg_fail(err, MG_ERR_UNSUPPORTED, "rotary order of a scalar");
     if (v->a == 0 || c->shape[0] % v->a || (c->shape[0] / v->a) % 2)
         return mg_fail(err, MG_ERR_FORMAT, "%llu rows are not %llu heads of even size", (unsigned long long)c->shape[0],
                        (unsigned long long)v->a);
@@ -397,16 +408,19 @@ mg_status mg_expr_view(mg_plan *p, const mg_expr *child, const mg_view *view, co
     case MG_VIEW_ROWS:
         MG_TRY(view_rows(&e, c, view, err));
         break;
+    case MG_VIEW_GROUPS:
+        MG_TRY(view_groups(&e, c, view, err));
+        break;
     case MG_VIEW_ROPE_UNPERM:
     case MG_VIEW_ROPE_PERM:
         MG_TRY(view_rope(&e, c, view, err));
         break;
     case MG_VIEW_TRANSPOSE:
-        if (c->rank != 2 || block)
+        if (c->rank < 2 || block)
             return mg_fail(err, MG_ERR_UNSUPPORTED, "cannot transpose a tensor of rank %u and type %s", c->rank,
                            mg_dtype_get(c->dtype)->name);
-        e.t.shape[0] = c->shape[1];
-        e.t.shape[1] = c->shape[0];
+        e.t.shape[c->rank - 2] = c->shape[c->rank - 1];
+        e.t.shape[c->rank - 1] = c->shape[c->rank - 2];
         break;
     case MG_VIEW_RESHAPE:
         MG_TRY(view_reshape(&e, c, view, err));
@@ -416,8 +430,6 @@ mg_status mg_expr_view(mg_plan *p, const mg_expr *child, const mg_view *view, co
             return mg_fail(err, MG_ERR_UNSUPPORTED, "cannot add to the type %s", mg_dtype_get(c->dtype)->name);
         e.t.dtype = MG_F32;
         break;
-    case MG_VIEW_GROUPS: /* no family with a table has one yet */
-        return mg_fail(err, MG_ERR_UNSUPPORTED, "plans cannot take groups of rows yet");
     default:
         return mg_fail(err, MG_ERR_INTERNAL, "unknown view %d", (int)view->kind);
     }

@@ -208,20 +208,33 @@ static mg_status eval_beside(const mg_expr *e, mg_eval *ev, uint8_t *dst, mg_err
 
 /* ---- views ---- */
 
-/* Which stored index holds logical index i of dimension 0. D: rows of a head. */
+/* Which stored index of the slowest dimension holds logical index i. D: indices of a head. */
 static uint64_t source_index(const mg_expr *e, uint64_t D, uint64_t i) {
     const mg_view *v = &e->view;
     if (v->kind == MG_VIEW_ROWS) return v->a + i * (v->step ? v->step : 1);
+    if (v->kind == MG_VIEW_GROUPS) return i / v->b * v->step + v->a + i % v->b;
     uint64_t head = i / D * D, r = i % D, half = D / 2;
     if (v->kind == MG_VIEW_ROPE_UNPERM) return head + 2 * (r % half) + r / half;
     return head + r % 2 * half + r / 2;
+}
+
+/* The same for rows: an index of the slowest dimension of a rank-3 tensor is several rows. */
+static uint64_t source_row(const mg_expr *e, uint64_t D, uint64_t row) {
+    if (e->t.rank < 3) return source_index(e, D, row);
+    uint64_t inner = e->rows / e->t.shape[0];
+    return source_index(e, D, row / inner) * inner + row % inner;
+}
+
+static uint64_t head_size(const mg_expr *e) {
+    bool rope = e->view.kind == MG_VIEW_ROPE_PERM || e->view.kind == MG_VIEW_ROPE_UNPERM;
+    return rope ? e->t.shape[0] / e->view.a : 1;
 }
 
 /* A vector's elements reordered or picked. */
 static mg_status eval_elements(const mg_expr *e, mg_eval *ev, uint8_t *dst, mg_error *err) {
     const mg_expr *child = e->children[0];
     size_t size = mg_dtype_get(e->t.dtype)->block_bytes;
-    uint64_t D = e->view.kind == MG_VIEW_ROWS ? 1 : e->t.shape[0] / e->view.a;
+    uint64_t D = head_size(e);
     void *row;
     MG_TRY(mg_eval_push(ev, child->row_bytes, &row, err));
     mg_status st = mg_expr_eval(child, ev, 0, 1, row, err);
@@ -239,31 +252,19 @@ static mg_status gather_span(const mg_expr *e, mg_eval *ev, uint64_t D, uint64_t
     MG_TRY(mg_eval_push(ev, span * child->row_bytes, &tile, err));
     mg_status st = mg_expr_eval(child, ev, first, span, tile, err);
     for (uint64_t i = 0; st == MG_OK && i < n; i++)
-        memcpy(dst + i * e->row_bytes, (const uint8_t *)tile + (source_index(e, D, row + i) - first) * e->row_bytes,
+        memcpy(dst + i * e->row_bytes, (const uint8_t *)tile + (source_row(e, D, row + i) - first) * e->row_bytes,
                (size_t)e->row_bytes);
     mg_eval_pop(ev);
     return st;
 }
 
-static mg_status gather_each(const mg_expr *e, mg_eval *ev, uint64_t D, uint64_t row, uint64_t n, uint8_t *dst,
+/* Runs of rows that are neighbours in the child, one read each. */
+static mg_status gather_runs(const mg_expr *e, mg_eval *ev, uint64_t D, uint64_t row, uint64_t n, uint8_t *dst,
                              mg_error *err) {
-    for (uint64_t i = 0; i < n; i++)
-        MG_TRY(mg_expr_eval(e->children[0], ev, source_index(e, D, row + i), 1, dst + i * e->row_bytes, err));
-    return MG_OK;
-}
-
-/* One head at a time: its rows are contiguous in the child, so they are one read and a shuffle; a few rows of a head,
- * or a head too large for a tile, are read one by one. */
-static mg_status eval_rope(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_t n, uint8_t *dst, mg_error *err) {
-    if (e->t.rank == 1) return eval_elements(e, ev, dst, err);
-    uint64_t D = e->rows / e->view.a;
-    bool big = D > (16u << 20) / (e->row_bytes ? e->row_bytes : 1);
     while (n) {
-        uint64_t head = row / D * D, k = head + D - row < n ? head + D - row : n;
-        if (big || k < D / 4)
-            MG_TRY(gather_each(e, ev, D, row, k, dst, err));
-        else
-            MG_TRY(gather_span(e, ev, D, row, k, head, D, dst, err));
+        uint64_t first = source_row(e, D, row), k = 1;
+        while (k < n && source_row(e, D, row + k) == first + k) k++;
+        MG_TRY(mg_expr_eval(e->children[0], ev, first, k, dst, err));
         row += k;
         n -= k;
         dst += k * e->row_bytes;
@@ -271,31 +272,52 @@ static mg_status eval_rope(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_t
     return MG_OK;
 }
 
+/* One head at a time: its rows are contiguous in the child, so they are one read and a shuffle; a few rows of a head,
+ * or a head too large for a tile, are read run by run. */
+static mg_status eval_rope(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_t n, uint8_t *dst, mg_error *err) {
+    if (e->t.rank == 1) return eval_elements(e, ev, dst, err);
+    uint64_t D = head_size(e), rows = D * (e->rows / e->t.shape[0]); /* of a head */
+    bool big = rows > (16u << 20) / (e->row_bytes ? e->row_bytes : 1);
+    while (n) {
+        uint64_t head = row / rows * rows, k = head + rows - row < n ? head + rows - row : n;
+        if (big || k < rows / 4)
+            MG_TRY(gather_runs(e, ev, D, row, k, dst, err));
+        else
+            MG_TRY(gather_span(e, ev, D, row, k, head, rows, dst, err));
+        row += k;
+        n -= k;
+        dst += k * e->row_bytes;
+    }
+    return MG_OK;
+}
+
+/* Every second, third or fourth row is picked from a contiguous read; wider steps are read run by run. */
 static mg_status eval_rows(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_t n, uint8_t *dst, mg_error *err) {
     if (e->t.rank == 1) return eval_elements(e, ev, dst, err);
-    uint64_t step = e->view.step ? e->view.step : 1;
-    if (step == 1) return mg_expr_eval(e->children[0], ev, e->view.a + row, n, dst, err);
-    if (step > 4) return gather_each(e, ev, 1, row, n, dst, err);
+    uint64_t step = e->view.step;
+    if (e->view.kind != MG_VIEW_ROWS || e->t.rank != 2 || step < 2 || step > 4)
+        return gather_runs(e, ev, 1, row, n, dst, err);
     uint64_t tile = tile_rows(e->row_bytes * step, TILE, n);
     for (uint64_t i = 0; i < n; i += tile) {
-        uint64_t k = n - i < tile ? n - i : tile, first = source_index(e, 1, row + i);
+        uint64_t k = n - i < tile ? n - i : tile, first = source_row(e, 1, row + i);
         MG_TRY(gather_span(e, ev, 1, row + i, k, first, (k - 1) * step + 1, dst + i * e->row_bytes, err));
     }
     return MG_OK;
 }
 
-/* Out row i is column i of the child: tiles of child rows, a column strip taken from each. */
-static mg_status eval_transpose(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_t n, uint8_t *dst, mg_error *err) {
+/* Of one matrix [r, c]: out row i is column i. Tiles of child rows, a column strip taken from each. first: the matrix's
+ * first row in the child. */
+static mg_status transpose_matrix(const mg_expr *e, mg_eval *ev, uint64_t first, uint64_t row, uint64_t n, uint8_t *dst,
+                                  mg_error *err) {
     const mg_expr *child = e->children[0];
     size_t size = mg_dtype_get(e->t.dtype)->block_bytes;
-    uint64_t step = tile_rows(child->row_bytes, 1 << 20, child->rows);
-    if (child->rows == 0) return MG_OK;
+    uint64_t r_all = e->t.shape[e->t.rank - 1], step = tile_rows(child->row_bytes, 1 << 20, r_all);
     void *tile;
     MG_TRY(mg_eval_push(ev, step * child->row_bytes, &tile, err));
     mg_status st = MG_OK;
-    for (uint64_t j = 0; j < child->rows && st == MG_OK; j += step) {
-        uint64_t k = child->rows - j < step ? child->rows - j : step;
-        st = mg_expr_eval(child, ev, j, k, tile, err);
+    for (uint64_t j = 0; j < r_all && st == MG_OK; j += step) {
+        uint64_t k = r_all - j < step ? r_all - j : step;
+        st = mg_expr_eval(child, ev, first + j, k, tile, err);
         for (uint64_t i = 0; st == MG_OK && i < n; i++)
             for (uint64_t r = 0; r < k; r++)
                 memcpy(dst + i * e->row_bytes + (j + r) * size,
@@ -303,6 +325,18 @@ static mg_status eval_transpose(const mg_expr *e, mg_eval *ev, uint64_t row, uin
     }
     mg_eval_pop(ev);
     return st;
+}
+
+static mg_status eval_transpose(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_t n, uint8_t *dst, mg_error *err) {
+    uint64_t c = e->t.shape[e->t.rank - 2], r = e->t.shape[e->t.rank - 1];
+    while (n) {
+        uint64_t matrix = row / c, at = row % c, k = c - at < n ? c - at : n;
+        MG_TRY(transpose_matrix(e, ev, matrix * r, at, k, dst, err));
+        row += k;
+        n -= k;
+        dst += k * e->row_bytes;
+    }
+    return MG_OK;
 }
 
 /* The bytes are the same, only the rows are cut elsewhere: copy from the child's covering rows. */
@@ -335,6 +369,7 @@ static mg_status eval_view(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_t
     case MG_VIEW_SELECT:
         return mg_expr_eval(e->children[0], ev, e->view.a * e->rows + row, n, dst, err);
     case MG_VIEW_ROWS:
+    case MG_VIEW_GROUPS:
         return eval_rows(e, ev, row, n, dst, err);
     case MG_VIEW_ROPE_UNPERM:
     case MG_VIEW_ROPE_PERM:
@@ -345,7 +380,6 @@ static mg_status eval_view(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_t
         return eval_reshape(e, ev, row, n, dst, err);
     case MG_VIEW_ADD:
         return eval_add(e, ev, row, n, dst, err);
-    case MG_VIEW_GROUPS: /* refused by mg_expr_view */
     case MG_VIEW_END:
         break;
     }
@@ -385,6 +419,7 @@ mg_status mg_expr_eval(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_t n, 
 static const char *const view_names[] = {
     [MG_VIEW_SELECT] = "select",
     [MG_VIEW_ROWS] = "rows",
+    [MG_VIEW_GROUPS] = "groups",
     [MG_VIEW_ROPE_UNPERM] = "rope_half_split",
     [MG_VIEW_ROPE_PERM] = "rope_interleave",
     [MG_VIEW_TRANSPOSE] = "transpose",
@@ -398,8 +433,9 @@ static mg_json *view_json(const mg_expr *e) {
     mg_json_push(a, mg_json_new_str(view_names[v->kind]));
     if (v->kind == MG_VIEW_ADD) mg_json_push(a, mg_json_new_f64(v->value));
     if (v->kind != MG_VIEW_ADD && v->kind != MG_VIEW_TRANSPOSE) mg_json_push(a, mg_json_new_u64(v->a));
-    if (v->kind == MG_VIEW_ROWS) mg_json_push(a, mg_json_new_u64(v->step ? v->step : 1));
-    if (v->kind == MG_VIEW_ROWS || v->kind == MG_VIEW_RESHAPE) mg_json_push(a, mg_json_new_u64(v->b));
+    bool rows = v->kind == MG_VIEW_ROWS || v->kind == MG_VIEW_GROUPS;
+    if (rows) mg_json_push(a, mg_json_new_u64(v->step ? v->step : 1));
+    if (rows || v->kind == MG_VIEW_RESHAPE) mg_json_push(a, mg_json_new_u64(v->b));
     return a;
 }
 

@@ -120,6 +120,22 @@ Test(expr, select_rows_reshape_transpose) {
     check_bytes(view(source(b), (mg_view){.kind = MG_VIEW_TRANSPOSE}), want);
 }
 
+/* Groups of rows; and the slowest dimension of a stack: matrices are picked, reordered and transposed one by one. */
+Test(expr, groups_and_stacks) {
+    uint32_t b = memory_add(mem, "b", MG_BF16, 2, 12, 6, 0, 9), c = memory_add(mem, "c", MG_BF16, 3, 8, 3, 5, 2);
+    const uint16_t *in = (const uint16_t *)(void *)mem->data[b];
+    uint16_t want[120];
+    for (int g = 0; g < 3; g++) memcpy(want + g * 12, in + (g * 4 + 1) * 6, 24);
+    check_bytes(view(source(b), (mg_view){.kind = MG_VIEW_GROUPS, .a = 1, .b = 2, .step = 4}), want);
+    in = (const uint16_t *)(void *)mem->data[c];
+    for (int i = 0; i < 3; i++) memcpy(want + i * 15, in + (1 + 2 * i) * 15, 30);
+    check_bytes(view(source(c), (mg_view){.kind = MG_VIEW_ROWS, .a = 1, .b = 3, .step = 2}), want);
+    for (int i = 0; i < 8; i++) memcpy(want + (i / 4 * 4 + i % 2 * 2 + i % 4 / 2) * 15, in + i * 15, 30);
+    check_bytes(view(source(c), (mg_view){.kind = MG_VIEW_ROPE_PERM, .a = 2}), want);
+    for (int i = 0; i < 120; i++) want[i / 15 * 15 + i % 5 * 3 + i % 15 / 5] = in[i];
+    check_bytes(view(source(c), (mg_view){.kind = MG_VIEW_TRANSPOSE}), want);
+}
+
 Test(expr, add_is_exact_f32) {
     uint32_t a = memory_add(mem, "a", MG_BF16, 1, 9, 0, 0, 2);
     float want[9];
@@ -232,11 +248,15 @@ Test(expr, slots_and_constants) {
 Test(expr, refusals) {
     uint32_t a = memory_add(mem, "a", MG_F32, 2, 6, 8, 0, 1);
     const mg_expr *e;
-    const mg_view bad[] = {
-        {.kind = MG_VIEW_ROPE_PERM, .a = 4},      {.kind = MG_VIEW_ROPE_PERM, .a = 2},
-        {.kind = MG_VIEW_ROPE_PERM, .a = 0},      {.kind = MG_VIEW_SELECT, .a = 6},
-        {.kind = MG_VIEW_ROWS, .a = 3, .b = 4},   {.kind = MG_VIEW_ROWS, .a = 1, .b = UINT64_MAX, .step = 3},
-        {.kind = MG_VIEW_RESHAPE, .a = 7, .b = 7}};
+    const mg_view bad[] = {{.kind = MG_VIEW_ROPE_PERM, .a = 4},
+                           {.kind = MG_VIEW_ROPE_PERM, .a = 2},
+                           {.kind = MG_VIEW_ROPE_PERM, .a = 0},
+                           {.kind = MG_VIEW_SELECT, .a = 6},
+                           {.kind = MG_VIEW_ROWS, .a = 3, .b = 4},
+                           {.kind = MG_VIEW_ROWS, .a = 1, .b = UINT64_MAX, .step = 3},
+                           {.kind = MG_VIEW_GROUPS, .a = 0, .b = 2, .step = 4},
+                           {.kind = MG_VIEW_GROUPS, .a = 2, .b = 2, .step = 3},
+                           {.kind = MG_VIEW_RESHAPE, .a = 7, .b = 7}};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
         cr_assert_eq(mg_expr_view(plan, source(a), &bad[i], &e, NULL), MG_ERR_FORMAT, "%zu", i);
     cr_assert_eq(mg_expr_cast(plan, source(a), MG_I32, NULL, 0, &e, NULL), MG_ERR_UNSUPPORTED);
