@@ -210,9 +210,7 @@ mg_status mg_capture_run(mg_forward *f, mg_model *m, const mg_windows *w, const 
     c.layers = (uint32_t)mg_hp_i(m, MG_K_LAYERS);
     c.width = (uint64_t)mg_hp_i(m, MG_K_HIDDEN);
     c.experts = (uint64_t)mg_hp_i(m, MG_K_EXPERTS);
-    const mg_bound *head = mg_model_find(m, MG_R_OUTPUT, 0, 0);
-    if (!head) head = mg_model_find(m, MG_R_TOKEN_EMBD, 0, 0);
-    c.vocab = head ? mg_bound_rows(head) : 0;
+    c.vocab = mg_forward_vocab(m);
     mg_status st = check_lengths(&c, err);
     if (st == MG_OK && opt->f64) st = mg_forward64_new(&c.f64, mg_forward_pool(f), mg_forward_experts(f), err);
     if (st == MG_OK) st = list_tensors(&c, err);

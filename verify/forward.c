@@ -190,6 +190,12 @@ mg_status mg_forward_logits(mg_forward *f, mg_model *m, const float *x, uint64_t
     return mg_linear_run(&f->lin, m, &job, 1, err);
 }
 
+uint64_t mg_forward_vocab(const mg_model *m) {
+    const mg_bound *w = mg_model_find(m, MG_R_OUTPUT, 0, 0);
+    if (!w) w = mg_model_find(m, MG_R_TOKEN_EMBD, 0, 0);
+    return w ? mg_bound_rows(w) : (uint64_t)mg_hp_i(m, MG_K_VOCAB);
+}
+
 mg_status mg_forward_run(mg_forward *f, mg_model *m, mg_kvcache *cache, const mg_batch *batch, const int32_t *ids,
                          float *x, mg_tap_fn tap, void *tap_ctx, mg_error *err) {
     MG_TRY(mg_forward_embed(f, m, ids, batch->n_tokens, x, err));

@@ -55,6 +55,9 @@ mg_status mg_forward_logits(mg_forward *f, mg_model *m, const float *x, uint64_t
 mg_status mg_forward_run(mg_forward *f, mg_model *m, mg_kvcache *cache, const mg_batch *batch, const int32_t *ids,
                          float *x, mg_tap_fn tap, void *tap_ctx, mg_error *err) MG_MUST_CHECK;
 
+/* Rows of the output head: columns of the logits. */
+uint64_t mg_forward_vocab(const mg_model *m);
+
 /* Bytes of activations that one token of a batch takes, for choosing batches within a budget. */
 uint64_t mg_forward_token_bytes(const mg_forward *f, const mg_model *m);
 

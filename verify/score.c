@@ -35,9 +35,7 @@ mg_status mg_scorer_new(mg_scorer **out, mg_forward *f, mg_model *m, const mg_wi
     s->m = m;
     s->w = w;
     s->hidden = (uint64_t)mg_hp_i(m, MG_K_HIDDEN);
-    const mg_bound *head = mg_model_find(m, MG_R_OUTPUT, 0, 0);
-    if (!head) head = mg_model_find(m, MG_R_TOKEN_EMBD, 0, 0);
-    s->vocab = head ? mg_bound_rows(head) : (uint64_t)mg_hp_i(m, MG_K_VOCAB);
+    s->vocab = mg_forward_vocab(m);
     const uint64_t mem = s->opt.memory ? s->opt.memory : DEFAULT_MEMORY;
     s->batch_tokens = s->opt.batch_tokens;
     if (!s->batch_tokens) s->batch_tokens = mem / 2 / (mg_forward_token_bytes(f, m) + 8 * s->hidden);

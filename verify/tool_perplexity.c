@@ -134,12 +134,12 @@ static mg_status run_job(job *j, const mg_tool_model *t, const args *a, const mg
     mg_status st = MG_OK;
     if (j->w->scored == 0) return mg_fail(err, MG_ERR_USAGE, "no position can be scored");
     if (a->base && !a->kl) {
-        st = mg_kldbase_create(&writer, a->base, a->common.force, j->w, (uint64_t)mg_hp_i(t->m, MG_K_VOCAB), err);
+        st = mg_kldbase_create(&writer, a->base, a->common.force, j->w, mg_forward_vocab(t->m), err);
         j->writer = &writer;
     }
-    if (j->base && (uint64_t)mg_hp_i(t->m, MG_K_VOCAB) != j->base->vocab)
-        st = mg_fail(err, MG_ERR_CONFLICT, "the base file has a vocabulary of %llu, the model %lld",
-                     (unsigned long long)j->base->vocab, (long long)mg_hp_i(t->m, MG_K_VOCAB));
+    if (j->base && mg_forward_vocab(t->m) != j->base->vocab)
+        st = mg_fail(err, MG_ERR_CONFLICT, "the base file has a vocabulary of %llu, the model %llu",
+                     (unsigned long long)j->base->vocab, (unsigned long long)mg_forward_vocab(t->m));
     if (st == MG_OK) st = mg_progress_new(&j->progress, a->common.progress, "perplexity", j->w->scored, err);
     if (st == MG_OK) st = mg_score_run(pass->f, t->m, j->w, &opt, on_rows, j, err);
     mg_progress_free(j->progress);
