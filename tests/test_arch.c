@@ -230,6 +230,89 @@ Test(arch, bad_configurations_are_refused_by_name) {
     }
 }
 
+/* Any value in any field: an answer, never a crash; and what is accepted can be counted and enumerated. */
+Test(arch, every_field_survives_every_value) {
+    static const char *const fields[] = {
+        "num_hidden_layers",   "hidden_size",       "intermediate_size",   "num_attention_heads",
+        "num_key_value_heads", "head_dim",          "vocab_size",          "max_position_embeddings",
+        "rms_norm_eps",        "rope_theta",        "rope_scaling",        "rope_parameters",
+        "sliding_window",      "num_local_experts", "num_experts_per_tok", "tie_word_embeddings",
+        "hidden_act",          "eos_token_id",      "attention_bias",      "original_max_position_embeddings",
+        "architectures",       "model_type",        "quantization_config"};
+    static const char *const values[] = {
+        "-1",
+        "0",
+        "1",
+        "2",
+        "3",
+        "64",
+        "4096",
+        "16777216",
+        "2.5",
+        "1e300",
+        "-0.0",
+        "9223372036854775807",
+        "18446744073709551615",
+        "-9223372036854775808",
+        "null",
+        "true",
+        "\"x\"",
+        "[]",
+        "[null]",
+        "[[1]]",
+        "{}",
+        "{\"factor\":0}",
+        "{\"rope_type\":\"llama3\",\"factor\":1e-300,\"low_freq_factor\":1,\"high_freq_factor\":2}",
+        "{\"type\":\"yarn\",\"factor\":null}",
+        "{\"type\":\"dynamic\",\"factor\":2}",
+        "{\"type\":7}"};
+    static const char *const families[] = {"llama", "mistral", "mixtral"};
+    size_t n_fields = sizeof fields / sizeof *fields, n_values = sizeof values / sizeof *values, accepted = 0,
+           refused = 0;
+    for (size_t f = 0; f < 3 * n_fields * n_values; f++) {
+        char text[1024];
+        mg_json *j = NULL;
+        mg_model *m = NULL;
+        mg_error err = {0};
+        const char *field = fields[f / 3 % n_fields];
+        bool own = strcmp(field, "model_type") == 0;
+        snprintf(text, sizeof text, "{%s%s%s\"%s\":%s}", own ? "" : "\"model_type\":\"", own ? "" : families[f % 3],
+                 own ? "" : "\",", field, values[f / 3 / n_fields]);
+        if (mg_json_parse(&j, (mg_span){(const uint8_t *)text, strlen(text)}, "test", &err) != MG_OK) continue;
+        mg_status st = mg_model_from_config(&m, j, &err);
+        mg_json_free(j);
+        if (st != MG_OK) {
+            cr_assert(st == MG_ERR_CONFLICT || st == MG_ERR_UNSUPPORTED || st == MG_ERR_FORMAT, "%s: %d", text,
+                      (int)st);
+            cr_assert(err.message[0], "%s", text);
+            refused++;
+            continue;
+        }
+        mg_counts c = mg_model_counts(m);
+        cr_assert(c.total >= c.active && c.total >= c.non_embedding && c.total < 100000000000000000ull, "%s", text);
+        mg_model_free(m);
+        accepted++;
+    }
+    cr_assert(accepted > 300 && refused > 300, "%zu accepted, %zu refused", accepted, refused);
+}
+
+Test(arch, models_are_compared_key_by_key) {
+    mg_checkpoint *c, *d;
+    mg_model *a = open_path(MODELS "tiny/mistral", &c), *b = open_path(MODELS "tiny/mistral_swa", &d);
+    mg_key keys[MG_KEY_COUNT];
+    char text[128];
+    cr_assert_eq(mg_hparams_diff(&a->hp, &a->hp, keys), 0);
+    cr_assert_eq(mg_hparams_diff(&a->hp, &b->hp, keys), 2);
+    cr_assert(keys[0] == MG_K_ROPE_THETA && keys[1] == MG_K_WINDOW);
+    cr_assert_str_eq(mg_model_key_text(b, MG_K_WINDOW, text, sizeof text), "sliding_window 8");
+    cr_assert_str_eq(mg_model_key_text(a, MG_K_ROPE_THETA, text, sizeof text), "rope_parameters.rope_theta 1000000");
+    cr_assert_str_eq(mg_model_key_text(a, MG_K_ACT, text, sizeof text), "hidden_act silu");
+    mg_model_free(a);
+    mg_model_free(b);
+    mg_checkpoint_free(c);
+    mg_checkpoint_free(d);
+}
+
 Test(arch, counts_of_known_models) {
     static const struct {
         const char *name;

@@ -94,9 +94,9 @@ typedef struct mg_enum_name {
  * docs/arch_tables.md), and a fallback may only use keys of rows above. */
 typedef struct mg_config_row {
     mg_key key;
-    /* Dotted paths in config.json in order of precedence; the first that is there and not null wins. A leading "@rope."
-     * means the object rope_scaling when it is there and not null or empty, else rope_parameters (transformers' rule).
-     */
+    /* Dotted paths in config.json in order of precedence; the first that is there and not null wins. "rope_parameters."
+     * means the object rope_scaling when that is there and neither null nor empty, else rope_parameters (transformers'
+     * rule). */
     const char *hf[MG_MAX_SPELLINGS];
     const char *gguf; /* key after "<arch>.", NULL when GGUF has none */
     mg_kv_type gguf_type;
@@ -243,8 +243,8 @@ typedef struct mg_target {
     uint32_t n_parts;
     mg_view views[MG_MAX_VIEWS]; /* the same for every part; ended by MG_VIEW_END */
     bool generated;              /* no source holds it: values come from mg_arch_rope_factors (role ROPE_FREQS, f32) */
-    bool always_f32; /* the reference converter keeps it F32 whatever --outtype is: vectors, norms, routers */
-    uint32_t row;    /* index of the tensor row it came from: ties in mg_targets_order */
+    bool always_f32;     /* the reference converter keeps it F32 whatever --outtype is: vectors, norms, routers */
+    uint32_t row, flush; /* of the tensor row it came from: place in the table and group (mg_targets_order) */
 } mg_target;
 
 typedef struct mg_targets {

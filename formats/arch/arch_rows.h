@@ -58,28 +58,28 @@
     {.key = MG_K_KV_HEADS, .hf = {"num_key_value_heads"}, .gguf = "attention.head_count_kv", .gguf_type = MG_KV_U32, \
      .gguf_when = MG_GGUF_ALWAYS, .absent = kv, .null = SAME_AS_(HEADS), .gguf_absent = SAME_AS_(HEADS), .lo = 1, .hi = MAX_COUNT}
 
-/* The object rope_scaling or rope_parameters: see "@rope." in arch.h. llama3 scaling has no GGUF key, it becomes the tensor
+/* The object rope_scaling or rope_parameters: see mg_config_row.hf. llama3 scaling has no GGUF key, it becomes the tensor
  * rope_freqs. mscale belongs to DeepSeek's yarn and has no key of GGUF's llama. */
 #define LLAMA_CONFIG_ROPE(theta) \
-    {.key = MG_K_ROPE_TYPE, .hf = {"@rope.rope_type", "@rope.type"}, .gguf = "rope.scaling.type", .gguf_type = MG_KV_STR, \
+    {.key = MG_K_ROPE_TYPE, .hf = {"rope_parameters.rope_type", "rope_parameters.type"}, .gguf = "rope.scaling.type", .gguf_type = MG_KV_STR, \
      .gguf_when = MG_GGUF_SCALED, .absent = VALUE_(MG_ROPE_NONE), .names = mg_rope_names, .quiet = true}, \
-    {.key = MG_K_ROPE_FACTOR, .hf = {"@rope.factor"}, .gguf = "rope.scaling.factor", .gguf_type = MG_KV_F32, \
+    {.key = MG_K_ROPE_FACTOR, .hf = {"rope_parameters.factor"}, .gguf = "rope.scaling.factor", .gguf_type = MG_KV_F32, \
      .gguf_when = MG_GGUF_SCALED, .absent = VALUE_(1), .quiet = true}, \
-    {.key = MG_K_ROPE_ORIG_CONTEXT, .hf = {"original_max_position_embeddings", "@rope.original_max_position_embeddings"}, \
+    {.key = MG_K_ROPE_ORIG_CONTEXT, .hf = {"original_max_position_embeddings", "rope_parameters.original_max_position_embeddings"}, \
      .gguf = "rope.scaling.original_context_length", .gguf_type = MG_KV_U32, .gguf_when = MG_GGUF_YARN, .absent = SAME_AS_(CONTEXT), \
      .lo = 1, .hi = 1e12}, \
-    {.key = MG_K_ROPE_ATTN_FACTOR, .hf = {"@rope.attention_factor"}, .gguf = "rope.scaling.yarn_attn_factor", \
+    {.key = MG_K_ROPE_ATTN_FACTOR, .hf = {"rope_parameters.attention_factor"}, .gguf = "rope.scaling.yarn_attn_factor", \
      .gguf_type = MG_KV_F32, .gguf_when = MG_GGUF_YARN_STATED, .absent = VALUE_(0), .quiet = true}, \
-    {.key = MG_K_ROPE_BETA_FAST, .hf = {"@rope.beta_fast"}, .gguf = "rope.scaling.yarn_beta_fast", .gguf_type = MG_KV_F32, \
+    {.key = MG_K_ROPE_BETA_FAST, .hf = {"rope_parameters.beta_fast"}, .gguf = "rope.scaling.yarn_beta_fast", .gguf_type = MG_KV_F32, \
      .gguf_when = MG_GGUF_YARN_STATED, .absent = VALUE_(32), .quiet = true}, \
-    {.key = MG_K_ROPE_BETA_SLOW, .hf = {"@rope.beta_slow"}, .gguf = "rope.scaling.yarn_beta_slow", .gguf_type = MG_KV_F32, \
+    {.key = MG_K_ROPE_BETA_SLOW, .hf = {"rope_parameters.beta_slow"}, .gguf = "rope.scaling.yarn_beta_slow", .gguf_type = MG_KV_F32, \
      .gguf_when = MG_GGUF_YARN_STATED, .absent = VALUE_(1), .quiet = true}, \
-    {.key = MG_K_ROPE_MSCALE, .hf = {"@rope.mscale"}, .absent = VALUE_(0), .quiet = true, .lost_in_gguf = true}, \
-    {.key = MG_K_ROPE_MSCALE_ALL, .hf = {"@rope.mscale_all_dim"}, .absent = VALUE_(0), .quiet = true, .lost_in_gguf = true}, \
-    {.key = MG_K_ROPE_TRUNCATE, .hf = {"@rope.truncate"}, .absent = VALUE_(1), .quiet = true, .lost_in_gguf = true}, \
-    {.key = MG_K_ROPE_LOW_FREQ, .hf = {"@rope.low_freq_factor"}, .absent = VALUE_(0), .quiet = true}, \
-    {.key = MG_K_ROPE_HIGH_FREQ, .hf = {"@rope.high_freq_factor"}, .absent = VALUE_(0), .quiet = true}, \
-    {.key = MG_K_ROPE_THETA, .hf = {"@rope.rope_theta", "rope_theta"}, .gguf = "rope.freq_base", .gguf_type = MG_KV_F32, \
+    {.key = MG_K_ROPE_MSCALE, .hf = {"rope_parameters.mscale"}, .absent = VALUE_(0), .quiet = true, .lost_in_gguf = true}, \
+    {.key = MG_K_ROPE_MSCALE_ALL, .hf = {"rope_parameters.mscale_all_dim"}, .absent = VALUE_(0), .quiet = true, .lost_in_gguf = true}, \
+    {.key = MG_K_ROPE_TRUNCATE, .hf = {"rope_parameters.truncate"}, .absent = VALUE_(1), .quiet = true, .lost_in_gguf = true}, \
+    {.key = MG_K_ROPE_LOW_FREQ, .hf = {"rope_parameters.low_freq_factor"}, .absent = VALUE_(0), .quiet = true}, \
+    {.key = MG_K_ROPE_HIGH_FREQ, .hf = {"rope_parameters.high_freq_factor"}, .absent = VALUE_(0), .quiet = true}, \
+    {.key = MG_K_ROPE_THETA, .hf = {"rope_parameters.rope_theta", "rope_theta"}, .gguf = "rope.freq_base", .gguf_type = MG_KV_F32, \
      .gguf_when = MG_GGUF_ALWAYS, .absent = VALUE_(theta), .gguf_absent = VALUE_(10000)}
 
 #define LLAMA_CONFIG_EPS(eps) \
@@ -108,7 +108,7 @@
 #define LLAMA_REFUSALS \
     {"quantization_config", NAN, "weights quantized in a group format are not read yet; convert from the float checkpoint"}, \
     {"partial_rotary_factor", 1, "this family rotates whole heads"}, \
-    {"@rope.partial_rotary_factor", 1, "this family rotates whole heads"}
+    {"rope_parameters.partial_rotary_factor", 1, "this family rotates whole heads"}
 
 /* ---- tensors of the llama-like families ----
  * W_(role, condition, Hugging Face pattern, GGUF pattern, shape...): the same rows in both layouts. */

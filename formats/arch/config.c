@@ -114,11 +114,11 @@ static mg_status check_heads(const check *c) {
         snprintf(text, sizeof text, "a divisor of the %lld query heads", (long long)i[MG_K_HEADS]);
         return bad(c, MG_K_KV_HEADS, text);
     }
+    if (i[MG_K_HEAD_DIM] % 2) return bad(c, MG_K_HEAD_DIM, "an even number (rotary pairs)");
     if (i[MG_K_ROPE_DIM] % 2 || i[MG_K_ROPE_DIM] > i[MG_K_HEAD_DIM]) {
         snprintf(text, sizeof text, "an even number up to the head size %lld", (long long)i[MG_K_HEAD_DIM]);
         return bad(c, MG_K_ROPE_DIM, text);
     }
-    if (i[MG_K_HEAD_DIM] % 2) return bad(c, MG_K_HEAD_DIM, "an even number (rotary pairs)");
     return MG_OK;
 }
 
@@ -153,12 +153,24 @@ static mg_status check_experts(const check *c) {
     return MG_OK;
 }
 
+/* Each size is bounded by its row; their product must stay far from 2^64, so that no count of elements or bytes can
+ * wrap. */
+static mg_status check_product(const check *c) {
+    const int64_t *i = c->m->hp.i;
+    double ffn = 3.0 * (double)i[MG_K_FFN] * (double)(i[MG_K_EXPERTS] ? i[MG_K_EXPERTS] : 1);
+    double attention = 4.0 * (double)i[MG_K_HEADS] * (double)(i[MG_K_HEAD_DIM] + i[MG_K_V_HEAD_DIM]);
+    double n = (double)i[MG_K_HIDDEN] * ((double)i[MG_K_LAYERS] * (ffn + attention) + 2.0 * (double)i[MG_K_VOCAB]);
+    if (n < 1e17) return MG_OK;
+    return mg_fail(c->err, MG_ERR_CONFLICT, "the sizes make a model of %.3g parameters, expected less than 1e17", n);
+}
+
 mg_status mg_config_check(const mg_model *m, bool gguf, mg_error *err) {
     static const mg_key positive[] = {MG_K_VOCAB,    MG_K_HIDDEN,     MG_K_LAYERS, MG_K_HEADS,  MG_K_KV_HEADS,
                                       MG_K_HEAD_DIM, MG_K_V_HEAD_DIM, MG_K_FFN,    MG_K_CONTEXT};
     check c = {m, gguf, err};
     for (size_t k = 0; k < sizeof positive / sizeof *positive; k++)
         if (m->hp.i[positive[k]] < 1) return bad(&c, positive[k], "at least 1");
+    MG_TRY(check_product(&c));
     MG_TRY(check_heads(&c));
     MG_TRY(check_rope(&c));
     return check_experts(&c);

@@ -28,13 +28,9 @@ static const mg_json *rope_object(const mg_json *config) {
 }
 
 static const mg_json *config_path(const mg_json *config, const char *path) {
-    static const char rope[] = "@rope.";
+    static const char rope[] = "rope_parameters.";
     if (strncmp(path, rope, sizeof rope - 1) == 0) return mg_json_get(rope_object(config), path + sizeof rope - 1);
     return mg_json_path(config, path);
-}
-
-static const char *shown(const char *path) {
-    return path[0] == '@' ? path + 1 : path;
 }
 
 static void describe(const mg_json *v, char *buf, size_t size) {
@@ -128,7 +124,7 @@ static mg_status read_refusals(const mg_arch *arch, const mg_json *config, mg_er
         if (mg_json_f64(v, &d) && d == r->harmless) continue;
         if (mg_json_bool(v, &b) && (double)b == r->harmless) continue;
         describe(v, found, sizeof found);
-        return mg_fail(err, MG_ERR_UNSUPPORTED, "'%s' is %s: %s", shown(r->path), found, r->why);
+        return mg_fail(err, MG_ERR_UNSUPPORTED, "'%s' is %s: %s", r->path, found, r->why);
     }
     const mg_json *rope = rope_object(config);
     for (const mg_json *c = rope ? mg_json_first(rope) : NULL; c; c = mg_json_next(c))
@@ -154,7 +150,7 @@ mg_status mg_config_read_json(mg_model *m, mg_config_state *st, const mg_json *c
                 st->null[r->key] = true;
                 continue;
             }
-            MG_TRY(take_json(&m->hp, r, v, shown(r->hf[s]), err));
+            MG_TRY(take_json(&m->hp, r, v, r->hf[s], err));
             m->hp.present[r->key] = true;
         }
     }
@@ -203,7 +199,7 @@ const char *mg_config_spelling(const mg_arch *arch, mg_key key, bool gguf, char 
         if (gguf && r->gguf)
             gguf_name(buf, size, arch, r->gguf);
         else if (!gguf && r->hf[0])
-            snprintf(buf, size, "%s", shown(r->hf[0]));
+            snprintf(buf, size, "%s", r->hf[0]);
         else if (r->absent.kind == MG_FB_KEY)
             key = r->absent.key;
     }
@@ -235,4 +231,44 @@ mg_status mg_config_read_gguf(mg_model *m, mg_config_state *st, const mg_kvs *kv
         m->hp.present[MG_K_ROPE_TYPE] = true;
     }
     return MG_OK;
+}
+
+/* ---- comparing ---- */
+
+uint32_t mg_hparams_diff(const mg_hparams *a, const mg_hparams *b, mg_key out[MG_KEY_COUNT]) {
+    uint32_t n = 0;
+    for (int k = 0; k < MG_KEY_COUNT; k++) {
+        bool real = mg_key_kind((mg_key)k) == 'F';
+        if (real ? (float)a->f[k] != (float)b->f[k] : a->i[k] != b->i[k]) out[n++] = (mg_key)k;
+    }
+    return n;
+}
+
+/* The name of an enumerator's value, NULL when the family has none. */
+static const char *value_name(const mg_arch *arch, mg_key key, int64_t v) {
+    for (uint32_t i = 0; i < arch->n_config; i++)
+        for (const mg_enum_name *n = arch->config[i].key == key ? arch->config[i].names : NULL; n && n->name; n++)
+            if (n->value == v) return n->name;
+    return NULL;
+}
+
+const char *mg_model_key_text(const mg_model *m, mg_key key, char *buf, size_t size) {
+    char name[96];
+    int64_t v = m->hp.i[key];
+    const char *word = value_name(m->arch, key, v);
+    mg_config_spelling(m->arch, key, m->ckpt && m->ckpt->kv, name, sizeof name);
+    switch (mg_key_kind(key)) {
+    case 'F':
+        snprintf(buf, size, "%s %.9g", name, m->hp.f[key]);
+        break;
+    case 'B':
+        snprintf(buf, size, "%s %s", name, v ? "true" : "false");
+        break;
+    default:
+        if (word)
+            snprintf(buf, size, "%s %s", name, word);
+        else
+            snprintf(buf, size, "%s %lld", name, (long long)v);
+    }
+    return buf;
 }

@@ -109,13 +109,14 @@ static bool rope_said(const mg_config_row *r, const mg_hparams *hp) {
 }
 
 static void fill_config(mg_json *config, mg_json *rope, const mg_arch *arch, const mg_hparams *hp) {
+    static const char in[] = "rope_parameters.";
     for (uint32_t i = 0; i < arch->n_config; i++) {
         const mg_config_row *r = &arch->config[i];
         if (r->gguf_when == MG_GGUF_FILE_TYPE || !r->hf[0]) continue;
         const char *in_rope = NULL, *top = NULL;
         for (int s = 0; s < MG_MAX_SPELLINGS && r->hf[s]; s++) {
-            bool at = strncmp(r->hf[s], "@rope.", 6) == 0;
-            if (at && !in_rope) in_rope = r->hf[s] + 6;
+            bool at = strncmp(r->hf[s], in, sizeof in - 1) == 0;
+            if (at && !in_rope) in_rope = r->hf[s] + sizeof in - 1;
             if (!at && !top) top = r->hf[s];
         }
         if (in_rope && r->key != MG_K_ROPE_THETA) {

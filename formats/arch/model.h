@@ -136,6 +136,12 @@ static inline double mg_hp_f(const mg_model *m, mg_key k) {
     return m->hp.f[k];
 }
 
+/* Keys whose values differ between two models (floats compared as float32, which is all GGUF keeps), into out; how
+ * many. Which of them matter is the caller's to say. */
+uint32_t mg_hparams_diff(const mg_hparams *a, const mg_hparams *b, mg_key out[MG_KEY_COUNT]);
+/* A key as m's own files spell it, with its value: "num_hidden_layers 32", into buf; returns buf. */
+const char *mg_model_key_text(const mg_model *m, mg_key key, char *buf, size_t size);
+
 const char *mg_role_name(mg_role r);
 mg_scope mg_role_scope(mg_role r);
 const char *mg_key_name(mg_key k);

@@ -105,7 +105,7 @@ static mg_status add_piece(builder *b, uint32_t row, uint32_t l, uint32_t e, boo
     const mg_form *f = &r->forms[b->layout][0];
     mg_view chain[MG_MAX_VIEWS];
     uint64_t shape[3], stored[4] = {0}, first = 0;
-    mg_target like = {.generated = generated, .row = row};
+    mg_target like = {.generated = generated, .row = row, .flush = r->flush};
     char name[256];
     uint32_t rank = mg_sym_shape(shape, r->shape, 3, b->hp, e);
     if (!f->pattern)
@@ -310,13 +310,13 @@ static mg_status arrival(uint32_t **out, const mg_checkpoint *c, mg_error *err) 
 }
 
 /* A flush group waits for the last of its sources in its layer. */
-static void flush_together(order_key *keys, size_t n, const mg_tensor_row *rows) {
+static void flush_together(order_key *keys, size_t n) {
     for (size_t i = 0; i < n;) { /* keys are still in enumeration order: a layer's targets stand together */
         size_t end = i;
         while (end < n && keys[end].layer == keys[i].layer) end++;
         for (size_t a = i; a < end; a++)
             for (size_t b = i; b < end; b++) {
-                uint32_t fa = rows[keys[a].row].flush, fb = rows[keys[b].row].flush;
+                uint32_t fa = keys[a].target.flush, fb = keys[b].target.flush;
                 if (fa && fa == fb && keys[b].rank > keys[a].rank) keys[a].rank = keys[b].rank;
             }
         i = end;
@@ -345,7 +345,7 @@ mg_status mg_targets_order(mg_targets *t, const mg_model *source, mg_error *err)
     order_key *keys = malloc(t->n * sizeof *keys);
     mg_status st = keys ? fill_keys(keys, t, source, rank, err) : mg_fail_nomem(err, t->n * sizeof *keys);
     if (st == MG_OK) {
-        flush_together(keys, t->n, source->arch->tensors);
+        flush_together(keys, t->n);
         qsort(keys, t->n, sizeof *keys, by_order);
         for (size_t i = 0; i < t->n; i++) t->items[i] = keys[i].target;
     }
