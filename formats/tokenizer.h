@@ -63,6 +63,11 @@ int32_t mg_tokenizer_bos(const mg_tokenizer *t);
 int32_t mg_tokenizer_eos(const mg_tokenizer *t);
 bool mg_tokenizer_adds_bos(const mg_tokenizer *t);
 bool mg_tokenizer_adds_eos(const mg_tokenizer *t);
+/* Whether text is given a blank in front ("add_space_prefix"). */
+bool mg_tokenizer_adds_blank(const mg_tokenizer *t);
+/* scores[mg_tokenizer_size]: those under which merging by score gives the same ids; the stored ones, or for merges by rank
+ * those SentencePiece would have had. MG_ERR_UNSUPPORTED when scores cannot express the merges. */
+mg_status mg_tokenizer_scores(const mg_tokenizer *t, float *scores, mg_error *err) MG_MUST_CHECK;
 
 enum {
     MG_ENCODE_BOS_EOS = 1, /* put BOS before and EOS after the text where the model's tokenizer does */

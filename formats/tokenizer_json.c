@@ -5,56 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "formats/base/json.h"
+#include "formats/base/json_section.h"
 #include "formats/base/jsonlex.h"
 #include "formats/tokenizer_impl.h"
-
-/* A member of an object, found by name: its text and where it lies in the file. */
-typedef struct section {
-    const char *name;
-    mg_span text; /* data NULL: absent */
-    uint64_t at;
-} section;
-
-static mg_status moved(mg_status s, mg_error *err, uint64_t at) {
-    if (s && err && err->has_offset) err->offset += at;
-    return s;
-}
-
-/* Find the wanted members of the object `text`; a wanted name given twice is refused. */
-static mg_status find_sections(mg_span text, uint64_t at, section *want, size_t n, mg_error *err) {
-    mg_jsonlex lx;
-    mg_jtok tok;
-    mg_jsonlex_init(&lx, text, 64);
-    mg_status s = mg_jsonlex_next(&lx, &tok, err);
-    if (!s && tok != MG_JTOK_OBJ_BEGIN) s = mg_fail(err, MG_ERR_FORMAT, "tokenizer: an object was expected");
-    while (!s) {
-        s = mg_jsonlex_next(&lx, &tok, err);
-        if (s || tok == MG_JTOK_END) break;
-        if (tok == MG_JTOK_OBJ_END) continue;
-        section *hit = NULL;
-        for (size_t i = 0; i < n && !hit; i++)
-            if (strlen(want[i].name) == lx.raw_len && memcmp(want[i].name, lx.raw, lx.raw_len) == 0) hit = &want[i];
-        if (hit && hit->text.data) s = mg_fail(err, MG_ERR_FORMAT, "tokenizer: '%s' is given twice", hit->name);
-        if (!s) s = mg_jsonlex_next(&lx, &tok, err);
-        size_t begin = lx.token_at;
-        if (!s) s = mg_jsonlex_skip(&lx, tok, err);
-        if (hit) *hit = (section){hit->name, {text.data + begin, lx.at - begin}, at + begin};
-    }
-    return moved(s, err, at);
-}
-
-/* A small section as a tree; NULL when it is absent or null. */
-static mg_status as_tree(mg_json **out, const section *k, mg_error *err) {
-    *out = NULL;
-    if (!k->text.data) return MG_OK;
-    mg_status s = moved(mg_json_parse(out, k->text, NULL, err), err, k->at);
-    if (!s && mg_json_type(*out) == MG_JSON_NULL) {
-        mg_json_free(*out);
-        *out = NULL;
-    }
-    return s;
-}
 
 static const char *member_str(const mg_json *v, const char *key) {
     const char *s = mg_json_str(mg_json_get(v, key));
@@ -66,23 +19,6 @@ static mg_status unsupported(const char *part, const char *what, mg_error *err) 
 }
 
 /* ---- vocabulary ---- */
-
-/* Members or elements directly inside the container `k`. */
-static mg_status count_children(const section *k, size_t *n, mg_error *err) {
-    mg_jsonlex lx;
-    mg_jtok tok;
-    *n = 0;
-    mg_jsonlex_init(&lx, k->text, 64);
-    mg_status s = mg_jsonlex_next(&lx, &tok, err);
-    while (!s) {
-        s = mg_jsonlex_next(&lx, &tok, err);
-        if (s || lx.depth == 0) break;
-        if (tok == MG_JTOK_KEY) continue;
-        s = mg_jsonlex_skip(&lx, tok, err);
-        ++*n;
-    }
-    return moved(s, err, k->at);
-}
 
 /* The current string or key of lx in the arena. */
 static mg_status keep_string(mg_tokenizer *t, const mg_jsonlex *lx, char **out, size_t *len, mg_error *err) {
@@ -102,7 +38,7 @@ static mg_status place_token(mg_tokenizer *t, uint64_t id, const char *text, siz
     return MG_OK;
 }
 
-static mg_status read_vocab(mg_tokenizer *t, const section *k, mg_error *err) {
+static mg_status read_vocab(mg_tokenizer *t, const mg_json_section *k, mg_error *err) {
     mg_jsonlex lx;
     mg_jtok tok;
     mg_jsonlex_init(&lx, k->text, 64);
@@ -125,7 +61,7 @@ static mg_status read_vocab(mg_tokenizer *t, const section *k, mg_error *err) {
         if (!s && before != MG_STRMAP_NONE)
             s = mg_fail(err, MG_ERR_FORMAT, "tokenizer: '%s' is in the vocabulary twice", text);
     }
-    return moved(s, err, k->at);
+    return mg_json_section_moved(s, err, k->at);
 }
 
 /* ---- added tokens ---- */
@@ -159,13 +95,14 @@ static mg_status add_one(mg_tokenizer *t, const mg_json *v, mg_error *err) {
 }
 
 /* Vocabulary and added tokens together number the ids from 0 without gaps. */
-static mg_status read_tokens(mg_tokenizer *t, const section *vocab, const section *added, mg_error *err) {
+static mg_status read_tokens(mg_tokenizer *t, const mg_json_section *vocab, const mg_json_section *added,
+                             mg_error *err) {
     mg_json *list;
     size_t n = 0, n_added;
-    mg_status s = as_tree(&list, added, err);
+    mg_status s = mg_json_section_tree(&list, added, err);
     if (s) return s;
     n_added = mg_json_len(list);
-    s = count_children(vocab, &n, err);
+    s = mg_json_section_count(vocab, &n, err);
     if (!s && n > (1 << 24)) s = mg_fail(err, MG_ERR_LIMIT, "tokenizer: %zu tokens", n);
     if (!s) s = MG_ARENA_NEW(&t->arena, &t->tokens, n + n_added + 1, err);
     if (!s) s = MG_ARENA_NEW(&t->arena, &t->added, n_added + 1, err);
@@ -244,12 +181,12 @@ static mg_status place_merge(mg_tokenizer *t, const mg_tok_text *buf, size_t lef
     return MG_OK;
 }
 
-static mg_status read_merges(mg_tokenizer *t, const section *k, mg_error *err) {
+static mg_status read_merges(mg_tokenizer *t, const mg_json_section *k, mg_error *err) {
     mg_jsonlex lx;
     mg_jtok tok;
     size_t n;
     mg_tok_text buf = {0};
-    mg_status s = count_children(k, &n, err);
+    mg_status s = mg_json_section_count(k, &n, err);
     if (s) return s;
     if (n > (1 << 24)) return mg_fail(err, MG_ERR_LIMIT, "tokenizer: %zu merges", n);
     s = MG_ARENA_NEW(&t->arena, &t->merges, n + 1, err);
@@ -271,27 +208,28 @@ static mg_status read_merges(mg_tokenizer *t, const section *k, mg_error *err) {
         if (!s) s = place_merge(t, &buf, left, err);
     }
     free(buf.data);
-    return moved(s, err, k->at);
+    return mg_json_section_moved(s, err, k->at);
 }
 
 /* ---- the model section ---- */
 
-static mg_status read_model(mg_tokenizer *t, const section *model, const section *added, mg_error *err) {
+static mg_status read_model(mg_tokenizer *t, const mg_json_section *model, const mg_json_section *added,
+                            mg_error *err) {
     enum { TYPE, DROPOUT, UNK, PREFIX, SUFFIX, FUSE, BYTES, IGNORE, VOCAB, MERGES, N };
-    section k[N] = {{"type", {0}, 0},
-                    {"dropout", {0}, 0},
-                    {"unk_token", {0}, 0},
-                    {"continuing_subword_prefix", {0}, 0},
-                    {"end_of_word_suffix", {0}, 0},
-                    {"fuse_unk", {0}, 0},
-                    {"byte_fallback", {0}, 0},
-                    {"ignore_merges", {0}, 0},
-                    {"vocab", {0}, 0},
-                    {"merges", {0}, 0}};
+    mg_json_section k[N] = {{"type", {0}, 0},
+                            {"dropout", {0}, 0},
+                            {"unk_token", {0}, 0},
+                            {"continuing_subword_prefix", {0}, 0},
+                            {"end_of_word_suffix", {0}, 0},
+                            {"fuse_unk", {0}, 0},
+                            {"byte_fallback", {0}, 0},
+                            {"ignore_merges", {0}, 0},
+                            {"vocab", {0}, 0},
+                            {"merges", {0}, 0}};
     mg_json *small[IGNORE + 1] = {0};
     if (!model->text.data) return mg_fail(err, MG_ERR_FORMAT, "tokenizer without a model");
-    mg_status s = find_sections(model->text, model->at, k, N, err);
-    for (int i = 0; i <= IGNORE && !s; i++) s = as_tree(&small[i], &k[i], err);
+    mg_status s = mg_json_sections(model->text, model->at, k, N, err);
+    for (int i = 0; i <= IGNORE && !s; i++) s = mg_json_section_tree(&small[i], &k[i], err);
     const char *type = mg_json_str(small[TYPE]), *unk = mg_json_str(small[UNK]);
     double dropout = 0;
     if (!s && type && strcmp(type, "BPE") != 0) s = unsupported("model", type, err);
@@ -449,8 +387,8 @@ static mg_status read_post_processor(mg_tokenizer *t, const mg_json *v, mg_error
 
 mg_status mg_tokenizer_read_json(mg_tokenizer *t, const char *text, size_t n, mg_error *err) {
     enum { ADDED, NORMALIZER, PRE, POST, DECODER, MODEL, N };
-    section k[N] = {{"added_tokens", {0}, 0},   {"normalizer", {0}, 0}, {"pre_tokenizer", {0}, 0},
-                    {"post_processor", {0}, 0}, {"decoder", {0}, 0},    {"model", {0}, 0}};
+    mg_json_section k[N] = {{"added_tokens", {0}, 0},   {"normalizer", {0}, 0}, {"pre_tokenizer", {0}, 0},
+                            {"post_processor", {0}, 0}, {"decoder", {0}, 0},    {"model", {0}, 0}};
     static const struct {
         int section;
         const char *list;
@@ -460,8 +398,8 @@ mg_status mg_tokenizer_read_json(mg_tokenizer *t, const char *text, size_t n, mg
                  {POST, "processors", read_post_processor},
                  {DECODER, "decoders", read_decoder}};
     mg_json *tree[N] = {0};
-    mg_status s = find_sections((mg_span){(const uint8_t *)text, n}, 0, k, N, err);
-    for (int i = NORMALIZER; i <= DECODER && !s; i++) s = as_tree(&tree[i], &k[i], err);
+    mg_status s = mg_json_sections((mg_span){(const uint8_t *)text, n}, 0, k, N, err);
+    for (int i = NORMALIZER; i <= DECODER && !s; i++) s = mg_json_section_tree(&tree[i], &k[i], err);
     /* first what may be refused by name, so that a byte-level tokenizer is called that and not malformed */
     for (size_t i = 0; i < 2 && !s; i++) s = each_step(t, tree[steps[i].section], steps[i].list, steps[i].step, err);
     if (!s) s = read_model(t, &k[MODEL], &k[ADDED], err);
