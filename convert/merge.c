@@ -1,0 +1,242 @@
+/* merge.c - donors opened and compared, and the merged model written down as a plan. */
+#include "convert/merge.h"
+
+#include "convert/side_files.h"
+#include "formats/arch/arch.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- comparing donors ---- */
+
+/* Keys in which an expert may differ from the base: what belongs to the base's trunk alone, or only labels. */
+static bool may_differ(mg_key k) {
+    switch (k) {
+    case MG_K_CONTEXT: case MG_K_BOS: case MG_K_EOS: case MG_K_PAD: case MG_K_WINDOW: case MG_K_TIED: return true;
+    default: return false;
+    }
+}
+
+static bool same_value(const mg_hparams *a, const mg_hparams *b, mg_key k) { return a->i[k] == b->i[k] && a->f[k] == b->f[k]; }
+
+static int value_text(char *buf, size_t n, const mg_hparams *h, mg_key k) {
+    return h->f[k] != 0 ? snprintf(buf, n, "%.9g", h->f[k]) : snprintf(buf, n, "%lld", (long long)h->i[k]);
+}
+
+/* Append the differences of one donor to list; returns how many there are. */
+static unsigned list_differences(const mg_model *base, const mg_model *donor, const char *name, char *list, size_t size) {
+    unsigned n = 0;
+    for (int k = 0; k < MG_KEY_COUNT; k++) {
+        if (may_differ((mg_key)k) || same_value(&base->hp, &donor->hp, (mg_key)k)) continue;
+        char b[32], d[32];
+        value_text(b, sizeof b, &base->hp, (mg_key)k);
+        value_text(d, sizeof d, &donor->hp, (mg_key)k);
+        size_t at = strlen(list);
+        snprintf(list + at, size - at, "%s%s is %s in the base and %s in '%s'", at ? "; " : "", mg_key_name((mg_key)k), b, d, name);
+        n++;
+    }
+    return n;
+}
+
+static mg_status compare_donors(const mg_merge *m, mg_error *err) {
+    char list[900] = "";
+    unsigned n = 0;
+    for (uint32_t e = 0; e < m->spec->n_experts; e++) {
+        const mg_model *d = m->experts[e].model;
+        if (d->arch != m->base.model->arch)
+            return mg_fail(err, MG_ERR_CONFLICT, "expert '%s' is a %s model, the base is %s", m->spec->experts[e].source, d->arch->name,
+                           m->base.model->arch->name);
+        bool seen = false;
+        for (uint32_t f = 0; f < e; f++) seen = seen || m->experts[f].model == d;
+        if (!seen && d != m->base.model) n += list_differences(m->base.model, d, m->spec->experts[e].source, list, sizeof list);
+    }
+    return n ? mg_fail(err, MG_ERR_CONFLICT, "donors do not fit together: %s", list) : MG_OK;
+}
+
+/* Every weight of the base must have a place in the result: as itself, or as the dense block that the experts replace. */
+static mg_status check_base_fits(const mg_merge *m, mg_error *err) {
+    const mg_model *b = m->base.model;
+    for (uint32_t t = 0; t < b->ckpt->n_tensors; t++) {
+        mg_role role;
+        if (!mg_model_role_of(b, t, &role, NULL, NULL) || mg_arch_expert_role(m->target, role) != MG_ROLE_COUNT) continue;
+        bool kept = false;
+        for (uint32_t r = 0; r < m->target->n_tensors; r++) kept = kept || m->target->tensors[r].role == role;
+        if (!kept) {
+            mg_error_at(err, b->ckpt->path, b->ckpt->tensors[t].name);
+            return mg_fail(err, MG_ERR_CONFLICT, "a %s model has no place for this weight of the base, and dropping it would break it",
+                           m->target->name);
+        }
+    }
+    return MG_OK;
+}
+
+/* ---- opening ---- */
+
+static mg_status open_donor(mg_donor *d, const char *path, mg_error *err) {
+    MG_TRY(mg_checkpoint_open(&d->ckpt, path, err));
+    return mg_model_open(&d->model, d->ckpt, err);
+}
+
+static void close_donor(mg_donor *d) {
+    mg_model_free(d->model);
+    mg_checkpoint_free(d->ckpt);
+}
+
+/* The donor already opened under this path, or NULL. */
+static const mg_donor *opened(const mg_merge *m, uint32_t n, const char *path) {
+    if (strcmp(path, m->spec->base_path) == 0) return &m->base;
+    for (uint32_t e = 0; e < n; e++)
+        if (strcmp(path, m->spec->experts[e].path) == 0) return &m->experts[e];
+    return NULL;
+}
+
+static mg_status pick_target(mg_merge *m, mg_error *err) {
+    for (uint32_t i = 0; i < mg_arch_count(); i++)
+        if (mg_arch_made_from(mg_arch_at(i), m->base.model->arch)) {
+            m->target = mg_arch_at(i);
+            return MG_OK;
+        }
+    return mg_fail(err, MG_ERR_UNSUPPORTED, "no mixture-of-experts family is made from %s donors", m->base.model->arch->name);
+}
+
+/* What the result will be: the config it will be written with, and its canonical numbers read back from that. */
+static mg_status describe_result(mg_merge *m, mg_error *err) {
+    m->dtype = m->spec->dtype != MG_DTYPE_COUNT ? m->spec->dtype : mg_config_dtype(m->base.ckpt->config);
+    MG_TRY(mg_arch_make_config(&m->config, m->target, m->base.ckpt->config, m->spec->n_experts, m->spec->experts_per_token, err));
+    const char *key = mg_json_get(m->config, "dtype") ? "dtype" : "torch_dtype";
+    if (m->dtype != MG_DTYPE_COUNT)
+        mg_json_set_str(m->config, key, m->dtype == MG_BF16 ? "bfloat16" : m->dtype == MG_F16 ? "float16" : "float32");
+    return mg_model_from_config(&m->result, m->config, err);
+}
+
+static mg_status open_all(mg_merge *m, mg_error *err) {
+    const mg_merge_spec *s = m->spec;
+    MG_TRY(open_donor(&m->base, s->base_path, err));
+    if (!m->base.ckpt->config)
+        return mg_fail(err, MG_ERR_UNSUPPORTED, "base '%s': only Hugging Face checkpoints can be merged yet", s->base);
+    MG_TRY(MG_ARENA_NEW(&m->arena, &m->experts, s->n_experts, err));
+    for (uint32_t e = 0; e < s->n_experts; e++) {
+        const mg_donor *known = opened(m, e, s->experts[e].path);
+        if (known) m->experts[e] = *known;
+        else MG_TRY(open_donor(&m->experts[e], s->experts[e].path, err));
+    }
+    MG_TRY(pick_target(m, err));
+    MG_TRY(compare_donors(m, err));
+    MG_TRY(check_base_fits(m, err));
+    for (uint32_t e = 0; e < s->n_experts; e++)
+        MG_TRY(mg_side_files_same_tokenizer(m->base.ckpt, m->experts[e].ckpt, err));
+    return describe_result(m, err);
+}
+
+mg_status mg_merge_open(mg_merge **out, const mg_merge_spec *spec, mg_error *err) {
+    mg_merge *m = calloc(1, sizeof *m);
+    if (!m) return mg_fail_nomem(err, sizeof *m);
+    m->spec = spec;
+    mg_arena_init(&m->arena, 0);
+    mg_status st = open_all(m, err);
+    if (st != MG_OK) {
+        mg_merge_free(m);
+        return st;
+    }
+    *out = m;
+    return MG_OK;
+}
+
+void mg_merge_free(mg_merge *m) {
+    if (!m) return;
+    for (uint32_t e = 0; m->experts && e < m->spec->n_experts; e++) {
+        bool shared = m->experts[e].ckpt == m->base.ckpt;
+        for (uint32_t f = 0; f < e; f++) shared = shared || m->experts[f].ckpt == m->experts[e].ckpt;
+        if (!shared) close_donor(&m->experts[e]);
+    }
+    close_donor(&m->base);
+    mg_model_free(m->result);
+    mg_json_free(m->config);
+    mg_arena_release(&m->arena);
+    free(m);
+}
+
+/* ---- planning ---- */
+
+/* Does the result have this weight? The routers and experts it has by being a MoE; of the rest, what the base has. */
+static bool result_has(const void *ctx, mg_role role, uint32_t layer, uint32_t expert) {
+    const mg_merge *m = ctx;
+    if (role == MG_R_ROUTER) return true;
+    const mg_made_from *made = m->target->made_from;
+    for (uint32_t i = 0; i < made->n_roles; i++)
+        if (made->roles[i].expert == role) return mg_model_has(m->base.model, made->roles[i].dense, layer, 0);
+        else if (made->roles[i].dense == role) return false;
+    return mg_model_has(m->base.model, role, layer, expert);
+}
+
+/* Stored rows of one part of a target: the donor's rows, scaled where the recipe says so, in the result's dtype. */
+static mg_status part_expr(const mg_merge *m, mg_plan *p, const mg_part *part, const mg_expr **out, mg_error *err) {
+    if (part->role == MG_R_ROUTER) return mg_expr_cast(p, m->routers[part->layer], m->dtype == MG_DTYPE_COUNT ? MG_F32 : m->dtype, NULL, 0, out, err);
+    mg_role role = part->role;
+    const mg_donor *donor = &m->base;
+    double scale = 1;
+    const mg_made_from *made = m->target->made_from;
+    for (uint32_t i = 0; i < made->n_roles; i++) {
+        if (made->roles[i].expert != part->role) continue;
+        role = made->roles[i].dense;
+        donor = &m->experts[part->expert];
+        if (role == MG_R_FFN_DOWN) scale = m->spec->experts[part->expert].residual_scale;
+    }
+    const mg_bound *b = mg_model_find(donor->model, role, part->layer, 0);
+    if (!b) {
+        mg_error_at(err, donor->ckpt->path, NULL);
+        return mg_fail(err, MG_ERR_FORMAT, "the donor has no %s in layer %u", mg_role_name(role), part->layer);
+    }
+    const mg_expr *e;
+    MG_TRY(mg_expr_role(p, donor->model, b, &e, err));
+    mg_dtype source = mg_expr_dtype(e);
+    if (scale != 1) {
+        MG_TRY(mg_expr_linear(p, &e, &scale, 1, &e, err));
+        MG_TRY(mg_expr_cast(p, e, source, NULL, 0, &e, err)); /* mergekit scales in the source dtype, before the cast */
+    }
+    return mg_expr_cast(p, e, m->dtype == MG_DTYPE_COUNT ? source : m->dtype, NULL, 0, out, err);
+}
+
+static mg_status target_expr(const mg_merge *m, mg_plan *p, const mg_target *t, const mg_expr **out, mg_error *err) {
+    const mg_expr **parts;
+    MG_TRY(MG_ARENA_NEW((mg_arena *)&m->arena, &parts, t->n_parts, err));
+    for (uint32_t i = 0; i < t->n_parts; i++) {
+        MG_TRY(part_expr(m, p, &t->parts[i], &parts[i], err));
+        for (const mg_view *v = t->views; v < t->views + MG_MAX_VIEWS && v->kind != MG_VIEW_END; v++)
+            MG_TRY(mg_expr_view(p, parts[i], v, &parts[i], err));
+    }
+    if (t->n_parts == 1) {
+        *out = parts[0];
+        return MG_OK;
+    }
+    return t->rank == 3 ? mg_expr_stack(p, parts, t->n_parts, out, err) : mg_expr_concat(p, parts, t->n_parts, out, err);
+}
+
+static mg_status make_slots(mg_merge *m, mg_plan *p, mg_error *err) {
+    uint32_t layers = (uint32_t)mg_hp_i(m->result, MG_K_LAYERS);
+    uint64_t shape[2] = {m->spec->n_experts, (uint64_t)mg_hp_i(m->result, MG_K_HIDDEN)};
+    MG_TRY(MG_ARENA_NEW(&m->arena, &m->routers, layers, err));
+    for (uint32_t l = 0; l < layers; l++) MG_TRY(mg_expr_slot(p, 2, shape, &m->routers[l], err));
+    return MG_OK;
+}
+
+mg_status mg_merge_plan(mg_merge *m, mg_plan *p, const char *dir, uint64_t shard_size, uint32_t *out, mg_error *err) {
+    mg_targets targets;
+    MG_TRY(mg_plan_add_output(p, MG_OUT_HF_DIR, dir, out, err));
+    if (shard_size) MG_TRY(mg_plan_set_shard_size(p, *out, shard_size, err));
+    MG_TRY(mg_plan_set_config(p, *out, m->config, err));
+    MG_TRY(make_slots(m, p, err));
+    mg_status st = mg_arch_targets(&targets, m->target, &m->result->hp, m->result->layers, MG_LAYOUT_HF, result_has, m, err);
+    for (size_t i = 0; st == MG_OK && i < targets.n; i++) {
+        const mg_expr *e = NULL;
+        st = target_expr(m, p, &targets.items[i], &e, err);
+        if (st == MG_OK) st = mg_plan_add_tensor(p, *out, targets.items[i].name, e, err);
+        if (st != MG_OK) mg_error_at(err, NULL, targets.items[i].name);
+    }
+    mg_targets_release(&targets);
+    if (st != MG_OK) return st;
+    MG_TRY(mg_side_files_copy(p, *out, m->base.ckpt, err));
+    return mg_plan_add_side_file(p, *out, "mergekit_moe_config.yml", m->spec->text, m->spec->text_size, err);
+}

@@ -1,0 +1,166 @@
+/* merge_run.c - running the gate stage of a merge and completing its plan. */
+#include "convert/merge_run.h"
+
+#include "convert/gate_stage.h"
+
+#include <math.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define STAGE_VERSION 1u /* part of the stage id: raise when a formula changes */
+
+typedef struct gate_work {
+    mg_merge_run *run;
+    const mg_merge_spec *spec;
+    const mg_merge_run_options *opt;
+    mg_gate_shape shape;
+} gate_work;
+
+static void note(const mg_merge_run_options *opt, const char *fmt, ...) MG_PRINTF(2, 3);
+static void note(const mg_merge_run_options *opt, const char *fmt, ...) {
+    char text[512];
+    if (!opt->note) return;
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
+    opt->note(opt->note_ctx, text);
+}
+
+/* ---- identity of the stage ---- */
+
+static void hash_prompts(mg_xxh128_state *h, const mg_prompts *p) {
+    mg_xxh128_update(h, &p->n, sizeof p->n);
+    for (uint32_t i = 0; i < p->n; i++) mg_xxh128_update(h, p->text[i], strlen(p->text[i]) + 1);
+}
+
+static mg_status hash_checkpoint(mg_xxh128_state *h, mg_checkpoint *c, mg_error *err) {
+    uint8_t id[16];
+    MG_TRY(mg_checkpoint_identity(c, id, err));
+    mg_xxh128_update(h, id, sizeof id);
+    return MG_OK;
+}
+
+/* Everything the rows depend on: mode, seed, prompts, expert count and scales, all donors. */
+static mg_status stage_id(const gate_work *g, mg_xxh128 *id, mg_error *err) {
+    mg_xxh128_state *h;
+    MG_TRY(mg_xxh128_new(&h, err));
+    uint64_t head[] = {STAGE_VERSION, g->spec->gate_mode, g->opt->seed, g->spec->n_experts, g->spec->experts_per_token,
+                       (uint64_t)g->run->merge->dtype};
+    mg_xxh128_update(h, head, sizeof head);
+    mg_status st = hash_checkpoint(h, g->run->merge->base.ckpt, err);
+    for (uint32_t e = 0; st == MG_OK && e < g->spec->n_experts; e++) {
+        const mg_merge_expert *x = &g->spec->experts[e];
+        hash_prompts(h, &x->positive);
+        hash_prompts(h, &x->negative);
+        mg_xxh128_update(h, &x->residual_scale, sizeof x->residual_scale);
+        st = hash_checkpoint(h, g->run->merge->experts[e].ckpt, err);
+    }
+    *id = mg_xxh128_final(h);
+    mg_xxh128_free(h);
+    return st;
+}
+
+/* ---- computing ---- */
+
+static mg_status supply(void *ctx, uint32_t layer, const float *rows, mg_error *err) {
+    gate_work *g = ctx;
+    uint64_t n = g->shape.experts * g->shape.hidden;
+    memcpy(g->run->rows + layer * n, rows, n * sizeof *rows);
+    if (g->run->reports && g->run->reports[layer].tokens)
+        note(g->opt, "layer %u: %.1f %% of %llu prompt tokens find their expert (loss %.4f, %u iterations)", layer,
+             100 * g->run->reports[layer].accuracy, (unsigned long long)g->run->reports[layer].tokens, g->run->reports[layer].loss,
+             g->run->reports[layer].iterations);
+    return mg_expr_supply(g->run->plan, g->run->merge->routers[layer], rows, err);
+}
+
+static mg_status compute_from_prompts(gate_work *g, mg_error *err) {
+    mg_tokenizer *tok = NULL;
+    mg_merge_run *r = g->run;
+    MG_TRY(mg_tokenizer_open(&tok, r->merge->base.ckpt, err));
+    mg_status st;
+    if (g->spec->gate_mode != MG_GATE_FIT) {
+        st = mg_router_prompt_rows(g->spec, r->merge->base.model, tok, g->opt->eval, r->rows, err);
+    } else {
+        r->reports = calloc(g->shape.layers, sizeof *r->reports);
+        st = r->reports ? mg_router_fit(g->spec, r->model, tok, g->opt->eval, g->opt->pool, supply, g, r->reports, err)
+                        : mg_fail_nomem(err, g->shape.layers * sizeof *r->reports);
+    }
+    mg_tokenizer_free(tok);
+    return st;
+}
+
+static mg_status compute_gates(gate_work *g, mg_error *err) {
+    mg_merge_run *r = g->run;
+    mg_gate_mode mode = g->spec->gate_mode;
+    mg_xxh128 id;
+    MG_TRY(stage_id(g, &id, err));
+    const char *path = g->opt->stage_path;
+    if (path && mg_gate_stage_load(path, id, g->shape, r->rows)) {
+        note(g->opt, "routers of the interrupted run are used again");
+    } else {
+        note(g->opt, "gate mode '%s'%s", mg_gate_mode_name(mode),
+             g->spec->gate_mode_given ? "" : " (the recipe names none; mergekit would take 'hidden')");
+        if (mode == MG_GATE_RANDOM || mode == MG_GATE_UNIFORM_RANDOM)
+            MG_TRY(mg_router_random(mode, g->opt->seed, g->shape.layers, g->shape.experts, g->shape.hidden, r->rows, err));
+        else MG_TRY(compute_from_prompts(g, err));
+        if (path) MG_TRY(mg_gate_stage_save(path, id, g->shape, r->rows, err));
+        if (mode == MG_GATE_FIT) return MG_OK; /* supplied layer by layer already */
+    }
+    uint64_t n = g->shape.experts * g->shape.hidden;
+    for (uint32_t l = 0; l < g->shape.layers; l++) MG_TRY(mg_expr_supply(r->plan, r->merge->routers[l], r->rows + l * n, err));
+    return MG_OK;
+}
+
+/* ---- the run ---- */
+
+static mg_status run_init(mg_merge_run *r, const mg_merge_spec *spec, const mg_merge_run_options *opt, mg_error *err) {
+    MG_TRY(mg_merge_open(&r->merge, spec, err));
+    MG_TRY(mg_plan_new(&r->plan, err));
+    MG_TRY(mg_merge_plan(r->merge, r->plan, opt->dir, opt->shard_size, &r->out, err));
+    MG_TRY(mg_plan_checkpoint(r->plan, r->out, &r->ckpt, err));
+    MG_TRY(mg_model_open(&r->model, r->ckpt, err));
+    gate_work g = {r, spec, opt, {(uint32_t)mg_hp_i(r->model, MG_K_LAYERS), spec->n_experts, (uint64_t)mg_hp_i(r->model, MG_K_HIDDEN)}};
+    uint64_t n = g.shape.layers * (g.shape.experts * g.shape.hidden);
+    if (!(r->rows = malloc(n * sizeof *r->rows))) return mg_fail_nomem(err, n * sizeof *r->rows);
+    return compute_gates(&g, err);
+}
+
+mg_status mg_merge_run_new(mg_merge_run **out, const mg_merge_spec *spec, const mg_merge_run_options *opt, mg_error *err) {
+    mg_merge_run *r = calloc(1, sizeof *r);
+    if (!r) return mg_fail_nomem(err, sizeof *r);
+    r->mode = spec->gate_mode;
+    mg_status st = run_init(r, spec, opt, err);
+    if (st != MG_OK) {
+        mg_merge_run_free(r);
+        return st;
+    }
+    *out = r;
+    return MG_OK;
+}
+
+void mg_merge_run_free(mg_merge_run *r) {
+    if (!r) return;
+    mg_model_free(r->model);
+    mg_checkpoint_free(r->ckpt);
+    mg_plan_free(r->plan);
+    mg_merge_free(r->merge);
+    free(r->reports);
+    free(r->rows);
+    free(r);
+}
+
+double mg_merge_run_gate_cosine(const mg_merge_run *r, uint32_t layer, uint32_t a, uint32_t b) {
+    uint64_t h = (uint64_t)mg_hp_i(r->model, MG_K_HIDDEN);
+    const float *x = r->rows + ((uint64_t)layer * r->merge->spec->n_experts + a) * h;
+    const float *y = r->rows + ((uint64_t)layer * r->merge->spec->n_experts + b) * h;
+    double xy = 0, xx = 0, yy = 0;
+    for (uint64_t k = 0; k < h; k++) {
+        xy += (double)x[k] * (double)y[k];
+        xx += (double)x[k] * (double)x[k];
+        yy += (double)y[k] * (double)y[k];
+    }
+    return xx > 0 && yy > 0 ? xy / sqrt(xx * yy) : 0;
+}

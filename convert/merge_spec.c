@@ -1,0 +1,223 @@
+/* merge_spec.c - reading mergekit-moe YAML. */
+#include "convert/merge_spec.h"
+
+#include "convert/merge_yaml.h"
+#include "formats/base/file.h"
+#include "formats/base/options.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <strings.h>
+
+#define MAX_EXPERTS 512u      /* llama.cpp's limit; more has never been published */
+#define MAX_PROMPT_FILE (64u << 20)
+
+static const char *const mode_names[MG_GATE_MODE_COUNT + 1] = {
+    [MG_GATE_HIDDEN] = "hidden",           [MG_GATE_HIDDEN_AVG] = "hidden_avg",
+    [MG_GATE_CHEAP_EMBED] = "cheap_embed", [MG_GATE_RANDOM] = "random",
+    [MG_GATE_UNIFORM_RANDOM] = "uniform_random", [MG_GATE_FIT] = "fit",
+};
+
+const char *mg_gate_mode_name(mg_gate_mode m) { return mode_names[m]; }
+
+mg_status mg_gate_mode_parse(const char *text, mg_gate_mode *out, mg_error *err) {
+    if (strcmp(text, "hidden_last") == 0) {
+        *out = MG_GATE_HIDDEN;
+        return MG_OK;
+    }
+    for (int m = 0; m < MG_GATE_MODE_COUNT; m++)
+        if (strcmp(text, mode_names[m]) == 0) {
+            *out = (mg_gate_mode)m;
+            return MG_OK;
+        }
+    const char *near = mg_nearest(text, mode_names);
+    return mg_fail(err, MG_ERR_USAGE, "unknown gate mode '%s'%s%s%s", text, near ? ", did you mean '" : "", near ? near : "",
+                   near ? "'?" : "");
+}
+
+static mg_status get_prompts(mg_merge_spec *s, const mg_yaml *map, const char *key, mg_prompts *out, mg_error *err) {
+    const mg_yaml *v = mg_yaml_get(map, key);
+    if (!v || mg_yaml_is_null(v)) return MG_OK;
+    if (v->type != MG_YAML_SEQ) return mg_merge_yaml_schema(err, v, key, "a list of texts");
+    MG_TRY(MG_ARENA_NEW(&s->arena, &out->text, v->n_children, err));
+    for (const mg_yaml *p = v->child; p; p = p->next) {
+        if (p->type != MG_YAML_SCALAR) return mg_merge_yaml_schema(err, p, key, "a list of texts");
+        char *copy = mg_arena_strdup(&s->arena, p->text);
+        if (!copy) return mg_fail_nomem(err, strlen(p->text));
+        out->text[out->n++] = copy;
+    }
+    return MG_OK;
+}
+
+static mg_status get_expert(mg_merge_spec *s, const char *dir, const mg_yaml *v, mg_merge_expert *e, mg_error *err) {
+    static const char *const keys[] = {"source_model",   "positive_prompts", "negative_prompts", "noise_scale",
+                                       "residual_scale", NULL};
+    if (v->type != MG_YAML_MAP) return mg_merge_yaml_schema(err, v, "experts", "a list of mappings");
+    MG_TRY(mg_merge_yaml_check_keys(v, keys, "an expert", err));
+    MG_TRY(mg_merge_yaml_model(&s->arena, mg_yaml_get(v, "source_model"), "source_model", &e->source, err));
+    MG_TRY(mg_merge_yaml_resolve(&s->arena, dir, e->source, &e->path, err));
+    MG_TRY(get_prompts(s, v, "positive_prompts", &e->positive, err));
+    MG_TRY(get_prompts(s, v, "negative_prompts", &e->negative, err));
+    const mg_yaml *noise = mg_yaml_get(v, "noise_scale"), *scale = mg_yaml_get(v, "residual_scale");
+    double x = 0;
+    if (noise && !mg_yaml_is_null(noise)) {
+        if (!mg_yaml_f64(noise, &x)) return mg_merge_yaml_schema(err, noise, "noise_scale", "a number");
+        if (x != 0) return mg_fail(err, MG_ERR_UNSUPPORTED, "line %u: noise_scale is not built yet", noise->line);
+    }
+    e->residual_scale = 1;
+    if (scale && !mg_yaml_is_null(scale) && !mg_yaml_f64(scale, &e->residual_scale))
+        return mg_merge_yaml_schema(err, scale, "residual_scale", "a number");
+    return MG_OK;
+}
+
+static mg_status get_scalars(mg_merge_spec *s, const mg_yaml *root, mg_error *err) {
+    const mg_yaml *v = mg_yaml_get(root, "gate_mode");
+    if (v && !mg_yaml_is_null(v)) {
+        if (v->type != MG_YAML_SCALAR) return mg_merge_yaml_schema(err, v, "gate_mode", "a name");
+        MG_TRY(mg_gate_mode_parse(v->text, &s->gate_mode, err));
+        s->gate_mode_given = true;
+    }
+    s->dtype = MG_DTYPE_COUNT;
+    MG_TRY(mg_merge_yaml_dtype(root, "dtype", &s->dtype, err));
+    v = mg_yaml_get(root, "experts_per_token");
+    int64_t k = 2;
+    if (v && !mg_yaml_is_null(v) && !mg_yaml_i64(v, &k)) return mg_merge_yaml_schema(err, v, "experts_per_token", "a whole number");
+    if (k < 1 || k > (int64_t)s->n_experts)
+        return mg_fail(err, MG_ERR_CONFLICT, "experts_per_token is %lld, but there are %u experts", (long long)k, s->n_experts);
+    s->experts_per_token = (uint32_t)k;
+    v = mg_yaml_get(root, "shared_experts");
+    if (v && !mg_yaml_is_null(v) && v->n_children)
+        return mg_fail(err, MG_ERR_UNSUPPORTED, "line %u: shared_experts: the Mixtral layout has none, and other targets are not built yet",
+                       v->line);
+    v = mg_yaml_get(root, "architecture");
+    if (v && !mg_yaml_is_null(v) && (v->type != MG_YAML_SCALAR || strncasecmp("mixtral", v->text, strlen(v->text)) != 0))
+        return mg_fail(err, MG_ERR_UNSUPPORTED, "line %u: only the Mixtral output architecture is built yet", v->line);
+    return MG_OK;
+}
+
+static mg_status read_root(mg_merge_spec *s, const char *dir, const mg_yaml *root, mg_error *err) {
+    static const char *const keys[] = {"base_model",        "experts",        "gate_mode",    "dtype",
+                                       "experts_per_token", "shared_experts", "architecture", NULL};
+    if (!root || root->type != MG_YAML_MAP) return mg_fail(err, MG_ERR_FORMAT, "a merge recipe must be a mapping");
+    MG_TRY(mg_merge_yaml_check_keys(root, keys, "the recipe", err));
+    MG_TRY(mg_merge_yaml_model(&s->arena, mg_yaml_get(root, "base_model"), "base_model", &s->base, err));
+    MG_TRY(mg_merge_yaml_resolve(&s->arena, dir, s->base, &s->base_path, err));
+    const mg_yaml *experts = mg_yaml_get(root, "experts");
+    if (!experts || experts->type != MG_YAML_SEQ || experts->n_children == 0)
+        return mg_fail(err, MG_ERR_FORMAT, "'experts' must be a list of at least one expert");
+    if (experts->n_children > MAX_EXPERTS)
+        return mg_fail(err, MG_ERR_LIMIT, "%zu experts, at most %u are possible", experts->n_children, MAX_EXPERTS);
+    MG_TRY(MG_ARENA_NEW(&s->arena, &s->experts, experts->n_children, err));
+    for (const mg_yaml *v = experts->child; v; v = v->next) MG_TRY(get_expert(s, dir, v, &s->experts[s->n_experts++], err));
+    return get_scalars(s, root, err);
+}
+
+mg_status mg_merge_spec_load(mg_merge_spec **out, const char *path, mg_error *err) {
+    mg_merge_spec *s = calloc(1, sizeof *s);
+    if (!s) return mg_fail_nomem(err, sizeof *s);
+    mg_arena_init(&s->arena, 256u << 20);
+    char *text = NULL;
+    size_t n = 0;
+    mg_yaml_doc *doc = NULL;
+    char dir[4096];
+    mg_merge_yaml_dir(path, dir, sizeof dir);
+    mg_status st;
+    MG_TRY_GOTO(mg_file_slurp(path, 1u << 20, &text, &n, err), out);
+    MG_TRY_GOTO(mg_yaml_parse(&doc, text, n, path, err), out);
+    st = MG_ERR_LIMIT;
+    s->text = mg_arena_strndup(&s->arena, text, n);
+    s->text_size = n;
+    if (!s->text) {
+        st = mg_fail_nomem(err, n);
+        goto out;
+    }
+    st = read_root(s, dir, mg_yaml_root(doc), err);
+out:
+    mg_yaml_free(doc);
+    free(text);
+    if (st != MG_OK) {
+        mg_error_at(err, path, NULL);
+        mg_merge_spec_free(s);
+        return st;
+    }
+    *out = s;
+    return MG_OK;
+}
+
+void mg_merge_spec_free(mg_merge_spec *s) {
+    if (!s) return;
+    mg_arena_release(&s->arena);
+    free(s);
+}
+
+static bool is_called(const mg_merge_expert *e, uint32_t index, const char *name) {
+    char number[16];
+    snprintf(number, sizeof number, "%u", index);
+    size_t n = strlen(e->source);
+    while (n && e->source[n - 1] == '/') n--;
+    size_t start = n;
+    while (start && e->source[start - 1] != '/') start--;
+    return strcmp(number, name) == 0 || (strlen(name) == n - start && memcmp(name, e->source + start, n - start) == 0);
+}
+
+mg_status mg_merge_spec_add_text(mg_merge_spec *s, const char *name, const char *file, mg_error *err) {
+    mg_merge_expert *e = NULL;
+    for (uint32_t i = 0; i < s->n_experts; i++) {
+        if (!is_called(&s->experts[i], i, name)) continue;
+        if (e) return mg_fail(err, MG_ERR_USAGE, "--text %s=...: more than one expert is called so, use its index", name);
+        e = &s->experts[i];
+    }
+    if (!e) return mg_fail(err, MG_ERR_USAGE, "--text %s=...: no expert is called so", name);
+    char *text;
+    size_t n;
+    MG_TRY(mg_file_slurp(file, MAX_PROMPT_FILE, &text, &n, err));
+    uint32_t lines = 0;
+    for (size_t i = 0; i < n; i++) lines += text[i] == '\n';
+    const char **all = mg_arena_alloc(&s->arena, (size_t)e->positive.n + lines + 1, sizeof *all);
+    char *copy = mg_arena_strndup(&s->arena, text, n);
+    free(text);
+    if (!all || !copy) return mg_fail_nomem(err, n);
+    if (e->positive.n) memcpy(all, e->positive.text, e->positive.n * sizeof *all);
+    for (char *line = copy; line;) {
+        char *end = strchr(line, '\n');
+        if (end) *end++ = 0;
+        if (*line) all[e->positive.n++] = line;
+        line = end;
+    }
+    e->positive.text = all;
+    return MG_OK;
+}
+
+static bool same_prompts(const mg_prompts *a, const mg_prompts *b) {
+    if (a->n != b->n) return false;
+    for (uint32_t i = 0; i < a->n; i++)
+        if (strcmp(a->text[i], b->text[i]) != 0) return false;
+    return true;
+}
+
+mg_status mg_merge_spec_check(const mg_merge_spec *s, bool same_models_ok, mg_error *err) {
+    bool random = s->gate_mode == MG_GATE_RANDOM || s->gate_mode == MG_GATE_UNIFORM_RANDOM;
+    bool same_all = s->n_experts > 1, same_sources = s->n_experts > 1;
+    for (uint32_t i = 0; i < s->n_experts; i++) {
+        const mg_merge_expert *e = &s->experts[i], *first = &s->experts[0];
+        if (!random && e->positive.n == 0)
+            return mg_fail(err, MG_ERR_CONFLICT, "expert %u ('%s') has no positive prompts, which gate mode '%s' needs", i, e->source,
+                           mg_gate_mode_name(s->gate_mode));
+        same_all = same_all && same_prompts(&e->positive, &first->positive) && same_prompts(&e->negative, &first->negative);
+        same_sources = same_sources && strcmp(e->path, first->path) == 0;
+    }
+    if (!random && same_all)
+        return mg_fail(err, MG_ERR_CONFLICT, "all experts have the same prompts: every gate '%s' makes would be the same",
+                       mg_gate_mode_name(s->gate_mode));
+    if (same_sources && !random && !same_models_ok)
+        return mg_fail(err, MG_ERR_CONFLICT,
+                       "all experts are the same model, which is of no use without training "
+                       "(--i-understand-this-is-not-useful-without-training)");
+    return MG_OK;
+}
+
+bool mg_merge_spec_is_yaml_path(const char *path) {
+    const char *dot = strrchr(path, '.');
+    return dot && (strcasecmp(dot, ".yml") == 0 || strcasecmp(dot, ".yaml") == 0) && !mg_path_is_dir(path);
+}

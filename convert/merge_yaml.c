@@ -1,0 +1,73 @@
+/* merge_yaml.c - reading what all merge recipes share. */
+#include "convert/merge_yaml.h"
+
+#include "formats/base/file.h"
+#include "formats/base/options.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+
+mg_status mg_merge_yaml_schema(mg_error *err, const mg_yaml *at, const char *key, const char *expected) {
+    return mg_fail(err, MG_ERR_FORMAT, "line %u: '%s' must be %s", at->line, key, expected);
+}
+
+mg_status mg_merge_yaml_check_keys(const mg_yaml *map, const char *const *known, const char *where, mg_error *err) {
+    for (const mg_yaml *v = map->child; v; v = v->next) {
+        bool found = false;
+        for (const char *const *k = known; *k; k++) found = found || strcmp(*k, v->key) == 0;
+        if (found) continue;
+        const char *near = mg_nearest(v->key, known);
+        return mg_fail(err, MG_ERR_FORMAT, "line %u: unknown key '%s' in %s%s%s%s", v->line, v->key, where,
+                       near ? ", did you mean '" : "", near ? near : "", near ? "'?" : "");
+    }
+    return MG_OK;
+}
+
+mg_status mg_merge_yaml_model(mg_arena *a, const mg_yaml *v, const char *key, const char **out, mg_error *err) {
+    if (v && v->type == MG_YAML_MAP) {
+        const mg_yaml *lora = mg_yaml_get(v, "lora"), *model = mg_yaml_get(v, "model");
+        if (lora && !mg_yaml_is_null(lora)) return mg_fail(err, MG_ERR_UNSUPPORTED, "line %u: LoRA experts are not built yet", v->line);
+        v = model && model->type == MG_YAML_MAP ? mg_yaml_get(model, "path") : model;
+    }
+    if (!v) return mg_fail(err, MG_ERR_FORMAT, "'%s' is missing", key);
+    if (v->type != MG_YAML_SCALAR || !v->text[0] || mg_yaml_is_null(v)) return mg_merge_yaml_schema(err, v, key, "the path of a model");
+    *out = mg_arena_strdup(a, v->text);
+    return *out ? MG_OK : mg_fail_nomem(err, strlen(v->text));
+}
+
+mg_status mg_merge_yaml_resolve(mg_arena *a, const char *dir, const char *name, const char **out, mg_error *err) {
+    char beside[4096];
+    if (name[0] != '/') {
+        MG_TRY(mg_path_join(beside, sizeof beside, dir, name, err));
+        if (mg_path_exists(beside)) name = beside;
+    }
+    if (!mg_path_exists(name)) {
+        if (strchr(name, '+')) return mg_fail(err, MG_ERR_UNSUPPORTED, "'%s' names a LoRA: LoRA experts are not built yet", name);
+        return mg_fail(err, MG_ERR_IO, "donor '%s' is neither beside the recipe nor in the working directory", name);
+    }
+    *out = mg_arena_strdup(a, name);
+    return *out ? MG_OK : mg_fail_nomem(err, strlen(name));
+}
+
+mg_status mg_merge_yaml_dtype(const mg_yaml *map, const char *key, mg_dtype *out, mg_error *err) {
+    static const struct {
+        const char *name;
+        mg_dtype dtype;
+    } names[] = {{"bfloat16", MG_BF16}, {"float16", MG_F16}, {"float32", MG_F32}, {"bf16", MG_BF16},
+                 {"fp16", MG_F16},      {"f16", MG_F16},     {"fp32", MG_F32},    {"f32", MG_F32}};
+    const mg_yaml *v = mg_yaml_get(map, key);
+    if (!v || mg_yaml_is_null(v)) return MG_OK;
+    for (size_t i = 0; v->type == MG_YAML_SCALAR && i < sizeof names / sizeof *names; i++)
+        if (strcasecmp(v->text, names[i].name) == 0) {
+            *out = names[i].dtype;
+            return MG_OK;
+        }
+    return mg_merge_yaml_schema(err, v, key, "bfloat16, float16 or float32");
+}
+
+void mg_merge_yaml_dir(const char *path, char *buf, size_t size) {
+    const char *slash = strrchr(path, '/');
+    if (!slash) snprintf(buf, size, ".");
+    else snprintf(buf, size, "%.*s", slash == path ? 1 : (int)(slash - path), path);
+}

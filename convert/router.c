@@ -1,0 +1,141 @@
+/* router.c - gate rows from prompts or from a seed. Formulas are mergekit-moe's where the mode is mergekit's (hidden,
+ * hidden_avg, cheap_embed); arithmetic is f32 and f64 where mergekit computes in bfloat16, so rows agree to its rounding. */
+#include "convert/router.h"
+
+#include "convert/router_tokens.h"
+#include "quant/math/f64.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- seeded rows ---- */
+
+/* splitmix64 (Steele, Lea and Flood 2014): one 64-bit state, good enough for weights, the same everywhere. */
+static uint64_t next_u64(uint64_t *state) {
+    uint64_t z = *state += 0x9E3779B97F4A7C15u;
+    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
+    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
+    return z ^ (z >> 31);
+}
+
+/* In (0, 1): 53 bits, never 0. */
+static double next_unit(uint64_t *state) { return ((double)(next_u64(state) >> 11) + 0.5) * 0x1p-53; }
+
+/* Box-Muller, one value per pair of uniforms, with our own log and cosine so that no libm decides a bit. */
+static double next_normal(uint64_t *state) {
+    double r = sqrt(-2 * mg_f64_log(next_unit(state))), sn, cs;
+    mg_f64_sincos(6.283185307179586 * next_unit(state), &sn, &cs);
+    return r * cs;
+}
+
+mg_status mg_router_random(mg_gate_mode mode, uint64_t seed, uint32_t layers, uint32_t experts, uint64_t hidden, float *rows,
+                           mg_error *err) {
+    if (mode != MG_GATE_RANDOM && mode != MG_GATE_UNIFORM_RANDOM)
+        return mg_fail(err, MG_ERR_INTERNAL, "gate mode '%s' is not seeded", mg_gate_mode_name(mode));
+    uint64_t state = seed, n = (uint64_t)layers * experts * hidden;
+    double bound = 1 / sqrt((double)hidden);
+    for (uint64_t i = 0; i < n; i++)
+        rows[i] = (float)(mode == MG_GATE_RANDOM ? next_normal(&state) : (2 * next_unit(&state) - 1) * bound);
+    return MG_OK;
+}
+
+/* ---- rows from prompts ---- */
+
+/* One vector per layer, accumulated in double over the prompts of one expert. */
+typedef struct prompt_sum {
+    double *v; /* [layers][hidden] */
+    uint32_t layers;
+    uint64_t hidden;
+} prompt_sum;
+
+/* row / max(|row|, 1e-8) for every layer, mergekit's normalisation. */
+static void normalise(prompt_sum *s) {
+    for (uint32_t l = 0; l < s->layers; l++) {
+        double *v = s->v + l * s->hidden, norm = 0;
+        for (uint64_t k = 0; k < s->hidden; k++) norm += v[k] * v[k];
+        norm = sqrt(norm) > 1e-8 ? sqrt(norm) : 1e-8;
+        for (uint64_t k = 0; k < s->hidden; k++) v[k] /= norm;
+    }
+}
+
+/* Add what the residual stream x [tokens, hidden] entering layer l says about each prompt of the batch. */
+static void add_layer(prompt_sum *s, mg_gate_mode mode, uint32_t l, const mg_batch *b, const float *x) {
+    const float *seq = x;
+    double *v = s->v + l * s->hidden;
+    for (uint32_t q = 0; q < b->n_seqs; q++) {
+        uint32_t n = b->len[q], first = mode == MG_GATE_HIDDEN ? n - 1 : 0;
+        double scale = 1.0 / ((double)(n - first) * b->n_seqs);
+        for (uint32_t t = first; t < n; t++)
+            for (uint64_t k = 0; k < s->hidden; k++) v[k] += (double)seq[t * s->hidden + k] * scale;
+        seq += n * s->hidden;
+    }
+}
+
+/* hidden, hidden_avg: mean over prompts of the last (or of all) positions of the stream entering each layer. The last layer's
+ * output is not used, so the last layer is not run. */
+static mg_status sum_hidden(prompt_sum *s, mg_gate_mode mode, const mg_prompt_batch *p, mg_model *base, const mg_evaluator *ev, float *x,
+                            mg_error *err) {
+    MG_TRY(ev->embed(ev->self, base, p->ids, p->batch.n_tokens, x, err));
+    for (uint32_t l = 0; l < s->layers; l++) {
+        add_layer(s, mode, l, &p->batch, x);
+        if (l + 1 < s->layers) MG_TRY(ev->run_layer(ev->self, base, l, MG_PART_ALL, &p->batch, x, NULL, NULL, err));
+    }
+    return MG_OK;
+}
+
+/* cheap_embed: sum of the embeddings of all prompt tokens, normalised; the same for every layer. */
+static mg_status sum_embeddings(prompt_sum *s, const mg_prompt_batch *p, mg_model *base, const mg_evaluator *ev, float *x, mg_error *err) {
+    MG_TRY(ev->embed(ev->self, base, p->ids, p->batch.n_tokens, x, err));
+    for (uint64_t t = 0; t < p->batch.n_tokens; t++)
+        for (uint64_t k = 0; k < s->hidden; k++) s->v[k] += (double)x[t * s->hidden + k];
+    for (uint32_t l = 1; l < s->layers; l++) memcpy(s->v + l * s->hidden, s->v, s->hidden * sizeof *s->v);
+    normalise(s);
+    return MG_OK;
+}
+
+/* The vector of one list of prompts into s (which holds zeros). */
+static mg_status sum_prompts(prompt_sum *s, mg_gate_mode mode, const mg_prompts *prompts, mg_model *base, const mg_tokenizer *tok,
+                             const mg_evaluator *ev, mg_error *err) {
+    mg_prompt_batch p = {0};
+    MG_TRY(mg_prompt_batch_add(&p, prompts, 0, false, base, tok, err));
+    float *x = malloc(p.batch.n_tokens * s->hidden * sizeof *x);
+    mg_status st = x ? MG_OK : mg_fail_nomem(err, p.batch.n_tokens * s->hidden * sizeof *x);
+    if (st == MG_OK)
+        st = mode == MG_GATE_CHEAP_EMBED ? sum_embeddings(s, &p, base, ev, x, err) : sum_hidden(s, mode, &p, base, ev, x, err);
+    free(x);
+    mg_prompt_batch_release(&p);
+    return st;
+}
+
+static mg_status expert_rows(const mg_merge_spec *spec, uint32_t e, mg_model *base, const mg_tokenizer *tok, const mg_evaluator *ev,
+                             prompt_sum *pos, prompt_sum *neg, mg_error *err) {
+    size_t n = pos->layers * pos->hidden;
+    const mg_merge_expert *x = &spec->experts[e];
+    memset(pos->v, 0, n * sizeof *pos->v);
+    memset(neg->v, 0, n * sizeof *neg->v);
+    MG_TRY(sum_prompts(pos, spec->gate_mode, &x->positive, base, tok, ev, err));
+    if (x->negative.n) MG_TRY(sum_prompts(neg, spec->gate_mode, &x->negative, base, tok, ev, err));
+    for (size_t i = 0; i < n; i++) pos->v[i] -= neg->v[i];
+    normalise(pos);
+    return MG_OK;
+}
+
+mg_status mg_router_prompt_rows(const mg_merge_spec *spec, mg_model *base, const mg_tokenizer *tok, const mg_evaluator *eval, float *rows,
+                                mg_error *err) {
+    uint32_t layers = (uint32_t)mg_hp_i(base, MG_K_LAYERS);
+    uint64_t hidden = (uint64_t)mg_hp_i(base, MG_K_HIDDEN);
+    size_t n = layers * hidden;
+    double *both = calloc(2 * n, sizeof *both);
+    if (!both) return mg_fail_nomem(err, 2 * n * sizeof *both);
+    prompt_sum pos = {both, layers, hidden}, neg = {both + n, layers, hidden};
+    mg_status st = MG_OK;
+    for (uint32_t e = 0; st == MG_OK && e < spec->n_experts; e++) {
+        st = expert_rows(spec, e, base, tok, eval, &pos, &neg, err);
+        for (uint32_t l = 0; st == MG_OK && l < layers; l++)
+            for (uint64_t k = 0; k < hidden; k++)
+                rows[((uint64_t)l * spec->n_experts + e) * hidden + k] = (float)pos.v[l * hidden + k];
+    }
+    free(both);
+    return st;
+}
