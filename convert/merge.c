@@ -9,55 +9,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* ---- comparing donors ---- */
-
-/* Keys in which an expert may differ from the base: what belongs to the base's trunk alone, or only labels. */
-static bool may_differ(mg_key k) {
-    switch (k) {
-    case MG_K_CONTEXT: case MG_K_BOS: case MG_K_EOS: case MG_K_PAD: case MG_K_WINDOW: case MG_K_TIED: return true;
-    default: return false;
-    }
-}
-
-static bool same_value(const mg_hparams *a, const mg_hparams *b, mg_key k) { return a->i[k] == b->i[k] && a->f[k] == b->f[k]; }
-
-static int value_text(char *buf, size_t n, const mg_hparams *h, mg_key k) {
-    return h->f[k] != 0 ? snprintf(buf, n, "%.9g", h->f[k]) : snprintf(buf, n, "%lld", (long long)h->i[k]);
-}
-
-/* Append the differences of one donor to list; returns how many there are. */
-static unsigned list_differences(const mg_model *base, const mg_model *donor, const char *name, char *list, size_t size) {
-    unsigned n = 0;
-    for (int k = 0; k < MG_KEY_COUNT; k++) {
-        if (may_differ((mg_key)k) || same_value(&base->hp, &donor->hp, (mg_key)k)) continue;
-        char b[32], d[32];
-        value_text(b, sizeof b, &base->hp, (mg_key)k);
-        value_text(d, sizeof d, &donor->hp, (mg_key)k);
-        size_t at = strlen(list);
-        snprintf(list + at, size - at, "%s%s is %s in the base and %s in '%s'", at ? "; " : "", mg_key_name((mg_key)k), b, d, name);
-        n++;
-    }
-    return n;
-}
-
-static mg_status compare_donors(const mg_merge *m, mg_error *err) {
-    char list[900] = "";
-    unsigned n = 0;
-    for (uint32_t e = 0; e < m->spec->n_experts; e++) {
-        const mg_model *d = m->experts[e].model;
-        if (d->arch != m->base.model->arch)
-            return mg_fail(err, MG_ERR_CONFLICT, "expert '%s' is a %s model, the base is %s", m->spec->experts[e].source, d->arch->name,
-                           m->base.model->arch->name);
-        bool seen = false;
-        for (uint32_t f = 0; f < e; f++) seen = seen || m->experts[f].model == d;
-        if (!seen && d != m->base.model) n += list_differences(m->base.model, d, m->spec->experts[e].source, list, sizeof list);
-    }
-    return n ? mg_fail(err, MG_ERR_CONFLICT, "donors do not fit together: %s", list) : MG_OK;
-}
-
 /* Every weight of the base must have a place in the result: as itself, or as the dense block that the experts replace. */
 static mg_status check_base_fits(const mg_merge *m, mg_error *err) {
-    const mg_model *b = m->base.model;
+    const mg_model *b = m->donors[0].model;
     for (uint32_t t = 0; t < b->ckpt->n_tensors; t++) {
         mg_role role;
         if (!mg_model_role_of(b, t, &role, NULL, NULL) || mg_arch_expert_role(m->target, role) != MG_ROLE_COUNT) continue;
@@ -74,59 +28,37 @@ static mg_status check_base_fits(const mg_merge *m, mg_error *err) {
 
 /* ---- opening ---- */
 
-static mg_status open_donor(mg_donor *d, const char *path, mg_error *err) {
-    MG_TRY(mg_checkpoint_open(&d->ckpt, path, err));
-    return mg_model_open(&d->model, d->ckpt, err);
-}
-
-static void close_donor(mg_donor *d) {
-    mg_model_free(d->model);
-    mg_checkpoint_free(d->ckpt);
-}
-
-/* The donor already opened under this path, or NULL. */
-static const mg_donor *opened(const mg_merge *m, uint32_t n, const char *path) {
-    if (strcmp(path, m->spec->base_path) == 0) return &m->base;
-    for (uint32_t e = 0; e < n; e++)
-        if (strcmp(path, m->spec->experts[e].path) == 0) return &m->experts[e];
-    return NULL;
-}
-
 static mg_status pick_target(mg_merge *m, mg_error *err) {
     for (uint32_t i = 0; i < mg_arch_count(); i++)
-        if (mg_arch_made_from(mg_arch_at(i), m->base.model->arch)) {
+        if (mg_arch_made_from(mg_arch_at(i), m->donors[0].model->arch)) {
             m->target = mg_arch_at(i);
             return MG_OK;
         }
-    return mg_fail(err, MG_ERR_UNSUPPORTED, "no mixture-of-experts family is made from %s donors", m->base.model->arch->name);
+    return mg_fail(err, MG_ERR_UNSUPPORTED, "no mixture-of-experts family is made from %s donors", m->donors[0].model->arch->name);
 }
 
 /* What the result will be: the config it will be written with, and its canonical numbers read back from that. */
 static mg_status describe_result(mg_merge *m, mg_error *err) {
-    m->dtype = m->spec->dtype != MG_DTYPE_COUNT ? m->spec->dtype : mg_config_dtype(m->base.ckpt->config);
-    MG_TRY(mg_arch_make_config(&m->config, m->target, m->base.ckpt->config, m->spec->n_experts, m->spec->experts_per_token, err));
-    const char *key = mg_json_get(m->config, "dtype") ? "dtype" : "torch_dtype";
-    if (m->dtype != MG_DTYPE_COUNT)
-        mg_json_set_str(m->config, key, m->dtype == MG_BF16 ? "bfloat16" : m->dtype == MG_F16 ? "float16" : "float32");
+    m->dtype = m->spec->dtype != MG_DTYPE_COUNT ? m->spec->dtype : mg_config_dtype(m->donors[0].ckpt->config);
+    MG_TRY(mg_arch_make_config(&m->config, m->target, m->donors[0].ckpt->config, m->spec->n_experts, m->spec->experts_per_token, err));
+    if (m->dtype != MG_DTYPE_COUNT) mg_config_set_dtype(m->config, m->dtype);
     return mg_model_from_config(&m->result, m->config, err);
 }
 
 static mg_status open_all(mg_merge *m, mg_error *err) {
     const mg_merge_spec *s = m->spec;
-    MG_TRY(open_donor(&m->base, s->base_path, err));
-    if (!m->base.ckpt->config)
-        return mg_fail(err, MG_ERR_UNSUPPORTED, "base '%s': only Hugging Face checkpoints can be merged yet", s->base);
-    MG_TRY(MG_ARENA_NEW(&m->arena, &m->experts, s->n_experts, err));
+    MG_TRY(MG_ARENA_NEW(&m->arena, &m->donors, (size_t)s->n_experts + 1, err));
+    m->donors[0].name = s->base;
+    m->donors[0].path = s->base_path;
     for (uint32_t e = 0; e < s->n_experts; e++) {
-        const mg_donor *known = opened(m, e, s->experts[e].path);
-        if (known) m->experts[e] = *known;
-        else MG_TRY(open_donor(&m->experts[e], s->experts[e].path, err));
+        m->donors[e + 1].name = s->experts[e].source;
+        m->donors[e + 1].path = s->experts[e].path;
     }
+    m->n_donors = s->n_experts + 1;
+    MG_TRY(mg_donors_open(m->donors, m->n_donors, err));
     MG_TRY(pick_target(m, err));
-    MG_TRY(compare_donors(m, err));
+    MG_TRY(mg_donors_compare(m->donors, m->n_donors, err));
     MG_TRY(check_base_fits(m, err));
-    for (uint32_t e = 0; e < s->n_experts; e++)
-        MG_TRY(mg_side_files_same_tokenizer(m->base.ckpt, m->experts[e].ckpt, err));
     return describe_result(m, err);
 }
 
@@ -146,12 +78,7 @@ mg_status mg_merge_open(mg_merge **out, const mg_merge_spec *spec, mg_error *err
 
 void mg_merge_free(mg_merge *m) {
     if (!m) return;
-    for (uint32_t e = 0; m->experts && e < m->spec->n_experts; e++) {
-        bool shared = m->experts[e].ckpt == m->base.ckpt;
-        for (uint32_t f = 0; f < e; f++) shared = shared || m->experts[f].ckpt == m->experts[e].ckpt;
-        if (!shared) close_donor(&m->experts[e]);
-    }
-    close_donor(&m->base);
+    mg_donors_close(m->donors, m->n_donors);
     mg_model_free(m->result);
     mg_json_free(m->config);
     mg_arena_release(&m->arena);
@@ -166,22 +93,22 @@ static bool result_has(const void *ctx, mg_role role, uint32_t layer, uint32_t e
     if (role == MG_R_ROUTER) return true;
     const mg_made_from *made = m->target->made_from;
     for (uint32_t i = 0; i < made->n_roles; i++)
-        if (made->roles[i].expert == role) return mg_model_has(m->base.model, made->roles[i].dense, layer, 0);
+        if (made->roles[i].expert == role) return mg_model_has(m->donors[0].model, made->roles[i].dense, layer, 0);
         else if (made->roles[i].dense == role) return false;
-    return mg_model_has(m->base.model, role, layer, expert);
+    return mg_model_has(m->donors[0].model, role, layer, expert);
 }
 
 /* Stored rows of one part of a target: the donor's rows, scaled where the recipe says so, in the result's dtype. */
 static mg_status part_expr(const mg_merge *m, mg_plan *p, const mg_part *part, const mg_expr **out, mg_error *err) {
     if (part->role == MG_R_ROUTER) return mg_expr_cast(p, m->routers[part->layer], m->dtype == MG_DTYPE_COUNT ? MG_F32 : m->dtype, NULL, 0, out, err);
     mg_role role = part->role;
-    const mg_donor *donor = &m->base;
+    const mg_donor *donor = &m->donors[0];
     double scale = 1;
     const mg_made_from *made = m->target->made_from;
     for (uint32_t i = 0; i < made->n_roles; i++) {
         if (made->roles[i].expert != part->role) continue;
         role = made->roles[i].dense;
-        donor = &m->experts[part->expert];
+        donor = &m->donors[part->expert + 1];
         if (role == MG_R_FFN_DOWN) scale = m->spec->experts[part->expert].residual_scale;
     }
     const mg_bound *b = mg_model_find(donor->model, role, part->layer, 0);
@@ -237,6 +164,6 @@ mg_status mg_merge_plan(mg_merge *m, mg_plan *p, const char *dir, uint64_t shard
     }
     mg_targets_release(&targets);
     if (st != MG_OK) return st;
-    MG_TRY(mg_side_files_copy(p, *out, m->base.ckpt, err));
+    MG_TRY(mg_side_files_copy(p, *out, m->donors[0].ckpt->dir, NULL, err));
     return mg_plan_add_side_file(p, *out, "mergekit_moe_config.yml", m->spec->text, m->spec->text_size, err);
 }

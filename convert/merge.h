@@ -6,19 +6,15 @@
 #ifndef MG_CONVERT_MERGE_H
 #define MG_CONVERT_MERGE_H
 
+#include "convert/donors.h"
 #include "convert/merge_spec.h"
 #include "convert/plan.h"
-
-typedef struct mg_donor {
-    mg_checkpoint *ckpt;
-    mg_model *model;
-} mg_donor;
 
 typedef struct mg_merge {
     const mg_merge_spec *spec;    /* borrowed */
     const struct mg_arch *target; /* family of the result */
-    mg_donor base;
-    mg_donor *experts;            /* [spec->n_experts]; one opened checkpoint per distinct path, shared */
+    mg_donor *donors;             /* [n_donors] the base, then the experts in the recipe's order */
+    uint32_t n_donors;
     mg_json *config;              /* config.json of the result */
     mg_model *result;             /* its numbers, no weights bound */
     mg_dtype dtype;               /* of the result; MG_DTYPE_COUNT keeps each tensor's own */

@@ -50,13 +50,13 @@ static mg_status stage_id(const gate_work *g, mg_xxh128 *id, mg_error *err) {
     uint64_t head[] = {STAGE_VERSION, g->spec->gate_mode, g->opt->seed, g->spec->n_experts, g->spec->experts_per_token,
                        (uint64_t)g->run->merge->dtype};
     mg_xxh128_update(h, head, sizeof head);
-    mg_status st = hash_checkpoint(h, g->run->merge->base.ckpt, err);
+    mg_status st = hash_checkpoint(h, g->run->merge->donors[0].ckpt, err);
     for (uint32_t e = 0; st == MG_OK && e < g->spec->n_experts; e++) {
         const mg_merge_expert *x = &g->spec->experts[e];
         hash_prompts(h, &x->positive);
         hash_prompts(h, &x->negative);
         mg_xxh128_update(h, &x->residual_scale, sizeof x->residual_scale);
-        st = hash_checkpoint(h, g->run->merge->experts[e].ckpt, err);
+        st = hash_checkpoint(h, g->run->merge->donors[e + 1].ckpt, err);
     }
     *id = mg_xxh128_final(h);
     mg_xxh128_free(h);
@@ -76,13 +76,19 @@ static mg_status supply(void *ctx, uint32_t layer, const float *rows, mg_error *
     return mg_expr_supply(g->run->plan, g->run->merge->routers[layer], rows, err);
 }
 
+static mg_status open_tokenizer(mg_tokenizer **out, const mg_checkpoint *base, mg_error *err) {
+    *out = NULL;
+    if (base->dir) MG_TRY(mg_tokenizer_open_dir(out, base->dir, err));
+    return *out ? MG_OK : mg_fail(err, MG_ERR_FORMAT, "'%s' has no tokenizer files, and gates from prompts need a tokenizer", base->path);
+}
+
 static mg_status compute_from_prompts(gate_work *g, mg_error *err) {
     mg_tokenizer *tok = NULL;
     mg_merge_run *r = g->run;
-    MG_TRY(mg_tokenizer_open(&tok, r->merge->base.ckpt, err));
+    MG_TRY(open_tokenizer(&tok, r->merge->donors[0].ckpt, err));
     mg_status st;
     if (g->spec->gate_mode != MG_GATE_FIT) {
-        st = mg_router_prompt_rows(g->spec, r->merge->base.model, tok, g->opt->eval, r->rows, err);
+        st = mg_router_prompt_rows(g->spec, r->merge->donors[0].model, tok, g->opt->eval, r->rows, err);
     } else {
         r->reports = calloc(g->shape.layers, sizeof *r->reports);
         st = r->reports ? mg_router_fit(g->spec, r->model, tok, g->opt->eval, g->opt->pool, supply, g, r->reports, err)

@@ -1,29 +1,239 @@
-/* tool_merge.c - moegraft-merge: donors in, a mixture of experts out; as a Hugging Face directory, or straight to GGUF files of any type in
- * one pass over the donors. */
-#include "convert/merge_run.h"
+/* tool_merge.c - moegraft-merge: donors in, a mixture of experts out, as a Hugging Face directory or straight to GGUF
+ * files of any type in one pass over the donors. Dense recipes (merge_method: linear) take the same way. */
 #include "convert/merge_linear.h"
+#include "convert/merge_run.h"
 #include "convert/quantize.h"
+#include "convert/tool_plan.h"
+#include "formats/base/file.h"
 #include "formats/base/options.h"
 #include "verify/forward.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-typedef struct args {
-    mg_common c;
-    const char *config, *out, *to, *gate, *model_name;
-    mg_opt_list outputs, text;
-    uint64_t seed, shard_size;
-    bool same_models, manifest;
-} args;
+#include <strings.h>
+#include <unistd.h>
 
 static const mg_tool_info tool = {
     .name = "merge",
     .summary = "merge dense models into a mixture of experts",
     .synopsis = "CONFIG OUT [--to TYPE]\nCONFIG -o FILE=TYPE [-o FILE=TYPE]...",
-    .examples = "  moegraft-merge moe.yml moe4                        a Hugging Face directory\n"
-                "  moegraft-merge moe.yml moe4-Q4_K_M.gguf --to Q4_K_M  donors to a quantized file in one pass\n"
+    .examples = "  moegraft-merge moe.yml moe4                            a Hugging Face directory\n"
+                "  moegraft-merge moe.yml moe4-Q4_K_M.gguf --to Q4_K_M    donors to a quantized file in one pass\n"
                 "  moegraft-merge moe.yml -o a.gguf=Q4_K_M -o b.gguf=Q8_0 --gate hidden\n",
-    .next = "moegraft-merge --help",
+    .next = "moegraft merge --help",
 };
+
+typedef struct args {
+    mg_common c;
+    mg_opt_list words, outputs, text;
+    const char *to, *gate, *model_name;
+    uint64_t seed, shard_size;
+    bool same_models, manifest;
+} args;
+
+/* A quantized output: where and as what. */
+typedef struct target {
+    char path[4096];
+    const mg_preset *preset;
+} target;
+
+typedef struct run {
+    mg_pool *pool;
+    mg_forward *forward;
+    mg_merge_spec *spec;
+    mg_merge_run *moe;
+    mg_linear_spec *linear_spec;
+    mg_linear_run *linear;
+    mg_quantize_source source;
+    mg_plan *gguf_plan;
+    target *targets;
+    size_t n_targets;
+    char stage_path[4096];
+} run;
+
+static mg_status parse(args *a, int argc, char **argv, bool *done, mg_error *err) {
+    const mg_opt opts[] = {
+        {NULL, MG_OPT_GROUP, NULL, NULL, "Result"},
+        {"--to", MG_OPT_STR, &a->to, "TYPE", "write OUT as a GGUF file of this type or preset (Q8_0, Q4_K_M ...)"},
+        {"--output,-o", MG_OPT_LIST, &a->outputs, "FILE=TYPE", "a GGUF output; repeatable, all from one pass"},
+        {"--model-name", MG_OPT_STR, &a->model_name, "S", "general.name of GGUF outputs"},
+        {"--out-shard-size", MG_OPT_SIZE, &a->shard_size, "SIZE", "largest shard of a directory output (default 5B)"},
+        {"--manifest", MG_OPT_FLAG, &a->manifest, NULL, "write NAME.manifest.json: inputs, recipe and hashes"},
+        {NULL, MG_OPT_GROUP, NULL, NULL, "Routers"},
+        {"--gate", MG_OPT_STR, &a->gate, "MODE", "fit, hidden, hidden_avg, cheap_embed, random or uniform_random; overrides the recipe"},
+        {"--text", MG_OPT_LIST, &a->text, "NAME=FILE", "more positive prompts of an expert (last part of its path, or its index), one per line"},
+        {"--random-seed", MG_OPT_U64, &a->seed, "N", "seed of random routers (default 0)"},
+        {"--i-understand-this-is-not-useful-without-training", MG_OPT_FLAG, &a->same_models, NULL, "accept experts that are all the same model"},
+        MG_COMMON_MODEL_OPTS(a->c),
+        MG_COMMON_WRITE_OPTS(a->c),
+        MG_COMMON_JSON_OPT(a->c),
+        MG_COMMON_EXEC_OPTS(a->c),
+        MG_MERGEKIT_NOOP_OPTS,
+        MG_COMMON_UNBUILT_OPTS,
+        {0},
+    };
+    MG_TRY(mg_options_parse(&tool, opts, argc, argv, &a->words, done, err));
+    if (*done) return MG_OK;
+    MG_TRY(mg_common_finish(&a->c, err));
+    size_t expected = a->outputs.n ? 1 : 2;
+    if (a->words.n != expected || (a->to && a->outputs.n))
+        return mg_fail(err, MG_ERR_USAGE, "expected CONFIG OUT [--to TYPE], or CONFIG and -o FILE=TYPE");
+    return MG_OK;
+}
+
+static void say(void *ctx, const char *text) {
+    const args *a = ctx;
+    if (!a->c.quiet) fprintf(stderr, "moegraft-merge: %s\n", text);
+}
+
+/* ---- targets ---- */
+
+static mg_status add_target(run *r, const char *path, size_t n, const char *type, mg_error *err) {
+    target *t = &r->targets[r->n_targets];
+    if (n == 0 || n >= sizeof t->path) return mg_fail(err, MG_ERR_USAGE, "output name '%.*s' is empty or too long", (int)n, path);
+    snprintf(t->path, sizeof t->path, "%.*s", (int)n, path);
+    MG_TRY(mg_preset_parse(type, &t->preset, err));
+    r->n_targets++;
+    return MG_OK;
+}
+
+static mg_status parse_targets(run *r, const args *a, mg_error *err) {
+    r->targets = calloc(a->outputs.n + 1, sizeof *r->targets);
+    if (!r->targets) return mg_fail_nomem(err, (a->outputs.n + 1) * sizeof *r->targets);
+    if (a->to) return add_target(r, a->words.items[1], strlen(a->words.items[1]), a->to, err);
+    for (size_t i = 0; i < a->outputs.n; i++) {
+        const char *text = a->outputs.items[i], *eq = strrchr(text, '=');
+        if (!eq) return mg_fail(err, MG_ERR_USAGE, "-o '%s': expected FILE=TYPE", text);
+        MG_TRY(add_target(r, text, (size_t)(eq - text), eq + 1, err));
+    }
+    return MG_OK;
+}
+
+/* The model's name as a directory of it would be called: "x/moe4-Q4_K_M.gguf" of type Q4_K_M is "moe4". */
+static void name_of_target(const target *t, char *buf, size_t size) {
+    const char *slash = strrchr(t->path, '/'), *name = slash ? slash + 1 : t->path, *type = mg_preset_name(t->preset);
+    size_t n = strlen(name), k = strlen(type);
+    if (n > 5 && strcasecmp(name + n - 5, ".gguf") == 0) n -= 5;
+    if (n > k + 1 && strncasecmp(name + n - k, type, k) == 0 && strchr("-._", name[n - k - 1])) n -= k + 1;
+    snprintf(buf, size, "%.*s", (int)n, name);
+}
+
+/* ---- the merge ---- */
+
+/* Where finished routers wait while the merge is not: ".NAME.router.safetensors" beside the first output. */
+static void set_stage_path(run *r, const char *out) {
+    size_t n = strlen(out);
+    while (n > 1 && out[n - 1] == '/') n--;
+    size_t start = n;
+    while (start && out[start - 1] != '/') start--;
+    snprintf(r->stage_path, sizeof r->stage_path, "%.*s.%.*s.router.safetensors", (int)start, out, (int)(n - start), out + start);
+}
+
+static mg_status load_spec(run *r, const args *a, mg_error *err) {
+    MG_TRY(mg_merge_spec_load(&r->spec, a->words.items[0], err));
+    for (size_t i = 0; i < a->text.n; i++) {
+        char name[1024];
+        const char *text = a->text.items[i], *eq = strchr(text, '=');
+        if (!eq || (size_t)(eq - text) >= sizeof name) return mg_fail(err, MG_ERR_USAGE, "--text '%s': expected NAME=FILE", text);
+        snprintf(name, sizeof name, "%.*s", (int)(eq - text), text);
+        MG_TRY(mg_merge_spec_add_text(r->spec, name, eq + 1, err));
+    }
+    if (a->gate) {
+        MG_TRY(mg_gate_mode_parse(a->gate, &r->spec->gate_mode, err));
+        r->spec->gate_mode_given = true;
+    }
+    if (a->c.experts_per_token == MG_EXPERTS_ALL) r->spec->experts_per_token = r->spec->n_experts;
+    else if (a->c.experts_per_token) r->spec->experts_per_token = a->c.experts_per_token;
+    if (r->spec->experts_per_token > r->spec->n_experts)
+        return mg_fail(err, MG_ERR_USAGE, "--experts-per-token %u: the recipe has %u experts", r->spec->experts_per_token, r->spec->n_experts);
+    return mg_merge_spec_check(r->spec, a->same_models, err);
+}
+
+static mg_status run_moe(run *r, args *a, const char *dir, mg_error *err) {
+    MG_TRY(load_spec(r, a, err));
+    MG_TRY(mg_forward_new(&r->forward, r->pool, NULL, err));
+    mg_evaluator eval = mg_forward_evaluator(r->forward);
+    mg_merge_run_options opt = {.eval = &eval, .pool = r->pool, .seed = a->seed, .dir = dir, .shard_size = a->shard_size,
+                                .stage_path = a->c.dry_run ? NULL : r->stage_path, .note = say, .note_ctx = a};
+    return mg_merge_run_new(&r->moe, r->spec, &opt, err);
+}
+
+static mg_status run_dense(run *r, const args *a, const char *dir, mg_error *err) {
+    if (a->gate || a->text.n || a->c.experts_per_token)
+        return mg_fail(err, MG_ERR_USAGE, "--gate, --text and --experts-per-token mean nothing for a dense merge");
+    MG_TRY(mg_linear_spec_load(&r->linear_spec, a->words.items[0], err));
+    return mg_linear_run_new(&r->linear, r->linear_spec, dir, a->shard_size, err);
+}
+
+/* The merged model to GGUF, one output per target, from one evaluation of every row. */
+static mg_status plan_targets(run *r, args *a, mg_checkpoint *merged, uint32_t *out, mg_error *err) {
+    char name[1024];
+    name_of_target(&r->targets[0], name, sizeof name);
+    mg_convert_gguf_options convert = {.name = a->model_name, .dir_name = name};
+    MG_TRY(mg_quantize_source_open(&r->source, merged, &convert, err));
+    if (!r->source.had_tokenizer) say(a, "the base has no tokenizer files: the result has no tokenizer keys");
+    MG_TRY(mg_plan_new(&r->gguf_plan, err));
+    mg_quantize_options q = MG_QUANTIZE_OPTIONS_INIT;
+    q.estimate = a->c.dry_run;
+    if (a->c.verbose) {
+        q.note = say;
+        q.note_ctx = a;
+    }
+    for (size_t i = 0; i < r->n_targets; i++) {
+        mg_quantize_report rep;
+        q.mix.preset = r->targets[i].preset;
+        MG_TRY(mg_quantize_plan(r->gguf_plan, r->source.gguf, r->targets[i].path, &q, &rep, &out[i], err));
+    }
+    return MG_OK;
+}
+
+static mg_status work(run *r, args *a, mg_error *err) {
+    const char *first = a->outputs.n ? NULL : a->words.items[1];
+    bool dense;
+    MG_TRY(parse_targets(r, a, err));
+    if (!first) first = r->targets[0].path;
+    set_stage_path(r, first);
+    MG_TRY(mg_merge_is_dense(a->words.items[0], &dense, err));
+    MG_TRY(mg_pool_new(&r->pool, a->c.n_threads, err));
+    MG_TRY(dense ? run_dense(r, a, first, err) : run_moe(r, a, first, err));
+    mg_plan *plan = dense ? r->linear->plan : r->moe->plan;
+    uint32_t *out = calloc(r->n_targets + 1, sizeof *out);
+    if (!out) return mg_fail_nomem(err, sizeof *out);
+    size_t n = r->n_targets ? r->n_targets : 1;
+    out[0] = dense ? r->linear->out : r->moe->out;
+    mg_status st = r->n_targets ? plan_targets(r, a, dense ? r->linear->ckpt : r->moe->ckpt, out, err) : MG_OK;
+    if (r->n_targets) plan = r->gguf_plan;
+    mg_exec_options opt = {.threads = a->c.n_threads, .memory = a->c.memory, .restart = a->c.restart, .force = a->c.force,
+                           .progress = a->c.progress, .label = "merge", .manifest = a->manifest};
+    if (st == MG_OK)
+        st = a->c.dry_run ? mg_tool_plan_show(plan, out, n, &opt, a->c.json, err)
+                          : mg_tool_plan_execute(plan, &opt, a->c.json, a->c.quiet, err);
+    free(out);
+    if (st == MG_OK && !a->c.dry_run) unlink(r->stage_path);
+    return st;
+}
+
+int main(int argc, char **argv) {
+    mg_error err = {0};
+    args a = {0};
+    run r = {0};
+    bool done = false;
+    mg_interrupt_install();
+    mg_common_init(&a.c);
+    mg_status st = parse(&a, argc, argv, &done, &err);
+    if (st == MG_OK && !done) st = work(&r, &a, &err);
+    mg_plan_free(r.gguf_plan);
+    mg_quantize_source_close(&r.source);
+    mg_merge_run_free(r.moe);
+    mg_merge_spec_free(r.spec);
+    mg_linear_run_free(r.linear);
+    mg_linear_spec_free(r.linear_spec);
+    mg_forward_free(r.forward);
+    mg_pool_free(r.pool);
+    free(r.targets);
+    mg_opt_list *lists[] = {&a.words, &a.outputs, &a.text};
+    for (size_t i = 0; i < 3; i++) mg_opt_list_release(lists[i]);
+    mg_common_release(&a.c);
+    return st == MG_OK ? 0 : mg_tool_fail(&tool, &err);
+}

@@ -1,0 +1,85 @@
+/* donors.c - opening and comparing donors. */
+#include "convert/donors.h"
+
+#include "convert/side_files.h"
+#include "formats/arch/arch.h"
+
+#include <stdio.h>
+#include <string.h>
+
+mg_status mg_donors_open(mg_donor *d, uint32_t n, mg_error *err) {
+    for (uint32_t i = 0; i < n; i++) {
+        for (uint32_t k = 0; k < i && !d[i].shared; k++) {
+            if (strcmp(d[k].path, d[i].path) != 0) continue;
+            d[i].ckpt = d[k].ckpt;
+            d[i].model = d[k].model;
+            d[i].shared = true;
+        }
+        if (d[i].shared) continue;
+        MG_TRY(mg_checkpoint_open(&d[i].ckpt, d[i].path, err));
+        MG_TRY(mg_model_open(&d[i].model, d[i].ckpt, err));
+        if (!d[i].ckpt->config) {
+            mg_error_at(err, d[i].path, NULL);
+            return mg_fail(err, MG_ERR_UNSUPPORTED, "only checkpoints with a config.json can be merged yet");
+        }
+    }
+    return MG_OK;
+}
+
+void mg_donors_close(mg_donor *d, uint32_t n) {
+    for (uint32_t i = 0; i < n; i++) {
+        if (d[i].shared) continue;
+        mg_model_free(d[i].model);
+        mg_checkpoint_free(d[i].ckpt);
+    }
+}
+
+static bool may_differ(mg_key k) {
+    switch (k) {
+    case MG_K_CONTEXT:
+    case MG_K_BOS:
+    case MG_K_EOS:
+    case MG_K_PAD:
+    case MG_K_WINDOW:
+    case MG_K_TIED: return true;
+    default: return false;
+    }
+}
+
+static void value_text(char *buf, size_t n, const mg_hparams *h, mg_key k) {
+    if (h->f[k] != 0) snprintf(buf, n, "%.9g", h->f[k]);
+    else snprintf(buf, n, "%lld", (long long)h->i[k]);
+}
+
+/* Append the differences of donor d to list, as far as there is room; returns how many there are. */
+static unsigned list_differences(const mg_donor *base, const mg_donor *d, char *list, size_t size) {
+    const mg_hparams *x = &base->model->hp, *y = &d->model->hp;
+    unsigned n = 0;
+    for (int k = 0; k < MG_KEY_COUNT; k++) {
+        if (may_differ((mg_key)k) || (x->i[k] == y->i[k] && x->f[k] == y->f[k])) continue;
+        char b[32], v[32];
+        value_text(b, sizeof b, x, (mg_key)k);
+        value_text(v, sizeof v, y, (mg_key)k);
+        size_t at = strlen(list);
+        snprintf(list + at, size - at, "%s%s is %s in '%s' and %s in '%s'", at ? "; " : "", mg_key_name((mg_key)k), b, base->name, v,
+                 d->name);
+        n++;
+    }
+    return n;
+}
+
+mg_status mg_donors_compare(const mg_donor *d, uint32_t n, mg_error *err) {
+    char list[900] = "";
+    unsigned differences = 0;
+    for (uint32_t i = 1; i < n; i++) {
+        if (d[i].shared) continue;
+        if (d[i].model->arch != d[0].model->arch)
+            return mg_fail(err, MG_ERR_CONFLICT, "'%s' is a %s model and '%s' a %s model", d[0].name, d[0].model->arch->name, d[i].name,
+                           d[i].model->arch->name);
+        differences += list_differences(&d[0], &d[i], list, sizeof list);
+    }
+    if (differences) return mg_fail(err, MG_ERR_CONFLICT, "donors do not fit together: %s", list);
+    for (uint32_t i = 1; i < n; i++)
+        if (!d[i].shared) MG_TRY(mg_side_files_same_tokenizer(d[0].ckpt, d[i].ckpt, err));
+    return MG_OK;
+}
