@@ -112,7 +112,7 @@ static mg_status parse_targets(run *r, const args *a, mg_error *err) {
 
 /* The model's name as a directory of it would be called: "x/moe4-Q4_K_M.gguf" of type Q4_K_M is "moe4". */
 static void name_of_target(const target *t, char *buf, size_t size) {
-    const char *slash = strrchr(t->path, '/'), *name = slash ? slash + 1 : t->path, *type = mg_preset_name(t->preset);
+    const char *slash = strrchr(t->path, '/'), *name = slash ? slash + 1 : t->path, *type = t->preset->name;
     size_t n = strlen(name), k = strlen(type);
     if (n > 5 && strcasecmp(name + n - 5, ".gguf") == 0) n -= 5;
     if (n > k + 1 && strncasecmp(name + n - k, type, k) == 0 && strchr("-._", name[n - k - 1])) n -= k + 1;
