@@ -1,7 +1,7 @@
 /* merge.h - dense donors to a mixture-of-experts model, as a plan.
  *
  * Attention, norms, embeddings and head are the base's rows; each expert's feed-forward block is its donor's; routers
- * are slots of the plan, filled by a gate stage (router.h) before the plan is executed. Donors are compared field by
+ * are slots of the plan, filled by a gate stage (gates.h) before the plan is executed. Donors are compared field by
  * field with the base before anything is planned. */
 #ifndef MG_CONVERT_MERGE_H
 #define MG_CONVERT_MERGE_H

@@ -88,10 +88,10 @@ static mg_status compute_from_prompts(gate_work *g, mg_error *err) {
     MG_TRY(open_tokenizer(&tok, r->merge->donors[0].ckpt, err));
     mg_status st;
     if (g->spec->gate_mode != MG_GATE_FIT) {
-        st = mg_router_prompt_rows(g->spec, r->merge->donors[0].model, tok, g->opt->eval, r->rows, err);
+        st = mg_gates_from_prompts(g->spec, r->merge->donors[0].model, tok, g->opt->eval, r->rows, err);
     } else {
         r->reports = calloc(g->shape.layers, sizeof *r->reports);
-        st = r->reports ? mg_router_fit(g->spec, r->model, tok, g->opt->eval, g->opt->pool, supply, g, r->reports, err)
+        st = r->reports ? mg_gates_fit(g->spec, r->model, tok, g->opt->eval, g->opt->pool, supply, g, r->reports, err)
                         : mg_fail_nomem(err, g->shape.layers * sizeof *r->reports);
     }
     mg_tokenizer_free(tok);
@@ -110,7 +110,7 @@ static mg_status compute_gates(gate_work *g, mg_error *err) {
         note(g->opt, "gate mode '%s'%s", mg_gate_mode_name(mode),
              g->spec->gate_mode_given ? "" : " (the recipe names none; mergekit would take 'hidden')");
         if (mode == MG_GATE_RANDOM || mode == MG_GATE_UNIFORM_RANDOM)
-            MG_TRY(mg_router_random(mode, g->opt->seed, g->shape.layers, g->shape.experts, g->shape.hidden, r->rows, err));
+            MG_TRY(mg_gates_random(mode, g->opt->seed, g->shape.layers, g->shape.experts, g->shape.hidden, r->rows, err));
         else MG_TRY(compute_from_prompts(g, err));
         if (path) MG_TRY(mg_gate_stage_save(path, id, g->shape, r->rows, err));
         if (mode == MG_GATE_FIT) return MG_OK; /* supplied layer by layer already */

@@ -4,7 +4,7 @@
 #define MG_CONVERT_MERGE_RUN_H
 
 #include "convert/merge.h"
-#include "convert/router.h"
+#include "convert/gates.h"
 
 typedef struct mg_merge_run_options {
     const mg_evaluator *eval;  /* runs the base and the model being built */

@@ -1,6 +1,6 @@
-/* router_tokens.h - prompts as one batch of token sequences, with the expert each belongs to. */
-#ifndef MG_CONVERT_ROUTER_TOKENS_H
-#define MG_CONVERT_ROUTER_TOKENS_H
+/* gates_tokens.h - prompts as one batch of token sequences, with the expert each belongs to. */
+#ifndef MG_CONVERT_GATES_TOKENS_H
+#define MG_CONVERT_GATES_TOKENS_H
 
 #include "convert/merge_spec.h"
 #include "formats/tokenizer.h"

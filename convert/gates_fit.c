@@ -1,11 +1,11 @@
-/* router_fit.c - routers fitted at their true input: for every layer, in order, the prompts are run through the model
+/* gates_fit.c - routers fitted at their true input: for every layer, in order, the prompts are run through the model
  * being built up to the input of that layer's router; a multinomial logistic regression finds the rows whose softmax
  * best says which expert's prompts each token came from; the rows become the router and the layer's experts run with it.
  * The beginning-of-sequence position, equal for all prompts, is left out. Classes weigh the same however many tokens
  * they have. The ridge is relative to the mean square of the inputs, so that scaling a model does not change it. */
 #include "convert/logreg.h"
-#include "convert/router.h"
-#include "convert/router_tokens.h"
+#include "convert/gates.h"
+#include "convert/gates_tokens.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -125,7 +125,7 @@ static mg_status fit_rows(fit *f, double *w, float *rows, mg_fit_report *report,
     return MG_OK;
 }
 
-static mg_status fit_layers(fit *f, mg_router_supply supply, void *ctx, mg_fit_report *reports, mg_error *err) {
+static mg_status fit_layers(fit *f, mg_gates_supply supply, void *ctx, mg_fit_report *reports, mg_error *err) {
     uint64_t n = (uint64_t)f->spec->n_experts * f->hidden;
     double *w = malloc(n * (sizeof(double) + sizeof(float)));
     if (!w) return mg_fail_nomem(err, n * sizeof *w);
@@ -142,8 +142,8 @@ static mg_status fit_layers(fit *f, mg_router_supply supply, void *ctx, mg_fit_r
     return st;
 }
 
-mg_status mg_router_fit(const mg_merge_spec *spec, mg_model *moe, const mg_tokenizer *tok, const mg_evaluator *eval, mg_pool *pool,
-                        mg_router_supply supply, void *ctx, mg_fit_report *reports, mg_error *err) {
+mg_status mg_gates_fit(const mg_merge_spec *spec, mg_model *moe, const mg_tokenizer *tok, const mg_evaluator *eval, mg_pool *pool,
+                        mg_gates_supply supply, void *ctx, mg_fit_report *reports, mg_error *err) {
     fit f = {.spec = spec, .moe = moe, .eval = eval, .pool = pool, .hidden = (uint64_t)mg_hp_i(moe, MG_K_HIDDEN)};
     mg_status st = add_prompts(&f, tok, err);
     if (st == MG_OK) st = alloc_rows(&f, err);

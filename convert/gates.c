@@ -1,8 +1,8 @@
-/* router.c - gate rows from prompts or from a seed. Formulas are mergekit-moe's where the mode is mergekit's (hidden,
+/* gates.c - gate rows from prompts or from a seed. Formulas are mergekit-moe's where the mode is mergekit's (hidden,
  * hidden_avg, cheap_embed); arithmetic is f32 and f64 where mergekit computes in bfloat16, so rows agree to its rounding. */
-#include "convert/router.h"
+#include "convert/gates.h"
 
-#include "convert/router_tokens.h"
+#include "convert/gates_tokens.h"
 #include "quant/math/f64.h"
 
 #include <math.h>
@@ -29,7 +29,7 @@ static double next_normal(uint64_t *state) {
     return r * cs;
 }
 
-mg_status mg_router_random(mg_gate_mode mode, uint64_t seed, uint32_t layers, uint32_t experts, uint64_t hidden, float *rows,
+mg_status mg_gates_random(mg_gate_mode mode, uint64_t seed, uint32_t layers, uint32_t experts, uint64_t hidden, float *rows,
                            mg_error *err) {
     if (mode != MG_GATE_RANDOM && mode != MG_GATE_UNIFORM_RANDOM)
         return mg_fail(err, MG_ERR_INTERNAL, "gate mode '%s' is not seeded", mg_gate_mode_name(mode));
@@ -121,7 +121,7 @@ static mg_status expert_rows(const mg_merge_spec *spec, uint32_t e, mg_model *ba
     return MG_OK;
 }
 
-mg_status mg_router_prompt_rows(const mg_merge_spec *spec, mg_model *base, const mg_tokenizer *tok, const mg_evaluator *eval, float *rows,
+mg_status mg_gates_from_prompts(const mg_merge_spec *spec, mg_model *base, const mg_tokenizer *tok, const mg_evaluator *eval, float *rows,
                                 mg_error *err) {
     uint32_t layers = (uint32_t)mg_hp_i(base, MG_K_LAYERS);
     uint64_t hidden = (uint64_t)mg_hp_i(base, MG_K_HIDDEN);

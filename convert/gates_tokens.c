@@ -1,5 +1,5 @@
-/* router_tokens.c - see router_tokens.h. */
-#include "convert/router_tokens.h"
+/* gates_tokens.c - see gates_tokens.h. */
+#include "convert/gates_tokens.h"
 
 #include <stdlib.h>
 #include <string.h>
