@@ -1,0 +1,41 @@
+/* drift.h - how far a candidate's predictions are from a reference's, position by position, with llama-perplexity's
+ * definitions where it has one. p is the reference's distribution, q the candidate's.
+ *
+ *   kl        sum p (log p - log q), nats          delta_p   q(target) - p(target)
+ *   top1      both have the same most likely token  ppl       exp(mean -log prob of the target)
+ * Percentiles interpolate linearly between order statistics. Standard errors are sqrt(variance / (n - 1)). */
+#ifndef MG_VERIFY_DRIFT_H
+#define MG_VERIFY_DRIFT_H
+
+#include "verify/score.h"
+
+#define MG_DRIFT_BINS 32u /* positions within a window, for the plot */
+
+typedef struct mg_drift {
+    uint64_t n, cap;
+    double *kl, *delta_p; /* [n] */
+    mg_ppl reference, candidate;
+    uint64_t same_top;
+    double logit_max_abs, diff_sq, dot, ref_sq, cand_sq; /* sums over all logits */
+    uint64_t n_logits;
+    double bin_kl[MG_DRIFT_BINS];
+    uint64_t bin_n[MG_DRIFT_BINS];
+} mg_drift;
+
+void mg_drift_init(mg_drift *d);
+void mg_drift_release(mg_drift *d);
+/* Add the rows of two scorers walked in step. window_len: tokens of the rows' window, for the bins. pool may be NULL; the
+ * result does not depend on it. MG_ERR_FORMAT when a logit is not finite. */
+mg_status mg_drift_add(mg_drift *d, const mg_score_rows *ref, const mg_score_rows *cand, uint32_t window_len, mg_pool *pool,
+                       mg_error *err) MG_MUST_CHECK;
+
+typedef struct mg_drift_summary {
+    uint64_t n;
+    double ppl_reference, ppl_reference_stderr, ppl_candidate, ppl_candidate_stderr;
+    double kl_mean, kl_stderr, kl_median, kl_p90, kl_p95, kl_p99, kl_p999, kl_max;
+    double top1, delta_p_mean, delta_p_rms;
+    double logit_max_abs, logit_rms, logit_cosine;
+} mg_drift_summary;
+mg_status mg_drift_summarize(const mg_drift *d, mg_drift_summary *out, mg_error *err) MG_MUST_CHECK;
+
+#endif

@@ -1,0 +1,65 @@
+/* judge.c - see judge.h. */
+#include "verify/judge.h"
+
+#include "formats/base/options.h"
+
+#include <ctype.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+mg_status mg_threshold_parse(mg_threshold *t, const char *text, mg_error *err) {
+    size_t n = strcspn(text, "<>=!");
+    const char *op = text + n;
+    size_t k = op[0] && op[1] == '=' ? 2 : 1;
+    while (n && isspace((unsigned char)text[n - 1])) n--;
+    bool single = op[0] == '<' || op[0] == '>';
+    if (n == 0 || n >= sizeof t->path || !op[0] || (k == 1 && !single))
+        return mg_fail(err, MG_ERR_USAGE, "--fail-on '%s': expected PATH, one of > >= < <= == != and a number", text);
+    t->text = text;
+    snprintf(t->path, sizeof t->path, "%.*s", (int)n, text);
+    snprintf(t->op, sizeof t->op, "%.*s", (int)k, op);
+    const char *number = op + k;
+    while (isspace((unsigned char)*number)) number++;
+    return mg_parse_f64(number, &t->value, err);
+}
+
+/* One element of an array: the i-th child. */
+static const mg_json *element(const mg_json *v, unsigned long i) {
+    const mg_json *c = v && mg_json_type(v) == MG_JSON_ARRAY ? mg_json_first(v) : NULL;
+    while (c && i--) c = mg_json_next(c);
+    return c;
+}
+
+/* Follow "a.b[2].c". */
+static const mg_json *follow(const mg_json *v, const char *path) {
+    while (v && *path) {
+        if (*path == '[') {
+            char *end;
+            v = element(v, strtoul(path + 1, &end, 10));
+            if (end == path + 1 || *end != ']') return NULL;
+            path = end + 1;
+        } else {
+            char key[128];
+            size_t n = strcspn(path, ".[");
+            snprintf(key, sizeof key, "%.*s", (int)n, path);
+            v = mg_json_get(v, key);
+            path += n;
+        }
+        if (*path == '.') path++;
+    }
+    return v;
+}
+
+mg_status mg_threshold_check(const mg_threshold *t, const mg_json *candidate, bool *fails, mg_error *err) {
+    double x;
+    if (!mg_json_f64(follow(candidate, t->path), &x))
+        return mg_fail(err, MG_ERR_USAGE, "--fail-on '%s': '%s' is no number of the result (--json shows the paths)", t->text, t->path);
+    if (!strcmp(t->op, ">")) *fails = x > t->value;
+    else if (!strcmp(t->op, ">=")) *fails = x >= t->value;
+    else if (!strcmp(t->op, "<")) *fails = x < t->value;
+    else if (!strcmp(t->op, "<=")) *fails = x <= t->value;
+    else if (!strcmp(t->op, "==")) *fails = x == t->value;
+    else *fails = x != t->value;
+    return MG_OK;
+}

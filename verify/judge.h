@@ -1,0 +1,20 @@
+/* judge.h - thresholds: "kl.mean>0.05" is a path into a candidate's JSON result, a comparison and a number. */
+#ifndef MG_VERIFY_JUDGE_H
+#define MG_VERIFY_JUDGE_H
+
+#include "formats/base/json.h"
+
+typedef struct mg_threshold {
+    const char *text; /* as given */
+    char path[128];   /* "kl.mean", "layers[3].cosine" */
+    char op[3];       /* > >= < <= == != */
+    double value;
+} mg_threshold;
+
+/* MG_ERR_USAGE when it is not PATH OP NUMBER. */
+mg_status mg_threshold_parse(mg_threshold *t, const char *text, mg_error *err) MG_MUST_CHECK;
+/* *fails: the comparison holds for this candidate. MG_ERR_USAGE when the path leads to no number: a misspelt threshold must not
+ * pass in silence. */
+mg_status mg_threshold_check(const mg_threshold *t, const mg_json *candidate, bool *fails, mg_error *err) MG_MUST_CHECK;
+
+#endif
