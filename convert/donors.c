@@ -41,14 +41,18 @@ static bool may_differ(mg_key k) {
     case MG_K_EOS:
     case MG_K_PAD:
     case MG_K_WINDOW:
-    case MG_K_TIED: return true;
-    default: return false;
+    case MG_K_TIED:
+        return true;
+    default:
+        return false;
     }
 }
 
 static void value_text(char *buf, size_t n, const mg_hparams *h, mg_key k) {
-    if (h->f[k] != 0) snprintf(buf, n, "%.9g", h->f[k]);
-    else snprintf(buf, n, "%lld", (long long)h->i[k]);
+    if (h->f[k] != 0)
+        snprintf(buf, n, "%.9g", h->f[k]);
+    else
+        snprintf(buf, n, "%lld", (long long)h->i[k]);
 }
 
 /* Append the differences of donor d to list, as far as there is room; returns how many there are. */
@@ -61,8 +65,8 @@ static unsigned list_differences(const mg_donor *base, const mg_donor *d, char *
         value_text(b, sizeof b, x, (mg_key)k);
         value_text(v, sizeof v, y, (mg_key)k);
         size_t at = strlen(list);
-        snprintf(list + at, size - at, "%s%s is %s in '%s' and %s in '%s'", at ? "; " : "", mg_key_name((mg_key)k), b, base->name, v,
-                 d->name);
+        snprintf(list + at, size - at, "%s%s is %s in '%s' and %s in '%s'", at ? "; " : "", mg_key_name((mg_key)k), b,
+                 base->name, v, d->name);
         n++;
     }
     return n;
@@ -74,8 +78,8 @@ mg_status mg_donors_compare(const mg_donor *d, uint32_t n, mg_error *err) {
     for (uint32_t i = 1; i < n; i++) {
         if (d[i].shared) continue;
         if (d[i].model->arch != d[0].model->arch)
-            return mg_fail(err, MG_ERR_CONFLICT, "'%s' is a %s model and '%s' a %s model", d[0].name, d[0].model->arch->name, d[i].name,
-                           d[i].model->arch->name);
+            return mg_fail(err, MG_ERR_CONFLICT, "'%s' is a %s model and '%s' a %s model", d[0].name,
+                           d[0].model->arch->name, d[i].name, d[i].model->arch->name);
         differences += list_differences(&d[0], &d[i], list, sizeof list);
     }
     if (differences) return mg_fail(err, MG_ERR_CONFLICT, "donors do not fit together: %s", list);

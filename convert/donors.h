@@ -12,14 +12,14 @@ typedef struct mg_donor {
     bool shared; /* opened under another index: not closed twice */
 } mg_donor;
 
-/* Open n donors; a path that occurs again shares the first one's checkpoint. name and path are set by the caller; the rest is
- * zero. After a failure mg_donors_close cleans up. */
+/* Open n donors; a path that occurs again shares the first one's checkpoint. name and path are set by the caller; the
+ * rest is zero. After a failure mg_donors_close cleans up. */
 mg_status mg_donors_open(mg_donor *d, uint32_t n, mg_error *err) MG_MUST_CHECK;
 void mg_donors_close(mg_donor *d, uint32_t n);
 
-/* Compare donors 1..n-1 with donor 0, the base: family, every canonical config value except those that belong to the base's trunk
- * alone (context length, sliding window, tied head, special token ids), and the tokenizers. MG_ERR_CONFLICT lists every
- * difference in one message. */
+/* Compare donors 1..n-1 with donor 0, the base: family, every canonical config value except those that belong to the
+ * base's trunk alone (context length, sliding window, tied head, special token ids), and the tokenizers.
+ * MG_ERR_CONFLICT lists every difference in one message. */
 mg_status mg_donors_compare(const mg_donor *d, uint32_t n, mg_error *err) MG_MUST_CHECK;
 
 #endif

@@ -12,8 +12,10 @@ typedef struct mg_gate_shape {
     uint64_t hidden;
 } mg_gate_shape;
 
-/* true and rows filled when path holds a stage of this id and shape; anything else there is ignored (and later replaced). */
+/* true and rows filled when path holds a stage of this id and shape; anything else there is ignored (and later
+ * replaced). */
 bool mg_gate_stage_load(const char *path, mg_xxh128 id, mg_gate_shape shape, float *rows);
-mg_status mg_gate_stage_save(const char *path, mg_xxh128 id, mg_gate_shape shape, const float *rows, mg_error *err) MG_MUST_CHECK;
+mg_status mg_gate_stage_save(const char *path, mg_xxh128 id, mg_gate_shape shape, const float *rows,
+                             mg_error *err) MG_MUST_CHECK;
 
 #endif

@@ -1,5 +1,6 @@
 /* gates.c - gate rows from prompts or from a seed. Formulas are mergekit-moe's where the mode is mergekit's (hidden,
- * hidden_avg, cheap_embed); arithmetic is f32 and f64 where mergekit computes in bfloat16, so rows agree to its rounding. */
+ * hidden_avg, cheap_embed); arithmetic is f32 and f64 where mergekit computes in bfloat16, so rows agree to its
+ * rounding. */
 #include "convert/gates.h"
 
 #include "convert/gates_tokens.h"
@@ -20,7 +21,9 @@ static uint64_t next_u64(uint64_t *state) {
 }
 
 /* In (0, 1): 53 bits, never 0. */
-static double next_unit(uint64_t *state) { return ((double)(next_u64(state) >> 11) + 0.5) * 0x1p-53; }
+static double next_unit(uint64_t *state) {
+    return ((double)(next_u64(state) >> 11) + 0.5) * 0x1p-53;
+}
 
 /* Box-Muller, one value per pair of uniforms, with our own log and cosine so that no libm decides a bit. */
 static double next_normal(uint64_t *state) {
@@ -29,8 +32,8 @@ static double next_normal(uint64_t *state) {
     return r * cs;
 }
 
-mg_status mg_gates_random(mg_gate_mode mode, uint64_t seed, uint32_t layers, uint32_t experts, uint64_t hidden, float *rows,
-                           mg_error *err) {
+mg_status mg_gates_random(mg_gate_mode mode, uint64_t seed, uint32_t layers, uint32_t experts, uint64_t hidden,
+                          float *rows, mg_error *err) {
     if (mode != MG_GATE_RANDOM && mode != MG_GATE_UNIFORM_RANDOM)
         return mg_fail(err, MG_ERR_INTERNAL, "gate mode '%s' is not seeded", mg_gate_mode_name(mode));
     uint64_t state = seed, n = (uint64_t)layers * experts * hidden;
@@ -72,10 +75,10 @@ static void add_layer(prompt_sum *s, mg_gate_mode mode, uint32_t l, const mg_bat
     }
 }
 
-/* hidden, hidden_avg: mean over prompts of the last (or of all) positions of the stream entering each layer. The last layer's
- * output is not used, so the last layer is not run. */
-static mg_status sum_hidden(prompt_sum *s, mg_gate_mode mode, const mg_prompt_batch *p, mg_model *base, const mg_evaluator *ev, float *x,
-                            mg_error *err) {
+/* hidden, hidden_avg: mean over prompts of the last (or of all) positions of the stream entering each layer. The last
+ * layer's output is not used, so the last layer is not run. */
+static mg_status sum_hidden(prompt_sum *s, mg_gate_mode mode, const mg_prompt_batch *p, mg_model *base,
+                            const mg_evaluator *ev, float *x, mg_error *err) {
     MG_TRY(ev->embed(ev->self, base, p->ids, p->batch.n_tokens, x, err));
     for (uint32_t l = 0; l < s->layers; l++) {
         add_layer(s, mode, l, &p->batch, x);
@@ -85,7 +88,8 @@ static mg_status sum_hidden(prompt_sum *s, mg_gate_mode mode, const mg_prompt_ba
 }
 
 /* cheap_embed: sum of the embeddings of all prompt tokens, normalised; the same for every layer. */
-static mg_status sum_embeddings(prompt_sum *s, const mg_prompt_batch *p, mg_model *base, const mg_evaluator *ev, float *x, mg_error *err) {
+static mg_status sum_embeddings(prompt_sum *s, const mg_prompt_batch *p, mg_model *base, const mg_evaluator *ev,
+                                float *x, mg_error *err) {
     MG_TRY(ev->embed(ev->self, base, p->ids, p->batch.n_tokens, x, err));
     for (uint64_t t = 0; t < p->batch.n_tokens; t++)
         for (uint64_t k = 0; k < s->hidden; k++) s->v[k] += (double)x[t * s->hidden + k];
@@ -95,21 +99,22 @@ static mg_status sum_embeddings(prompt_sum *s, const mg_prompt_batch *p, mg_mode
 }
 
 /* The vector of one list of prompts into s (which holds zeros). */
-static mg_status sum_prompts(prompt_sum *s, mg_gate_mode mode, const mg_prompts *prompts, mg_model *base, const mg_tokenizer *tok,
-                             const mg_evaluator *ev, mg_error *err) {
+static mg_status sum_prompts(prompt_sum *s, mg_gate_mode mode, const mg_prompts *prompts, mg_model *base,
+                             const mg_tokenizer *tok, const mg_evaluator *ev, mg_error *err) {
     mg_prompt_batch p = {0};
     MG_TRY(mg_prompt_batch_add(&p, prompts, 0, false, base, tok, err));
     float *x = malloc(p.batch.n_tokens * s->hidden * sizeof *x);
     mg_status st = x ? MG_OK : mg_fail_nomem(err, p.batch.n_tokens * s->hidden * sizeof *x);
     if (st == MG_OK)
-        st = mode == MG_GATE_CHEAP_EMBED ? sum_embeddings(s, &p, base, ev, x, err) : sum_hidden(s, mode, &p, base, ev, x, err);
+        st = mode == MG_GATE_CHEAP_EMBED ? sum_embeddings(s, &p, base, ev, x, err)
+                                         : sum_hidden(s, mode, &p, base, ev, x, err);
     free(x);
     mg_prompt_batch_release(&p);
     return st;
 }
 
-static mg_status expert_rows(const mg_merge_spec *spec, uint32_t e, mg_model *base, const mg_tokenizer *tok, const mg_evaluator *ev,
-                             prompt_sum *pos, prompt_sum *neg, mg_error *err) {
+static mg_status expert_rows(const mg_merge_spec *spec, uint32_t e, mg_model *base, const mg_tokenizer *tok,
+                             const mg_evaluator *ev, prompt_sum *pos, prompt_sum *neg, mg_error *err) {
     size_t n = pos->layers * pos->hidden;
     const mg_merge_expert *x = &spec->experts[e];
     memset(pos->v, 0, n * sizeof *pos->v);
@@ -121,8 +126,8 @@ static mg_status expert_rows(const mg_merge_spec *spec, uint32_t e, mg_model *ba
     return MG_OK;
 }
 
-mg_status mg_gates_from_prompts(const mg_merge_spec *spec, mg_model *base, const mg_tokenizer *tok, const mg_evaluator *eval, float *rows,
-                                mg_error *err) {
+mg_status mg_gates_from_prompts(const mg_merge_spec *spec, mg_model *base, const mg_tokenizer *tok,
+                                const mg_evaluator *eval, float *rows, mg_error *err) {
     uint32_t layers = (uint32_t)mg_hp_i(base, MG_K_LAYERS);
     uint64_t hidden = (uint64_t)mg_hp_i(base, MG_K_HIDDEN);
     size_t n = layers * hidden;

@@ -1,5 +1,6 @@
-/* gates.h - router rows for a merged model. Every mode gives [layers][experts][hidden] floats, a pure function of the recipe,
- * the base's weights and the seed; the same for every thread count and instruction set. Formulas: docs/merge.md. */
+/* gates.h - router rows for a merged model. Every mode gives [layers][experts][hidden] floats, a pure function of the
+ * recipe, the base's weights and the seed; the same for every thread count and instruction set. Formulas:
+ * docs/merge.md. */
 #ifndef MG_CONVERT_GATES_H
 #define MG_CONVERT_GATES_H
 
@@ -12,23 +13,24 @@
 /* What a fitted layer reports. */
 typedef struct mg_fit_report {
     uint32_t iterations;
-    double loss;       /* mean cross entropy over classes at the end, nats */
-    double accuracy;   /* tokens of the prompts whose best expert is their own, 0..1 */
+    double loss;     /* mean cross entropy over classes at the end, nats */
+    double accuracy; /* tokens of the prompts whose best expert is their own, 0..1 */
     uint64_t tokens;
 } mg_fit_report;
 
 /* random and uniform_random: rows from the seed alone. */
-mg_status mg_gates_random(mg_gate_mode mode, uint64_t seed, uint32_t layers, uint32_t experts, uint64_t hidden, float *rows,
-                           mg_error *err) MG_MUST_CHECK;
+mg_status mg_gates_random(mg_gate_mode mode, uint64_t seed, uint32_t layers, uint32_t experts, uint64_t hidden,
+                          float *rows, mg_error *err) MG_MUST_CHECK;
 
 /* hidden, hidden_avg, cheap_embed: from the base model alone, mergekit-moe's formulas in f32. */
-mg_status mg_gates_from_prompts(const mg_merge_spec *spec, mg_model *base, const mg_tokenizer *tok, const mg_evaluator *eval,
-                                float *rows, mg_error *err) MG_MUST_CHECK;
+mg_status mg_gates_from_prompts(const mg_merge_spec *spec, mg_model *base, const mg_tokenizer *tok,
+                                const mg_evaluator *eval, float *rows, mg_error *err) MG_MUST_CHECK;
 
 /* fit: layer by layer through the MoE being built. moe: opened over the merge plan's checkpoint, whose router slots are
  * filled by supply(ctx, layer, rows [experts, hidden]) as soon as each is known. reports: [layers] or NULL. */
 typedef mg_status (*mg_gates_supply)(void *ctx, uint32_t layer, const float *rows, mg_error *err);
-mg_status mg_gates_fit(const mg_merge_spec *spec, mg_model *moe, const mg_tokenizer *tok, const mg_evaluator *eval, mg_pool *pool,
-                        mg_gates_supply supply, void *ctx, mg_fit_report *reports, mg_error *err) MG_MUST_CHECK;
+mg_status mg_gates_fit(const mg_merge_spec *spec, mg_model *moe, const mg_tokenizer *tok, const mg_evaluator *eval,
+                       mg_pool *pool, mg_gates_supply supply, void *ctx, mg_fit_report *reports,
+                       mg_error *err) MG_MUST_CHECK;
 
 #endif

@@ -1,8 +1,9 @@
 /* gates_fit.c - routers fitted at their true input: for every layer, in order, the prompts are run through the model
  * being built up to the input of that layer's router; a multinomial logistic regression finds the rows whose softmax
- * best says which expert's prompts each token came from; the rows become the router and the layer's experts run with it.
- * The beginning-of-sequence position, equal for all prompts, is left out. Classes weigh the same however many tokens
- * they have. The ridge is relative to the mean square of the inputs, so that scaling a model does not change it. */
+ * best says which expert's prompts each token came from; the rows become the router and the layer's experts run with
+ * it. The beginning-of-sequence position, equal for all prompts, is left out. Classes weigh the same however many
+ * tokens they have. The ridge is relative to the mean square of the inputs, so that scaling a model does not change it.
+ */
 #include "convert/logreg.h"
 #include "convert/gates.h"
 #include "convert/gates_tokens.h"
@@ -10,7 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define RIDGE          1e-3 /* times mean(x^2): from 1e-2 to 1e-4 the sample models' perplexity moves by 0.2 % (docs/merge.md) */
+#define RIDGE 1e-3 /* times mean(x^2): from 1e-2 to 1e-4 the sample models' perplexity moves by 0.2 % (docs/merge.md)  \
+                    */
 #define MAX_ITERATIONS 200u
 
 typedef struct fit {
@@ -20,11 +22,11 @@ typedef struct fit {
     mg_pool *pool;
     mg_prompt_batch p;
     uint64_t hidden;
-    float *x;          /* [tokens, hidden] residual stream */
-    float *in;         /* [rows, hidden] router inputs without the first position of each prompt */
-    uint32_t *label;   /* [rows] */
-    bool *negative;    /* [rows] */
-    double *weight;    /* [rows] */
+    float *x;        /* [tokens, hidden] residual stream */
+    float *in;       /* [rows, hidden] router inputs without the first position of each prompt */
+    uint32_t *label; /* [rows] */
+    bool *negative;  /* [rows] */
+    double *weight;  /* [rows] */
     uint64_t rows;
     bool any_negative;
 } fit;
@@ -63,7 +65,8 @@ static mg_status label_rows(fit *f, mg_error *err) {
         }
     mg_status st = MG_OK;
     for (uint32_t e = 0; st == MG_OK && e < experts; e++)
-        if (!count[e]) st = mg_fail(err, MG_ERR_CONFLICT, "the prompts of expert '%s' are empty", f->spec->experts[e].source);
+        if (!count[e])
+            st = mg_fail(err, MG_ERR_CONFLICT, "the prompts of expert '%s' are empty", f->spec->experts[e].source);
     for (uint64_t i = 0; i < f->rows; i++)
         f->weight[i] = 1.0 / ((double)experts * (double)count[f->label[i] + (f->negative[i] ? experts : 0)]);
     free(count);
@@ -114,8 +117,14 @@ static double accuracy(const fit *f, const double *w) {
 
 static mg_status fit_rows(fit *f, double *w, float *rows, mg_fit_report *report, mg_error *err) {
     uint32_t experts = f->spec->n_experts;
-    mg_logreg p = {.x = f->in, .label = f->label, .negative = f->any_negative ? f->negative : NULL, .weight = f->weight, .n = f->rows,
-                   .dim = f->hidden, .classes = experts, .ridge = RIDGE * mean_square(f->in, f->rows * f->hidden),
+    mg_logreg p = {.x = f->in,
+                   .label = f->label,
+                   .negative = f->any_negative ? f->negative : NULL,
+                   .weight = f->weight,
+                   .n = f->rows,
+                   .dim = f->hidden,
+                   .classes = experts,
+                   .ridge = RIDGE * mean_square(f->in, f->rows * f->hidden),
                    .max_iterations = MAX_ITERATIONS};
     unsigned iterations;
     double loss;
@@ -136,14 +145,15 @@ static mg_status fit_layers(fit *f, mg_gates_supply supply, void *ctx, mg_fit_re
         st = ev->run_layer(ev->self, f->moe, l, MG_PART_ATTN | MG_PART_FFN_IN, &f->p.batch, f->x, keep_inputs, f, err);
         if (st == MG_OK) st = fit_rows(f, w, rows, reports ? &reports[l] : NULL, err);
         if (st == MG_OK) st = supply(ctx, l, rows, err);
-        if (st == MG_OK && l + 1 < layers) st = ev->run_layer(ev->self, f->moe, l, MG_PART_FFN, &f->p.batch, f->x, NULL, NULL, err);
+        if (st == MG_OK && l + 1 < layers)
+            st = ev->run_layer(ev->self, f->moe, l, MG_PART_FFN, &f->p.batch, f->x, NULL, NULL, err);
     }
     free(w);
     return st;
 }
 
-mg_status mg_gates_fit(const mg_merge_spec *spec, mg_model *moe, const mg_tokenizer *tok, const mg_evaluator *eval, mg_pool *pool,
-                        mg_gates_supply supply, void *ctx, mg_fit_report *reports, mg_error *err) {
+mg_status mg_gates_fit(const mg_merge_spec *spec, mg_model *moe, const mg_tokenizer *tok, const mg_evaluator *eval,
+                       mg_pool *pool, mg_gates_supply supply, void *ctx, mg_fit_report *reports, mg_error *err) {
     fit f = {.spec = spec, .moe = moe, .eval = eval, .pool = pool, .hidden = (uint64_t)mg_hp_i(moe, MG_K_HIDDEN)};
     mg_status st = add_prompts(&f, tok, err);
     if (st == MG_OK) st = alloc_rows(&f, err);

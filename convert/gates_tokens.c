@@ -16,7 +16,8 @@ static mg_status grow(mg_prompt_batch *b, size_t n, mg_error *err) {
     }
     if (b->batch.n_seqs == b->cap_seqs) {
         uint32_t cap = b->cap_seqs * 2 + 64;
-        uint32_t *lens = realloc(b->lens, cap * sizeof *lens), *label = lens ? realloc(b->label, cap * sizeof *label) : NULL;
+        uint32_t *lens = realloc(b->lens, cap * sizeof *lens),
+                 *label = lens ? realloc(b->label, cap * sizeof *label) : NULL;
         bool *negative = label ? realloc(b->negative, cap * sizeof *negative) : NULL;
         if (lens) b->lens = lens;
         if (label) b->label = label;
@@ -28,8 +29,8 @@ static mg_status grow(mg_prompt_batch *b, size_t n, mg_error *err) {
     return MG_OK;
 }
 
-static mg_status add_one(mg_prompt_batch *b, const char *text, uint32_t label, bool negative, const mg_model *m, const mg_tokenizer *tok,
-                         mg_error *err) {
+static mg_status add_one(mg_prompt_batch *b, const char *text, uint32_t label, bool negative, const mg_model *m,
+                         const mg_tokenizer *tok, mg_error *err) {
     mg_ids ids = {0};
     int32_t bos = mg_tokenizer_bos(tok);
     mg_status st = bos >= 0 ? mg_ids_push(&ids, bos, err) : MG_OK;
@@ -38,7 +39,8 @@ static mg_status add_one(mg_prompt_batch *b, const char *text, uint32_t label, b
     if (context > 0 && ids.n > (uint64_t)context) ids.n = (size_t)context;
     for (size_t i = 0; st == MG_OK && i < ids.n; i++)
         if (ids.ids[i] >= vocab)
-            st = mg_fail(err, MG_ERR_CONFLICT, "the tokenizer gives token %d, the embedding has %lld rows", ids.ids[i], (long long)vocab);
+            st = mg_fail(err, MG_ERR_CONFLICT, "the tokenizer gives token %d, the embedding has %lld rows", ids.ids[i],
+                         (long long)vocab);
     if (st == MG_OK && ids.n) {
         st = grow(b, ids.n, err);
         if (st == MG_OK) {
@@ -53,8 +55,8 @@ static mg_status add_one(mg_prompt_batch *b, const char *text, uint32_t label, b
     return st;
 }
 
-mg_status mg_prompt_batch_add(mg_prompt_batch *b, const mg_prompts *prompts, uint32_t label, bool negative, const mg_model *m,
-                              const mg_tokenizer *tok, mg_error *err) {
+mg_status mg_prompt_batch_add(mg_prompt_batch *b, const mg_prompts *prompts, uint32_t label, bool negative,
+                              const mg_model *m, const mg_tokenizer *tok, mg_error *err) {
     for (uint32_t i = 0; i < prompts->n; i++) MG_TRY(add_one(b, prompts->text[i], label, negative, m, tok, err));
     return MG_OK;
 }

@@ -7,20 +7,20 @@
 #include "quant/eval.h"
 
 typedef struct mg_prompt_batch {
-    mg_batch batch;     /* len points into lens */
-    int32_t *ids;       /* [n_tokens] */
-    uint32_t *lens;     /* [n_seqs] */
-    uint32_t *label;    /* [n_seqs] expert */
-    bool *negative;     /* [n_seqs] */
+    mg_batch batch;  /* len points into lens */
+    int32_t *ids;    /* [n_tokens] */
+    uint32_t *lens;  /* [n_seqs] */
+    uint32_t *label; /* [n_seqs] expert */
+    bool *negative;  /* [n_seqs] */
     uint64_t cap_tokens;
     uint32_t cap_seqs;
 } mg_prompt_batch;
 
-/* Append prompts, each tokenized alone: the model's beginning-of-sequence token (where it has one), then the text without
- * special tokens, as mergekit-moe feeds them. Prompts longer than the model's context are cut there. Token ids outside the
- * embedding: MG_ERR_CONFLICT. Start from a zeroed batch. */
-mg_status mg_prompt_batch_add(mg_prompt_batch *b, const mg_prompts *prompts, uint32_t label, bool negative, const mg_model *m,
-                              const mg_tokenizer *tok, mg_error *err) MG_MUST_CHECK;
+/* Append prompts, each tokenized alone: the model's beginning-of-sequence token (where it has one), then the text
+ * without special tokens, as mergekit-moe feeds them. Prompts longer than the model's context are cut there. Token ids
+ * outside the embedding: MG_ERR_CONFLICT. Start from a zeroed batch. */
+mg_status mg_prompt_batch_add(mg_prompt_batch *b, const mg_prompts *prompts, uint32_t label, bool negative,
+                              const mg_model *m, const mg_tokenizer *tok, mg_error *err) MG_MUST_CHECK;
 void mg_prompt_batch_release(mg_prompt_batch *b);
 
 #endif

@@ -1,5 +1,5 @@
-/* logreg.c - see logreg.h. The objective is convex (without negative rows), smooth and small (classes * dim unknowns, a few
- * thousand rows), which is what L-BFGS with a backtracking line search is good at. */
+/* logreg.c - see logreg.h. The objective is convex (without negative rows), smooth and small (classes * dim unknowns, a
+ * few thousand rows), which is what L-BFGS with a backtracking line search is good at. */
 #include "convert/logreg.h"
 
 #include "quant/math/f64.h"
@@ -8,20 +8,20 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define BLOCK   128u /* rows per block: the unit of the fixed summation order */
-#define MEMORY  10u  /* L-BFGS pairs kept */
-#define LANES   4u   /* classes are padded to a multiple, so that the inner loops vectorise over classes */
+#define BLOCK  128u /* rows per block: the unit of the fixed summation order */
+#define MEMORY 10u  /* L-BFGS pairs kept */
+#define LANES  4u   /* classes are padded to a multiple, so that the inner loops vectorise over classes */
 
 typedef struct solver {
     const mg_logreg *p;
     mg_pool *pool;
-    uint32_t lanes;       /* padded classes */
-    size_t size;          /* dim * lanes: W is stored [dim][lanes] */
+    uint32_t lanes; /* padded classes */
+    size_t size;    /* dim * lanes: W is stored [dim][lanes] */
     uint64_t n_blocks;
-    double *block_grad;   /* [wave][size] */
-    double *block_loss;   /* [wave] */
+    double *block_grad; /* [wave][size] */
+    double *block_loss; /* [wave] */
     uint64_t wave_first;
-    unsigned wave;        /* blocks evaluated side by side before they are added up in order */
+    unsigned wave; /* blocks evaluated side by side before they are added up in order */
     const double *w;
 } solver;
 
@@ -189,9 +189,11 @@ static mg_status minimise(solver *s, work *k, unsigned *iterations, double *valu
     return MG_OK;
 }
 
-mg_status mg_logreg_solve(const mg_logreg *p, mg_pool *pool, double *w, unsigned *iterations, double *loss, mg_error *err) {
+mg_status mg_logreg_solve(const mg_logreg *p, mg_pool *pool, double *w, unsigned *iterations, double *loss,
+                          mg_error *err) {
     if (p->n == 0 || p->dim == 0 || p->classes == 0 || p->classes > 1024)
-        return mg_fail(err, MG_ERR_INTERNAL, "logistic regression of %llu rows and %u classes", (unsigned long long)p->n, p->classes);
+        return mg_fail(err, MG_ERR_INTERNAL, "logistic regression of %llu rows and %u classes",
+                       (unsigned long long)p->n, p->classes);
     solver s = {.p = p, .pool = pool, .lanes = (p->classes + LANES - 1) / LANES * LANES};
     s.size = (size_t)p->dim * s.lanes;
     s.n_blocks = (p->n + BLOCK - 1) / BLOCK;
@@ -200,7 +202,8 @@ mg_status mg_logreg_solve(const mg_logreg *p, mg_pool *pool, double *w, unsigned
     mg_status st = work_new(&k, s.size, err);
     s.block_grad = calloc(s.wave * s.size, sizeof(double));
     s.block_loss = calloc(s.wave, sizeof(double));
-    if (st == MG_OK && (!s.block_grad || !s.block_loss)) st = mg_fail_nomem(err, (uint64_t)s.wave * s.size * sizeof(double));
+    if (st == MG_OK && (!s.block_grad || !s.block_loss))
+        st = mg_fail_nomem(err, (uint64_t)s.wave * s.size * sizeof(double));
     unsigned its = 0;
     double value = 0;
     if (st == MG_OK) st = minimise(&s, &k, &its, &value, err);

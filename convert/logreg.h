@@ -6,18 +6,19 @@
 #include "formats/base/pool.h"
 
 typedef struct mg_logreg {
-    const float *x;          /* [n, dim] inputs */
-    const uint32_t *label;   /* [n] class of each row */
-    const bool *negative;    /* [n] true: "any class but label"; NULL when there are none */
-    const double *weight;    /* [n] sample weights, summing to 1 over the positive rows */
+    const float *x;        /* [n, dim] inputs */
+    const uint32_t *label; /* [n] class of each row */
+    const bool *negative;  /* [n] true: "any class but label"; NULL when there are none */
+    const double *weight;  /* [n] sample weights, summing to 1 over the positive rows */
     uint64_t n, dim;
     uint32_t classes;
-    double ridge;            /* of 0.5 * ridge * |W|^2 */
+    double ridge; /* of 0.5 * ridge * |W|^2 */
     unsigned max_iterations;
 } mg_logreg;
 
 /* Minimise sum_i weight_i * loss_i + 0.5 ridge |W|^2 from W = 0, with p = softmax(W x):
- * loss = -log p_label, or -log(1 - p_label) for a negative row. w: [classes, dim] result. iterations, loss: may be NULL. */
+ * loss = -log p_label, or -log(1 - p_label) for a negative row. w: [classes, dim] result. iterations, loss: may be
+ * NULL. */
 mg_status mg_logreg_solve(const mg_logreg *problem, mg_pool *pool, double *w, unsigned *iterations, double *loss,
                           mg_error *err) MG_MUST_CHECK;
 

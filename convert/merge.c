@@ -9,17 +9,20 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Every weight of the base must have a place in the result: as itself, or as the dense block that the experts replace. */
+/* Every weight of the base must have a place in the result: as itself, or as the dense block that the experts replace.
+ */
 static mg_status check_base_fits(const mg_merge *m, mg_error *err) {
     const mg_model *b = m->donors[0].model;
     for (uint32_t t = 0; t < b->ckpt->n_tensors; t++) {
         mg_role role;
-        if (!mg_model_role_of(b, t, &role, NULL, NULL) || mg_arch_expert_role(m->target, role) != MG_ROLE_COUNT) continue;
+        if (!mg_model_role_of(b, t, &role, NULL, NULL) || mg_arch_expert_role(m->target, role) != MG_ROLE_COUNT)
+            continue;
         bool kept = false;
         for (uint32_t r = 0; r < m->target->n_tensors; r++) kept = kept || m->target->tensors[r].role == role;
         if (!kept) {
             mg_error_at(err, b->ckpt->path, b->ckpt->tensors[t].name);
-            return mg_fail(err, MG_ERR_CONFLICT, "a %s model has no place for this weight of the base, and dropping it would break it",
+            return mg_fail(err, MG_ERR_CONFLICT,
+                           "a %s model has no place for this weight of the base, and dropping it would break it",
                            m->target->name);
         }
     }
@@ -34,13 +37,15 @@ static mg_status pick_target(mg_merge *m, mg_error *err) {
             m->target = mg_arch_at(i);
             return MG_OK;
         }
-    return mg_fail(err, MG_ERR_UNSUPPORTED, "no mixture-of-experts family is made from %s donors", m->donors[0].model->arch->name);
+    return mg_fail(err, MG_ERR_UNSUPPORTED, "no mixture-of-experts family is made from %s donors",
+                   m->donors[0].model->arch->name);
 }
 
 /* What the result will be: the config it will be written with, and its canonical numbers read back from that. */
 static mg_status describe_result(mg_merge *m, mg_error *err) {
     m->dtype = m->spec->dtype != MG_DTYPE_COUNT ? m->spec->dtype : mg_config_dtype(m->donors[0].ckpt->config);
-    MG_TRY(mg_arch_make_config(&m->config, m->target, m->donors[0].ckpt->config, m->spec->n_experts, m->spec->experts_per_token, err));
+    MG_TRY(mg_arch_make_config(&m->config, m->target, m->donors[0].ckpt->config, m->spec->n_experts,
+                               m->spec->experts_per_token, err));
     if (m->dtype != MG_DTYPE_COUNT) mg_config_set_dtype(m->config, m->dtype);
     return mg_model_from_config(&m->result, m->config, err);
 }
@@ -93,14 +98,18 @@ static bool result_has(const void *ctx, mg_role role, uint32_t layer, uint32_t e
     if (role == MG_R_ROUTER) return true;
     const mg_made_from *made = m->target->made_from;
     for (uint32_t i = 0; i < made->n_roles; i++)
-        if (made->roles[i].expert == role) return mg_model_has(m->donors[0].model, made->roles[i].dense, layer, 0);
-        else if (made->roles[i].dense == role) return false;
+        if (made->roles[i].expert == role)
+            return mg_model_has(m->donors[0].model, made->roles[i].dense, layer, 0);
+        else if (made->roles[i].dense == role)
+            return false;
     return mg_model_has(m->donors[0].model, role, layer, expert);
 }
 
 /* Stored rows of one part of a target: the donor's rows, scaled where the recipe says so, in the result's dtype. */
 static mg_status part_expr(const mg_merge *m, mg_plan *p, const mg_part *part, const mg_expr **out, mg_error *err) {
-    if (part->role == MG_R_ROUTER) return mg_expr_cast(p, m->routers[part->layer], m->dtype == MG_DTYPE_COUNT ? MG_F32 : m->dtype, NULL, 0, out, err);
+    if (part->role == MG_R_ROUTER)
+        return mg_expr_cast(p, m->routers[part->layer], m->dtype == MG_DTYPE_COUNT ? MG_F32 : m->dtype, NULL, 0, out,
+                            err);
     mg_role role = part->role;
     const mg_donor *donor = &m->donors[0];
     double scale = 1;
@@ -138,7 +147,8 @@ static mg_status target_expr(const mg_merge *m, mg_plan *p, const mg_target *t, 
         *out = parts[0];
         return MG_OK;
     }
-    return t->rank == 3 ? mg_expr_stack(p, parts, t->n_parts, out, err) : mg_expr_concat(p, parts, t->n_parts, out, err);
+    return t->rank == 3 ? mg_expr_stack(p, parts, t->n_parts, out, err)
+                        : mg_expr_concat(p, parts, t->n_parts, out, err);
 }
 
 static mg_status make_slots(mg_merge *m, mg_plan *p, mg_error *err) {
@@ -155,7 +165,8 @@ mg_status mg_merge_plan(mg_merge *m, mg_plan *p, const char *dir, uint64_t shard
     if (shard_size) MG_TRY(mg_plan_set_shard_size(p, *out, shard_size, err));
     MG_TRY(mg_plan_set_config(p, *out, m->config, err));
     MG_TRY(make_slots(m, p, err));
-    mg_status st = mg_arch_targets(&targets, m->target, &m->result->hp, m->result->layers, MG_LAYOUT_HF, result_has, m, err);
+    mg_status st =
+        mg_arch_targets(&targets, m->target, &m->result->hp, m->result->layers, MG_LAYOUT_HF, result_has, m, err);
     for (size_t i = 0; st == MG_OK && i < targets.n; i++) {
         const mg_expr *e = NULL;
         st = target_expr(m, p, &targets.items[i], &e, err);

@@ -15,22 +15,24 @@ typedef struct mg_merge {
     const struct mg_arch *target; /* family of the result */
     mg_donor *donors;             /* [n_donors] the base, then the experts in the recipe's order */
     uint32_t n_donors;
-    mg_json *config;              /* config.json of the result */
-    mg_model *result;             /* its numbers, no weights bound */
-    mg_dtype dtype;               /* of the result; MG_DTYPE_COUNT keeps each tensor's own */
-    const mg_expr **routers;      /* [layers] slots [experts, hidden], set by mg_merge_plan */
+    mg_json *config;         /* config.json of the result */
+    mg_model *result;        /* its numbers, no weights bound */
+    mg_dtype dtype;          /* of the result; MG_DTYPE_COUNT keeps each tensor's own */
+    const mg_expr **routers; /* [layers] slots [experts, hidden], set by mg_merge_plan */
     mg_arena arena;
 } mg_merge;
 
-/* Open base and donors and compare them. Every difference is listed in one message (MG_ERR_CONFLICT): the field, and its
- * value in the base and in the donor. Weights of the base that the result could not carry (biases) are refused too.
+/* Open base and donors and compare them. Every difference is listed in one message (MG_ERR_CONFLICT): the field, and
+ * its value in the base and in the donor. Weights of the base that the result could not carry (biases) are refused too.
  * Different tokenizers: MG_ERR_CONFLICT naming the first token that differs. */
 mg_status mg_merge_open(mg_merge **out, const mg_merge_spec *spec, mg_error *err) MG_MUST_CHECK;
 void mg_merge_free(mg_merge *m);
 
 /* Add the merged model as a Hugging Face directory output: unfused per-expert names, config.json from the base's with
  * fields changed, the recipe as mergekit_moe_config.yml, tokenizer files and generation_config.json byte for byte.
- * dir may name a directory that will never be written, when only the plan's checkpoint is wanted. shard_size 0 = 5e9. */
-mg_status mg_merge_plan(mg_merge *m, mg_plan *p, const char *dir, uint64_t shard_size, uint32_t *out, mg_error *err) MG_MUST_CHECK;
+ * dir may name a directory that will never be written, when only the plan's checkpoint is wanted. shard_size 0 = 5e9.
+ */
+mg_status mg_merge_plan(mg_merge *m, mg_plan *p, const char *dir, uint64_t shard_size, uint32_t *out,
+                        mg_error *err) MG_MUST_CHECK;
 
 #endif

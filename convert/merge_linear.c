@@ -26,7 +26,9 @@ mg_status mg_merge_is_dense(const char *path, bool *dense, mg_error *err) {
 static mg_status get_number(const mg_yaml *map, const char *key, double *out, mg_error *err) {
     const mg_yaml *v = mg_yaml_get(map, key);
     if (!v || mg_yaml_is_null(v)) return MG_OK;
-    if (v->type != MG_YAML_SCALAR) return mg_fail(err, MG_ERR_UNSUPPORTED, "line %u: gradients and filters of '%s' are not built yet", v->line, key);
+    if (v->type != MG_YAML_SCALAR)
+        return mg_fail(err, MG_ERR_UNSUPPORTED, "line %u: gradients and filters of '%s' are not built yet", v->line,
+                       key);
     return mg_yaml_f64(v, out) ? MG_OK : mg_merge_yaml_schema(err, v, key, "a number");
 }
 
@@ -58,12 +60,14 @@ static mg_status get_model(mg_linear_spec *s, const char *dir, const mg_yaml *v,
 }
 
 static mg_status read_root(mg_linear_spec *s, const char *dir, const mg_yaml *root, mg_error *err) {
-    static const char *const keys[] = {"merge_method", "models", "base_model", "parameters", "dtype", "out_dtype", NULL};
+    static const char *const keys[] = {"merge_method", "models",    "base_model", "parameters",
+                                       "dtype",        "out_dtype", NULL};
     const mg_yaml *method = mg_yaml_get(root, "merge_method"), *models = mg_yaml_get(root, "models");
     if (mg_yaml_get(root, "slices")) return mg_fail(err, MG_ERR_UNSUPPORTED, "slices are not built yet");
     if (!method || method->type != MG_YAML_SCALAR) return mg_fail(err, MG_ERR_FORMAT, "'merge_method' is missing");
     if (strcmp(method->text, "linear") != 0)
-        return mg_fail(err, MG_ERR_UNSUPPORTED, "line %u: merge method '%s' is not built yet, only linear", method->line, method->text);
+        return mg_fail(err, MG_ERR_UNSUPPORTED, "line %u: merge method '%s' is not built yet, only linear",
+                       method->line, method->text);
     MG_TRY(mg_merge_yaml_check_keys(root, keys, "the recipe", err));
     if (!models || models->type != MG_YAML_SEQ || models->n_children == 0)
         return mg_fail(err, MG_ERR_FORMAT, "'models' must be a list of at least one model");
@@ -95,7 +99,8 @@ mg_status mg_linear_spec_load(mg_linear_spec **out, const char *path, mg_error *
     mg_merge_yaml_dir(path, dir, sizeof dir);
     mg_status st = mg_file_slurp(path, 1u << 20, &text, &s->text_size, err);
     if (st == MG_OK) st = mg_yaml_parse(&doc, text, s->text_size, path, err);
-    if (st == MG_OK && !(s->text = mg_arena_strndup(&s->arena, text, s->text_size))) st = mg_fail_nomem(err, s->text_size);
+    if (st == MG_OK && !(s->text = mg_arena_strndup(&s->arena, text, s->text_size)))
+        st = mg_fail_nomem(err, s->text_size);
     if (st == MG_OK) st = read_root(s, dir, mg_yaml_root(doc), err);
     mg_yaml_free(doc);
     free(text);
@@ -117,16 +122,19 @@ void mg_linear_spec_free(mg_linear_spec *s) {
 /* ---- the plan ---- */
 
 /* donors[0] is the base, 1..n the models to be averaged. */
-static mg_status mean_expr(mg_linear_run *r, const mg_linear_spec *s, const mg_part *part, mg_dtype dtype, const mg_expr **out,
-                           mg_error *err) {
+static mg_status mean_expr(mg_linear_run *r, const mg_linear_spec *s, const mg_part *part, mg_dtype dtype,
+                           const mg_expr **out, mg_error *err) {
     const mg_expr *children[MAX_MODELS];
     double factors[MAX_MODELS], total = 0;
     for (uint32_t i = 0; i < s->n; i++) total += s->weight[i];
-    if (s->normalize && total == 0) return mg_fail(err, MG_ERR_CONFLICT, "the weights sum to 0 and cannot be normalised");
+    if (s->normalize && total == 0)
+        return mg_fail(err, MG_ERR_CONFLICT, "the weights sum to 0 and cannot be normalised");
     for (uint32_t i = 0; i < s->n; i++) {
         const mg_donor *d = &r->donors[i + 1];
         const mg_bound *b = mg_model_find(d->model, part->role, part->layer, part->expert);
-        if (!b) return mg_fail(err, MG_ERR_CONFLICT, "'%s' has no %s in layer %u", d->name, mg_role_name(part->role), part->layer);
+        if (!b)
+            return mg_fail(err, MG_ERR_CONFLICT, "'%s' has no %s in layer %u", d->name, mg_role_name(part->role),
+                           part->layer);
         MG_TRY(mg_expr_role(r->plan, d->model, b, &children[i], err));
         factors[i] = s->normalize ? s->weight[i] / total : s->weight[i];
     }
@@ -138,12 +146,14 @@ static mg_status mean_expr(mg_linear_run *r, const mg_linear_spec *s, const mg_p
 static mg_status add_tensors(mg_linear_run *r, const mg_linear_spec *s, mg_dtype dtype, mg_error *err) {
     const mg_model *base = r->donors[0].model;
     mg_targets targets;
-    mg_status st = mg_arch_targets(&targets, base->arch, &base->hp, base->layers, MG_LAYOUT_HF, mg_model_has, base, err);
+    mg_status st =
+        mg_arch_targets(&targets, base->arch, &base->hp, base->layers, MG_LAYOUT_HF, mg_model_has, base, err);
     for (size_t i = 0; st == MG_OK && i < targets.n; i++) {
         const mg_target *t = &targets.items[i];
         const mg_expr *e = NULL;
         if (t->n_parts != 1 || t->views[0].kind != MG_VIEW_END)
-            st = mg_fail(err, MG_ERR_UNSUPPORTED, "the mean of a tensor that is stored fused or stacked is not built yet");
+            st = mg_fail(err, MG_ERR_UNSUPPORTED,
+                         "the mean of a tensor that is stored fused or stacked is not built yet");
         if (st == MG_OK) st = mean_expr(r, s, &t->parts[0], dtype, &e, err);
         if (st == MG_OK) st = mg_plan_add_tensor(r->plan, r->out, t->name, e, err);
         if (st != MG_OK) mg_error_at(err, NULL, t->name);
@@ -161,11 +171,13 @@ static mg_status plan_config(mg_linear_run *r, mg_dtype dtype, mg_error *err) {
     return st;
 }
 
-static mg_status run_init(mg_linear_run *r, const mg_linear_spec *s, const char *dir, uint64_t shard_size, mg_error *err) {
+static mg_status run_init(mg_linear_run *r, const mg_linear_spec *s, const char *dir, uint64_t shard_size,
+                          mg_error *err) {
     r->n_donors = s->n + 1;
     mg_arena_init(&r->arena, 0);
     MG_TRY(MG_ARENA_NEW(&r->arena, &r->donors, r->n_donors, err));
-    for (uint32_t i = 0; i < r->n_donors; i++) r->donors[i].name = r->donors[i].path = i ? s->path[i - 1] : s->base_path;
+    for (uint32_t i = 0; i < r->n_donors; i++)
+        r->donors[i].name = r->donors[i].path = i ? s->path[i - 1] : s->base_path;
     MG_TRY(mg_donors_open(r->donors, r->n_donors, err));
     MG_TRY(mg_donors_compare(r->donors, r->n_donors, err));
     MG_TRY(mg_plan_new(&r->plan, err));
@@ -179,7 +191,8 @@ static mg_status run_init(mg_linear_run *r, const mg_linear_spec *s, const char 
     return mg_plan_checkpoint(r->plan, r->out, &r->ckpt, err);
 }
 
-mg_status mg_linear_run_new(mg_linear_run **out, const mg_linear_spec *spec, const char *dir, uint64_t shard_size, mg_error *err) {
+mg_status mg_linear_run_new(mg_linear_run **out, const mg_linear_spec *spec, const char *dir, uint64_t shard_size,
+                            mg_error *err) {
     mg_linear_run *r = calloc(1, sizeof *r);
     if (!r) return mg_fail_nomem(err, sizeof *r);
     mg_status st = run_init(r, spec, dir, shard_size, err);

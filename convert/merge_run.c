@@ -47,8 +47,8 @@ static mg_status hash_checkpoint(mg_xxh128_state *h, mg_checkpoint *c, mg_error 
 static mg_status stage_id(const gate_work *g, mg_xxh128 *id, mg_error *err) {
     mg_xxh128_state *h;
     MG_TRY(mg_xxh128_new(&h, err));
-    uint64_t head[] = {STAGE_VERSION, g->spec->gate_mode, g->opt->seed, g->spec->n_experts, g->spec->experts_per_token,
-                       (uint64_t)g->run->merge->dtype};
+    uint64_t head[] = {STAGE_VERSION,      g->spec->gate_mode,         g->opt->seed,
+                       g->spec->n_experts, g->spec->experts_per_token, (uint64_t)g->run->merge->dtype};
     mg_xxh128_update(h, head, sizeof head);
     mg_status st = hash_checkpoint(h, g->run->merge->donors[0].ckpt, err);
     for (uint32_t e = 0; st == MG_OK && e < g->spec->n_experts; e++) {
@@ -71,15 +71,17 @@ static mg_status supply(void *ctx, uint32_t layer, const float *rows, mg_error *
     memcpy(g->run->rows + layer * n, rows, n * sizeof *rows);
     if (g->run->reports && g->run->reports[layer].tokens)
         note(g->opt, "layer %u: %.1f %% of %llu prompt tokens find their expert (loss %.4f, %u iterations)", layer,
-             100 * g->run->reports[layer].accuracy, (unsigned long long)g->run->reports[layer].tokens, g->run->reports[layer].loss,
-             g->run->reports[layer].iterations);
+             100 * g->run->reports[layer].accuracy, (unsigned long long)g->run->reports[layer].tokens,
+             g->run->reports[layer].loss, g->run->reports[layer].iterations);
     return mg_expr_supply(g->run->plan, g->run->merge->routers[layer], rows, err);
 }
 
 static mg_status open_tokenizer(mg_tokenizer **out, const mg_checkpoint *base, mg_error *err) {
     *out = NULL;
     if (base->dir) MG_TRY(mg_tokenizer_open_dir(out, base->dir, err));
-    return *out ? MG_OK : mg_fail(err, MG_ERR_FORMAT, "'%s' has no tokenizer files, and gates from prompts need a tokenizer", base->path);
+    return *out ? MG_OK
+                : mg_fail(err, MG_ERR_FORMAT, "'%s' has no tokenizer files, and gates from prompts need a tokenizer",
+                          base->path);
 }
 
 static mg_status compute_from_prompts(gate_work *g, mg_error *err) {
@@ -110,13 +112,16 @@ static mg_status compute_gates(gate_work *g, mg_error *err) {
         note(g->opt, "gate mode '%s'%s", mg_gate_mode_name(mode),
              g->spec->gate_mode_given ? "" : " (the recipe names none; mergekit would take 'hidden')");
         if (mode == MG_GATE_RANDOM || mode == MG_GATE_UNIFORM_RANDOM)
-            MG_TRY(mg_gates_random(mode, g->opt->seed, g->shape.layers, g->shape.experts, g->shape.hidden, r->rows, err));
-        else MG_TRY(compute_from_prompts(g, err));
+            MG_TRY(
+                mg_gates_random(mode, g->opt->seed, g->shape.layers, g->shape.experts, g->shape.hidden, r->rows, err));
+        else
+            MG_TRY(compute_from_prompts(g, err));
         if (path) MG_TRY(mg_gate_stage_save(path, id, g->shape, r->rows, err));
         if (mode == MG_GATE_FIT) return MG_OK; /* supplied layer by layer already */
     }
     uint64_t n = g->shape.experts * g->shape.hidden;
-    for (uint32_t l = 0; l < g->shape.layers; l++) MG_TRY(mg_expr_supply(r->plan, r->merge->routers[l], r->rows + l * n, err));
+    for (uint32_t l = 0; l < g->shape.layers; l++)
+        MG_TRY(mg_expr_supply(r->plan, r->merge->routers[l], r->rows + l * n, err));
     return MG_OK;
 }
 
@@ -128,13 +133,18 @@ static mg_status run_init(mg_merge_run *r, const mg_merge_spec *spec, const mg_m
     MG_TRY(mg_merge_plan(r->merge, r->plan, opt->dir, opt->shard_size, &r->out, err));
     MG_TRY(mg_plan_checkpoint(r->plan, r->out, &r->ckpt, err));
     MG_TRY(mg_model_open(&r->model, r->ckpt, err));
-    gate_work g = {r, spec, opt, {(uint32_t)mg_hp_i(r->model, MG_K_LAYERS), spec->n_experts, (uint64_t)mg_hp_i(r->model, MG_K_HIDDEN)}};
+    gate_work g = {
+        r,
+        spec,
+        opt,
+        {(uint32_t)mg_hp_i(r->model, MG_K_LAYERS), spec->n_experts, (uint64_t)mg_hp_i(r->model, MG_K_HIDDEN)}};
     uint64_t n = g.shape.layers * (g.shape.experts * g.shape.hidden);
     if (!(r->rows = malloc(n * sizeof *r->rows))) return mg_fail_nomem(err, n * sizeof *r->rows);
     return compute_gates(&g, err);
 }
 
-mg_status mg_merge_run_new(mg_merge_run **out, const mg_merge_spec *spec, const mg_merge_run_options *opt, mg_error *err) {
+mg_status mg_merge_run_new(mg_merge_run **out, const mg_merge_spec *spec, const mg_merge_run_options *opt,
+                           mg_error *err) {
     mg_merge_run *r = calloc(1, sizeof *r);
     if (!r) return mg_fail_nomem(err, sizeof *r);
     r->mode = spec->gate_mode;

@@ -7,12 +7,12 @@
 #include "convert/gates.h"
 
 typedef struct mg_merge_run_options {
-    const mg_evaluator *eval;  /* runs the base and the model being built */
+    const mg_evaluator *eval; /* runs the base and the model being built */
     mg_pool *pool;
-    uint64_t seed;             /* of random gates */
-    const char *dir;           /* the directory output of the plan (need not ever be written) */
-    uint64_t shard_size;       /* 0 = 5e9 */
-    const char *stage_path;    /* where computed routers are kept until the merge is finished; NULL: nowhere */
+    uint64_t seed;          /* of random gates */
+    const char *dir;        /* the directory output of the plan (need not ever be written) */
+    uint64_t shard_size;    /* 0 = 5e9 */
+    const char *stage_path; /* where computed routers are kept until the merge is finished; NULL: nowhere */
     void (*note)(void *ctx, const char *text); /* one line about what is being done; NULL: silent */
     void *note_ctx;
 } mg_merge_run_options;
@@ -20,16 +20,17 @@ typedef struct mg_merge_run_options {
 typedef struct mg_merge_run {
     mg_merge *merge;
     mg_plan *plan;
-    uint32_t out;              /* the directory output */
-    mg_checkpoint *ckpt;       /* the merged model, evaluated on reading */
-    mg_model *model;           /* the same, understood */
-    mg_fit_report *reports;    /* [layers] when routers were fitted in this run, else NULL */
-    float *rows;               /* [layers][experts][hidden] */
+    uint32_t out;           /* the directory output */
+    mg_checkpoint *ckpt;    /* the merged model, evaluated on reading */
+    mg_model *model;        /* the same, understood */
+    mg_fit_report *reports; /* [layers] when routers were fitted in this run, else NULL */
+    float *rows;            /* [layers][experts][hidden] */
     mg_gate_mode mode;
 } mg_merge_run;
 
 /* spec has been checked (mg_merge_spec_check) and outlives the run. *out is the caller's. */
-mg_status mg_merge_run_new(mg_merge_run **out, const mg_merge_spec *spec, const mg_merge_run_options *opt, mg_error *err) MG_MUST_CHECK;
+mg_status mg_merge_run_new(mg_merge_run **out, const mg_merge_spec *spec, const mg_merge_run_options *opt,
+                           mg_error *err) MG_MUST_CHECK;
 void mg_merge_run_free(mg_merge_run *r);
 
 /* Cosines of router rows a and b of a layer: how alike two gates are (1: the same direction). */

@@ -10,16 +10,17 @@
 #include <string.h>
 #include <strings.h>
 
-#define MAX_EXPERTS 512u      /* llama.cpp's limit; more has never been published */
+#define MAX_EXPERTS     512u /* llama.cpp's limit; more has never been published */
 #define MAX_PROMPT_FILE (64u << 20)
 
 static const char *const mode_names[MG_GATE_MODE_COUNT + 1] = {
-    [MG_GATE_HIDDEN] = "hidden",           [MG_GATE_HIDDEN_AVG] = "hidden_avg",
-    [MG_GATE_CHEAP_EMBED] = "cheap_embed", [MG_GATE_RANDOM] = "random",
-    [MG_GATE_UNIFORM_RANDOM] = "uniform_random", [MG_GATE_FIT] = "fit",
+    [MG_GATE_HIDDEN] = "hidden", [MG_GATE_HIDDEN_AVG] = "hidden_avg",         [MG_GATE_CHEAP_EMBED] = "cheap_embed",
+    [MG_GATE_RANDOM] = "random", [MG_GATE_UNIFORM_RANDOM] = "uniform_random", [MG_GATE_FIT] = "fit",
 };
 
-const char *mg_gate_mode_name(mg_gate_mode m) { return mode_names[m]; }
+const char *mg_gate_mode_name(mg_gate_mode m) {
+    return mode_names[m];
+}
 
 mg_status mg_gate_mode_parse(const char *text, mg_gate_mode *out, mg_error *err) {
     if (strcmp(text, "hidden_last") == 0) {
@@ -32,8 +33,8 @@ mg_status mg_gate_mode_parse(const char *text, mg_gate_mode *out, mg_error *err)
             return MG_OK;
         }
     const char *near = mg_nearest(text, mode_names);
-    return mg_fail(err, MG_ERR_USAGE, "unknown gate mode '%s'%s%s%s", text, near ? ", did you mean '" : "", near ? near : "",
-                   near ? "'?" : "");
+    return mg_fail(err, MG_ERR_USAGE, "unknown gate mode '%s'%s%s%s", text, near ? ", did you mean '" : "",
+                   near ? near : "", near ? "'?" : "");
 }
 
 static mg_status get_prompts(mg_merge_spec *s, const mg_yaml *map, const char *key, mg_prompts *out, mg_error *err) {
@@ -51,8 +52,8 @@ static mg_status get_prompts(mg_merge_spec *s, const mg_yaml *map, const char *k
 }
 
 static mg_status get_expert(mg_merge_spec *s, const char *dir, const mg_yaml *v, mg_merge_expert *e, mg_error *err) {
-    static const char *const keys[] = {"source_model",   "positive_prompts", "negative_prompts", "noise_scale",
-                                       "residual_scale", NULL};
+    static const char *const keys[] = {"source_model", "positive_prompts", "negative_prompts",
+                                       "noise_scale",  "residual_scale",   NULL};
     if (v->type != MG_YAML_MAP) return mg_merge_yaml_schema(err, v, "experts", "a list of mappings");
     MG_TRY(mg_merge_yaml_check_keys(v, keys, "an expert", err));
     MG_TRY(mg_merge_yaml_model(&s->arena, mg_yaml_get(v, "source_model"), "source_model", &e->source, err));
@@ -82,16 +83,20 @@ static mg_status get_scalars(mg_merge_spec *s, const mg_yaml *root, mg_error *er
     MG_TRY(mg_merge_yaml_dtype(root, "dtype", &s->dtype, err));
     v = mg_yaml_get(root, "experts_per_token");
     int64_t k = 2;
-    if (v && !mg_yaml_is_null(v) && !mg_yaml_i64(v, &k)) return mg_merge_yaml_schema(err, v, "experts_per_token", "a whole number");
+    if (v && !mg_yaml_is_null(v) && !mg_yaml_i64(v, &k))
+        return mg_merge_yaml_schema(err, v, "experts_per_token", "a whole number");
     if (k < 1 || k > (int64_t)s->n_experts)
-        return mg_fail(err, MG_ERR_CONFLICT, "experts_per_token is %lld, but there are %u experts", (long long)k, s->n_experts);
+        return mg_fail(err, MG_ERR_CONFLICT, "experts_per_token is %lld, but there are %u experts", (long long)k,
+                       s->n_experts);
     s->experts_per_token = (uint32_t)k;
     v = mg_yaml_get(root, "shared_experts");
     if (v && !mg_yaml_is_null(v) && v->n_children)
-        return mg_fail(err, MG_ERR_UNSUPPORTED, "line %u: shared_experts: the Mixtral layout has none, and other targets are not built yet",
+        return mg_fail(err, MG_ERR_UNSUPPORTED,
+                       "line %u: shared_experts: the Mixtral layout has none, and other targets are not built yet",
                        v->line);
     v = mg_yaml_get(root, "architecture");
-    if (v && !mg_yaml_is_null(v) && (v->type != MG_YAML_SCALAR || strncasecmp("mixtral", v->text, strlen(v->text)) != 0))
+    if (v && !mg_yaml_is_null(v) &&
+        (v->type != MG_YAML_SCALAR || strncasecmp("mixtral", v->text, strlen(v->text)) != 0))
         return mg_fail(err, MG_ERR_UNSUPPORTED, "line %u: only the Mixtral output architecture is built yet", v->line);
     return MG_OK;
 }
@@ -109,7 +114,8 @@ static mg_status read_root(mg_merge_spec *s, const char *dir, const mg_yaml *roo
     if (experts->n_children > MAX_EXPERTS)
         return mg_fail(err, MG_ERR_LIMIT, "%zu experts, at most %u are possible", experts->n_children, MAX_EXPERTS);
     MG_TRY(MG_ARENA_NEW(&s->arena, &s->experts, experts->n_children, err));
-    for (const mg_yaml *v = experts->child; v; v = v->next) MG_TRY(get_expert(s, dir, v, &s->experts[s->n_experts++], err));
+    for (const mg_yaml *v = experts->child; v; v = v->next)
+        MG_TRY(get_expert(s, dir, v, &s->experts[s->n_experts++], err));
     return get_scalars(s, root, err);
 }
 
@@ -165,7 +171,8 @@ mg_status mg_merge_spec_add_text(mg_merge_spec *s, const char *name, const char 
     mg_merge_expert *e = NULL;
     for (uint32_t i = 0; i < s->n_experts; i++) {
         if (!is_called(&s->experts[i], i, name)) continue;
-        if (e) return mg_fail(err, MG_ERR_USAGE, "--text %s=...: more than one expert is called so, use its index", name);
+        if (e)
+            return mg_fail(err, MG_ERR_USAGE, "--text %s=...: more than one expert is called so, use its index", name);
         e = &s->experts[i];
     }
     if (!e) return mg_fail(err, MG_ERR_USAGE, "--text %s=...: no expert is called so", name);
@@ -202,13 +209,15 @@ mg_status mg_merge_spec_check(const mg_merge_spec *s, bool same_models_ok, mg_er
     for (uint32_t i = 0; i < s->n_experts; i++) {
         const mg_merge_expert *e = &s->experts[i], *first = &s->experts[0];
         if (!random && e->positive.n == 0)
-            return mg_fail(err, MG_ERR_CONFLICT, "expert %u ('%s') has no positive prompts, which gate mode '%s' needs", i, e->source,
-                           mg_gate_mode_name(s->gate_mode));
-        same_all = same_all && same_prompts(&e->positive, &first->positive) && same_prompts(&e->negative, &first->negative);
+            return mg_fail(err, MG_ERR_CONFLICT, "expert %u ('%s') has no positive prompts, which gate mode '%s' needs",
+                           i, e->source, mg_gate_mode_name(s->gate_mode));
+        same_all =
+            same_all && same_prompts(&e->positive, &first->positive) && same_prompts(&e->negative, &first->negative);
         same_sources = same_sources && strcmp(e->path, first->path) == 0;
     }
     if (!random && same_all)
-        return mg_fail(err, MG_ERR_CONFLICT, "all experts have the same prompts: every gate '%s' makes would be the same",
+        return mg_fail(err, MG_ERR_CONFLICT,
+                       "all experts have the same prompts: every gate '%s' makes would be the same",
                        mg_gate_mode_name(s->gate_mode));
     if (same_sources && !random && !same_models_ok)
         return mg_fail(err, MG_ERR_CONFLICT,

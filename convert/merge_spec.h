@@ -1,5 +1,5 @@
-/* merge_spec.h - a mergekit-moe YAML, read and checked. Keys and meaning are mergekit's (docs/merge.md lists where we differ);
- * unlike there, an unknown key is an error with a suggestion, and so is an unknown gate mode. */
+/* merge_spec.h - a mergekit-moe YAML, read and checked. Keys and meaning are mergekit's (docs/merge.md lists where we
+ * differ); unlike there, an unknown key is an error with a suggestion, and so is an unknown gate mode. */
 #ifndef MG_CONVERT_MERGE_SPEC_H
 #define MG_CONVERT_MERGE_SPEC_H
 
@@ -26,8 +26,8 @@ typedef struct mg_prompts {
 } mg_prompts;
 
 typedef struct mg_merge_expert {
-    const char *source;    /* as written */
-    const char *path;      /* resolved */
+    const char *source; /* as written */
+    const char *path;   /* resolved */
     mg_prompts positive, negative;
     double residual_scale; /* of the down projection; 1 when absent */
 } mg_merge_expert;
@@ -40,24 +40,26 @@ typedef struct mg_merge_spec {
     uint32_t experts_per_token; /* 2 when absent */
     mg_gate_mode gate_mode;
     bool gate_mode_given;
-    mg_dtype dtype;        /* MG_DTYPE_COUNT when absent: the base config's */
-    const char *text;      /* the file verbatim, copied into the output as mergekit_moe_config.yml */
+    mg_dtype dtype;   /* MG_DTYPE_COUNT when absent: the base config's */
+    const char *text; /* the file verbatim, copied into the output as mergekit_moe_config.yml */
     size_t text_size;
     mg_arena arena;
 } mg_merge_spec;
 
-/* Read and validate. Relative donor paths are looked up beside the YAML first, then from the working directory (mergekit's rule).
- * Schema errors: MG_ERR_FORMAT with line; contradictions (experts_per_token, identical prompts or donors, missing
- * prompts): MG_ERR_CONFLICT; what mergekit can say and we cannot build: MG_ERR_UNSUPPORTED. Prompts are checked against the
- * gate mode by mg_merge_spec_check, since tools may override it and supply text. *out is the caller's. */
+/* Read and validate. Relative donor paths are looked up beside the YAML first, then from the working directory
+ * (mergekit's rule). Schema errors: MG_ERR_FORMAT with line; contradictions (experts_per_token, identical prompts or
+ * donors, missing prompts): MG_ERR_CONFLICT; what mergekit can say and we cannot build: MG_ERR_UNSUPPORTED. Prompts are
+ * checked against the gate mode by mg_merge_spec_check, since tools may override it and supply text. *out is the
+ * caller's. */
 mg_status mg_merge_spec_load(mg_merge_spec **out, const char *path, mg_error *err) MG_MUST_CHECK;
 void mg_merge_spec_free(mg_merge_spec *s);
 
-/* Append the non-empty lines of a text file to the positive prompts of the expert called name: the last component of its
- * source_model, or its index. MG_ERR_USAGE when no or more than one expert is called so. */
+/* Append the non-empty lines of a text file to the positive prompts of the expert called name: the last component of
+ * its source_model, or its index. MG_ERR_USAGE when no or more than one expert is called so. */
 mg_status mg_merge_spec_add_text(mg_merge_spec *s, const char *name, const char *file, mg_error *err) MG_MUST_CHECK;
 
-/* The checks that depend on the final gate mode. same_models_ok: mergekit's --i-understand-this-is-not-useful-without-training. */
+/* The checks that depend on the final gate mode. same_models_ok: mergekit's
+ * --i-understand-this-is-not-useful-without-training. */
 mg_status mg_merge_spec_check(const mg_merge_spec *s, bool same_models_ok, mg_error *err) MG_MUST_CHECK;
 
 /* True when the YAML at path looks like a MoE recipe (a map with "experts"): lets a YAML be a model PATH. */

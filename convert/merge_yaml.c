@@ -27,11 +27,13 @@ mg_status mg_merge_yaml_check_keys(const mg_yaml *map, const char *const *known,
 mg_status mg_merge_yaml_model(mg_arena *a, const mg_yaml *v, const char *key, const char **out, mg_error *err) {
     if (v && v->type == MG_YAML_MAP) {
         const mg_yaml *lora = mg_yaml_get(v, "lora"), *model = mg_yaml_get(v, "model");
-        if (lora && !mg_yaml_is_null(lora)) return mg_fail(err, MG_ERR_UNSUPPORTED, "line %u: LoRA experts are not built yet", v->line);
+        if (lora && !mg_yaml_is_null(lora))
+            return mg_fail(err, MG_ERR_UNSUPPORTED, "line %u: LoRA experts are not built yet", v->line);
         v = model && model->type == MG_YAML_MAP ? mg_yaml_get(model, "path") : model;
     }
     if (!v) return mg_fail(err, MG_ERR_FORMAT, "'%s' is missing", key);
-    if (v->type != MG_YAML_SCALAR || !v->text[0] || mg_yaml_is_null(v)) return mg_merge_yaml_schema(err, v, key, "the path of a model");
+    if (v->type != MG_YAML_SCALAR || !v->text[0] || mg_yaml_is_null(v))
+        return mg_merge_yaml_schema(err, v, key, "the path of a model");
     *out = mg_arena_strdup(a, v->text);
     return *out ? MG_OK : mg_fail_nomem(err, strlen(v->text));
 }
@@ -43,7 +45,8 @@ mg_status mg_merge_yaml_resolve(mg_arena *a, const char *dir, const char *name, 
         if (mg_path_exists(beside)) name = beside;
     }
     if (!mg_path_exists(name)) {
-        if (strchr(name, '+')) return mg_fail(err, MG_ERR_UNSUPPORTED, "'%s' names a LoRA: LoRA experts are not built yet", name);
+        if (strchr(name, '+'))
+            return mg_fail(err, MG_ERR_UNSUPPORTED, "'%s' names a LoRA: LoRA experts are not built yet", name);
         return mg_fail(err, MG_ERR_IO, "donor '%s' is neither beside the recipe nor in the working directory", name);
     }
     *out = mg_arena_strdup(a, name);
@@ -68,6 +71,8 @@ mg_status mg_merge_yaml_dtype(const mg_yaml *map, const char *key, mg_dtype *out
 
 void mg_merge_yaml_dir(const char *path, char *buf, size_t size) {
     const char *slash = strrchr(path, '/');
-    if (!slash) snprintf(buf, size, ".");
-    else snprintf(buf, size, "%.*s", slash == path ? 1 : (int)(slash - path), path);
+    if (!slash)
+        snprintf(buf, size, ".");
+    else
+        snprintf(buf, size, "%.*s", slash == path ? 1 : (int)(slash - path), path);
 }

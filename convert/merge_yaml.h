@@ -9,11 +9,15 @@
 /* MG_ERR_FORMAT "line N: 'KEY' must be EXPECTED". */
 mg_status mg_merge_yaml_schema(mg_error *err, const mg_yaml *at, const char *key, const char *expected);
 /* Every member of map is in known (NULL-terminated), else MG_ERR_FORMAT with the nearest name. */
-mg_status mg_merge_yaml_check_keys(const mg_yaml *map, const char *const *known, const char *where, mg_error *err) MG_MUST_CHECK;
-/* A model reference: path[@revision][+lora] or {model: {path}}; LoRA is MG_ERR_UNSUPPORTED. *out in the arena, as written. */
-mg_status mg_merge_yaml_model(mg_arena *a, const mg_yaml *v, const char *key, const char **out, mg_error *err) MG_MUST_CHECK;
+mg_status mg_merge_yaml_check_keys(const mg_yaml *map, const char *const *known, const char *where,
+                                   mg_error *err) MG_MUST_CHECK;
+/* A model reference: path[@revision][+lora] or {model: {path}}; LoRA is MG_ERR_UNSUPPORTED. *out in the arena, as
+ * written. */
+mg_status mg_merge_yaml_model(mg_arena *a, const mg_yaml *v, const char *key, const char **out,
+                              mg_error *err) MG_MUST_CHECK;
 /* A model reference as a path that exists: beside the recipe in dir, else from the working directory. */
-mg_status mg_merge_yaml_resolve(mg_arena *a, const char *dir, const char *name, const char **out, mg_error *err) MG_MUST_CHECK;
+mg_status mg_merge_yaml_resolve(mg_arena *a, const char *dir, const char *name, const char **out,
+                                mg_error *err) MG_MUST_CHECK;
 /* bfloat16, float16, float32 and their short forms; *out stays as it is when the key is absent or null. */
 mg_status mg_merge_yaml_dtype(const mg_yaml *map, const char *key, mg_dtype *out, mg_error *err) MG_MUST_CHECK;
 /* The folder of a recipe's path, "." for a bare name. */

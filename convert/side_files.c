@@ -10,8 +10,8 @@
 #define MAX_SIDE_FILE (256u << 20) /* the cap of tokenizer files */
 
 static const char *const names[] = {
-    "tokenizer.json",      "tokenizer.model",         "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-    "vocab.json",          "merges.txt",              "chat_template.jinja",   "chat_template.json",      "generation_config.json",
+    "tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
+    "vocab.json",     "merges.txt",      "chat_template.jinja",   "chat_template.json",      "generation_config.json",
 };
 
 static mg_status copy_one(mg_plan *p, uint32_t out, const char *path, const char *name, mg_error *err) {
@@ -37,15 +37,17 @@ mg_status mg_side_files_copy(mg_plan *p, uint32_t out, const char *dir, bool *ha
 
 /* ---- comparing tokenizers ---- */
 
-static mg_status compare_tokens(const mg_tokenizer *a, const mg_tokenizer *b, const char *pa, const char *pb, mg_error *err) {
+static mg_status compare_tokens(const mg_tokenizer *a, const mg_tokenizer *b, const char *pa, const char *pb,
+                                mg_error *err) {
     if (!a || !b) return MG_OK;
     if (mg_tokenizer_size(a) != mg_tokenizer_size(b))
-        return mg_fail(err, MG_ERR_CONFLICT, "tokenizers differ: '%s' has %u tokens, '%s' has %u", pa, mg_tokenizer_size(a), pb,
-                       mg_tokenizer_size(b));
+        return mg_fail(err, MG_ERR_CONFLICT, "tokenizers differ: '%s' has %u tokens, '%s' has %u", pa,
+                       mg_tokenizer_size(a), pb, mg_tokenizer_size(b));
     for (uint32_t i = 0; i < mg_tokenizer_size(a); i++) {
         const mg_token *x = mg_tokenizer_token(a, (int32_t)i), *y = mg_tokenizer_token(b, (int32_t)i);
         if (x->len != y->len || memcmp(x->text, y->text, x->len) != 0)
-            return mg_fail(err, MG_ERR_CONFLICT, "tokenizers differ: token %u is '%s' in '%s' and '%s' in '%s'", i, x->text, pa, y->text, pb);
+            return mg_fail(err, MG_ERR_CONFLICT, "tokenizers differ: token %u is '%s' in '%s' and '%s' in '%s'", i,
+                           x->text, pa, y->text, pb);
     }
     return MG_OK;
 }

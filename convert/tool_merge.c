@@ -61,10 +61,13 @@ static mg_status parse(args *a, int argc, char **argv, bool *done, mg_error *err
         {"--out-shard-size", MG_OPT_SIZE, &a->shard_size, "SIZE", "largest shard of a directory output (default 5B)"},
         {"--manifest", MG_OPT_FLAG, &a->manifest, NULL, "write NAME.manifest.json: inputs, recipe and hashes"},
         {NULL, MG_OPT_GROUP, NULL, NULL, "Routers"},
-        {"--gate", MG_OPT_STR, &a->gate, "MODE", "fit, hidden, hidden_avg, cheap_embed, random or uniform_random; overrides the recipe"},
-        {"--text", MG_OPT_LIST, &a->text, "NAME=FILE", "more positive prompts of an expert (last part of its path, or its index), one per line"},
+        {"--gate", MG_OPT_STR, &a->gate, "MODE",
+         "fit, hidden, hidden_avg, cheap_embed, random or uniform_random; overrides the recipe"},
+        {"--text", MG_OPT_LIST, &a->text, "NAME=FILE",
+         "more positive prompts of an expert (last part of its path, or its index), one per line"},
         {"--random-seed", MG_OPT_U64, &a->seed, "N", "seed of random routers (default 0)"},
-        {"--i-understand-this-is-not-useful-without-training", MG_OPT_FLAG, &a->same_models, NULL, "accept experts that are all the same model"},
+        {"--i-understand-this-is-not-useful-without-training", MG_OPT_FLAG, &a->same_models, NULL,
+         "accept experts that are all the same model"},
         MG_COMMON_MODEL_OPTS(a->c),
         MG_COMMON_WRITE_OPTS(a->c),
         MG_COMMON_JSON_OPT(a->c),
@@ -91,7 +94,8 @@ static void say(void *ctx, const char *text) {
 
 static mg_status add_target(run *r, const char *path, size_t n, const char *type, mg_error *err) {
     target *t = &r->targets[r->n_targets];
-    if (n == 0 || n >= sizeof t->path) return mg_fail(err, MG_ERR_USAGE, "output name '%.*s' is empty or too long", (int)n, path);
+    if (n == 0 || n >= sizeof t->path)
+        return mg_fail(err, MG_ERR_USAGE, "output name '%.*s' is empty or too long", (int)n, path);
     snprintf(t->path, sizeof t->path, "%.*s", (int)n, path);
     MG_TRY(mg_preset_parse(type, &t->preset, err));
     r->n_targets++;
@@ -127,7 +131,8 @@ static void set_stage_path(run *r, const char *out) {
     while (n > 1 && out[n - 1] == '/') n--;
     size_t start = n;
     while (start && out[start - 1] != '/') start--;
-    snprintf(r->stage_path, sizeof r->stage_path, "%.*s.%.*s.router.safetensors", (int)start, out, (int)(n - start), out + start);
+    snprintf(r->stage_path, sizeof r->stage_path, "%.*s.%.*s.router.safetensors", (int)start, out, (int)(n - start),
+             out + start);
 }
 
 static mg_status load_spec(run *r, const args *a, mg_error *err) {
@@ -135,7 +140,8 @@ static mg_status load_spec(run *r, const args *a, mg_error *err) {
     for (size_t i = 0; i < a->text.n; i++) {
         char name[1024];
         const char *text = a->text.items[i], *eq = strchr(text, '=');
-        if (!eq || (size_t)(eq - text) >= sizeof name) return mg_fail(err, MG_ERR_USAGE, "--text '%s': expected NAME=FILE", text);
+        if (!eq || (size_t)(eq - text) >= sizeof name)
+            return mg_fail(err, MG_ERR_USAGE, "--text '%s': expected NAME=FILE", text);
         snprintf(name, sizeof name, "%.*s", (int)(eq - text), text);
         MG_TRY(mg_merge_spec_add_text(r->spec, name, eq + 1, err));
     }
@@ -143,10 +149,13 @@ static mg_status load_spec(run *r, const args *a, mg_error *err) {
         MG_TRY(mg_gate_mode_parse(a->gate, &r->spec->gate_mode, err));
         r->spec->gate_mode_given = true;
     }
-    if (a->c.experts_per_token == MG_EXPERTS_ALL) r->spec->experts_per_token = r->spec->n_experts;
-    else if (a->c.experts_per_token) r->spec->experts_per_token = a->c.experts_per_token;
+    if (a->c.experts_per_token == MG_EXPERTS_ALL)
+        r->spec->experts_per_token = r->spec->n_experts;
+    else if (a->c.experts_per_token)
+        r->spec->experts_per_token = a->c.experts_per_token;
     if (r->spec->experts_per_token > r->spec->n_experts)
-        return mg_fail(err, MG_ERR_USAGE, "--experts-per-token %u: the recipe has %u experts", r->spec->experts_per_token, r->spec->n_experts);
+        return mg_fail(err, MG_ERR_USAGE, "--experts-per-token %u: the recipe has %u experts",
+                       r->spec->experts_per_token, r->spec->n_experts);
     return mg_merge_spec_check(r->spec, a->same_models, err);
 }
 
@@ -154,8 +163,14 @@ static mg_status run_moe(run *r, args *a, const char *dir, mg_error *err) {
     MG_TRY(load_spec(r, a, err));
     MG_TRY(mg_forward_new(&r->forward, r->pool, NULL, err));
     mg_evaluator eval = mg_forward_evaluator(r->forward);
-    mg_merge_run_options opt = {.eval = &eval, .pool = r->pool, .seed = a->seed, .dir = dir, .shard_size = a->shard_size,
-                                .stage_path = a->c.dry_run ? NULL : r->stage_path, .note = say, .note_ctx = a};
+    mg_merge_run_options opt = {.eval = &eval,
+                                .pool = r->pool,
+                                .seed = a->seed,
+                                .dir = dir,
+                                .shard_size = a->shard_size,
+                                .stage_path = a->c.dry_run ? NULL : r->stage_path,
+                                .note = say,
+                                .note_ctx = a};
     return mg_merge_run_new(&r->moe, r->spec, &opt, err);
 }
 
@@ -204,8 +219,13 @@ static mg_status work(run *r, args *a, mg_error *err) {
     out[0] = dense ? r->linear->out : r->moe->out;
     mg_status st = r->n_targets ? plan_targets(r, a, dense ? r->linear->ckpt : r->moe->ckpt, out, err) : MG_OK;
     if (r->n_targets) plan = r->gguf_plan;
-    mg_exec_options opt = {.threads = a->c.n_threads, .memory = a->c.memory, .restart = a->c.restart, .force = a->c.force,
-                           .progress = a->c.progress, .label = "merge", .manifest = a->manifest};
+    mg_exec_options opt = {.threads = a->c.n_threads,
+                           .memory = a->c.memory,
+                           .restart = a->c.restart,
+                           .force = a->c.force,
+                           .progress = a->c.progress,
+                           .label = "merge",
+                           .manifest = a->manifest};
     if (st == MG_OK)
         st = a->c.dry_run ? mg_tool_plan_show(plan, out, n, &opt, a->c.json, err)
                           : mg_tool_plan_execute(plan, &opt, a->c.json, a->c.quiet, err);

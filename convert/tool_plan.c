@@ -24,13 +24,16 @@ static mg_status show_json(mg_plan *p, const uint32_t *out, size_t n, mg_error *
     }
     mg_json_set_i64(all, "schema", 1);
     mg_json_set(all, "outputs", list);
-    if (st == MG_OK) st = print_json(n == 1 ? one : all, err);
-    else mg_json_free(all);
+    if (st == MG_OK)
+        st = print_json(n == 1 ? one : all, err);
+    else
+        mg_json_free(all);
     if (st == MG_OK && n == 1) mg_json_free(all);
     return st;
 }
 
-mg_status mg_tool_plan_show(mg_plan *p, const uint32_t *out, size_t n, const mg_exec_options *opt, bool json, mg_error *err) {
+mg_status mg_tool_plan_show(mg_plan *p, const uint32_t *out, size_t n, const mg_exec_options *opt, bool json,
+                            mg_error *err) {
     if (json) return show_json(p, out, n, err);
     for (size_t i = 0; i < n; i++) MG_TRY(mg_plan_print(p, out[i], opt, stdout, err));
     return MG_OK;

@@ -24,7 +24,9 @@ static void drop(mg_act_ref *r) {
     r->layers = r->routers = NULL;
 }
 
-void mg_act_ref_release(mg_act_ref *r) { drop(r); }
+void mg_act_ref_release(mg_act_ref *r) {
+    drop(r);
+}
 
 static mg_status begin(mg_act_ref *r, mg_error *err) {
     drop(r);
@@ -50,10 +52,12 @@ mg_status mg_act_ref_rewind(mg_act_ref *r, mg_error *err) {
 
 /* ---- a candidate ---- */
 
-mg_status mg_act_drift_init(mg_act_drift *d, mg_act_ref *ref, const mg_model *a, const mg_model *b, uint32_t top_k, mg_error *err) {
+mg_status mg_act_drift_init(mg_act_drift *d, mg_act_ref *ref, const mg_model *a, const mg_model *b, uint32_t top_k,
+                            mg_error *err) {
     memset(d, 0, sizeof *d);
     d->ref = ref;
-    if (mg_hp_i(a, MG_K_LAYERS) != mg_hp_i(b, MG_K_LAYERS) || mg_hp_i(a, MG_K_HIDDEN) != mg_hp_i(b, MG_K_HIDDEN)) return MG_OK;
+    if (mg_hp_i(a, MG_K_LAYERS) != mg_hp_i(b, MG_K_LAYERS) || mg_hp_i(a, MG_K_HIDDEN) != mg_hp_i(b, MG_K_HIDDEN))
+        return MG_OK;
     d->n_layers = (uint32_t)mg_hp_i(a, MG_K_LAYERS);
     bool routers = mg_hp_i(a, MG_K_EXPERTS) > 0 && mg_hp_i(a, MG_K_EXPERTS) == mg_hp_i(b, MG_K_EXPERTS);
     for (uint32_t l = 0; routers && l < d->n_layers; l++) routers = a->layers[l].moe == b->layers[l].moe;
@@ -121,7 +125,8 @@ static double softmax_kl(const float *a, const float *b, uint32_t n) {
     return kl;
 }
 
-static void compare_routing(mg_routing_stat *s, const mg_act_drift *d, const float *ref, const float *cand, uint64_t rows) {
+static void compare_routing(mg_routing_stat *s, const mg_act_drift *d, const float *ref, const float *cand,
+                            uint64_t rows) {
     uint32_t a[MAX_TOP_K], b[MAX_TOP_K], n = d->experts, ka = d->top_k_ref, kb = d->top_k_cand;
     for (uint64_t r = 0; r < rows; r++, ref += n, cand += n) {
         mg_topk(ref, n, ka, a);
@@ -148,8 +153,10 @@ mg_status mg_act_drift_tap(void *ctx, const mg_tap *tap, mg_error *err) {
         uint64_t n = tap->rows - at < chunk ? tap->rows - at : chunk;
         MG_TRY(mg_zcapture_read(from, d->buf, n * tap->cols * sizeof *d->buf, err));
         const float *cand = tap->data + at * tap->cols;
-        if (router) compare_routing(&d->routing[tap->layer], d, d->buf, cand, n);
-        else compare_rows(&d->layer[tap->layer], d->buf, cand, n, tap->cols);
+        if (router)
+            compare_routing(&d->routing[tap->layer], d, d->buf, cand, n);
+        else
+            compare_rows(&d->layer[tap->layer], d->buf, cand, n, tap->cols);
     }
     return MG_OK;
 }

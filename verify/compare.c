@@ -11,7 +11,8 @@ typedef struct walker {
     mg_score_rows rows;
 } walker;
 
-static mg_status walker_new(walker *w, mg_model *m, const mg_compare_options *opt, const mg_score_options *score, mg_error *err) {
+static mg_status walker_new(walker *w, mg_model *m, const mg_compare_options *opt, const mg_score_options *score,
+                            mg_error *err) {
     mg_forward_options f = {.experts_per_token = opt->experts_per_token};
     MG_TRY(mg_forward_check(m, err));
     MG_TRY(mg_forward_new(&w->forward, opt->pool, &f, err));
@@ -27,12 +28,13 @@ static mg_status check_vocab(const mg_model *a, const mg_candidate *c, mg_error 
     int64_t x = mg_hp_i(a, MG_K_VOCAB), y = mg_hp_i(c->model, MG_K_VOCAB);
     if (x == y) return MG_OK;
     mg_error_at(err, c->path, NULL);
-    return mg_fail(err, MG_ERR_CONFLICT, "vocabularies differ: the reference has %lld tokens, this model %lld", (long long)x, (long long)y);
+    return mg_fail(err, MG_ERR_CONFLICT, "vocabularies differ: the reference has %lld tokens, this model %lld",
+                   (long long)x, (long long)y);
 }
 
 /* One step of every walker: the same rows of the same window. */
-static mg_status step(walker *ref, walker *w, mg_candidate *cand, uint32_t n, mg_act_ref *act, const mg_compare_options *opt, bool *end,
-                      mg_error *err) {
+static mg_status step(walker *ref, walker *w, mg_candidate *cand, uint32_t n, mg_act_ref *act,
+                      const mg_compare_options *opt, bool *end, mg_error *err) {
     MG_TRY(mg_scorer_next(ref->scorer, &ref->rows, err));
     bool new_batch = act->writing;
     *end = ref->rows.n == 0;
@@ -40,7 +42,8 @@ static mg_status step(walker *ref, walker *w, mg_candidate *cand, uint32_t n, mg
         if (new_batch) MG_TRY(mg_act_ref_rewind(act, err));
         mg_status st = mg_scorer_next(w[i].scorer, &w[i].rows, err);
         if (st == MG_OK && !*end)
-            st = mg_drift_add(&cand[i].drift, &ref->rows, &w[i].rows, opt->windows->items[ref->rows.window].len, opt->pool, err);
+            st = mg_drift_add(&cand[i].drift, &ref->rows, &w[i].rows, opt->windows->items[ref->rows.window].len,
+                              opt->pool, err);
         if (st != MG_OK) {
             mg_error_at(err, cand[i].path, NULL);
             return st;
@@ -50,7 +53,8 @@ static mg_status step(walker *ref, walker *w, mg_candidate *cand, uint32_t n, mg
     return MG_OK;
 }
 
-static mg_status run_drift(mg_model *reference, mg_candidate *cand, uint32_t n, const mg_compare_options *opt, mg_error *err) {
+static mg_status run_drift(mg_model *reference, mg_candidate *cand, uint32_t n, const mg_compare_options *opt,
+                           mg_error *err) {
     mg_act_ref act;
     walker ref = {0}, *w = calloc(n, sizeof *w);
     if (!w) return mg_fail_nomem(err, n * sizeof *w);
@@ -79,7 +83,8 @@ static mg_status run_drift(mg_model *reference, mg_candidate *cand, uint32_t n, 
     return st;
 }
 
-mg_status mg_compare_run(mg_model *reference, mg_candidate *cand, uint32_t n, const mg_compare_options *opt, mg_error *err) {
+mg_status mg_compare_run(mg_model *reference, mg_candidate *cand, uint32_t n, const mg_compare_options *opt,
+                         mg_error *err) {
     if (opt->windows) MG_TRY(run_drift(reference, cand, n, opt, err));
     for (uint32_t i = 0; opt->weights && i < n; i++) {
         mg_status st = mg_weight_diff_run(&cand[i].weights, reference, cand[i].model, opt->pool, opt->progress, err);

@@ -5,7 +5,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-void mg_drift_init(mg_drift *d) { memset(d, 0, sizeof *d); }
+void mg_drift_init(mg_drift *d) {
+    memset(d, 0, sizeof *d);
+}
 
 void mg_drift_release(mg_drift *d) {
     free(d->kl);
@@ -77,7 +79,8 @@ static void add_row(mg_drift *d, const row_result *r, uint32_t bin) {
     d->bin_n[bin]++;
 }
 
-mg_status mg_drift_add(mg_drift *d, const mg_score_rows *ref, const mg_score_rows *cand, uint32_t window_len, mg_pool *pool, mg_error *err) {
+mg_status mg_drift_add(mg_drift *d, const mg_score_rows *ref, const mg_score_rows *cand, uint32_t window_len,
+                       mg_pool *pool, mg_error *err) {
     if (ref->n != cand->n || ref->pos != cand->pos || ref->window != cand->window || ref->vocab != cand->vocab)
         return mg_fail(err, MG_ERR_INTERNAL, "reference and candidate are not in step");
     MG_TRY(grow(d, ref->n, err));
@@ -87,10 +90,12 @@ mg_status mg_drift_add(mg_drift *d, const mg_score_rows *ref, const mg_score_row
     mg_status st = mg_pool_run(pool, ref->n, one_row, &w, err);
     for (uint32_t i = 0; st == MG_OK && i < ref->n; i++) {
         if (!out[i].finite) {
-            st = mg_fail(err, MG_ERR_FORMAT, "window %llu, position %u: a logit is not finite", (unsigned long long)ref->window, ref->pos + i);
+            st = mg_fail(err, MG_ERR_FORMAT, "window %llu, position %u: a logit is not finite",
+                         (unsigned long long)ref->window, ref->pos + i);
             break;
         }
-        add_row(d, &out[i], (uint32_t)((uint64_t)(ref->pos + i) * MG_DRIFT_BINS / (window_len ? window_len : 1)) % MG_DRIFT_BINS);
+        add_row(d, &out[i],
+                (uint32_t)((uint64_t)(ref->pos + i) * MG_DRIFT_BINS / (window_len ? window_len : 1)) % MG_DRIFT_BINS);
     }
     d->n_logits += st == MG_OK ? ref->n * ref->vocab : 0;
     free(out);

@@ -24,10 +24,10 @@ typedef struct mg_drift {
 
 void mg_drift_init(mg_drift *d);
 void mg_drift_release(mg_drift *d);
-/* Add the rows of two scorers walked in step. window_len: tokens of the rows' window, for the bins. pool may be NULL; the
- * result does not depend on it. MG_ERR_FORMAT when a logit is not finite. */
-mg_status mg_drift_add(mg_drift *d, const mg_score_rows *ref, const mg_score_rows *cand, uint32_t window_len, mg_pool *pool,
-                       mg_error *err) MG_MUST_CHECK;
+/* Add the rows of two scorers walked in step. window_len: tokens of the rows' window, for the bins. pool may be NULL;
+ * the result does not depend on it. MG_ERR_FORMAT when a logit is not finite. */
+mg_status mg_drift_add(mg_drift *d, const mg_score_rows *ref, const mg_score_rows *cand, uint32_t window_len,
+                       mg_pool *pool, mg_error *err) MG_MUST_CHECK;
 
 typedef struct mg_drift_summary {
     uint64_t n;

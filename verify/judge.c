@@ -54,12 +54,19 @@ static const mg_json *follow(const mg_json *v, const char *path) {
 mg_status mg_threshold_check(const mg_threshold *t, const mg_json *candidate, bool *fails, mg_error *err) {
     double x;
     if (!mg_json_f64(follow(candidate, t->path), &x))
-        return mg_fail(err, MG_ERR_USAGE, "--fail-on '%s': '%s' is no number of the result (--json shows the paths)", t->text, t->path);
-    if (!strcmp(t->op, ">")) *fails = x > t->value;
-    else if (!strcmp(t->op, ">=")) *fails = x >= t->value;
-    else if (!strcmp(t->op, "<")) *fails = x < t->value;
-    else if (!strcmp(t->op, "<=")) *fails = x <= t->value;
-    else if (!strcmp(t->op, "==")) *fails = x == t->value;
-    else *fails = x != t->value;
+        return mg_fail(err, MG_ERR_USAGE, "--fail-on '%s': '%s' is no number of the result (--json shows the paths)",
+                       t->text, t->path);
+    if (!strcmp(t->op, ">"))
+        *fails = x > t->value;
+    else if (!strcmp(t->op, ">="))
+        *fails = x >= t->value;
+    else if (!strcmp(t->op, "<"))
+        *fails = x < t->value;
+    else if (!strcmp(t->op, "<="))
+        *fails = x <= t->value;
+    else if (!strcmp(t->op, "=="))
+        *fails = x == t->value;
+    else
+        *fails = x != t->value;
     return MG_OK;
 }

@@ -13,8 +13,8 @@ typedef struct mg_threshold {
 
 /* MG_ERR_USAGE when it is not PATH OP NUMBER. */
 mg_status mg_threshold_parse(mg_threshold *t, const char *text, mg_error *err) MG_MUST_CHECK;
-/* *fails: the comparison holds for this candidate. MG_ERR_USAGE when the path leads to no number: a misspelt threshold must not
- * pass in silence. */
+/* *fails: the comparison holds for this candidate. MG_ERR_USAGE when the path leads to no number: a misspelt threshold
+ * must not pass in silence. */
 mg_status mg_threshold_check(const mg_threshold *t, const mg_json *candidate, bool *fails, mg_error *err) MG_MUST_CHECK;
 
 #endif

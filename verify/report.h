@@ -6,10 +6,10 @@
 #include "verify/compare.h"
 
 typedef struct mg_report {
-    const char *reference;      /* path */
-    const char *text_name;      /* what was scored: file names, or "built-in text" */
-    char text_sha256[65];       /* of the text or token bytes, in order; empty without a forward pass */
-    uint64_t tokens;            /* scored positions */
+    const char *reference; /* path */
+    const char *text_name; /* what was scored: file names, or "built-in text" */
+    char text_sha256[65];  /* of the text or token bytes, in order; empty without a forward pass */
+    uint64_t tokens;       /* scored positions */
     const mg_candidate *cand;
     uint32_t n;
 } mg_report;
@@ -18,6 +18,7 @@ typedef struct mg_report {
  * ("verdict", "failed"). *out is the caller's. */
 mg_status mg_report_json(mg_json **out, const mg_report *r, mg_error *err) MG_MUST_CHECK;
 /* The page, malloc'ed. json: the finished result with verdicts; every number on the page is taken from it. */
-mg_status mg_report_html(char **out, size_t *size, const mg_report *r, const mg_json *json, mg_error *err) MG_MUST_CHECK;
+mg_status mg_report_html(char **out, size_t *size, const mg_report *r, const mg_json *json,
+                         mg_error *err) MG_MUST_CHECK;
 
 #endif

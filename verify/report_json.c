@@ -106,7 +106,8 @@ static mg_json *candidate_json(const mg_candidate *c) {
         mg_json_set(o, "routing", routing_json(&c->act));
     }
     mg_json *tensors = mg_json_new_array();
-    for (uint32_t i = 0; c->has_weights && i < c->weights.n; i++) mg_json_push(tensors, weight_json(&c->weights.items[i]));
+    for (uint32_t i = 0; c->has_weights && i < c->weights.n; i++)
+        mg_json_push(tensors, weight_json(&c->weights.items[i]));
     mg_json_set(o, "tensors", tensors);
     if (c->has_weights) mg_json_set_i64(o, "damaged_tensors", c->weights.n_bad);
     return o;

@@ -13,22 +13,29 @@
 double mg_weight_limit(mg_dtype t) {
     switch (t) {
     case MG_F64:
-    case MG_F32: return 0;
+    case MG_F32:
+        return 0;
     case MG_F16:
-    case MG_BF16: return 0.02;
-    case MG_Q8_0: return 0.1;
-    case MG_Q6_K: return 0.2;
+    case MG_BF16:
+        return 0.02;
+    case MG_Q8_0:
+        return 0.1;
+    case MG_Q6_K:
+        return 0.2;
     case MG_Q5_0:
     case MG_Q5_1:
-    case MG_Q5_K: return 0.35;
+    case MG_Q5_K:
+        return 0.35;
     case MG_Q4_0:
     case MG_Q4_1:
     case MG_Q4_K:
     case MG_IQ4_NL:
     case MG_IQ4_XS:
     case MG_MXFP4:
-    case MG_NVFP4: return 0.5;
-    default: return 0.95; /* 3 bits and less: only plain nonsense stands out */
+    case MG_NVFP4:
+        return 0.5;
+    default:
+        return 0.95; /* 3 bits and less: only plain nonsense stands out */
     }
 }
 
@@ -58,7 +65,8 @@ static void scan_totals(const float *x, const float *y, uint64_t n, sums *s, mg_
     }
 }
 
-static void scan_blocks(const float *x, const float *y, uint64_t row, uint64_t rows, uint64_t cols, double floor_rms, mg_weight_stat *stat) {
+static void scan_blocks(const float *x, const float *y, uint64_t row, uint64_t rows, uint64_t cols, double floor_rms,
+                        mg_weight_stat *stat) {
     for (uint64_t r = 0; r < rows; r++)
         for (uint64_t c = 0; c < cols; c += BLOCK) {
             uint64_t n = cols - c < BLOCK ? cols - c : BLOCK;
@@ -78,7 +86,8 @@ static void scan_blocks(const float *x, const float *y, uint64_t row, uint64_t r
         }
 }
 
-static mg_status read_both(const work *w, const pair *p, uint64_t row, uint64_t n, uint64_t cols, float *buf, mg_error *err) {
+static mg_status read_both(const work *w, const pair *p, uint64_t row, uint64_t n, uint64_t cols, float *buf,
+                           mg_error *err) {
     MG_TRY(mg_read_f32(w->ref, p->a, row, n, buf, err));
     return mg_read_f32(w->cand, p->b, row, n, buf + n * cols, err);
 }
@@ -125,7 +134,8 @@ static bool same_shape(const mg_bound *a, const mg_bound *b) {
     return a->rank == b->rank && memcmp(a->shape, b->shape, a->rank * sizeof *a->shape) == 0;
 }
 
-static mg_status add_pair(mg_weight_diff *out, pair *p, mg_model *ref, mg_model *cand, mg_role role, uint32_t l, uint32_t e, mg_error *err) {
+static mg_status add_pair(mg_weight_diff *out, pair *p, mg_model *ref, mg_model *cand, mg_role role, uint32_t l,
+                          uint32_t e, mg_error *err) {
     const mg_bound *a = mg_model_find(ref, role, l, e), *b = mg_model_find(cand, role, l, e);
     if (!a && role == MG_R_OUTPUT && b) a = mg_model_find(ref, MG_R_TOKEN_EMBD, 0, 0); /* tied on one side only */
     if (!b && role == MG_R_OUTPUT && a) b = mg_model_find(cand, MG_R_TOKEN_EMBD, 0, 0);
@@ -146,7 +156,8 @@ static mg_status add_pair(mg_weight_diff *out, pair *p, mg_model *ref, mg_model 
     return MG_OK;
 }
 
-static mg_status list_pairs(mg_weight_diff *out, pair *p, mg_model *ref, mg_model *cand, uint32_t layers, uint32_t experts, mg_error *err) {
+static mg_status list_pairs(mg_weight_diff *out, pair *p, mg_model *ref, mg_model *cand, uint32_t layers,
+                            uint32_t experts, mg_error *err) {
     for (int role = 0; role < MG_ROLE_COUNT; role++) {
         mg_scope scope = mg_role_scope((mg_role)role);
         uint32_t nl = scope == MG_SCOPE_MODEL ? 1 : layers, ne = scope == MG_SCOPE_EXPERT ? experts : 1;
@@ -174,7 +185,8 @@ static uint32_t larger(const mg_model *a, const mg_model *b, mg_key k) {
     return (uint32_t)(x > y ? x : y);
 }
 
-mg_status mg_weight_diff_run(mg_weight_diff *out, mg_model *ref, mg_model *cand, mg_pool *pool, mg_progress *progress, mg_error *err) {
+mg_status mg_weight_diff_run(mg_weight_diff *out, mg_model *ref, mg_model *cand, mg_pool *pool, mg_progress *progress,
+                             mg_error *err) {
     memset(out, 0, sizeof *out);
     mg_arena_init(&out->arena, 0);
     uint32_t layers = larger(ref, cand, MG_K_LAYERS), experts = larger(ref, cand, MG_K_EXPERTS);
@@ -185,7 +197,8 @@ mg_status mg_weight_diff_run(mg_weight_diff *out, mg_model *ref, mg_model *cand,
     MG_TRY(list_pairs(out, pairs, ref, cand, layers, experts, err));
     work w = {ref, cand, pairs, progress};
     MG_TRY(mg_pool_run(pool, out->n, one_pair, &w, err));
-    for (uint32_t i = 0; i < out->n; i++) out->n_bad += out->items[i].missing || out->items[i].worst_block > out->items[i].limit;
+    for (uint32_t i = 0; i < out->n; i++)
+        out->n_bad += out->items[i].missing || out->items[i].worst_block > out->items[i].limit;
     qsort(out->items, out->n, sizeof *out->items, by_badness);
     return MG_OK;
 }

@@ -221,6 +221,8 @@ mg_role mg_arch_expert_role(const mg_arch *arch, mg_role dense);
 /* The stored element type a config names (dtype or torch_dtype, with or without "torch."): MG_DTYPE_COUNT when it names
  * none or one we do not know. */
 mg_dtype mg_config_dtype(const mg_json *config);
+/* Make config name dtype (F32, F16 or BF16), in the spelling it already uses ("dtype" or "torch_dtype"). */
+void mg_config_set_dtype(mg_json *config, mg_dtype dtype);
 
 /* ---- writing ------------------------------------------------------------------------------------------------------
  */

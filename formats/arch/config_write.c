@@ -127,16 +127,17 @@ static void fill_config(mg_json *config, mg_json *rope, const mg_arch *arch, con
     }
 }
 
+static const char *const dtype_names[] = {
+    [MG_F32] = "float32", [MG_F16] = "float16", [MG_BF16] = "bfloat16", [MG_F64] = "float64"};
+
 mg_status mg_arch_new_config(mg_json **out, const mg_arch *arch, const mg_hparams *hp, mg_dtype dtype, mg_error *err) {
-    static const char *const dtype_names[] = {
-        [MG_F32] = "float32", [MG_F16] = "float16", [MG_BF16] = "bfloat16", [MG_F64] = "float64"};
     if (!mg_dtype_is_float(dtype))
         return mg_fail(err, MG_ERR_UNSUPPORTED, "config.json has no name for type %s", mg_dtype_get(dtype)->name);
     mg_json *config = mg_json_new_object(), *rope = mg_json_new_object(), *classes = mg_json_new_array();
     mg_json_push(classes, mg_json_new_str(arch->hf_classes[0]));
     mg_json_set(config, "architectures", classes);
     mg_json_set_str(config, "model_type", arch->name);
-    mg_json_set_str(config, "torch_dtype", dtype_names[dtype]);
+    mg_config_set_dtype(config, dtype);
     fill_config(config, rope, arch, hp);
     if (rope && hp->i[MG_K_ROPE_TYPE] != MG_ROPE_NONE)
         mg_json_set(config, "rope_scaling", rope);
@@ -149,4 +150,8 @@ mg_status mg_arch_new_config(mg_json **out, const mg_arch *arch, const mg_hparam
     else
         mg_json_free(config);
     return st;
+}
+
+void mg_config_set_dtype(mg_json *config, mg_dtype dtype) {
+    mg_json_set_str(config, mg_json_get(config, "dtype") ? "dtype" : "torch_dtype", dtype_names[dtype]);
 }
