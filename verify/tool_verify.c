@@ -1,0 +1,274 @@
+/* tool_verify.c - moegraft-verify: how far candidates are from a reference, and where. Ends in one verdict line per
+ * candidate; exit 1 when a threshold is crossed or --weights finds damage. */
+#include "verify/builtin_text.h"
+#include "verify/judge.h"
+#include "verify/report.h"
+#include "verify/tool_model.h"
+
+#include "formats/base/file.h"
+#include "formats/base/hash.h"
+#include "formats/base/outfile.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define MAX_CANDIDATES 32u
+#define MAX_THRESHOLDS 64u
+#define MAX_TEXT       (256u << 20)
+
+static const mg_tool_info tool = {
+    .name = "verify",
+    .summary = "measure how far models are from a reference, and where",
+    .synopsis = "REFERENCE CANDIDATE... [--text F]... [--fail-on EXPR]... [--html F] [--json]",
+    .examples = "  moegraft-verify model/ model-Q4_K_M.gguf                     on the built-in text\n"
+                "  moegraft-verify model/ a.gguf b.gguf --text eval.txt --html report.html\n"
+                "  moegraft-verify model/ a.gguf --weights --fail-on 'kl.mean>0.05'\n",
+    .next = "moegraft verify --help",
+};
+
+typedef struct args {
+    mg_common c;
+    mg_opt_list pos, fail_on;
+    const char *html;
+    bool weights, done;
+    mg_threshold thresholds[MAX_THRESHOLDS];
+} args;
+
+static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
+    const mg_opt opts[] = {
+        {NULL, MG_OPT_GROUP, NULL, NULL, "What is compared"},
+        {"--weights", MG_OPT_FLAG, &a->weights, NULL, "also compare every weight, decoded, and name damaged tensors"},
+        {"--provenance", MG_OPT_UNBUILT, NULL, "MANIFEST", "derive the output again from its donors and compare"},
+        {"--precision", MG_OPT_UNBUILT, NULL, "f32|f64", "arithmetic of the forward pass"},
+        MG_COMMON_TEXT_OPTS(a->c),
+        {NULL, MG_OPT_GROUP, NULL, NULL, "Verdict and report"},
+        {"--fail-on", MG_OPT_LIST, &a->fail_on, "EXPR", "exit 1 when it holds: a path of the JSON result, > >= < <= == or !=, a number ('kl.mean>0.05')"},
+        {"--html", MG_OPT_STR, &a->html, "FILE", "write a self-contained page"},
+        {"--junit", MG_OPT_UNBUILT, NULL, "FILE", "write JUnit XML"},
+        {"--force", MG_OPT_FLAG, &a->c.force, NULL, "replace an existing report (it is refused otherwise)"},
+        MG_COMMON_JSON_OPT(a->c),
+        MG_COMMON_MODEL_OPTS(a->c),
+        MG_COMMON_EXEC_OPTS(a->c),
+        {0}};
+    MG_TRY(mg_options_parse(&tool, opts, argc, argv, &a->pos, &a->done, err));
+    if (a->done) return MG_OK;
+    MG_TRY(mg_common_finish(&a->c, err));
+    if (a->pos.n < 2) return mg_fail(err, MG_ERR_USAGE, "a reference and at least one candidate are needed");
+    if (a->pos.n > MAX_CANDIDATES + 1) return mg_fail(err, MG_ERR_USAGE, "at most %u candidates", MAX_CANDIDATES);
+    if (a->fail_on.n > MAX_THRESHOLDS) return mg_fail(err, MG_ERR_USAGE, "at most %u thresholds", MAX_THRESHOLDS);
+    for (size_t i = 0; i < a->fail_on.n; i++) MG_TRY(mg_threshold_parse(&a->thresholds[i], a->fail_on.items[i], err));
+    if (a->html && !a->c.force && mg_path_exists(a->html))
+        return mg_fail(err, MG_ERR_USAGE, "'%s' exists (--force replaces it)", a->html);
+    return MG_OK;
+}
+
+typedef struct run {
+    mg_pool *pool;
+    mg_tool_model reference, models[MAX_CANDIDATES];
+    mg_candidate cand[MAX_CANDIDATES];
+    uint32_t n;
+    mg_windows windows;
+    char text_name[512];
+    mg_report report;
+    mg_json *json;
+} run;
+
+/* ---- the tokens ---- */
+
+static mg_status hash_file(mg_sha256 *h, const char *path, mg_error *err) {
+    char *data;
+    size_t n;
+    MG_TRY(mg_file_slurp(path, MAX_TEXT, &data, &n, err));
+    mg_sha256_update(h, data, n);
+    free(data);
+    return MG_OK;
+}
+
+/* Windows of the built-in text, which is short: one window of all of it, or of the context asked for when that is less. */
+static mg_status builtin_windows(run *r, const args *a, mg_error *err) {
+    mg_tokenizer *tok;
+    mg_ids ids = {0};
+    MG_TRY(mg_tool_model_tokenizer(&tok, &r->reference, err));
+    mg_status st = mg_tokenizer_encode(tok, mg_builtin_text, mg_builtin_text_size, 0, &ids, err);
+    int64_t bos = mg_tokenizer_adds_bos(tok) ? mg_tokenizer_bos(tok) : -1;
+    uint64_t ctx = a->c.ctx < ids.n ? a->c.ctx : ids.n;
+    if (st == MG_OK) st = mg_windows_add_text(&r->windows, ids.ids, ids.n, ctx, bos, err);
+    mg_ids_release(&ids);
+    mg_tokenizer_free(tok);
+    return st;
+}
+
+static mg_status make_windows(run *r, const args *a, mg_error *err) {
+    mg_sha256 h;
+    uint8_t digest[32];
+    mg_sha256_init(&h);
+    const mg_opt_list *lists[] = {&a->c.text, &a->c.tokens};
+    for (size_t k = 0; k < 2; k++)
+        for (size_t i = 0; i < lists[k]->n; i++) {
+            size_t at = strlen(r->text_name);
+            snprintf(r->text_name + at, sizeof r->text_name - at, "%s%s", at ? ", " : "", lists[k]->items[i]);
+            MG_TRY(hash_file(&h, lists[k]->items[i], err));
+        }
+    if (a->c.text.n || a->c.tokens.n) {
+        MG_TRY(mg_tool_model_windows(&r->windows, &r->reference, &a->c, err));
+    } else {
+        snprintf(r->text_name, sizeof r->text_name, "built-in text");
+        mg_sha256_update(&h, mg_builtin_text, mg_builtin_text_size);
+        MG_TRY(builtin_windows(r, a, err));
+    }
+    mg_sha256_final(&h, digest);
+    mg_hex(digest, sizeof digest, r->report.text_sha256);
+    return MG_OK;
+}
+
+/* ---- results ---- */
+
+/* Verdicts into the JSON; *failed counts the candidates that fail. */
+static mg_status judge(run *r, const args *a, uint32_t *failed, mg_error *err) {
+    uint32_t i = 0;
+    for (const mg_json *c = mg_json_first(mg_json_get(r->json, "candidates")); c; c = mg_json_next(c), i++) {
+        mg_json *list = mg_json_new_array();
+        for (size_t t = 0; t < a->fail_on.n; t++) {
+            bool fails;
+            mg_status st = mg_threshold_check(&a->thresholds[t], c, &fails, err);
+            if (st != MG_OK) {
+                mg_json_free(list);
+                return st;
+            }
+            if (fails) mg_json_push(list, mg_json_new_str(a->thresholds[t].text));
+        }
+        if (r->cand[i].has_weights && r->cand[i].weights.n_bad) mg_json_push(list, mg_json_new_str("weights"));
+        bool bad = mg_json_len(list) > 0;
+        *failed += bad;
+        mg_json_set_str((mg_json *)c, "verdict", bad ? "fail" : "pass");
+        mg_json_set((mg_json *)c, "failed", list);
+    }
+    return MG_OK;
+}
+
+static void print_drift(const mg_candidate *c) {
+    const mg_drift_summary *s = &c->summary;
+    printf("  KL divergence   mean %.6g +/- %.2g, median %.6g, p99 %.6g, p99.9 %.6g, max %.6g\n", s->kl_mean, s->kl_stderr, s->kl_median,
+           s->kl_p99, s->kl_p999, s->kl_max);
+    printf("  perplexity      %.6g (reference %.6g, ratio %.6f)\n", s->ppl_candidate, s->ppl_reference, s->ppl_candidate / s->ppl_reference);
+    printf("  same top token  %.3f %%, delta p mean %.4f %%, rms %.4f %%\n", 100 * s->top1, 100 * s->delta_p_mean, 100 * s->delta_p_rms);
+    printf("  logits          max |difference| %.6g, rms %.6g, cosine %.9f\n", s->logit_max_abs, s->logit_rms, s->logit_cosine);
+    for (uint32_t l = 0; l < c->act.n_layers; l++) {
+        const mg_layer_stat *y = &c->act.layer[l];
+        const mg_routing_stat *g = &c->act.routing[l];
+        if (y->tokens)
+            printf("  layer %-3u       cosine %.9f, relative L2 %.6g", l, y->cosine_sum / (double)y->tokens, y->ref_sq > 0 ? sqrt(y->diff_sq / y->ref_sq) : 0);
+        if (y->tokens && g->tokens)
+            printf(", same experts %.3f %%, same best %.3f %%", 100 * (double)g->same_set / (double)g->tokens, 100 * (double)g->same_first / (double)g->tokens);
+        if (y->tokens) putchar('\n');
+    }
+}
+
+static void print_weights(const mg_weight_diff *d, bool all) {
+    printf("  weights         %u compared, %u damaged\n", d->n, d->n_bad);
+    uint32_t shown = all ? d->n : d->n_bad < 3 ? 3 : d->n_bad < 20 ? d->n_bad : 20;
+    for (uint32_t i = 0; i < shown && i < d->n; i++) {
+        const mg_weight_stat *s = &d->items[i];
+        if (s->missing) printf("    %-44s missing or of another shape\n", s->name);
+        else
+            printf("    %-44s %-7s snr %.2f dB, worst block %.4f of its rms (limit %.2f) at row %llu, column %llu%s\n", s->name,
+                   mg_dtype_get(s->candidate)->name, s->snr_db, s->worst_block, s->limit, (unsigned long long)s->worst_row,
+                   (unsigned long long)s->worst_col, s->worst_block > s->limit ? "  DAMAGED" : "");
+    }
+}
+
+static void print_text(const run *r, const args *a) {
+    printf("reference %s", a->pos.items[0]);
+    if (r->report.tokens) printf(", %llu scored positions of %s", (unsigned long long)r->report.tokens, r->text_name);
+    putchar('\n');
+    uint32_t i = 0;
+    for (const mg_json *c = mg_json_first(mg_json_get(r->json, "candidates")); c; c = mg_json_next(c), i++) {
+        printf("%s\n", r->cand[i].path);
+        if (r->cand[i].has_drift) print_drift(&r->cand[i]);
+        if (r->cand[i].has_weights) print_weights(&r->cand[i].weights, a->c.verbose);
+        printf("  verdict         %s", mg_json_str(mg_json_get(c, "verdict")));
+        for (const mg_json *t = mg_json_first(mg_json_get(c, "failed")); t; t = mg_json_next(t)) printf("  [%s]", mg_json_str(t));
+        putchar('\n');
+    }
+}
+
+static mg_status write_html(const run *r, const args *a, mg_error *err) {
+    char *page;
+    size_t n;
+    MG_TRY(mg_report_html(&page, &n, &r->report, r->json, err));
+    mg_status st = mg_outfile_write_all(a->html, page, n, a->c.force, err);
+    free(page);
+    return st;
+}
+
+static mg_status print_json(const mg_json *json, mg_error *err) {
+    char *text;
+    MG_TRY(mg_json_print(&text, json, 0, err));
+    puts(text);
+    free(text);
+    return MG_OK;
+}
+
+/* ---- the run ---- */
+
+static mg_status compare(run *r, const args *a, mg_error *err) {
+    mg_progress *progress;
+    mg_compare_options opt = {.pool = r->pool, .windows = &r->windows, .experts_per_token = a->c.experts_per_token, .memory = a->c.memory,
+                              .weights = a->weights};
+    MG_TRY(mg_progress_new(&progress, a->c.progress, "verify", r->windows.scored, err));
+    opt.progress = progress;
+    mg_status st = mg_compare_run(r->reference.m, r->cand, r->n, &opt, err);
+    mg_progress_free(progress);
+    return st;
+}
+
+static mg_status work(run *r, const args *a, uint32_t *failed, mg_error *err) {
+    MG_TRY(mg_pool_new(&r->pool, a->c.n_threads, err));
+    MG_TRY(mg_tool_model_open(&r->reference, a->pos.items[0], err));
+    for (size_t i = 1; i < a->pos.n; i++) {
+        MG_TRY(mg_tool_model_open(&r->models[r->n], a->pos.items[i], err));
+        r->cand[r->n].path = a->pos.items[i];
+        r->cand[r->n].model = r->models[r->n].m;
+        r->n++;
+    }
+    MG_TRY(make_windows(r, a, err));
+    MG_TRY(compare(r, a, err));
+    r->report.reference = a->pos.items[0];
+    r->report.text_name = r->text_name;
+    r->report.tokens = r->windows.scored;
+    r->report.cand = r->cand;
+    r->report.n = r->n;
+    MG_TRY(mg_report_json(&r->json, &r->report, err));
+    MG_TRY(judge(r, a, failed, err));
+    if (a->html) MG_TRY(write_html(r, a, err));
+    if (a->c.json) return print_json(r->json, err);
+    print_text(r, a);
+    return MG_OK;
+}
+
+int main(int argc, char **argv) {
+    mg_error err = {0};
+    args a = {0};
+    static run r; /* large: dozens of candidates */
+    uint32_t failed = 0;
+    mg_interrupt_install();
+    mg_common_init(&a.c);
+    mg_windows_init(&r.windows);
+    mg_status st = parse(&a, argc, argv, &err);
+    if (st == MG_OK && !a.done) st = work(&r, &a, &failed, &err);
+    mg_json_free(r.json);
+    for (uint32_t i = 0; i < r.n; i++) {
+        mg_candidate_release(&r.cand[i]);
+        mg_tool_model_close(&r.models[i]);
+    }
+    mg_windows_release(&r.windows);
+    mg_tool_model_close(&r.reference);
+    mg_pool_free(r.pool);
+    mg_opt_list_release(&a.pos);
+    mg_opt_list_release(&a.fail_on);
+    mg_common_release(&a.c);
+    if (st != MG_OK) return mg_tool_fail(&tool, &err);
+    return failed ? MG_ERR_FAILED : 0;
+}
