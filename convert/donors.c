@@ -1,7 +1,7 @@
 /* donors.c - opening and comparing donors. */
 #include "convert/donors.h"
 
-#include "convert/side_files.h"
+#include "convert/same_tokenizer.h"
 #include "formats/arch/arch.h"
 
 #include <stdio.h>
@@ -84,6 +84,6 @@ mg_status mg_donors_compare(const mg_donor *d, uint32_t n, mg_error *err) {
     }
     if (differences) return mg_fail(err, MG_ERR_CONFLICT, "donors do not fit together: %s", list);
     for (uint32_t i = 1; i < n; i++)
-        if (!d[i].shared) MG_TRY(mg_side_files_same_tokenizer(d[0].ckpt, d[i].ckpt, err));
+        if (!d[i].shared) MG_TRY(mg_same_tokenizer(d[0].ckpt, d[i].ckpt, err));
     return MG_OK;
 }

@@ -11,8 +11,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define RIDGE 1e-3 /* times mean(x^2): from 1e-2 to 1e-4 the sample models' perplexity moves by 0.2 % (docs/merge.md)  \
-                    */
+#define RIDGE                                                                                                          \
+    1e-3 /* times mean(x^2): from 1e-2 to 1e-4 the sample models' perplexity moves by 0.2 % (docs/merge.md)            \
+          */
 #define MAX_ITERATIONS 200u
 
 typedef struct fit {

@@ -1,7 +1,7 @@
 /* merge.c - donors opened and compared, and the merged model written down as a plan. */
 #include "convert/merge.h"
 
-#include "convert/side_files.h"
+#include "convert/convert.h"
 #include "formats/arch/arch.h"
 
 #include <math.h>
@@ -175,6 +175,6 @@ mg_status mg_merge_plan(mg_merge *m, mg_plan *p, const char *dir, uint64_t shard
     }
     mg_targets_release(&targets);
     if (st != MG_OK) return st;
-    MG_TRY(mg_side_files_copy(p, *out, m->donors[0].ckpt->dir, NULL, err));
+    MG_TRY(mg_convert_copy_sides(p, *out, m->donors[0].ckpt->dir, NULL, err));
     return mg_plan_add_side_file(p, *out, "mergekit_moe_config.yml", m->spec->text, m->spec->text_size, err);
 }

@@ -3,7 +3,7 @@
 
 #include "convert/donors.h"
 #include "convert/merge_yaml.h"
-#include "convert/side_files.h"
+#include "convert/convert.h"
 #include "formats/arch/arch.h"
 #include "formats/base/file.h"
 
@@ -186,7 +186,7 @@ static mg_status run_init(mg_linear_run *r, const mg_linear_spec *s, const char 
     mg_dtype dtype = s->dtype != MG_DTYPE_COUNT ? s->dtype : mg_config_dtype(r->donors[0].ckpt->config);
     MG_TRY(plan_config(r, dtype, err));
     MG_TRY(add_tensors(r, s, dtype, err));
-    MG_TRY(mg_side_files_copy(r->plan, r->out, r->donors[0].ckpt->dir, NULL, err));
+    MG_TRY(mg_convert_copy_sides(r->plan, r->out, r->donors[0].ckpt->dir, NULL, err));
     MG_TRY(mg_plan_add_side_file(r->plan, r->out, "mergekit_config.yml", s->text, s->text_size, err));
     return mg_plan_checkpoint(r->plan, r->out, &r->ckpt, err);
 }

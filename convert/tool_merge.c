@@ -182,10 +182,11 @@ static mg_status run_dense(run *r, const args *a, const char *dir, mg_error *err
 }
 
 /* The merged model to GGUF, one output per target, from one evaluation of every row. */
-static mg_status plan_targets(run *r, args *a, mg_checkpoint *merged, uint32_t *out, mg_error *err) {
+static mg_status plan_targets(run *r, args *a, mg_checkpoint *merged, const char *side_dir, uint32_t *out,
+                              mg_error *err) {
     char name[1024];
     name_of_target(&r->targets[0], name, sizeof name);
-    mg_convert_gguf_options convert = {.name = a->model_name, .dir_name = name};
+    mg_convert_gguf_options convert = {.name = a->model_name, .dir_name = name, .side_dir = side_dir};
     MG_TRY(mg_quantize_source_open(&r->source, merged, &convert, err));
     if (!r->source.had_tokenizer) say(a, "the base has no tokenizer files: the result has no tokenizer keys");
     MG_TRY(mg_plan_new(&r->gguf_plan, err));
@@ -212,12 +213,14 @@ static mg_status work(run *r, args *a, mg_error *err) {
     MG_TRY(mg_merge_is_dense(a->words.items[0], &dense, err));
     MG_TRY(mg_pool_new(&r->pool, a->c.n_threads, err));
     MG_TRY(dense ? run_dense(r, a, first, err) : run_moe(r, a, first, err));
+    const mg_checkpoint *base = dense ? r->linear->donors[0].ckpt : r->moe->merge->donors[0].ckpt;
     mg_plan *plan = dense ? r->linear->plan : r->moe->plan;
     uint32_t *out = calloc(r->n_targets + 1, sizeof *out);
     if (!out) return mg_fail_nomem(err, sizeof *out);
     size_t n = r->n_targets ? r->n_targets : 1;
     out[0] = dense ? r->linear->out : r->moe->out;
-    mg_status st = r->n_targets ? plan_targets(r, a, dense ? r->linear->ckpt : r->moe->ckpt, out, err) : MG_OK;
+    mg_status st =
+        r->n_targets ? plan_targets(r, a, dense ? r->linear->ckpt : r->moe->ckpt, base->dir, out, err) : MG_OK;
     if (r->n_targets) plan = r->gguf_plan;
     mg_exec_options opt = {.threads = a->c.n_threads,
                            .memory = a->c.memory,

@@ -1,5 +1,5 @@
-/* drift.h - how far a candidate's predictions are from a reference's, position by position, with llama-perplexity's
- * definitions where it has one. p is the reference's distribution, q the candidate's.
+/* drift.h - how far a candidate's predictions are from a reference's, position by position, and how their logits
+ * differ. p is the reference's distribution, q the candidate's.
  *
  *   kl        sum p (log p - log q), nats          delta_p   q(target) - p(target)
  *   top1      both have the same most likely token  ppl       exp(mean -log prob of the target)
@@ -7,15 +7,12 @@
 #ifndef MG_VERIFY_DRIFT_H
 #define MG_VERIFY_DRIFT_H
 
-#include "verify/score.h"
+#include "verify/klstats.h"
 
 #define MG_DRIFT_BINS 32u /* positions within a window, for the plot */
 
 typedef struct mg_drift {
-    uint64_t n, cap;
-    double *kl, *delta_p; /* [n] */
-    mg_ppl reference, candidate;
-    uint64_t same_top;
+    mg_kl_stats stats;                                   /* divergence, delta_p, perplexities, top tokens */
     double logit_max_abs, diff_sq, dot, ref_sq, cand_sq; /* sums over all logits */
     uint64_t n_logits;
     double bin_kl[MG_DRIFT_BINS];
@@ -32,10 +29,10 @@ mg_status mg_drift_add(mg_drift *d, const mg_score_rows *ref, const mg_score_row
 typedef struct mg_drift_summary {
     uint64_t n;
     double ppl_reference, ppl_reference_stderr, ppl_candidate, ppl_candidate_stderr;
-    double kl_mean, kl_stderr, kl_median, kl_p90, kl_p95, kl_p99, kl_p999, kl_max;
-    double top1, delta_p_mean, delta_p_rms;
+    mg_kl_summary kl;
     double logit_max_abs, logit_rms, logit_cosine;
 } mg_drift_summary;
-mg_status mg_drift_summarize(const mg_drift *d, mg_drift_summary *out, mg_error *err) MG_MUST_CHECK;
+/* Sorts what was collected: nothing may be added afterwards. MG_ERR_USAGE when no position was scored. */
+mg_status mg_drift_summarize(mg_drift *d, mg_drift_summary *out, mg_error *err) MG_MUST_CHECK;
 
 #endif

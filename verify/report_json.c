@@ -15,14 +15,14 @@ static mg_json *ppl_json(const mg_drift_summary *s) {
 
 static mg_json *kl_json(const mg_drift *d, const mg_drift_summary *s) {
     mg_json *o = mg_json_new_object(), *bins = mg_json_new_array();
-    mg_json_set_f64(o, "mean", s->kl_mean);
-    mg_json_set_f64(o, "stderr", s->kl_stderr);
-    mg_json_set_f64(o, "median", s->kl_median);
-    mg_json_set_f64(o, "p90", s->kl_p90);
-    mg_json_set_f64(o, "p95", s->kl_p95);
-    mg_json_set_f64(o, "p99", s->kl_p99);
-    mg_json_set_f64(o, "p999", s->kl_p999);
-    mg_json_set_f64(o, "max", s->kl_max);
+    mg_json_set_f64(o, "mean", s->kl.mean);
+    mg_json_set_f64(o, "stderr", s->kl.stderr_);
+    mg_json_set_f64(o, "median", s->kl.median);
+    mg_json_set_f64(o, "p90", s->kl.p90);
+    mg_json_set_f64(o, "p95", s->kl.p95);
+    mg_json_set_f64(o, "p99", s->kl.p99);
+    mg_json_set_f64(o, "p999", s->kl.p999);
+    mg_json_set_f64(o, "max", s->kl.max);
     for (uint32_t b = 0; b < MG_DRIFT_BINS; b++)
         mg_json_push(bins, d->bin_n[b] ? mg_json_new_f64(d->bin_kl[b] / (double)d->bin_n[b]) : mg_json_new_null());
     mg_json_set(o, "by_position", bins);
@@ -94,9 +94,9 @@ static mg_json *candidate_json(const mg_candidate *c) {
         mg_json *dp = mg_json_new_object(), *logits = mg_json_new_object();
         mg_json_set(o, "ppl", ppl_json(s));
         mg_json_set(o, "kl", kl_json(&c->drift, s));
-        mg_json_set_f64(o, "top1_agreement", s->top1);
-        mg_json_set_f64(dp, "mean", s->delta_p_mean);
-        mg_json_set_f64(dp, "rms", s->delta_p_rms);
+        mg_json_set_f64(o, "top1_agreement", s->kl.same_top);
+        mg_json_set_f64(dp, "mean", s->kl.dp_mean);
+        mg_json_set_f64(dp, "rms", s->kl.dp_rms);
         mg_json_set(o, "delta_p", dp);
         mg_json_set_f64(logits, "max_abs", s->logit_max_abs);
         mg_json_set_f64(logits, "rms", s->logit_rms);

@@ -44,7 +44,8 @@ static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
         {"--precision", MG_OPT_UNBUILT, NULL, "f32|f64", "arithmetic of the forward pass"},
         MG_COMMON_TEXT_OPTS(a->c),
         {NULL, MG_OPT_GROUP, NULL, NULL, "Verdict and report"},
-        {"--fail-on", MG_OPT_LIST, &a->fail_on, "EXPR", "exit 1 when it holds: a path of the JSON result, > >= < <= == or !=, a number ('kl.mean>0.05')"},
+        {"--fail-on", MG_OPT_LIST, &a->fail_on, "EXPR",
+         "exit 1 when it holds: a path of the JSON result, > >= < <= == or !=, a number ('kl.mean>0.05')"},
         {"--html", MG_OPT_STR, &a->html, "FILE", "write a self-contained page"},
         {"--junit", MG_OPT_UNBUILT, NULL, "FILE", "write JUnit XML"},
         {"--force", MG_OPT_FLAG, &a->c.force, NULL, "replace an existing report (it is refused otherwise)"},
@@ -86,7 +87,8 @@ static mg_status hash_file(mg_sha256 *h, const char *path, mg_error *err) {
     return MG_OK;
 }
 
-/* Windows of the built-in text, which is short: one window of all of it, or of the context asked for when that is less. */
+/* Windows of the built-in text, which is short: one window of all of it, or of the context asked for when that is less.
+ */
 static mg_status builtin_windows(run *r, const args *a, mg_error *err) {
     mg_tokenizer *tok;
     mg_ids ids = {0};
@@ -150,18 +152,23 @@ static mg_status judge(run *r, const args *a, uint32_t *failed, mg_error *err) {
 
 static void print_drift(const mg_candidate *c) {
     const mg_drift_summary *s = &c->summary;
-    printf("  KL divergence   mean %.6g +/- %.2g, median %.6g, p99 %.6g, p99.9 %.6g, max %.6g\n", s->kl_mean, s->kl_stderr, s->kl_median,
-           s->kl_p99, s->kl_p999, s->kl_max);
-    printf("  perplexity      %.6g (reference %.6g, ratio %.6f)\n", s->ppl_candidate, s->ppl_reference, s->ppl_candidate / s->ppl_reference);
-    printf("  same top token  %.3f %%, delta p mean %.4f %%, rms %.4f %%\n", 100 * s->top1, 100 * s->delta_p_mean, 100 * s->delta_p_rms);
-    printf("  logits          max |difference| %.6g, rms %.6g, cosine %.9f\n", s->logit_max_abs, s->logit_rms, s->logit_cosine);
+    printf("  KL divergence   mean %.6g +/- %.2g, median %.6g, p99 %.6g, p99.9 %.6g, max %.6g\n", s->kl.mean,
+           s->kl.stderr_, s->kl.median, s->kl.p99, s->kl.p999, s->kl.max);
+    printf("  perplexity      %.6g (reference %.6g, ratio %.6f)\n", s->ppl_candidate, s->ppl_reference,
+           s->ppl_candidate / s->ppl_reference);
+    printf("  same top token  %.3f %%, delta p mean %.4f %%, rms %.4f %%\n", 100 * s->kl.same_top, 100 * s->kl.dp_mean,
+           100 * s->kl.dp_rms);
+    printf("  logits          max |difference| %.6g, rms %.6g, cosine %.9f\n", s->logit_max_abs, s->logit_rms,
+           s->logit_cosine);
     for (uint32_t l = 0; l < c->act.n_layers; l++) {
         const mg_layer_stat *y = &c->act.layer[l];
         const mg_routing_stat *g = &c->act.routing[l];
         if (y->tokens)
-            printf("  layer %-3u       cosine %.9f, relative L2 %.6g", l, y->cosine_sum / (double)y->tokens, y->ref_sq > 0 ? sqrt(y->diff_sq / y->ref_sq) : 0);
+            printf("  layer %-3u       cosine %.9f, relative L2 %.6g", l, y->cosine_sum / (double)y->tokens,
+                   y->ref_sq > 0 ? sqrt(y->diff_sq / y->ref_sq) : 0);
         if (y->tokens && g->tokens)
-            printf(", same experts %.3f %%, same best %.3f %%", 100 * (double)g->same_set / (double)g->tokens, 100 * (double)g->same_first / (double)g->tokens);
+            printf(", same experts %.3f %%, same best %.3f %%", 100 * (double)g->same_set / (double)g->tokens,
+                   100 * (double)g->same_first / (double)g->tokens);
         if (y->tokens) putchar('\n');
     }
 }
@@ -171,11 +178,13 @@ static void print_weights(const mg_weight_diff *d, bool all) {
     uint32_t shown = all ? d->n : d->n_bad < 3 ? 3 : d->n_bad < 20 ? d->n_bad : 20;
     for (uint32_t i = 0; i < shown && i < d->n; i++) {
         const mg_weight_stat *s = &d->items[i];
-        if (s->missing) printf("    %-44s missing or of another shape\n", s->name);
+        if (s->missing)
+            printf("    %-44s missing or of another shape\n", s->name);
         else
-            printf("    %-44s %-7s snr %.2f dB, worst block %.4f of its rms (limit %.2f) at row %llu, column %llu%s\n", s->name,
-                   mg_dtype_get(s->candidate)->name, s->snr_db, s->worst_block, s->limit, (unsigned long long)s->worst_row,
-                   (unsigned long long)s->worst_col, s->worst_block > s->limit ? "  DAMAGED" : "");
+            printf("    %-44s %-7s snr %.2f dB, worst block %.4f of its rms (limit %.2f) at row %llu, column %llu%s\n",
+                   s->name, mg_dtype_get(s->candidate)->name, s->snr_db, s->worst_block, s->limit,
+                   (unsigned long long)s->worst_row, (unsigned long long)s->worst_col,
+                   s->worst_block > s->limit ? "  DAMAGED" : "");
     }
 }
 
@@ -189,7 +198,8 @@ static void print_text(const run *r, const args *a) {
         if (r->cand[i].has_drift) print_drift(&r->cand[i]);
         if (r->cand[i].has_weights) print_weights(&r->cand[i].weights, a->c.verbose);
         printf("  verdict         %s", mg_json_str(mg_json_get(c, "verdict")));
-        for (const mg_json *t = mg_json_first(mg_json_get(c, "failed")); t; t = mg_json_next(t)) printf("  [%s]", mg_json_str(t));
+        for (const mg_json *t = mg_json_first(mg_json_get(c, "failed")); t; t = mg_json_next(t))
+            printf("  [%s]", mg_json_str(t));
         putchar('\n');
     }
 }
@@ -215,7 +225,10 @@ static mg_status print_json(const mg_json *json, mg_error *err) {
 
 static mg_status compare(run *r, const args *a, mg_error *err) {
     mg_progress *progress;
-    mg_compare_options opt = {.pool = r->pool, .windows = &r->windows, .experts_per_token = a->c.experts_per_token, .memory = a->c.memory,
+    mg_compare_options opt = {.pool = r->pool,
+                              .windows = &r->windows,
+                              .experts_per_token = a->c.experts_per_token,
+                              .memory = a->c.memory,
                               .weights = a->weights};
     MG_TRY(mg_progress_new(&progress, a->c.progress, "verify", r->windows.scored, err));
     opt.progress = progress;

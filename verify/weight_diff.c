@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define BLOCK      256u
+#define BLOCK      32u /* the smallest run of weights that shares a scale in the common types */
 #define TILE_BYTES (1u << 20)
 
 double mg_weight_limit(mg_dtype t) {

@@ -2,7 +2,7 @@
  * layouts, permutations, stacking and quantization do not matter. Finds which tensor is damaged, and where.
  *
  * Per weight: rmse, signal-to-noise ratio 10 log10(sum r^2 / sum d^2), largest |difference|, and the worst block: over
- * runs of 256 weights of a row (or the whole row when shorter), the largest rms(difference) / rms(reference), where the
+ * runs of 32 weights of a row (or the whole row when shorter), the largest rms(difference) / rms(reference), where the
  * reference's rms counts at least a tenth of the whole weight's. A block far above what its type can do is damage: a
  * doubled scale, swapped experts and unpermuted rows give about 1 or more (limits: mg_weight_limit). */
 #ifndef MG_VERIFY_WEIGHT_DIFF_H
