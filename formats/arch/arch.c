@@ -125,6 +125,13 @@ mg_role mg_arch_expert_role(const mg_arch *arch, mg_role dense) {
     return MG_ROLE_COUNT;
 }
 
+mg_role mg_arch_dense_role(const mg_arch *arch, mg_role expert) {
+    if (arch->made_from)
+        for (uint32_t i = 0; i < arch->made_from->n_roles; i++)
+            if (arch->made_from->roles[i].expert == expert) return arch->made_from->roles[i].dense;
+    return MG_ROLE_COUNT;
+}
+
 mg_dtype mg_config_dtype(const mg_json *config) {
     static const struct {
         const char *name;

@@ -118,13 +118,14 @@ typedef struct mg_config_refusal {
     const char *why;
 } mg_config_refusal;
 
-/* How a config.json of this family is made from another family's: the field is set to the JSON text `json`, or to the
- * value of `key` when json is NULL. */
+/* How a config.json of this family is made from another family's: the field is removed, or set to the JSON text `json`,
+ * or to the value of `key` when json is NULL. */
 typedef struct mg_config_edit {
     const char *field;
     const char *json;
     mg_key key;
     bool keep; /* leave a value that is already there */
+    bool remove;
 } mg_config_edit;
 
 /* ---- tensors ------------------------------------------------------------------------------------------------------
@@ -217,6 +218,8 @@ mg_status mg_arch_of_gguf(const mg_arch **out, const mg_kvs *kv, mg_error *err) 
 bool mg_arch_made_from(const mg_arch *arch, const mg_arch *donor);
 /* The expert role a dense role becomes, or MG_ROLE_COUNT when the role stays the base's. */
 mg_role mg_arch_expert_role(const mg_arch *arch, mg_role dense);
+/* The other way round: what an expert was in a donor. MG_ROLE_COUNT for roles that are no experts'. */
+mg_role mg_arch_dense_role(const mg_arch *arch, mg_role expert);
 
 /* The stored element type a config names (dtype or torch_dtype, with or without "torch."): MG_DTYPE_COUNT when it names
  * none or one we do not know. */

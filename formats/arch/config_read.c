@@ -56,8 +56,11 @@ static void describe(const mg_json *v, char *buf, size_t size) {
     case MG_JSON_ARRAY:
         snprintf(buf, size, "a list");
         break;
-    case MG_JSON_OBJECT:
-        snprintf(buf, size, "an object");
+    case MG_JSON_OBJECT: /* quantization_config is the object people meet */
+        if (mg_json_str(mg_json_get(v, "quant_method")))
+            snprintf(buf, size, "an object of method \"%.40s\"", mg_json_str(mg_json_get(v, "quant_method")));
+        else
+            snprintf(buf, size, "an object");
         break;
     case MG_JSON_NULL:
         snprintf(buf, size, "null");

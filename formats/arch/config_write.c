@@ -40,6 +40,10 @@ static mg_status sort_keys(mg_json **obj, mg_error *err) {
 static mg_status apply_edit(mg_json *config, const mg_config_edit *e, uint32_t experts, uint32_t used, mg_error *err) {
     mg_json *v = NULL;
     if (e->keep && mg_json_get(config, e->field)) return MG_OK;
+    if (e->remove) {
+        mg_json_remove(config, e->field);
+        return MG_OK;
+    }
     if (e->json)
         MG_TRY(mg_json_parse(&v, (mg_span){(const uint8_t *)e->json, strlen(e->json)}, "family table", err));
     else

@@ -86,14 +86,16 @@ static const mg_made_from made_from = {
     .n_roles = 3,
 };
 
-/* The last three are written by MixtralConfig in every file; a window would be honoured by the attention, and a merge
- * of donors that were never trained with this router has no reason to have one (mergekit clears it too). */
+/* The window goes as in mergekit's output: nothing changes within it, beyond it attention is full. Remote code belongs
+ * to the base's own class and would be run in the place of ours. The last three are fields that MixtralConfig writes
+ * into every file. */
 static const mg_config_edit edits[] = {
     {.field = "architectures", .json = "[\"MixtralForCausalLM\"]"},
     {.field = "model_type", .json = "\"mixtral\""},
     {.field = "num_experts_per_tok", .key = MG_K_EXPERTS_USED},
     {.field = "num_local_experts", .key = MG_K_EXPERTS},
     {.field = "sliding_window", .json = "null"},
+    {.field = "auto_map", .remove = true},
     {.field = "output_router_logits", .json = "false", .keep = true},
     {.field = "router_aux_loss_coef", .json = "0.001", .keep = true},
     {.field = "router_jitter_noise", .json = "0.0", .keep = true},
