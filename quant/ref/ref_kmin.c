@@ -85,12 +85,12 @@ mg_status mg_ref_q2_k_encode(const float *x, const float *weights, uint64_t n, v
 
 void mg_ref_q2_k_decode(const void *in, uint64_t n, float *out) {
     const mg_blk_q2_k *b = in;
-    for (; n; n -= MG_SUPER, b++, out += MG_SUPER) {
+    for (; n; n -= MG_SUPER, b++) {
         float d = mg_get_f16(b->d), dmin = mg_get_f16(b->dmin);
-        for (int i = 0; i < MG_SUPER; i++) {
-            uint8_t s = b->scales[i / 16];
-            int q = b->qs[32 * (i / 128) + i % 32] >> (i / 32 % 4 * 2) & 3;
-            out[i] = d * (float)(s & 15) * (float)q - dmin * (float)(s >> 4);
+        for (int j = 0; j < 16; j++, out += 16) {
+            const uint8_t *qs = b->qs + 32 * (j / 8) + 16 * (j % 2);
+            float D = d * (float)(b->scales[j] & 15), M = dmin * (float)(b->scales[j] >> 4);
+            for (int l = 0; l < 16; l++) out[l] = D * (float)(qs[l] >> (j / 2 % 4 * 2) & 3) - M;
         }
     }
 }

@@ -80,11 +80,15 @@ mg_status mg_ref_q3_k_encode(const float *x, const float *weights, uint64_t n, v
 
 void mg_ref_q3_k_decode(const void *in, uint64_t n, float *out) {
     const mg_blk_q3_k *b = in;
-    for (; n; n -= MG_SUPER, b++, out += MG_SUPER) {
+    for (; n; n -= MG_SUPER, b++) {
         float d = mg_get_f16(b->d);
-        for (int i = 0; i < MG_SUPER; i++) {
-            int low = b->qs[32 * (i / 128) + i % 32] >> (i / 32 % 4 * 2) & 3, high = b->hmask[i % 32] >> (i / 32) & 1;
-            out[i] = d * (float)q3_scale(b->scales, i / 16) * (float)(low + 4 * high - 4);
+        for (int g = 0; g < 8; g++, out += 32) { /* 32 elements: one bit position of qs and of hmask, two scales */
+            const uint8_t *qs = b->qs + 32 * (g / 4);
+            float scale[2] = {d * (float)q3_scale(b->scales, 2 * g), d * (float)q3_scale(b->scales, 2 * g + 1)};
+            for (int l = 0; l < 32; l++) {
+                int q = (qs[l] >> (g % 4 * 2) & 3) + 4 * (b->hmask[l] >> g & 1) - 4;
+                out[l] = scale[l / 16] * (float)q;
+            }
         }
     }
 }
@@ -132,12 +136,16 @@ mg_status mg_ref_q6_k_encode(const float *x, const float *weights, uint64_t n, v
 
 void mg_ref_q6_k_decode(const void *in, uint64_t n, float *out) {
     const mg_blk_q6_k *b = in;
-    for (; n; n -= MG_SUPER, b++, out += MG_SUPER) {
+    for (; n; n -= MG_SUPER, b++) {
         float d = mg_get_f16(b->d);
-        for (int i = 0; i < MG_SUPER; i++) {
-            int h = i / 128, k = i / 32 % 4, l = i % 32; /* element l of quarter k of half h */
-            int low = b->ql[64 * h + 32 * (k % 2) + l] >> (k / 2 * 4) & 15, high = b->qh[32 * h + l] >> (2 * k) & 3;
-            out[i] = d * (float)b->scales[i / 16] * (float)((low | high << 4) - 32);
+        for (int g = 0; g < 8; g++, out += 32) { /* quarter k of half h */
+            int h = g / 4, k = g % 4;
+            const uint8_t *ql = b->ql + 64 * h + 32 * (k % 2), *qh = b->qh + 32 * h;
+            float scale[2] = {d * (float)b->scales[2 * g], d * (float)b->scales[2 * g + 1]};
+            for (int l = 0; l < 32; l++) {
+                int q = ((ql[l] >> (k / 2 * 4) & 15) | (qh[l] >> (2 * k) & 3) << 4) - 32;
+                out[l] = scale[l / 16] * (float)q;
+            }
         }
     }
 }

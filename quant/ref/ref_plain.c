@@ -30,7 +30,12 @@ void mg_ref_f16_decode(const void *in, uint64_t n, float *out) {
 mg_status mg_ref_bf16_encode(const float *x, const float *weights, uint64_t n, void *out, mg_error *err) {
     MG_TRY(mg_ref_check(MG_BF16, x, weights, n, err));
     uint8_t *o = out;
-    for (uint64_t i = 0; i < n; i++) mg_put16(o + 2 * i, mg_f32_to_bf16(x[i]));
+    for (uint64_t i = 0; i < n; i++) { /* as mg_f32_to_bf16, which also has a case for the NaNs refused above */
+        uint32_t u;
+        memcpy(&u, x + i, sizeof u);
+        uint16_t v = (uint16_t)((u + 0x7FFFu + (u >> 16 & 1u)) >> 16);
+        memcpy(o + 2 * i, &v, sizeof v);
+    }
     return MG_OK;
 }
 
