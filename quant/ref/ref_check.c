@@ -26,7 +26,7 @@ static bool any_not_weight(const float *w, uint64_t n) {
 
 mg_status mg_ref_check(mg_dtype t, const float *x, const float *weights, uint64_t n, mg_error *err) {
     const mg_dtype_info *d = mg_dtype_get(t);
-    mg_imatrix_use use = mg_codec_get(t)->imatrix;
+    mg_imatrix_use use = mg_codec_for(t, MG_ISA_SCALAR)->imatrix;
     if (n % d->block != 0)
         return mg_fail(err, MG_ERR_USAGE, "row of %" PRIu64 " elements is not a whole number of %s blocks of %" PRIu32,
                        n, d->name, d->block);

@@ -6,6 +6,7 @@
  * search stay. */
 #include "quant/block_layout.h"
 #include "quant/ref/ref.h"
+#include "quant/ref/ref_kparts.h"
 #include "quant/ref/ref_search.h"
 
 /* sigma2 of the weights: factor * (mean of x^2 over the super-block). */
@@ -37,8 +38,8 @@ static void requantize(const float *x, int n, float D, float M, int N, uint8_t *
  *   scales[j]   7..4  3..0          qs[32 h + l]   7..6       5..4       3..2       1..0
  *               mn_j  sc_j                         c[l + 96]  c[l + 64]  c[l + 32]  c[l]     c = codes of half h, l <
  * 32 */
-static const mg_qkx_search q2_plain = {.N = 3, .rmin = -0.5f, .rdelta = 0.1f, .steps = 15, .absolute = true};
-static const mg_qkx_search q2_weighted = {.N = 3, .rmin = -0.9f, .rdelta = 0.05f, .steps = 36};
+const mg_qkx_search mg_qkx_q2_plain = {.N = 3, .rmin = -0.5f, .rdelta = 0.1f, .steps = 15, .absolute = true};
+const mg_qkx_search mg_qkx_q2_weighted = {.N = 3, .rmin = -0.9f, .rdelta = 0.05f, .steps = 36};
 
 /* Codes 0..15 of the 16 values v against their own maximum; returns the f32 scale. */
 static float q2_scale_codes(const float *v, uint8_t *l) {
@@ -50,9 +51,28 @@ static float q2_scale_codes(const float *v, uint8_t *l) {
     return max / 15.0f;
 }
 
+void mg_ref_q2_k_scales(const float *scales, const float *mins, const float *sw, mg_blk_q2_k *b, float *D, float *M) {
+    uint8_t ls[16], lm[16];
+    float d = mg_put_f16(b->d, sw ? mg_ref_qp(16, 15, scales, sw, ls) : q2_scale_codes(scales, ls));
+    float dmin = mg_put_f16(b->dmin, sw ? mg_ref_qp(16, 15, mins, sw, lm) : q2_scale_codes(mins, lm));
+    for (int j = 0; j < 16; j++) {
+        b->scales[j] = (uint8_t)(ls[j] | lm[j] << 4);
+        D[j] = d * (float)(b->scales[j] & 15);
+        M[j] = dmin * (float)(b->scales[j] >> 4);
+    }
+}
+
+void mg_ref_q2_k_pack(const uint8_t *code, mg_blk_q2_k *b) {
+    for (int h = 0; h < 2; h++)
+        for (int l = 0; l < 32; l++) {
+            const uint8_t *c = code + 128 * h + l;
+            b->qs[32 * h + l] = (uint8_t)(c[0] | c[32] << 2 | c[64] << 4 | c[96] << 6);
+        }
+}
+
 static void q2_k_block(const float *x, const float *qw, mg_blk_q2_k *b) {
-    uint8_t code[MG_SUPER], ls[16], lm[16];
-    float scales[16], mins[16], sw[16], w[16], sigma2 = qw ? super_sigma2(x, 1.0f) : 0.0f, d, dmin;
+    uint8_t code[MG_SUPER];
+    float scales[16], mins[16], sw[16], w[16], D[16], M[16], sigma2 = qw ? super_sigma2(x, 1.0f) : 0.0f;
     for (int j = 0; j < 16; j++) {
         const float *xj = x + 16 * j;
         if (qw) {
@@ -61,19 +81,11 @@ static void q2_k_block(const float *x, const float *qw, mg_blk_q2_k *b) {
         } else {
             for (int i = 0; i < 16; i++) w[i] = fabsf(xj[i]);
         }
-        scales[j] = mg_ref_qkx(qw ? &q2_weighted : &q2_plain, 16, xj, w, code + 16 * j, &mins[j]);
+        scales[j] = mg_ref_qkx(qw ? &mg_qkx_q2_weighted : &mg_qkx_q2_plain, 16, xj, w, code + 16 * j, &mins[j]);
     }
-    d = mg_put_f16(b->d, qw ? mg_ref_qp(16, 15, scales, sw, ls) : q2_scale_codes(scales, ls));
-    dmin = mg_put_f16(b->dmin, qw ? mg_ref_qp(16, 15, mins, sw, lm) : q2_scale_codes(mins, lm));
-    for (int j = 0; j < 16; j++) {
-        b->scales[j] = (uint8_t)(ls[j] | lm[j] << 4);
-        requantize(x + 16 * j, 16, d * (float)(b->scales[j] & 15), dmin * (float)(b->scales[j] >> 4), 3, code + 16 * j);
-    }
-    for (int h = 0; h < 2; h++)
-        for (int l = 0; l < 32; l++) {
-            const uint8_t *c = code + 128 * h + l;
-            b->qs[32 * h + l] = (uint8_t)(c[0] | c[32] << 2 | c[64] << 4 | c[96] << 6);
-        }
+    mg_ref_q2_k_scales(scales, mins, qw ? sw : NULL, b, D, M);
+    for (int j = 0; j < 16; j++) requantize(x + 16 * j, 16, D[j], M[j], 3, code + 16 * j);
+    mg_ref_q2_k_pack(code, b);
 }
 
 mg_status mg_ref_q2_k_encode(const float *x, const float *weights, uint64_t n, void *out, mg_error *err) {
@@ -103,10 +115,10 @@ void mg_ref_q2_k_decode(const void *in, uint64_t n, float *out) {
  * Q4_K, 144 bytes: | d f16 | dmin f16 | B 12 | qs 128 |      Q5_K, 176 bytes: | d | dmin | B 12 | qh 32 | qs 128 |
  *   qs[32 g + l]   7..4           3..0                  c = codes of the 64 elements of group g = 0..3, l < 32
  *                  c[l + 32]&15   c[l]&15               qh[l]   bit 2g: c[l] > 15, bit 2g+1: c[l + 32] > 15 */
-static const mg_qkx_search q4_plain = {.N = 15, .rmin = -1.0f, .rdelta = 0.1f, .steps = 20};
-static const mg_qkx_search q4_weighted = {.N = 15, .rmin = -0.9f, .rdelta = 0.05f, .steps = 36};
-static const mg_qkx_search q5_plain = {.N = 31, .rmin = -0.5f, .rdelta = 0.1f, .steps = 15};
-static const mg_qkx_search q5_weighted = {.N = 31, .rmin = -0.9f, .rdelta = 0.05f, .steps = 36};
+const mg_qkx_search mg_qkx_q4_plain = {.N = 15, .rmin = -1.0f, .rdelta = 0.1f, .steps = 20};
+const mg_qkx_search mg_qkx_q4_weighted = {.N = 15, .rmin = -0.9f, .rdelta = 0.05f, .steps = 36};
+const mg_qkx_search mg_qkx_q5_plain = {.N = 31, .rmin = -0.5f, .rdelta = 0.1f, .steps = 15};
+const mg_qkx_search mg_qkx_q5_weighted = {.N = 31, .rmin = -0.9f, .rdelta = 0.05f, .steps = 36};
 
 static void pack_scales(const uint8_t *sc, const uint8_t *mn, uint8_t *B) {
     for (int j = 0; j < 4; j++) {
@@ -135,11 +147,23 @@ static float k45_scale_codes(const float *v, uint8_t *l) {
     return max / 63.0f;
 }
 
-/* Everything but the packing of the codes. weights without qw: rms of the sub-block + |x|. */
+void mg_ref_k45_scales(const float *scales, const float *mins, const float *sw, uint8_t *d16, uint8_t *dmin16,
+                       uint8_t *B, float *D, float *M) {
+    uint8_t ls[8], lm[8];
+    float d = mg_put_f16(d16, sw ? mg_ref_qp(8, 63, scales, sw, ls) : k45_scale_codes(scales, ls));
+    float dmin = mg_put_f16(dmin16, sw ? mg_ref_qp(8, 63, mins, sw, lm) : k45_scale_codes(mins, lm));
+    pack_scales(ls, lm, B);
+    unpack_scales(B, ls, lm);
+    for (int j = 0; j < 8; j++) {
+        D[j] = d * (float)ls[j];
+        M[j] = dmin * (float)lm[j];
+    }
+}
+
+/* Everything but the packing of the codes. Weights without qw: rms of the sub-block + |x|. */
 static void k45_search(const float *x, const float *qw, const mg_qkx_search *p, uint8_t *code, uint8_t *d16,
                        uint8_t *dmin16, uint8_t *B) {
-    float scales[8], mins[8], sw[8], w[32], sigma2 = qw ? super_sigma2(x, 2.0f) : 0.0f;
-    uint8_t ls[8], lm[8];
+    float scales[8], mins[8], sw[8], w[32], D[8], M[8], sigma2 = qw ? super_sigma2(x, 2.0f) : 0.0f;
     for (int j = 0; j < 8; j++) {
         const float *xj = x + 32 * j;
         if (qw) {
@@ -151,17 +175,28 @@ static void k45_search(const float *x, const float *qw, const mg_qkx_search *p, 
         }
         scales[j] = mg_ref_qkx(p, 32, xj, w, code + 32 * j, &mins[j]);
     }
-    float d = mg_put_f16(d16, qw ? mg_ref_qp(8, 63, scales, sw, ls) : k45_scale_codes(scales, ls));
-    float dmin = mg_put_f16(dmin16, qw ? mg_ref_qp(8, 63, mins, sw, lm) : k45_scale_codes(mins, lm));
-    pack_scales(ls, lm, B);
-    unpack_scales(B, ls, lm);
-    for (int j = 0; j < 8; j++) requantize(x + 32 * j, 32, d * (float)ls[j], dmin * (float)lm[j], p->N, code + 32 * j);
+    mg_ref_k45_scales(scales, mins, qw ? sw : NULL, d16, dmin16, B, D, M);
+    for (int j = 0; j < 8; j++) requantize(x + 32 * j, 32, D[j], M[j], p->N, code + 32 * j);
 }
 
-static void k45_pack_nibbles(const uint8_t *code, uint8_t *qs) {
-    for (int i = 0; i < 128; i++) {
-        const uint8_t *c = code + 64 * (i / 32) + i % 32;
-        qs[i] = (uint8_t)((c[0] & 15) | (c[32] & 15) << 4);
+static void pack_nibbles(const uint8_t *code, uint8_t *qs) {
+    for (int g = 0; g < 4; g++)
+        for (int l = 0; l < 32; l++) {
+            const uint8_t *c = code + 64 * g + l;
+            qs[32 * g + l] = (uint8_t)((c[0] & 15) | (c[32] & 15) << 4);
+        }
+}
+
+void mg_ref_q4_k_pack(const uint8_t *code, mg_blk_q4_k *b) {
+    pack_nibbles(code, b->qs);
+}
+
+void mg_ref_q5_k_pack(const uint8_t *code, mg_blk_q5_k *b) {
+    pack_nibbles(code, b->qs);
+    for (int l = 0; l < 32; l++) {
+        int high = 0;
+        for (int j = 0; j < 8; j++) high |= code[32 * j + l] >> 4 << j;
+        b->qh[l] = (uint8_t)high;
     }
 }
 
@@ -170,9 +205,9 @@ mg_status mg_ref_q4_k_encode(const float *x, const float *weights, uint64_t n, v
     mg_blk_q4_k *b = out;
     uint8_t code[MG_SUPER];
     for (uint64_t i = 0; i < n; i += MG_SUPER, b++) {
-        k45_search(x + i, weights ? weights + i : NULL, weights ? &q4_weighted : &q4_plain, code, b->d, b->dmin,
-                   b->scales);
-        k45_pack_nibbles(code, b->qs);
+        k45_search(x + i, weights ? weights + i : NULL, weights ? &mg_qkx_q4_weighted : &mg_qkx_q4_plain, code, b->d,
+                   b->dmin, b->scales);
+        mg_ref_q4_k_pack(code, b);
     }
     return MG_OK;
 }
@@ -196,11 +231,9 @@ mg_status mg_ref_q5_k_encode(const float *x, const float *weights, uint64_t n, v
     mg_blk_q5_k *b = out;
     uint8_t code[MG_SUPER];
     for (uint64_t i = 0; i < n; i += MG_SUPER, b++) {
-        k45_search(x + i, weights ? weights + i : NULL, weights ? &q5_weighted : &q5_plain, code, b->d, b->dmin,
-                   b->scales);
-        k45_pack_nibbles(code, b->qs);
-        memset(b->qh, 0, sizeof b->qh);
-        for (int e = 0; e < MG_SUPER; e++) b->qh[e % 32] |= (uint8_t)((code[e] >> 4) << (e / 32));
+        k45_search(x + i, weights ? weights + i : NULL, weights ? &mg_qkx_q5_weighted : &mg_qkx_q5_plain, code, b->d,
+                   b->dmin, b->scales);
+        mg_ref_q5_k_pack(code, b);
     }
     return MG_OK;
 }

@@ -5,6 +5,7 @@
  * stay. */
 #include "quant/block_layout.h"
 #include "quant/ref/ref.h"
+#include "quant/ref/ref_kparts.h"
 #include "quant/ref/ref_search.h"
 
 /* Final codes of the 16 elements of one sub-block. NaN counts as not 0. */
@@ -98,7 +99,7 @@ void mg_ref_q3_k_decode(const void *in, uint64_t n, float *out) {
  *   ql[64 h + l]        7..4 c[l + 64] low   3..0 c[l] low
  *   ql[64 h + l + 32]   7..4 c[l + 96] low   3..0 c[l + 32] low
  *   qh[32 h + l]        two top bits of c[l], c[l + 32], c[l + 64], c[l + 96] from bit 0 upwards */
-static void q6_pack_codes(const uint8_t *code, mg_blk_q6_k *b) {
+void mg_ref_q6_k_pack(const uint8_t *code, mg_blk_q6_k *b) {
     for (int h = 0; h < 2; h++)
         for (int l = 0; l < 32; l++) {
             const uint8_t *c = code + 128 * h + l;
@@ -108,23 +109,29 @@ static void q6_pack_codes(const uint8_t *code, mg_blk_q6_k *b) {
         }
 }
 
-/* Importance weights enter QX as they are, without the sigma term of the other types. */
-static void q6_k_block(const float *x, const float *qw, mg_blk_q6_k *b) {
-    uint8_t code[MG_SUPER];
-    float scales[16];
-    for (int j = 0; j < 16; j++) scales[j] = mg_ref_qx(16, 32, x + 16 * j, qw ? qw + 16 * j : NULL, code + 16 * j);
+bool mg_ref_q6_k_scales(const float *scales, mg_blk_q6_k *b, float *D) {
     float max = mg_ref_signed_max(scales, 16);
     if (fabsf(max) < MG_REF_EPS) {
         memset(b, 0, sizeof *b);
-        return;
+        return false;
     }
     float inv = -128.0f / max, d = mg_put_f16(b->d, 1.0f / inv);
     for (int j = 0; j < 16; j++) {
         int32_t s = mg_ref_round(inv * scales[j]);
         b->scales[j] = (int8_t)(s < 127 ? s : 127);
-        requantize(x + 16 * j, d * (float)b->scales[j], 32, code + 16 * j);
+        D[j] = d * (float)b->scales[j];
     }
-    q6_pack_codes(code, b);
+    return true;
+}
+
+/* Importance weights enter QX as they are, without the sigma term of the other types. */
+static void q6_k_block(const float *x, const float *qw, mg_blk_q6_k *b) {
+    uint8_t code[MG_SUPER];
+    float scales[16], D[16];
+    for (int j = 0; j < 16; j++) scales[j] = mg_ref_qx(16, 32, x + 16 * j, qw ? qw + 16 * j : NULL, code + 16 * j);
+    if (!mg_ref_q6_k_scales(scales, b, D)) return;
+    for (int j = 0; j < 16; j++) requantize(x + 16 * j, D[j], 32, code + 16 * j);
+    mg_ref_q6_k_pack(code, b);
 }
 
 mg_status mg_ref_q6_k_encode(const float *x, const float *weights, uint64_t n, void *out, mg_error *err) {

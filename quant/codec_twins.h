@@ -1,0 +1,13 @@
+/* codec_twins.h - functions that put faster codecs of an instruction set over the scalar ones (private to quant/).
+ * A twin gives the scalar reference's bytes for every input; tests/test_codec_twins.c compares them. */
+#ifndef MG_QUANT_CODEC_TWINS_H
+#define MG_QUANT_CODEC_TWINS_H
+
+#include "quant/codec.h"
+
+/* One per file of quant/x86; table[MG_DTYPE_COUNT]. On other processors than x86-64 they change nothing. */
+void mg_codecs_fill_avx2_legacy(mg_codec *table);  /* F16, Q8_0, Q4_0 */
+void mg_codecs_fill_avx2_kmin(mg_codec *table);    /* Q2_K, Q4_K, Q5_K */
+void mg_codecs_fill_avx2_ksigned(mg_codec *table); /* Q6_K */
+
+#endif

@@ -1,0 +1,29 @@
+/* ref_kparts.h - what the scalar K-quant encoders share with their SIMD twins: everything around the searches and the
+ * final codes (private to quant/). A twin searches sub-blocks in its lanes, calls _scales, codes the elements, calls
+ * _pack. */
+#ifndef MG_QUANT_REF_KPARTS_H
+#define MG_QUANT_REF_KPARTS_H
+
+#include "quant/block_layout.h"
+#include "quant/ref/ref_search.h"
+
+/* The QKX searches of Q2_K, Q4_K, Q5_K without and with importance weights. */
+extern const mg_qkx_search mg_qkx_q2_plain, mg_qkx_q2_weighted, mg_qkx_q4_plain, mg_qkx_q4_weighted, mg_qkx_q5_plain,
+    mg_qkx_q5_weighted;
+
+/* Quantize the scales and minimums of a super-block's sub-blocks into the block's fields. sw: the sum of weights of
+ * each sub-block when there are importance weights, else NULL. D and M receive scale and minimum of each sub-block as
+ * stored. */
+void mg_ref_q2_k_scales(const float *scales, const float *mins, const float *sw, mg_blk_q2_k *b, float *D, float *M);
+void mg_ref_k45_scales(const float *scales, const float *mins, const float *sw, uint8_t *d16, uint8_t *dmin16,
+                       uint8_t *B, float *D, float *M);
+/* As above for signed scales; false when the super-block is zero (all bytes of *b are then 0). */
+bool mg_ref_q6_k_scales(const float *scales, mg_blk_q6_k *b, float *D);
+
+/* The 256 codes of a super-block into the block. */
+void mg_ref_q2_k_pack(const uint8_t *code, mg_blk_q2_k *b);
+void mg_ref_q4_k_pack(const uint8_t *code, mg_blk_q4_k *b);
+void mg_ref_q5_k_pack(const uint8_t *code, mg_blk_q5_k *b);
+void mg_ref_q6_k_pack(const uint8_t *code, mg_blk_q6_k *b);
+
+#endif
