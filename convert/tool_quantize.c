@@ -258,7 +258,9 @@ static mg_status show_result(const mg_exec_result *res, const args *a, mg_error 
         mg_json_set_u64(f, "size", res->files[i].size);
         mg_json_set_str(f, "sha256", res->files[i].sha256);
         mg_json_push(files, f);
-        if (!a->common.json) printf("%s  %s\n", res->files[i].sha256, res->files[i].path);
+        if (!a->common.json)
+            printf("%s  %s  %llu bytes\n", res->files[i].sha256, res->files[i].path,
+                   (unsigned long long)res->files[i].size);
     }
     mg_json_set_i64(root, "schema", 1);
     mg_json_set(root, "files", files);

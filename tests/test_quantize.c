@@ -431,3 +431,65 @@ Test(quantize, copy_keeps_or_guesses_the_file_type) {
     free_plan(&p);
     free_model(&m);
 }
+
+/* ---- other layouts ---- */
+
+static void quantized(planned *p, mg_quantize_source *s, mg_checkpoint *in) {
+    const mg_convert_gguf_options names = {.dir_name = "tiny", .no_tokenizer = true};
+    mg_quantize_options o = preset(MG_PRESET_Q8_0);
+    uint32_t out;
+    *p = (planned){0};
+    OK(mg_quantize_source_open(s, in, &names, &e_));
+    OK(mg_plan_new(&p->plan, &e_));
+    OK(mg_quantize_plan(p->plan, s->gguf, "x.gguf", &o, &p->report, &out, &e_));
+    OK(mg_plan_checkpoint(p->plan, out, &p->ckpt, &e_));
+}
+
+/* What `merge --to TYPE` does: the input of quantizing is a plan that was never written. Same tensors, same keys as
+ * from files. */
+Test(quantize, a_plan_is_an_input_like_files) {
+    char dir[1024];
+    mg_checkpoint *files, *unwritten;
+    mg_model *m;
+    mg_plan *hf;
+    uint32_t out;
+    snprintf(dir, sizeof dir, "%s/models/tiny/mixtral", MG_TEST_DATA);
+    OK(mg_checkpoint_open(&files, dir, &e_));
+    OK(mg_model_open(&m, files, &e_));
+    OK(mg_plan_new(&hf, &e_));
+    const mg_convert_hf_options as_is = {.torch_dtype = MG_DTYPE_COUNT};
+    OK(mg_convert_plan_hf(hf, m, "never", &as_is, &out, &e_));
+    OK(mg_plan_checkpoint(hf, out, &unwritten, &e_));
+    planned a, b;
+    mg_quantize_source sa, sb;
+    quantized(&a, &sa, files);
+    quantized(&b, &sb, unwritten);
+    cr_assert_eq(a.ckpt->n_tensors, b.ckpt->n_tensors);
+    cr_assert_gt(a.report.n_encoded, 10u);
+    for (uint32_t t = 0; t < a.ckpt->n_tensors; t++) {
+        const mg_tensor *x = &a.ckpt->tensors[t], *y = &b.ckpt->tensors[t];
+        cr_assert(strcmp(x->name, y->name) == 0 && x->dtype == y->dtype && x->n_bytes == y->n_bytes, "%s", x->name);
+        uint8_t *u = malloc(x->n_bytes), *v = malloc(x->n_bytes);
+        OK(mg_checkpoint_read(a.ckpt, t, 0, u, x->n_bytes, &e_));
+        OK(mg_checkpoint_read(b.ckpt, t, 0, v, x->n_bytes, &e_));
+        cr_expect_eq(memcmp(u, v, x->n_bytes), 0, "%s", x->name);
+        free(u);
+        free(v);
+    }
+    cr_assert_eq(a.ckpt->kv->n, b.ckpt->kv->n);
+    for (uint32_t i = 0; i < a.ckpt->kv->n; i++) {
+        const mg_kv *x = &a.ckpt->kv->items[i], *y = &b.ckpt->kv->items[i];
+        cr_assert_str_eq(x->key.data, y->key.data);
+        cr_assert(x->type == y->type && x->count == y->count, "%s", x->key.data);
+        if (x->type == MG_KV_STR || x->type == MG_KV_ARR) continue;
+        cr_expect_eq(memcmp(x->data, y->data, mg_kv_type_size(x->type)), 0, "%s", x->key.data);
+    }
+    free_plan(&a);
+    free_plan(&b);
+    mg_quantize_source_close(&sa);
+    mg_quantize_source_close(&sb);
+    mg_checkpoint_free(unwritten);
+    mg_plan_free(hf);
+    mg_model_free(m);
+    mg_checkpoint_free(files);
+}
