@@ -5,11 +5,7 @@
 #include "convert/convert_common.h"
 #include "convert/gguf_meta.h"
 #include "formats/arch/arch.h"
-#if __has_include("convert/gguf_vocab.h") /* lands with the tokenizer work; until then models convert without          \
-                                             vocabulary */
 #include "convert/gguf_vocab.h"
-#define HAVE_VOCAB 1
-#endif
 
 #include <stdlib.h>
 #include <string.h>
@@ -194,9 +190,7 @@ static mg_status from_hf_keys(mg_kvs *kv, mg_model *m, const mg_targets *ts, con
     MG_TRY(mg_gguf_meta_append(kv, &in, err));
     MG_TRY(mg_arch_gguf_keys(kv, m->arch, &m->hp, opt->file_type, err));
     MG_TRY(mg_kvs_set_u32(kv, "general.quantization_version", 2, err));
-#ifdef HAVE_VOCAB
     if (side && !opt->no_tokenizer) MG_TRY(mg_gguf_vocab_append(kv, side, (uint64_t)mg_hp_i(m, MG_K_VOCAB), &had, err));
-#endif
     if (opt->had_tokenizer) *opt->had_tokenizer = had;
     return MG_OK;
 }

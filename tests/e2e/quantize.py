@@ -132,7 +132,7 @@ run("quantize", "-q", tiny, "whole.gguf", "Q8_0")
 whole = sha256(WORK / "whole.gguf")
 points = count_crash_points("quantize", "-q", tiny, "count.gguf", "Q8_0")
 check(points > 5, f"{points} crash points")
-step = max(1, points // 40)
+step = max(1, points // 20)
 for at in range(1, points + 1, step):
     out = fresh("crash") / "o.gguf"
     run("quantize", "-q", tiny, out, "Q8_0", expect=(0, 137), env={"MOEGRAFT_CRASH_AT": at})
