@@ -48,25 +48,18 @@ static bool may_differ(mg_key k) {
     }
 }
 
-static void value_text(char *buf, size_t n, const mg_hparams *h, mg_key k) {
-    if (h->f[k] != 0)
-        snprintf(buf, n, "%.9g", h->f[k]);
-    else
-        snprintf(buf, n, "%lld", (long long)h->i[k]);
-}
-
 /* Append the differences of donor d to list, as far as there is room; returns how many there are. */
 static unsigned list_differences(const mg_donor *base, const mg_donor *d, char *list, size_t size) {
-    const mg_hparams *x = &base->model->hp, *y = &d->model->hp;
+    mg_key keys[MG_KEY_COUNT];
+    uint32_t all = mg_hparams_diff(&base->model->hp, &d->model->hp, keys);
     unsigned n = 0;
-    for (int k = 0; k < MG_KEY_COUNT; k++) {
-        if (may_differ((mg_key)k) || (x->i[k] == y->i[k] && x->f[k] == y->f[k])) continue;
-        char b[32], v[32];
-        value_text(b, sizeof b, x, (mg_key)k);
-        value_text(v, sizeof v, y, (mg_key)k);
+    for (uint32_t i = 0; i < all; i++) {
+        if (may_differ(keys[i])) continue;
+        char b[96], v[96];
         size_t at = strlen(list);
-        snprintf(list + at, size - at, "%s%s is %s in '%s' and %s in '%s'", at ? "; " : "", mg_key_name((mg_key)k), b,
-                 base->name, v, d->name);
+        snprintf(list + at, size - at, "%s'%s' has %s, '%s' has %s", at ? "; " : "", base->name,
+                 mg_model_key_text(base->model, keys[i], b, sizeof b), d->name,
+                 mg_model_key_text(d->model, keys[i], v, sizeof v));
         n++;
     }
     return n;

@@ -8,6 +8,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 
 /* Every weight of the base must have a place in the result: as itself, or as the dense block that the experts replace.
  */
@@ -31,13 +32,17 @@ static mg_status check_base_fits(const mg_merge *m, mg_error *err) {
 
 /* ---- opening ---- */
 
+/* The family of the result: the first that is made from such donors and that the recipe does not exclude. */
 static mg_status pick_target(mg_merge *m, mg_error *err) {
-    for (uint32_t i = 0; i < mg_arch_count(); i++)
-        if (mg_arch_made_from(mg_arch_at(i), m->donors[0].model->arch)) {
-            m->target = mg_arch_at(i);
-            return MG_OK;
-        }
-    return mg_fail(err, MG_ERR_UNSUPPORTED, "no mixture-of-experts family is made from %s donors",
+    const char *want = m->spec->architecture ? m->spec->architecture : "";
+    for (uint32_t i = 0; i < mg_arch_count(); i++) {
+        const mg_arch *a = mg_arch_at(i);
+        if (!mg_arch_made_from(a, m->donors[0].model->arch) || strncasecmp(want, a->name, strlen(want)) != 0) continue;
+        m->target = a;
+        return MG_OK;
+    }
+    return mg_fail(err, MG_ERR_UNSUPPORTED,
+                   "no mixture-of-experts family '%s' that we can write is made from %s donors", want,
                    m->donors[0].model->arch->name);
 }
 

@@ -188,7 +188,9 @@ static mg_status run_init(mg_linear_run *r, const mg_linear_spec *s, const char 
     MG_TRY(add_tensors(r, s, dtype, err));
     MG_TRY(mg_convert_copy_sides(r->plan, r->out, r->donors[0].ckpt->dir, NULL, err));
     MG_TRY(mg_plan_add_side_file(r->plan, r->out, "mergekit_config.yml", s->text, s->text_size, err));
-    return mg_plan_checkpoint(r->plan, r->out, &r->ckpt, err);
+    MG_TRY(mg_plan_checkpoint(r->plan, r->out, &r->ckpt, err));
+    r->ckpt->dir = r->donors[0].ckpt->dir; /* the tokenizer files are the base's */
+    return MG_OK;
 }
 
 mg_status mg_linear_run_new(mg_linear_run **out, const mg_linear_spec *spec, const char *dir, uint64_t shard_size,

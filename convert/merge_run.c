@@ -132,6 +132,7 @@ static mg_status run_init(mg_merge_run *r, const mg_merge_spec *spec, const mg_m
     MG_TRY(mg_plan_new(&r->plan, err));
     MG_TRY(mg_merge_plan(r->merge, r->plan, opt->dir, opt->shard_size, &r->out, err));
     MG_TRY(mg_plan_checkpoint(r->plan, r->out, &r->ckpt, err));
+    r->ckpt->dir = r->merge->donors[0].ckpt->dir; /* the tokenizer files are the base's */
     MG_TRY(mg_model_open(&r->model, r->ckpt, err));
     gate_work g = {
         r,

@@ -91,13 +91,12 @@ static mg_status get_scalars(mg_merge_spec *s, const mg_yaml *root, mg_error *er
     s->experts_per_token = (uint32_t)k;
     v = mg_yaml_get(root, "shared_experts");
     if (v && !mg_yaml_is_null(v) && v->n_children)
-        return mg_fail(err, MG_ERR_UNSUPPORTED,
-                       "line %u: shared_experts: the Mixtral layout has none, and other targets are not built yet",
-                       v->line);
+        return mg_fail(err, MG_ERR_UNSUPPORTED, "line %u: shared_experts are not built yet", v->line);
     v = mg_yaml_get(root, "architecture");
-    if (v && !mg_yaml_is_null(v) &&
-        (v->type != MG_YAML_SCALAR || strncasecmp("mixtral", v->text, strlen(v->text)) != 0))
-        return mg_fail(err, MG_ERR_UNSUPPORTED, "line %u: only the Mixtral output architecture is built yet", v->line);
+    if (v && !mg_yaml_is_null(v)) {
+        if (v->type != MG_YAML_SCALAR) return mg_merge_yaml_schema(err, v, "architecture", "a name");
+        if (!(s->architecture = mg_arena_strdup(&s->arena, v->text))) return mg_fail_nomem(err, strlen(v->text));
+    }
     return MG_OK;
 }
 
@@ -224,9 +223,4 @@ mg_status mg_merge_spec_check(const mg_merge_spec *s, bool same_models_ok, mg_er
                        "all experts are the same model, which is of no use without training "
                        "(--i-understand-this-is-not-useful-without-training)");
     return MG_OK;
-}
-
-bool mg_merge_spec_is_yaml_path(const char *path) {
-    const char *dot = strrchr(path, '.');
-    return dot && (strcasecmp(dot, ".yml") == 0 || strcasecmp(dot, ".yaml") == 0) && !mg_path_is_dir(path);
 }

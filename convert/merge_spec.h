@@ -40,8 +40,9 @@ typedef struct mg_merge_spec {
     uint32_t experts_per_token; /* 2 when absent */
     mg_gate_mode gate_mode;
     bool gate_mode_given;
-    mg_dtype dtype;   /* MG_DTYPE_COUNT when absent: the base config's */
-    const char *text; /* the file verbatim, copied into the output as mergekit_moe_config.yml */
+    mg_dtype dtype;           /* MG_DTYPE_COUNT when absent: the base config's */
+    const char *architecture; /* beginning of the wanted output family's name, any case; NULL: the first that fits */
+    const char *text;         /* the file verbatim, copied into the output as mergekit_moe_config.yml */
     size_t text_size;
     mg_arena arena;
 } mg_merge_spec;
@@ -61,8 +62,5 @@ mg_status mg_merge_spec_add_text(mg_merge_spec *s, const char *name, const char 
 /* The checks that depend on the final gate mode. same_models_ok: mergekit's
  * --i-understand-this-is-not-useful-without-training. */
 mg_status mg_merge_spec_check(const mg_merge_spec *s, bool same_models_ok, mg_error *err) MG_MUST_CHECK;
-
-/* True when the YAML at path looks like a MoE recipe (a map with "experts"): lets a YAML be a model PATH. */
-bool mg_merge_spec_is_yaml_path(const char *path);
 
 #endif

@@ -1,12 +1,8 @@
 /* tool_merge.c - moegraft-merge: donors in, a mixture of experts out, as a Hugging Face directory or straight to GGUF
  * files of any type in one pass over the donors. Dense recipes (merge_method: linear) take the same way. */
-#include "convert/merge_linear.h"
-#include "convert/merge_run.h"
 #include "convert/quantize.h"
 #include "convert/tool_plan.h"
-#include "formats/base/file.h"
-#include "formats/base/options.h"
-#include "verify/forward.h"
+#include "convert/tool_recipe.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -40,11 +36,7 @@ typedef struct target {
 
 typedef struct run {
     mg_pool *pool;
-    mg_forward *forward;
-    mg_merge_spec *spec;
-    mg_merge_run *moe;
-    mg_linear_spec *linear_spec;
-    mg_linear_run *linear;
+    mg_tool_recipe recipe;
     mg_quantize_source source;
     mg_plan *gguf_plan;
     target *targets;
@@ -135,59 +127,26 @@ static void set_stage_path(run *r, const char *out) {
              out + start);
 }
 
-static mg_status load_spec(run *r, const args *a, mg_error *err) {
-    MG_TRY(mg_merge_spec_load(&r->spec, a->words.items[0], err));
-    for (size_t i = 0; i < a->text.n; i++) {
-        char name[1024];
-        const char *text = a->text.items[i], *eq = strchr(text, '=');
-        if (!eq || (size_t)(eq - text) >= sizeof name)
-            return mg_fail(err, MG_ERR_USAGE, "--text '%s': expected NAME=FILE", text);
-        snprintf(name, sizeof name, "%.*s", (int)(eq - text), text);
-        MG_TRY(mg_merge_spec_add_text(r->spec, name, eq + 1, err));
-    }
-    if (a->gate) {
-        MG_TRY(mg_gate_mode_parse(a->gate, &r->spec->gate_mode, err));
-        r->spec->gate_mode_given = true;
-    }
-    if (a->c.experts_per_token == MG_EXPERTS_ALL)
-        r->spec->experts_per_token = r->spec->n_experts;
-    else if (a->c.experts_per_token)
-        r->spec->experts_per_token = a->c.experts_per_token;
-    if (r->spec->experts_per_token > r->spec->n_experts)
-        return mg_fail(err, MG_ERR_USAGE, "--experts-per-token %u: the recipe has %u experts",
-                       r->spec->experts_per_token, r->spec->n_experts);
-    return mg_merge_spec_check(r->spec, a->same_models, err);
-}
-
-static mg_status run_moe(run *r, args *a, const char *dir, mg_error *err) {
-    MG_TRY(load_spec(r, a, err));
-    MG_TRY(mg_forward_new(&r->forward, r->pool, NULL, err));
-    mg_evaluator eval = mg_forward_evaluator(r->forward);
-    mg_merge_run_options opt = {.eval = &eval,
-                                .pool = r->pool,
-                                .seed = a->seed,
-                                .dir = dir,
-                                .shard_size = a->shard_size,
-                                .stage_path = a->c.dry_run ? NULL : r->stage_path,
-                                .note = say,
-                                .note_ctx = a};
-    return mg_merge_run_new(&r->moe, r->spec, &opt, err);
-}
-
-static mg_status run_dense(run *r, const args *a, const char *dir, mg_error *err) {
-    if (a->gate || a->text.n || a->c.experts_per_token)
-        return mg_fail(err, MG_ERR_USAGE, "--gate, --text and --experts-per-token mean nothing for a dense merge");
-    MG_TRY(mg_linear_spec_load(&r->linear_spec, a->words.items[0], err));
-    return mg_linear_run_new(&r->linear, r->linear_spec, dir, a->shard_size, err);
+static mg_status open_recipe(run *r, args *a, const char *dir, mg_error *err) {
+    mg_tool_recipe_options opt = {.gate = a->gate,
+                                  .text = &a->text,
+                                  .experts_per_token = a->c.experts_per_token,
+                                  .same_models = a->same_models,
+                                  .run = {.seed = a->seed,
+                                          .dir = dir,
+                                          .shard_size = a->shard_size,
+                                          .stage_path = a->c.dry_run ? NULL : r->stage_path,
+                                          .note = say,
+                                          .note_ctx = a}};
+    return mg_tool_recipe_open(&r->recipe, a->words.items[0], r->pool, &opt, err);
 }
 
 /* The merged model to GGUF, one output per target, from one evaluation of every row. */
-static mg_status plan_targets(run *r, args *a, mg_checkpoint *merged, const char *side_dir, uint32_t *out,
-                              mg_error *err) {
+static mg_status plan_targets(run *r, args *a, uint32_t *out, mg_error *err) {
     char name[1024];
     name_of_target(&r->targets[0], name, sizeof name);
-    mg_convert_gguf_options convert = {.name = a->model_name, .dir_name = name, .side_dir = side_dir};
-    MG_TRY(mg_quantize_source_open(&r->source, merged, &convert, err));
+    mg_convert_gguf_options convert = {.name = a->model_name, .dir_name = name};
+    MG_TRY(mg_quantize_source_open(&r->source, r->recipe.ckpt, &convert, err));
     if (!r->source.had_tokenizer) say(a, "the base has no tokenizer files: the result has no tokenizer keys");
     MG_TRY(mg_plan_new(&r->gguf_plan, err));
     mg_quantize_options q = MG_QUANTIZE_OPTIONS_INIT;
@@ -205,23 +164,16 @@ static mg_status plan_targets(run *r, args *a, mg_checkpoint *merged, const char
 }
 
 static mg_status work(run *r, args *a, mg_error *err) {
-    const char *first = a->outputs.n ? NULL : a->words.items[1];
-    bool dense;
     MG_TRY(parse_targets(r, a, err));
-    if (!first) first = r->targets[0].path;
+    const char *first = a->outputs.n ? r->targets[0].path : a->words.items[1];
     set_stage_path(r, first);
-    MG_TRY(mg_merge_is_dense(a->words.items[0], &dense, err));
     MG_TRY(mg_pool_new(&r->pool, a->c.n_threads, err));
-    MG_TRY(dense ? run_dense(r, a, first, err) : run_moe(r, a, first, err));
-    const mg_checkpoint *base = dense ? r->linear->donors[0].ckpt : r->moe->merge->donors[0].ckpt;
-    mg_plan *plan = dense ? r->linear->plan : r->moe->plan;
+    MG_TRY(open_recipe(r, a, first, err));
     uint32_t *out = calloc(r->n_targets + 1, sizeof *out);
     if (!out) return mg_fail_nomem(err, sizeof *out);
-    size_t n = r->n_targets ? r->n_targets : 1;
-    out[0] = dense ? r->linear->out : r->moe->out;
-    mg_status st =
-        r->n_targets ? plan_targets(r, a, dense ? r->linear->ckpt : r->moe->ckpt, base->dir, out, err) : MG_OK;
-    if (r->n_targets) plan = r->gguf_plan;
+    out[0] = r->recipe.out;
+    mg_status st = r->n_targets ? plan_targets(r, a, out, err) : MG_OK;
+    mg_plan *plan = r->n_targets ? r->gguf_plan : r->recipe.plan;
     mg_exec_options opt = {.threads = a->c.n_threads,
                            .memory = a->c.memory,
                            .restart = a->c.restart,
@@ -230,7 +182,7 @@ static mg_status work(run *r, args *a, mg_error *err) {
                            .label = "merge",
                            .manifest = a->manifest};
     if (st == MG_OK)
-        st = a->c.dry_run ? mg_tool_plan_show(plan, out, n, &opt, a->c.json, err)
+        st = a->c.dry_run ? mg_tool_plan_show(plan, out, r->n_targets ? r->n_targets : 1, &opt, a->c.json, err)
                           : mg_tool_plan_execute(plan, &opt, a->c.json, a->c.quiet, err);
     free(out);
     if (st == MG_OK && !a->c.dry_run) unlink(r->stage_path);
@@ -248,11 +200,7 @@ int main(int argc, char **argv) {
     if (st == MG_OK && !done) st = work(&r, &a, &err);
     mg_plan_free(r.gguf_plan);
     mg_quantize_source_close(&r.source);
-    mg_merge_run_free(r.moe);
-    mg_merge_spec_free(r.spec);
-    mg_linear_run_free(r.linear);
-    mg_linear_spec_free(r.linear_spec);
-    mg_forward_free(r.forward);
+    mg_tool_recipe_close(&r.recipe);
     mg_pool_free(r.pool);
     free(r.targets);
     mg_opt_list *lists[] = {&a.words, &a.outputs, &a.text};

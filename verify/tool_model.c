@@ -1,16 +1,34 @@
 /* tool_model.c - see tool_model.h. */
 #include "verify/tool_model.h"
 
+#include "convert/tool_recipe.h"
+
 #include <stdlib.h>
 
 #include "formats/base/file.h"
 
 #define TEXT_CAP (512u << 20)
 
+/* The model that a recipe describes. */
+static mg_status open_recipe(mg_tool_model *t, const char *path, mg_error *err) {
+    const mg_tool_recipe_options opt = {.run = {.dir = path}}; /* names the output of a plan that is never executed */
+    t->recipe = calloc(1, sizeof *t->recipe);
+    if (!t->recipe) return mg_fail_nomem(err, sizeof *t->recipe);
+    MG_TRY(mg_pool_new(&t->pool, 0, err));
+    MG_TRY(mg_tool_recipe_open(t->recipe, path, t->pool, &opt, err));
+    return mg_model_open(&t->m, t->recipe->ckpt, err);
+}
+
 mg_status mg_tool_model_open(mg_tool_model *t, const char *path, mg_error *err) {
     *t = (mg_tool_model){0};
-    mg_status st = mg_checkpoint_open(&t->ckpt, path, err);
-    if (st == MG_OK) st = mg_model_open(&t->m, t->ckpt, err);
+    mg_status st = MG_OK;
+    if (mg_tool_is_recipe(path)) {
+        st = open_recipe(t, path, err);
+        if (st == MG_OK) t->ckpt = t->recipe->ckpt;
+    } else {
+        st = mg_checkpoint_open(&t->ckpt, path, err);
+        if (st == MG_OK) st = mg_model_open(&t->m, t->ckpt, err);
+    }
     if (st == MG_OK) st = mg_forward_check(t->m, err);
     if (st != MG_OK) {
         mg_error_at(err, path, NULL);
@@ -21,7 +39,12 @@ mg_status mg_tool_model_open(mg_tool_model *t, const char *path, mg_error *err) 
 
 void mg_tool_model_close(mg_tool_model *t) {
     mg_model_free(t->m);
-    mg_checkpoint_free(t->ckpt);
+    if (t->recipe)
+        mg_tool_recipe_close(t->recipe);
+    else
+        mg_checkpoint_free(t->ckpt);
+    mg_pool_free(t->pool);
+    free(t->recipe);
     *t = (mg_tool_model){0};
 }
 

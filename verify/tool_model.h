@@ -11,9 +11,13 @@
 typedef struct mg_tool_model {
     mg_checkpoint *ckpt;
     mg_model *m;
+    struct mg_tool_recipe *recipe; /* owner of both when PATH is a merge YAML */
+    mg_pool *pool;
 } mg_tool_model;
 
-/* Open PATH (see docs/cli.md) and bind it; refuse what the forward pass cannot run. */
+/* Open PATH (see docs/cli.md) and bind it; refuse what the forward pass cannot run. A merge YAML is the model it
+ * describes, its routers computed now (which runs the base on the prompts) and its weights evaluated as they are read.
+ */
 mg_status mg_tool_model_open(mg_tool_model *t, const char *path, mg_error *err) MG_MUST_CHECK;
 void mg_tool_model_close(mg_tool_model *t);
 

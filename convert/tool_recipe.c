@@ -1,0 +1,84 @@
+/* tool_recipe.c - see tool_recipe.h. */
+#include "convert/tool_recipe.h"
+
+#include "formats/base/file.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <strings.h>
+
+bool mg_tool_is_recipe(const char *path) {
+    const char *dot = strrchr(path, '.');
+    return dot && (strcasecmp(dot, ".yml") == 0 || strcasecmp(dot, ".yaml") == 0) && !mg_path_is_dir(path);
+}
+
+static mg_status add_texts(mg_merge_spec *spec, const mg_opt_list *text, mg_error *err) {
+    for (size_t i = 0; text && i < text->n; i++) {
+        char name[1024];
+        const char *item = text->items[i], *eq = strchr(item, '=');
+        if (!eq || (size_t)(eq - item) >= sizeof name)
+            return mg_fail(err, MG_ERR_USAGE, "--text '%s': expected NAME=FILE", item);
+        snprintf(name, sizeof name, "%.*s", (int)(eq - item), item);
+        MG_TRY(mg_merge_spec_add_text(spec, name, eq + 1, err));
+    }
+    return MG_OK;
+}
+
+static mg_status load_spec(mg_tool_recipe *r, const char *path, const mg_tool_recipe_options *opt, mg_error *err) {
+    MG_TRY(mg_merge_spec_load(&r->spec, path, err));
+    MG_TRY(add_texts(r->spec, opt->text, err));
+    if (opt->gate) {
+        MG_TRY(mg_gate_mode_parse(opt->gate, &r->spec->gate_mode, err));
+        r->spec->gate_mode_given = true;
+    }
+    if (opt->experts_per_token == MG_EXPERTS_ALL)
+        r->spec->experts_per_token = r->spec->n_experts;
+    else if (opt->experts_per_token)
+        r->spec->experts_per_token = opt->experts_per_token;
+    if (r->spec->experts_per_token > r->spec->n_experts)
+        return mg_fail(err, MG_ERR_USAGE, "--experts-per-token %u: the recipe has %u experts",
+                       r->spec->experts_per_token, r->spec->n_experts);
+    return mg_merge_spec_check(r->spec, opt->same_models, err);
+}
+
+static mg_status open_moe(mg_tool_recipe *r, const char *path, mg_pool *pool, const mg_tool_recipe_options *opt,
+                          mg_error *err) {
+    MG_TRY(load_spec(r, path, opt, err));
+    MG_TRY(mg_forward_new(&r->forward, pool, NULL, err));
+    mg_evaluator eval = mg_forward_evaluator(r->forward);
+    mg_merge_run_options run = opt->run;
+    run.eval = &eval;
+    run.pool = pool;
+    MG_TRY(mg_merge_run_new(&r->moe, r->spec, &run, err));
+    r->plan = r->moe->plan;
+    r->out = r->moe->out;
+    r->ckpt = r->moe->ckpt;
+    return MG_OK;
+}
+
+static mg_status open_dense(mg_tool_recipe *r, const char *path, const mg_tool_recipe_options *opt, mg_error *err) {
+    if (opt->gate || (opt->text && opt->text->n))
+        return mg_fail(err, MG_ERR_USAGE, "--gate and --text mean nothing for a dense merge");
+    MG_TRY(mg_linear_spec_load(&r->linear_spec, path, err));
+    MG_TRY(mg_linear_run_new(&r->linear, r->linear_spec, opt->run.dir, opt->run.shard_size, err));
+    r->plan = r->linear->plan;
+    r->out = r->linear->out;
+    r->ckpt = r->linear->ckpt;
+    return MG_OK;
+}
+
+mg_status mg_tool_recipe_open(mg_tool_recipe *r, const char *path, mg_pool *pool, const mg_tool_recipe_options *opt,
+                              mg_error *err) {
+    bool dense;
+    MG_TRY(mg_merge_is_dense(path, &dense, err));
+    return dense ? open_dense(r, path, opt, err) : open_moe(r, path, pool, opt, err);
+}
+
+void mg_tool_recipe_close(mg_tool_recipe *r) {
+    mg_merge_run_free(r->moe);
+    mg_merge_spec_free(r->spec);
+    mg_linear_run_free(r->linear);
+    mg_linear_spec_free(r->linear_spec);
+    mg_forward_free(r->forward);
+    *r = (mg_tool_recipe){0};
+}

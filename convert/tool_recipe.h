@@ -1,0 +1,37 @@
+/* tool_recipe.h - a merge YAML opened as a model: planned, its routers computed, nothing written. Used by merge, and by
+ * every tool that takes a model PATH. Linked into tools only, because it joins the merge with the forward pass. */
+#ifndef MG_CONVERT_TOOL_RECIPE_H
+#define MG_CONVERT_TOOL_RECIPE_H
+
+#include "convert/merge_linear.h"
+#include "convert/merge_run.h"
+#include "formats/base/options.h"
+#include "verify/forward.h"
+
+typedef struct mg_tool_recipe_options {
+    const char *gate;           /* gate mode instead of the recipe's; NULL */
+    const mg_opt_list *text;    /* NAME=FILE: more prompts; NULL */
+    uint32_t experts_per_token; /* instead of the recipe's; 0; MG_EXPERTS_ALL */
+    bool same_models;           /* experts may all be the same model */
+    mg_merge_run_options run;   /* eval and pool are filled in here */
+} mg_tool_recipe_options;
+
+typedef struct mg_tool_recipe {
+    mg_forward *forward;
+    mg_merge_spec *spec;
+    mg_merge_run *moe; /* a mixture of experts, or */
+    mg_linear_spec *linear_spec;
+    mg_linear_run *linear; /* a dense merge */
+    mg_plan *plan;
+    uint32_t out; /* its directory output */
+    mg_checkpoint *ckpt;
+} mg_tool_recipe;
+
+/* True when path names a YAML file rather than a model. */
+bool mg_tool_is_recipe(const char *path);
+/* r is zeroed by the caller and closed in every case. */
+mg_status mg_tool_recipe_open(mg_tool_recipe *r, const char *path, mg_pool *pool, const mg_tool_recipe_options *opt,
+                              mg_error *err) MG_MUST_CHECK;
+void mg_tool_recipe_close(mg_tool_recipe *r);
+
+#endif
