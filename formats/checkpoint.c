@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 #include <strings.h>
 #include <sys/stat.h>
@@ -32,9 +33,16 @@ static mg_status refuse_missing(const char *path, int why, mg_error *err) {
     return mg_fail_errno(err, "cannot open");
 }
 
+/* NAME.part2of3: plain pieces of a file, as some uploaders make them. */
+static bool is_byte_piece(const char *path) {
+    const char *slash = strrchr(path, '/'), *part = strstr(slash ? slash : path, ".part");
+    unsigned i, n;
+    int used = 0;
+    return part && sscanf(part, ".part%3uof%3u%n", &i, &n, &used) == 2 && part[used] == 0;
+}
+
 static mg_status refuse_kind(const char *path, mg_error *err) {
-    const char *part = strstr(path, ".part");
-    if (part && strstr(part, "of"))
+    if (is_byte_piece(path))
         return mg_fail(err, MG_ERR_FORMAT,
                        "is one piece of a file split by bytes: join the pieces first (cat a.part1of2 "
                        "a.part2of2 > a)");

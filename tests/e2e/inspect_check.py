@@ -172,6 +172,18 @@ raw[-1] ^= 1  # one bit of the last tensor
 result = run("check", model, "--manifest", WORK / "ours.json", expect=7)
 check(f"'{list(hashes)[-1]}'" in result.err and "1 tensors" in result.err and "model.safetensors" in result.err, result.err)
 
+# the manifest that our own writers leave beside their files
+run("convert", BASE, WORK / "base.gguf", "--outtype", "q8_0")
+ours = [WORK / "base.gguf", "--manifest", WORK / "base.gguf.manifest.json"]
+check("1 files as the manifest says" in run("check", *ours, "--deep").out, "manifest of convert")
+with open(WORK / "base.gguf", "r+b") as f:
+    f.seek(inspect(WORK / "base.gguf")["tensors"][7]["offset"] + 5)
+    byte = f.read(1)[0]
+    f.seek(-1, 1)
+    f.write(bytes([byte ^ 4]))
+result = run("check", *ours, expect=7)
+check(f"'{inspect(WORK / 'base.gguf')['tensors'][7]['name']}'" in result.err and "1 tensors" in result.err, result.err)
+
 # ---- usage ----
 run("check", expect=2)
 run("check", BASE, "--no-such", expect=2)
