@@ -137,6 +137,15 @@ static void unpack_scales(const uint8_t *B, uint8_t *sc, uint8_t *mn) {
     }
 }
 
+void mg_ref_k45_unpack(float d, float dmin, const uint8_t *B, float *D, float *M) {
+    uint8_t sc[8], mn[8];
+    unpack_scales(B, sc, mn);
+    for (int j = 0; j < 8; j++) {
+        D[j] = d * (float)sc[j];
+        M[j] = dmin * (float)mn[j];
+    }
+}
+
 /* 6-bit codes of v against its own maximum, without weights; returns the f32 scale. */
 static float k45_scale_codes(const float *v, uint8_t *l) {
     float max = positive_max(v, 8), s = max > 0.0f ? 63.0f / max : 0.0f;
@@ -153,11 +162,7 @@ void mg_ref_k45_scales(const float *scales, const float *mins, const float *sw, 
     float d = mg_put_f16(d16, sw ? mg_ref_qp(8, 63, scales, sw, ls) : k45_scale_codes(scales, ls));
     float dmin = mg_put_f16(dmin16, sw ? mg_ref_qp(8, 63, mins, sw, lm) : k45_scale_codes(mins, lm));
     pack_scales(ls, lm, B);
-    unpack_scales(B, ls, lm);
-    for (int j = 0; j < 8; j++) {
-        D[j] = d * (float)ls[j];
-        M[j] = dmin * (float)lm[j];
-    }
+    mg_ref_k45_unpack(d, dmin, B, D, M);
 }
 
 /* Everything but the packing of the codes. Weights without qw: rms of the sub-block + |x|. */
@@ -215,11 +220,10 @@ mg_status mg_ref_q4_k_encode(const float *x, const float *weights, uint64_t n, v
 void mg_ref_q4_k_decode(const void *in, uint64_t n, float *out) {
     const mg_blk_q4_k *b = in;
     for (; n; n -= MG_SUPER, b++, out += MG_SUPER) {
-        float d = mg_get_f16(b->d), dmin = mg_get_f16(b->dmin);
-        uint8_t sc[8], mn[8];
-        unpack_scales(b->scales, sc, mn);
+        float Ds[8], Ms[8];
+        mg_ref_k45_unpack(mg_get_f16(b->d), mg_get_f16(b->dmin), b->scales, Ds, Ms);
         for (int j = 0; j < 8; j++) {
-            float D = d * (float)sc[j], M = dmin * (float)mn[j];
+            float D = Ds[j], M = Ms[j];
             const uint8_t *qs = b->qs + 32 * (j / 2);
             for (int l = 0; l < 32; l++) out[32 * j + l] = D * (float)(qs[l] >> (j % 2 * 4) & 15) - M;
         }
@@ -241,11 +245,10 @@ mg_status mg_ref_q5_k_encode(const float *x, const float *weights, uint64_t n, v
 void mg_ref_q5_k_decode(const void *in, uint64_t n, float *out) {
     const mg_blk_q5_k *b = in;
     for (; n; n -= MG_SUPER, b++, out += MG_SUPER) {
-        float d = mg_get_f16(b->d), dmin = mg_get_f16(b->dmin);
-        uint8_t sc[8], mn[8];
-        unpack_scales(b->scales, sc, mn);
+        float Ds[8], Ms[8];
+        mg_ref_k45_unpack(mg_get_f16(b->d), mg_get_f16(b->dmin), b->scales, Ds, Ms);
         for (int j = 0; j < 8; j++) {
-            float D = d * (float)sc[j], M = dmin * (float)mn[j];
+            float D = Ds[j], M = Ms[j];
             const uint8_t *qs = b->qs + 32 * (j / 2);
             for (int l = 0; l < 32; l++) {
                 int q = (qs[l] >> (j % 2 * 4) & 15) | (b->qh[l] >> j & 1) << 4;

@@ -17,7 +17,9 @@ extern const mg_qkx_search mg_qkx_q2_plain, mg_qkx_q2_weighted, mg_qkx_q4_plain,
 void mg_ref_q2_k_scales(const float *scales, const float *mins, const float *sw, mg_blk_q2_k *b, float *D, float *M);
 void mg_ref_k45_scales(const float *scales, const float *mins, const float *sw, uint8_t *d16, uint8_t *dmin16,
                        uint8_t *B, float *D, float *M);
-/* As above for signed scales; false when the super-block is zero (all bytes of *b are then 0). */
+/* D and M of the eight sub-blocks of Q4_K and Q5_K from a block's fields. */
+void mg_ref_k45_unpack(float d, float dmin, const uint8_t *B, float *D, float *M);
+/* As the _scales above for signed scales; false when the super-block is zero (all bytes of *b are then 0). */
 bool mg_ref_q6_k_scales(const float *scales, mg_blk_q6_k *b, float *D);
 
 /* The 256 codes of a super-block into the block. */

@@ -1,4 +1,4 @@
-/* kmin_avx2.c - Q2_K, Q4_K, Q5_K encoders, eight lanes: one sub-block per lane.
+/* kmin_avx2.c - Q2_K, Q4_K, Q5_K encoders, one sub-block in each of eight lanes; Q4_K and Q5_K decoders.
  *
  * The search QKX is serial over its candidates (each acceptance moves the minimum the next one starts from), but
  * sub-blocks do not know each other. So every lane runs one sub-block through the scalar operations in the scalar
@@ -41,13 +41,15 @@ static inline __attribute__((always_inline)) bool qkx(const mg_qkx_search *p, co
         W[v] = vf_load(b->w + 8 * v);
         X[v] = _mm256_mul_ps(W[v], lo[v]);
     }
-    for (int i = 1; i < n; i++) EACH_V {
+    for (int i = 1; i < n; i++) {
+        EACH_V {
             VF x = vf_load(b->x + (size_t)i * L + 8 * v), w = vf_load(b->w + (size_t)i * L + 8 * v);
             lo[v] = _mm256_min_ps(x, lo[v]);
             max[v] = _mm256_max_ps(x, max[v]);
             W[v] = _mm256_add_ps(W[v], w);
             X[v] = _mm256_add_ps(X[v], _mm256_mul_ps(w, x));
         }
+    }
     int bad = 0;
     EACH_V {
         lo[v] = _mm256_min_ps(zero, lo[v]);
@@ -63,7 +65,8 @@ static inline __attribute__((always_inline)) bool qkx(const mg_qkx_search *p, co
         best[v] = zero;
     }
     if (bad) return false;
-    for (int i = 0; i < n; i++) EACH_V {
+    for (int i = 0; i < n; i++) {
+        EACH_V {
             VF x = vf_load(b->x + (size_t)i * L + 8 * v), w = vf_load(b->w + (size_t)i * L + 8 * v);
             VF l = vf_round(_mm256_mul_ps(s[v], _mm256_sub_ps(x, lo[v])));
             l = _mm256_min_ps(_mm256_max_ps(l, zero), N);
@@ -71,6 +74,7 @@ static inline __attribute__((always_inline)) bool qkx(const mg_qkx_search *p, co
             diff = p->absolute ? vf_abs(diff) : _mm256_mul_ps(diff, diff);
             best[v] = _mm256_add_ps(best[v], _mm256_mul_ps(w, diff));
         }
+    }
     for (int step = 0; step <= p->steps; step++) {
         const VF top = _mm256_set1_ps(p->rmin + p->rdelta * (float)step + (float)p->N);
         VF SL[MAX_V], SL2[MAX_V], SX[MAX_V], sc[MAX_V], mn[MAX_V], err[MAX_V], valid[MAX_V];
@@ -78,7 +82,8 @@ static inline __attribute__((always_inline)) bool qkx(const mg_qkx_search *p, co
             s[v] = _mm256_div_ps(top, _mm256_blendv_ps(one, _mm256_sub_ps(max[v], lo[v]), live[v]));
             SL[v] = SL2[v] = SX[v] = err[v] = zero;
         }
-        for (int i = 0; i < n; i++) EACH_V {
+        for (int i = 0; i < n; i++) {
+            EACH_V {
                 VF x = vf_load(b->x + (size_t)i * L + 8 * v);
                 VF l = vf_round(_mm256_mul_ps(s[v], _mm256_sub_ps(x, lo[v])));
                 l = _mm256_min_ps(_mm256_max_ps(l, zero), N);
@@ -88,6 +93,7 @@ static inline __attribute__((always_inline)) bool qkx(const mg_qkx_search *p, co
                 SL2[v] = _mm256_add_ps(SL2[v], _mm256_mul_ps(wl, l));
                 SX[v] = _mm256_add_ps(SX[v], _mm256_mul_ps(wl, x));
             }
+        }
         EACH_V {
             VF D = _mm256_sub_ps(_mm256_mul_ps(W[v], SL2[v]), _mm256_mul_ps(SL[v], SL[v]));
             valid[v] = _mm256_cmp_ps(D, zero, _CMP_GT_OQ);
@@ -99,12 +105,14 @@ static inline __attribute__((always_inline)) bool qkx(const mg_qkx_search *p, co
                 sc[v] = _mm256_blendv_ps(sc[v], _mm256_div_ps(SX[v], SL2[v]), positive);
             }
         }
-        for (int i = 0; i < n; i++) EACH_V {
+        for (int i = 0; i < n; i++) {
+            EACH_V {
                 VF x = vf_load(b->x + (size_t)i * L + 8 * v), l = vf_load(codes + (size_t)i * L + 8 * v);
                 VF diff = _mm256_sub_ps(_mm256_add_ps(_mm256_mul_ps(sc[v], l), mn[v]), x);
                 diff = p->absolute ? vf_abs(diff) : _mm256_mul_ps(diff, diff);
                 err[v] = _mm256_add_ps(err[v], _mm256_mul_ps(vf_load(b->w + (size_t)i * L + 8 * v), diff));
             }
+        }
         EACH_V {
             VF take = _mm256_and_ps(valid[v], _mm256_cmp_ps(err[v], best[v], _CMP_LT_OQ));
             if (!_mm256_movemask_ps(take)) continue;
@@ -210,104 +218,131 @@ static bool search(const mg_qkx_search *p, const float *x, const float *qw, int 
     return n == 32 ? qkx_32(p, nv, b) : qkx_16(p, nv, b);
 }
 
-static int batch(uint64_t left, int most) {
-    int count = most;
-    while ((uint64_t)count > left) count /= 2;
-    return count;
-}
+/* What differs between the three types. */
+typedef struct kmin_type {
+    mg_dtype dtype;
+    const mg_qkx_search *plain, *weighted;
+    int n;        /* elements of a sub-block */
+    int most;     /* super-blocks of a full batch: four vectors */
+    float sigma2; /* factor of sigma2 */
+    void (*scales)(const lanes *b, int at, bool weighted, void *blk, float *D, float *M);
+    void (*pack)(const uint8_t *code, void *blk);
+    mg_status (*scalar)(const float *x, const float *qw, uint64_t n, void *out, mg_error *err);
+} kmin_type;
 
-static mg_status q4_k_encode(const float *x, const float *qw, uint64_t n, void *out, mg_error *err) {
-    MG_TRY(mg_ref_check(MG_Q4_K, x, qw, n, err));
-    const mg_qkx_search *p = qw ? &mg_qkx_q4_weighted : &mg_qkx_q4_plain;
-    mg_blk_q4_k *blk = out;
-    lanes b;
-    uint8_t code[MG_SUPER];
-    float D[8], M[8];
-    for (uint64_t left = n / MG_SUPER; left;) {
-        int count = batch(left, 4);
-        if (search(p, x, qw, 32, count, 2.0f, &b)) {
-            for (int k = 0; k < count; k++) {
-                int at = 8 * k;
-                mg_ref_k45_scales(b.scale + at, b.minimum + at, qw ? b.sum_w + at : NULL, blk[k].d, blk[k].dmin,
-                                  blk[k].scales, D, M);
-                for (int j = 0; j < 8; j++)
-                    final_codes(x + MG_SUPER * k + 32 * j, 32, 15, D[j], M[j], b.s[at + j], b.lo[at + j],
-                                code + 32 * j);
-                mg_ref_q4_k_pack(code, &blk[k]);
-            }
-        } else {
-            MG_TRY(mg_ref_q4_k_encode(x, qw, (uint64_t)count * MG_SUPER, blk, err));
-        }
-        x += MG_SUPER * count;
-        if (qw) qw += MG_SUPER * count;
-        blk += count;
-        left -= (uint64_t)count;
-    }
-    return MG_OK;
-}
-
-static mg_status q5_k_encode(const float *x, const float *qw, uint64_t n, void *out, mg_error *err) {
-    MG_TRY(mg_ref_check(MG_Q5_K, x, qw, n, err));
-    const mg_qkx_search *p = qw ? &mg_qkx_q5_weighted : &mg_qkx_q5_plain;
-    mg_blk_q5_k *blk = out;
-    lanes b;
-    uint8_t code[MG_SUPER];
-    float D[8], M[8];
-    for (uint64_t left = n / MG_SUPER; left;) {
-        int count = batch(left, 4);
-        if (search(p, x, qw, 32, count, 2.0f, &b)) {
-            for (int k = 0; k < count; k++) {
-                int at = 8 * k;
-                mg_ref_k45_scales(b.scale + at, b.minimum + at, qw ? b.sum_w + at : NULL, blk[k].d, blk[k].dmin,
-                                  blk[k].scales, D, M);
-                for (int j = 0; j < 8; j++)
-                    final_codes(x + MG_SUPER * k + 32 * j, 32, 31, D[j], M[j], b.s[at + j], b.lo[at + j],
-                                code + 32 * j);
-                mg_ref_q5_k_pack(code, &blk[k]);
-            }
-        } else {
-            MG_TRY(mg_ref_q5_k_encode(x, qw, (uint64_t)count * MG_SUPER, blk, err));
-        }
-        x += MG_SUPER * count;
-        if (qw) qw += MG_SUPER * count;
-        blk += count;
-        left -= (uint64_t)count;
-    }
-    return MG_OK;
-}
-
-static mg_status q2_k_encode(const float *x, const float *qw, uint64_t n, void *out, mg_error *err) {
-    MG_TRY(mg_ref_check(MG_Q2_K, x, qw, n, err));
-    const mg_qkx_search *p = qw ? &mg_qkx_q2_weighted : &mg_qkx_q2_plain;
-    mg_blk_q2_k *blk = out;
-    lanes b;
+static void block_of(const kmin_type *t, const lanes *b, int k, bool weighted, const float *x, void *blk) {
     uint8_t code[MG_SUPER];
     float D[16], M[16];
+    int per_super = MG_SUPER / t->n, at = per_super * k;
+    t->scales(b, at, weighted, blk, D, M);
+    for (int j = 0; j < per_super; j++)
+        final_codes(x + t->n * j, t->n, t->plain->N, D[j], M[j], b->s[at + j], b->lo[at + j], code + t->n * j);
+    t->pack(code, blk);
+}
+
+static mg_status encode(const kmin_type *t, const float *x, const float *qw, uint64_t n, void *out, mg_error *err) {
+    MG_TRY(mg_ref_check(t->dtype, x, qw, n, err));
+    uint8_t *blk = out;
+    uint32_t bytes = mg_dtype_get(t->dtype)->block_bytes;
+    lanes b;
     for (uint64_t left = n / MG_SUPER; left;) {
-        int count = batch(left, 2);
-        if (search(p, x, qw, 16, count, 1.0f, &b)) {
-            for (int k = 0; k < count; k++) {
-                int at = 16 * k;
-                mg_ref_q2_k_scales(b.scale + at, b.minimum + at, qw ? b.sum_w + at : NULL, &blk[k], D, M);
-                for (int j = 0; j < 16; j++)
-                    final_codes(x + MG_SUPER * k + 16 * j, 16, 3, D[j], M[j], b.s[at + j], b.lo[at + j], code + 16 * j);
-                mg_ref_q2_k_pack(code, &blk[k]);
-            }
+        int count = t->most;
+        while ((uint64_t)count > left) count /= 2;
+        if (search(qw ? t->weighted : t->plain, x, qw, t->n, count, t->sigma2, &b)) {
+            for (int k = 0; k < count; k++) block_of(t, &b, k, qw != NULL, x + MG_SUPER * k, blk + bytes * (uint32_t)k);
         } else {
-            MG_TRY(mg_ref_q2_k_encode(x, qw, (uint64_t)count * MG_SUPER, blk, err));
+            MG_TRY(t->scalar(x, qw, (uint64_t)count * MG_SUPER, blk, err));
         }
         x += MG_SUPER * count;
         if (qw) qw += MG_SUPER * count;
-        blk += count;
+        blk += bytes * (uint32_t)count;
         left -= (uint64_t)count;
     }
     return MG_OK;
+}
+
+static void q2_scales(const lanes *b, int at, bool weighted, void *blk, float *D, float *M) {
+    mg_ref_q2_k_scales(b->scale + at, b->minimum + at, weighted ? b->sum_w + at : NULL, blk, D, M);
+}
+static void q4_scales(const lanes *b, int at, bool weighted, void *blk, float *D, float *M) {
+    mg_blk_q4_k *o = blk;
+    mg_ref_k45_scales(b->scale + at, b->minimum + at, weighted ? b->sum_w + at : NULL, o->d, o->dmin, o->scales, D, M);
+}
+static void q5_scales(const lanes *b, int at, bool weighted, void *blk, float *D, float *M) {
+    mg_blk_q5_k *o = blk;
+    mg_ref_k45_scales(b->scale + at, b->minimum + at, weighted ? b->sum_w + at : NULL, o->d, o->dmin, o->scales, D, M);
+}
+static void q2_pack(const uint8_t *code, void *blk) {
+    mg_ref_q2_k_pack(code, blk);
+}
+static void q4_pack(const uint8_t *code, void *blk) {
+    mg_ref_q4_k_pack(code, blk);
+}
+static void q5_pack(const uint8_t *code, void *blk) {
+    mg_ref_q5_k_pack(code, blk);
+}
+
+static const kmin_type q2 = {MG_Q2_K,   &mg_qkx_q2_plain, &mg_qkx_q2_weighted, 16, 2, 1.0f,
+                             q2_scales, q2_pack,          mg_ref_q2_k_encode};
+static const kmin_type q4 = {MG_Q4_K,   &mg_qkx_q4_plain, &mg_qkx_q4_weighted, 32, 4, 2.0f,
+                             q4_scales, q4_pack,          mg_ref_q4_k_encode};
+static const kmin_type q5 = {MG_Q5_K,   &mg_qkx_q5_plain, &mg_qkx_q5_weighted, 32, 4, 2.0f,
+                             q5_scales, q5_pack,          mg_ref_q5_k_encode};
+
+static mg_status q2_k_encode(const float *x, const float *qw, uint64_t n, void *out, mg_error *err) {
+    return encode(&q2, x, qw, n, out, err);
+}
+static mg_status q4_k_encode(const float *x, const float *qw, uint64_t n, void *out, mg_error *err) {
+    return encode(&q4, x, qw, n, out, err);
+}
+static mg_status q5_k_encode(const float *x, const float *qw, uint64_t n, void *out, mg_error *err) {
+    return encode(&q5, x, qw, n, out, err);
+}
+
+/* 8 codes, each in the low bits of a byte at p after a shift. */
+static inline __m256i codes8(const uint8_t *p, int shift, int mask) {
+    __m256i q = _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p));
+    return _mm256_and_si256(_mm256_srl_epi32(q, _mm_cvtsi32_si128(shift)), _mm256_set1_epi32(mask));
+}
+
+/* out = D code - M */
+static inline void put8(float *out, VF D, VF M, __m256i code) {
+    _mm256_storeu_ps(out, _mm256_sub_ps(_mm256_mul_ps(D, _mm256_cvtepi32_ps(code)), M));
+}
+
+static void q4_k_decode(const void *in, uint64_t n, float *out) {
+    const mg_blk_q4_k *b = in;
+    for (; n; n -= MG_SUPER, b++) {
+        float D[8], M[8];
+        mg_ref_k45_unpack(mg_get_f16(b->d), mg_get_f16(b->dmin), b->scales, D, M);
+        for (int j = 0; j < 8; j++, out += 32) {
+            VF d = _mm256_set1_ps(D[j]), m = _mm256_set1_ps(M[j]);
+            for (int l = 0; l < 32; l += 8) put8(out + l, d, m, codes8(b->qs + 32 * (j / 2) + l, j % 2 * 4, 15));
+        }
+    }
+}
+
+static void q5_k_decode(const void *in, uint64_t n, float *out) {
+    const mg_blk_q5_k *b = in;
+    for (; n; n -= MG_SUPER, b++) {
+        float D[8], M[8];
+        mg_ref_k45_unpack(mg_get_f16(b->d), mg_get_f16(b->dmin), b->scales, D, M);
+        for (int j = 0; j < 8; j++, out += 32) {
+            VF d = _mm256_set1_ps(D[j]), m = _mm256_set1_ps(M[j]);
+            for (int l = 0; l < 32; l += 8) {
+                __m256i high = _mm256_slli_epi32(codes8(b->qh + l, j, 1), 4);
+                put8(out + l, d, m, _mm256_or_si256(high, codes8(b->qs + 32 * (j / 2) + l, j % 2 * 4, 15)));
+            }
+        }
+    }
 }
 
 void mg_codecs_fill_avx2_kmin(mg_codec *table) {
     table[MG_Q2_K].encode = q2_k_encode;
     table[MG_Q4_K].encode = q4_k_encode;
     table[MG_Q5_K].encode = q5_k_encode;
+    table[MG_Q4_K].decode = q4_k_decode;
+    table[MG_Q5_K].decode = q5_k_decode;
 }
 
 #else

@@ -1,4 +1,5 @@
-/* ksigned_avx2.c - Q6_K encoder, eight lanes: one sub-block of 16 per lane, up to four vectors in step.
+/* ksigned_avx2.c - Q6_K: the encoder with one sub-block of 16 in each of eight lanes, up to four vectors in step; the
+ * decoder.
  *
  * QX has no running state but the best score, so every lane runs its sub-block through the 19 candidates in the scalar
  * order. R needs no guard: |s x| <= 32.9 since |x| <= |max| and max is at least 1e-15. */
@@ -28,11 +29,13 @@ static inline __attribute__((always_inline)) void qx(const int nv, const int N, 
     const VF low = _mm256_set1_ps((float)-N), high = _mm256_set1_ps((float)(N - 1));
     VF amax[MAX_V], max[MAX_V], live[MAX_V], scale[MAX_V], best[MAX_V], s_acc[MAX_V];
     EACH_V amax[v] = max[v] = zero;
-    for (int i = 0; i < SUB; i++) EACH_V {
+    for (int i = 0; i < SUB; i++) {
+        EACH_V {
             VF x = vf_load(b->x + (size_t)i * L + 8 * v), a = vf_abs(x), more = _mm256_cmp_ps(a, amax[v], _CMP_GT_OQ);
             amax[v] = _mm256_blendv_ps(amax[v], a, more);
             max[v] = _mm256_blendv_ps(max[v], x, more);
         }
+    }
     EACH_V {
         live[v] = _mm256_cmp_ps(amax[v], _mm256_set1_ps(MG_REF_EPS), _CMP_GE_OQ);
         max[v] = _mm256_blendv_ps(one, max[v], live[v]);
@@ -47,12 +50,14 @@ static inline __attribute__((always_inline)) void qx(const int nv, const int N, 
             s[v] = _mm256_div_ps(top, max[v]);
             A[v] = B[v] = zero;
         }
-        for (int k = 0; k < SUB; k++) EACH_V {
+        for (int k = 0; k < SUB; k++) {
+            EACH_V {
                 VF x = vf_load(b->x + (size_t)k * L + 8 * v), w = vf_load(b->w + (size_t)k * L + 8 * v);
                 VF l = _mm256_min_ps(_mm256_max_ps(vf_round(_mm256_mul_ps(s[v], x)), low), high);
                 A[v] = _mm256_add_ps(A[v], _mm256_mul_ps(_mm256_mul_ps(w, x), l));
                 B[v] = _mm256_add_ps(B[v], _mm256_mul_ps(_mm256_mul_ps(w, l), l));
             }
+        }
         EACH_V {
             VF take;
             if (c == 0) {
@@ -128,8 +133,33 @@ static mg_status q6_k_encode(const float *x, const float *qw, uint64_t n, void *
     return MG_OK;
 }
 
+static inline __m256i bytes8(const uint8_t *p) {
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(const void *)p));
+}
+
+static void q6_k_decode(const void *in, uint64_t n, float *out) {
+    const mg_blk_q6_k *b = in;
+    const __m256i low4 = _mm256_set1_epi32(15), high2 = _mm256_set1_epi32(0x30), off = _mm256_set1_epi32(32);
+    for (; n; n -= MG_SUPER, b++) {
+        float d = mg_get_f16(b->d);
+        for (int g = 0; g < 8; g++, out += 32) { /* quarter k of half h */
+            int h = g / 4, k = g % 4;
+            const uint8_t *ql = b->ql + 64 * h + 32 * (k % 2), *qh = b->qh + 32 * h;
+            __m128i down = _mm_cvtsi32_si128(k / 2 * 4), up = _mm_cvtsi32_si128(2 * k);
+            for (int l = 0; l < 32; l += 8) {
+                __m256i low = _mm256_and_si256(_mm256_srl_epi32(bytes8(ql + l), down), low4);
+                __m256i high = _mm256_srl_epi32(_mm256_slli_epi32(bytes8(qh + l), 4), up);
+                __m256i q = _mm256_sub_epi32(_mm256_or_si256(low, _mm256_and_si256(high, high2)), off);
+                VF scale = _mm256_set1_ps(d * (float)b->scales[2 * g + l / 16]);
+                _mm256_storeu_ps(out + l, _mm256_mul_ps(scale, _mm256_cvtepi32_ps(q)));
+            }
+        }
+    }
+}
+
 void mg_codecs_fill_avx2_ksigned(mg_codec *table) {
     table[MG_Q6_K].encode = q6_k_encode;
+    table[MG_Q6_K].decode = q6_k_decode;
 }
 
 #else
