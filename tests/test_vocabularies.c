@@ -64,7 +64,10 @@ static void run_golden(const char *shared, const char *name) {
 
 Test(vocabularies, golden) {
     const char *shared = getenv("MOEGRAFT_SHARED");
-    if (!shared) cr_skip_test("MOEGRAFT_SHARED is not set: the 94 cases of llama-spm and phi-3 are not run");
+    if (!shared) {
+        fputs("vocabularies: MOEGRAFT_SHARED is not set, the 94 cases of llama-spm and phi-3 are not run\n", stderr);
+        cr_skip_test("MOEGRAFT_SHARED is not set");
+    }
     run_golden(shared, "llama-spm");
     run_golden(shared, "phi-3");
 }

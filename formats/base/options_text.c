@@ -33,21 +33,20 @@ static void spell(const mg_opt *o, char *buf, size_t size) {
     snprintf(buf + at, size - at, "%s%s", o->arg ? " " : "", o->arg ? o->arg : "");
 }
 
-/* Words of text from column `at` on, wrapped before column 100, continuation lines indented. */
-static void wrap(FILE *to, const char *text, size_t indent, size_t at) {
+/* Words of text from column `indent` on, wrapped before column 100, continuation lines indented. */
+static void wrap(FILE *to, const char *text, size_t indent) {
+    size_t at = indent;
     while (*text) {
         size_t n = strcspn(text, " ");
-        if (at + n > 99 && at > indent) {
+        bool fits = at + n < 100;
+        if (at > indent && fits) fputc(' ', to);
+        if (at > indent && !fits) {
             fprintf(to, "\n%*s", (int)indent, "");
             at = indent;
         }
         fprintf(to, "%.*s", (int)n, text);
-        at += n;
-        text += n;
-        if (*text == ' ') {
-            text++;
-            if (*text) fputc(' ', to), at++;
-        }
+        at += n + 1; /* the blank that a next word needs */
+        text += n + (text[n] == ' ');
     }
     fputc('\n', to);
 }
@@ -76,7 +75,7 @@ static void help_rows(const mg_opt *opts, FILE *to) {
             fprintf(to, "\n%*s", COLUMN, "");
         else
             fprintf(to, "%*s", (int)(COLUMN - n), "");
-        wrap(to, right, COLUMN, COLUMN);
+        wrap(to, right, COLUMN);
     }
 }
 
@@ -100,7 +99,7 @@ void mg_options_help(const mg_tool_info *tool, const mg_opt *opts, FILE *to) {
         fprintf(to, "\nExamples:\n%s%s", tool->examples, n && tool->examples[n - 1] == '\n' ? "" : "\n");
     }
     fprintf(to, "\nExit status: ");
-    wrap(to, exits, 13, 13);
+    wrap(to, exits, 13);
 }
 
 /* Text as roff: backslashes and hyphens escaped, no line that begins with a request character. */
