@@ -20,6 +20,7 @@ ELSEWHERE = re.compile("|".join([
 # file: (what may stand there, why)
 ALLOWED = {
     "formats/tokenizer_spm.c": (r"""["']llama["']""", "value of tokenizer.ggml.model for SentencePiece vocabularies"),
+    "convert/gguf_vocab.c": (r"""["']llama["']""", "value of tokenizer.ggml.model for SentencePiece vocabularies"),
     "formats/tool_moegraft.c": (r"Mistral layouts", "help text: the layout --to mistral writes"),
 }
 
