@@ -8,6 +8,8 @@
  * activations stream past. Fewer when rows are so long that the stored tile would pass RAW_MAX. */
 #define NC_MAX  96
 #define RAW_MAX (4u << 20)
+/* Floats between decoded rows: 16 rows a power of two apart would share a few sets of the first-level cache. */
+#define ROW_LD (MG_GEMM_KC + 16)
 
 typedef struct task {
     const mg_linear_job *job;
@@ -94,8 +96,8 @@ static void pack_chunk(const mg_math *t, const task *k, const void *raw, uint64_
                        float *rows, float *chunk) {
     for (uint64_t p = 0; p < n; p += MG_GEMM_NR) {
         uint64_t take = n - p < MG_GEMM_NR ? n - p : MG_GEMM_NR;
-        mg_f32_source_decode(&k->w, (const uint8_t *)raw + p * k->w.row_bytes, take, k0, kc, rows, MG_GEMM_KC);
-        t->pack_w(chunk + p * kc, rows, MG_GEMM_KC, (uint32_t)take, kc);
+        mg_f32_source_decode(&k->w, (const uint8_t *)raw + p * k->w.row_bytes, take, k0, kc, rows, ROW_LD);
+        t->pack_w(chunk + p * kc, rows, ROW_LD, (uint32_t)take, kc);
     }
 }
 
@@ -114,7 +116,7 @@ static mg_status linear_ticket(void *ctx, uint64_t ticket, unsigned worker, mg_e
     mg_linear_worker *w = &r->l->per_worker[worker];
     uint64_t j = (ticket - k->first_ticket) * k->nc, n = k->n - j < k->nc ? k->n - j : k->nc;
     MG_TRY(worker_raw(w, n * k->w.row_bytes, err));
-    MG_TRY(mg_fbuf_need(&w->rows, MG_GEMM_NR, MG_GEMM_KC, err));
+    MG_TRY(mg_fbuf_need(&w->rows, MG_GEMM_NR, ROW_LD, err));
     MG_TRY(mg_fbuf_need(&w->chunk, mg_gemm_w_floats(k->nc), 1, err));
     MG_TRY(mg_f32_source_read(&k->w, j, n, w->raw, err));
     for (uint64_t k0 = 0; k0 < k->k; k0 += MG_GEMM_KC) {

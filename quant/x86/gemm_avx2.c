@@ -3,6 +3,9 @@
 #include "quant/math/mathtwins.h"
 #include "quant/x86/vec_avx2.inc"
 #define MR 6
+#ifndef __clang__
+#define MG_UNROLL_K _Pragma("GCC unroll 4")
+#endif
 #include "quant/math/gemm_tmpl.inc"
 
 /* 8 rows by 8 k from src into dst[k][16], transposed in registers. */
