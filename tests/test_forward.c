@@ -2,6 +2,7 @@
  * the cache must not change a bit. Instruction sets are compared end to end (e2e/forward.py): one process has one. */
 #include <criterion/criterion.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
