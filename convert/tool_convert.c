@@ -1,5 +1,6 @@
 /* tool_convert.c - moegraft-convert: between Hugging Face directories and GGUF, float types and Q8_0. */
 #include "convert/convert.h"
+#include "convert/tool_plan.h"
 #include "formats/arch/arch.h"
 #include "formats/base/file.h"
 #include "formats/base/options.h"
@@ -146,52 +147,6 @@ static mg_status plan_hf(args *a, mg_plan *p, mg_model *m, uint32_t *out, mg_err
     return MG_OK;
 }
 
-static mg_status show(args *a, mg_plan *p, uint32_t out, const mg_exec_options *eo, mg_error *err) {
-    if (!a->c.json) return mg_plan_print(p, out, eo, stdout, err);
-    mg_json *j;
-    uint64_t memory;
-    MG_TRY(mg_plan_json(p, out, &j, err));
-    char *text = NULL;
-    mg_status st = mg_plan_memory(p, eo, &memory, err);
-    if (st == MG_OK) mg_json_set_u64(j, "peak_memory_bytes", memory);
-    if (st == MG_OK) st = mg_json_print(&text, j, 2, err);
-    mg_json_free(j);
-    if (st == MG_OK) puts(text);
-    free(text);
-    return st;
-}
-
-static mg_status report(const args *a, const mg_exec_result *r, mg_error *err) {
-    if (!a->c.json) {
-        for (uint32_t i = 0; i < r->n_files; i++)
-            printf("%s  %s  %llu bytes\n", r->files[i].sha256, r->files[i].path, (unsigned long long)r->files[i].size);
-    } else {
-        mg_json *j = mg_json_new_object(), *files = mg_json_new_array();
-        mg_json_set_i64(j, "schema", 1);
-        mg_json_set(j, "files", files);
-        for (uint32_t i = 0; i < r->n_files; i++) {
-            mg_json *f = mg_json_new_object();
-            mg_json_set_str(f, "path", r->files[i].path);
-            mg_json_set_u64(f, "size", r->files[i].size);
-            mg_json_set_str(f, "sha256", r->files[i].sha256);
-            mg_json_push(files, f);
-        }
-        mg_json_set_u64(j, "bytes_read", r->bytes_read);
-        mg_json_set_u64(j, "bytes_written", r->bytes_written);
-        mg_json_set_u64(j, "peak_memory_bytes", mg_peak_memory());
-        char *text;
-        mg_status st = mg_json_print(&text, j, 2, err);
-        mg_json_free(j);
-        MG_TRY(st);
-        puts(text);
-        free(text);
-    }
-    mg_job_cost cost = {.label = "convert", .read = r->bytes_read, .written = r->bytes_written};
-    if (r->n_files == 1) cost.sha256 = r->files[0].sha256;
-    if (!a->c.quiet) mg_progress_cost(stderr, a->c.progress, &cost);
-    return MG_OK;
-}
-
 static mg_status work(args *a, mg_plan *p, mg_model *m, mg_error *err) {
     uint32_t out;
     if (a->c.verbose)
@@ -205,10 +160,8 @@ static mg_status work(args *a, mg_plan *p, mg_model *m, mg_error *err) {
                           .progress = a->c.progress,
                           .label = "convert",
                           .manifest = !a->no_manifest};
-    if (a->c.dry_run) return show(a, p, out, &eo, err);
-    mg_exec_result r;
-    MG_TRY(mg_plan_execute(p, &eo, &r, err));
-    return report(a, &r, err);
+    if (a->c.dry_run) return mg_tool_plan_show(p, &out, 1, &eo, a->c.json, err);
+    return mg_tool_plan_execute(p, &eo, a->c.json, a->c.quiet, err);
 }
 
 int main(int argc, char **argv) {

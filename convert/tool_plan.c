@@ -15,11 +15,13 @@ static mg_status print_json(mg_json *root, mg_error *err) {
     return MG_OK;
 }
 
-static mg_status show_json(mg_plan *p, const uint32_t *out, size_t n, mg_error *err) {
+static mg_status show_json(mg_plan *p, const uint32_t *out, size_t n, const mg_exec_options *opt, mg_error *err) {
     mg_json *one = NULL, *all = mg_json_new_object(), *list = mg_json_new_array();
-    mg_status st = MG_OK;
+    uint64_t memory = 0;
+    mg_status st = mg_plan_memory(p, opt, &memory, err);
     for (size_t i = 0; i < n && st == MG_OK; i++) {
         st = mg_plan_json(p, out[i], &one, err);
+        if (st == MG_OK) mg_json_set_u64(one, "peak_memory_bytes", memory); /* with the threads asked for */
         if (st == MG_OK && n > 1) mg_json_push(list, one);
     }
     mg_json_set_i64(all, "schema", 1);
@@ -34,7 +36,7 @@ static mg_status show_json(mg_plan *p, const uint32_t *out, size_t n, mg_error *
 
 mg_status mg_tool_plan_show(mg_plan *p, const uint32_t *out, size_t n, const mg_exec_options *opt, bool json,
                             mg_error *err) {
-    if (json) return show_json(p, out, n, err);
+    if (json) return show_json(p, out, n, opt, err);
     for (size_t i = 0; i < n; i++) MG_TRY(mg_plan_print(p, out[i], opt, stdout, err));
     return MG_OK;
 }
@@ -51,6 +53,9 @@ static mg_status show_files(const mg_exec_result *res, bool json, mg_error *err)
     }
     mg_json_set_i64(root, "schema", 1);
     mg_json_set(root, "files", files);
+    mg_json_set_u64(root, "bytes_read", res->bytes_read);
+    mg_json_set_u64(root, "bytes_written", res->bytes_written);
+    mg_json_set_u64(root, "peak_memory_bytes", mg_peak_memory());
     if (json) return print_json(root, err);
     mg_json_free(root);
     return MG_OK;
