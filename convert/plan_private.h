@@ -65,6 +65,9 @@ struct mg_plan {
     uint64_t unit_bytes; /* MG_UNIT_BYTES; tests use smaller ones */
 };
 
+/* Copy *proto into the plan after computing its sizes, or return the equal node that exists. Children, factors, weights
+ * and data of proto must be the plan's (children: the array is copied). */
+mg_status mg_expr_intern(mg_plan *p, mg_expr *proto, const mg_expr **out, mg_error *err) MG_MUST_CHECK;
 /* Grow a malloc'ed array so that index n fits. */
 mg_status mg_plan_grow(void *array_ptr, uint32_t *cap, uint32_t n, size_t item, mg_error *err) MG_MUST_CHECK;
 mg_status mg_plan_output_get(mg_plan *p, uint32_t out, mg_plan_output **o, mg_error *err) MG_MUST_CHECK;

@@ -1,0 +1,75 @@
+/* expr_json.c - an expression in words: the recipe of the manifest, and where a tensor mainly comes from. */
+#include "convert/expr.h"
+
+static const char *const view_names[] = {
+    [MG_VIEW_SELECT] = "select",
+    [MG_VIEW_ROWS] = "rows",
+    [MG_VIEW_GROUPS] = "groups",
+    [MG_VIEW_ROPE_UNPERM] = "rope_half_split",
+    [MG_VIEW_ROPE_PERM] = "rope_interleave",
+    [MG_VIEW_TRANSPOSE] = "transpose",
+    [MG_VIEW_RESHAPE] = "reshape",
+    [MG_VIEW_ADD] = "add",
+};
+
+static mg_json *view_json(const mg_expr *e) {
+    mg_json *a = mg_json_new_array();
+    const mg_view *v = &e->view;
+    mg_json_push(a, mg_json_new_str(view_names[v->kind]));
+    if (v->kind == MG_VIEW_ADD) mg_json_push(a, mg_json_new_f64(v->value));
+    if (v->kind != MG_VIEW_ADD && v->kind != MG_VIEW_TRANSPOSE) mg_json_push(a, mg_json_new_u64(v->a));
+    bool rows = v->kind == MG_VIEW_ROWS || v->kind == MG_VIEW_GROUPS;
+    if (rows) mg_json_push(a, mg_json_new_u64(v->step ? v->step : 1));
+    if (rows || v->kind == MG_VIEW_RESHAPE) mg_json_push(a, mg_json_new_u64(v->b));
+    return a;
+}
+
+static mg_json *hash_json(mg_xxh128 h) {
+    char hex[33];
+    mg_hex(h.bytes, sizeof h.bytes, hex);
+    return mg_json_new_str(hex);
+}
+
+/* ["const"|"slot", dtype, [shape], xxh3 of the bytes] */
+static mg_json *memory_json(const mg_expr *e) {
+    mg_json *a = mg_json_new_array(), *shape = mg_json_new_array();
+    mg_json_push(a, mg_json_new_str(e->op == MG_EX_CONST ? "const" : "slot"));
+    mg_json_push(a, mg_json_new_str(mg_dtype_get(e->t.dtype)->name));
+    for (uint32_t i = 0; i < e->t.rank; i++) mg_json_push(shape, mg_json_new_u64(e->t.shape[i]));
+    mg_json_push(a, shape);
+    const void *data = __atomic_load_n(&(e->slot ? e->slot : e)->data, __ATOMIC_ACQUIRE);
+    mg_json_push(a, data ? hash_json(mg_xxh128_of(data, (size_t)e->t.n_bytes)) : mg_json_new_null());
+    return a;
+}
+
+mg_json *mg_expr_json(const mg_expr *e) {
+    static const char *const names[MG_EX_OP_COUNT] = {"source", "const", "slot",   "cast",
+                                                      "linear", "stack", "concat", ""};
+    mg_json *a;
+    if (e->op == MG_EX_CONST || e->op == MG_EX_SLOT) return memory_json(e);
+    if (e->op == MG_EX_VIEW) {
+        a = view_json(e);
+    } else {
+        a = mg_json_new_array();
+        mg_json_push(a, mg_json_new_str(names[e->op]));
+    }
+    if (e->op == MG_EX_SOURCE) {
+        mg_json_push(a, mg_json_new_u64(e->input));
+        mg_json_push(a, mg_json_new_str(e->t.name));
+    }
+    if (e->op == MG_EX_CAST) {
+        mg_json_push(a, mg_json_new_str(mg_dtype_get(e->t.dtype)->name));
+        if (e->weights) mg_json_push(a, hash_json(e->hash));
+    }
+    for (uint32_t i = 0; i < e->n_children; i++) {
+        if (e->op == MG_EX_LINEAR) mg_json_push(a, mg_json_new_f64(e->factors[i]));
+        mg_json_push(a, mg_expr_json(e->children[i]));
+    }
+    return a;
+}
+
+const char *mg_expr_origin(const mg_expr *e, mg_dtype *dtype) {
+    while (e->n_children) e = e->children[0];
+    if (dtype) *dtype = e->t.dtype;
+    return e->op == MG_EX_SOURCE ? e->t.name : "computed";
+}
