@@ -1,6 +1,7 @@
 /* test_forward.c - the forward pass against transformers' activations, and against itself: threads, batches, chunks and
  * the cache must not change a bit. Instruction sets are compared end to end (e2e/forward.py): one process has one. */
 #include <criterion/criterion.h>
+#include <stdio.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
