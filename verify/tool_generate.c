@@ -113,7 +113,7 @@ static mg_status write_text(writer *w, mg_error *err) {
     MG_TRY(show(w, false, err));
     for (uint64_t i = 0; i < w->a->n; i++) {
         int32_t id;
-        if (mg_interrupted()) return (mg_status)mg_interrupted();
+        if (mg_interrupted()) return mg_fail(err, (mg_status)mg_interrupted(), "stopped by a signal");
         MG_TRY(feed(w, from, err));
         from = w->ids.n;
         MG_TRY(mg_sampler_next(&w->sampler, w->logits, vocab, &id, err));
