@@ -6,8 +6,8 @@
 #include "quant/codec.h"
 
 /* One per file of quant/x86; table[MG_DTYPE_COUNT]. On other processors than x86-64 they change nothing. */
-void mg_codecs_fill_avx2_legacy(mg_codec *table);  /* F16, Q8_0, Q4_0 */
+void mg_codecs_fill_avx2_legacy(mg_codec *table);  /* F16, Q8_0, Q4_0, Q5_0 */
 void mg_codecs_fill_avx2_kmin(mg_codec *table);    /* Q2_K, Q4_K, Q5_K */
-void mg_codecs_fill_avx2_ksigned(mg_codec *table); /* Q6_K */
+void mg_codecs_fill_avx2_ksigned(mg_codec *table); /* Q3_K, Q6_K */
 
 #endif

@@ -135,7 +135,9 @@ static void compare_encode(const mg_codec *ref, const mg_codec *twin) {
     int block = (int)mg_dtype_get(ref->dtype)->block;
     for (int n = block; n <= 11 * block && n <= MAX_N; n += block) { /* tails */
         fill(x, n, GAUSS);
+        fill_weights(w, n);
         compare_row(ref, twin, x, NULL, n, "tail");
+        if (ref->imatrix != MG_IMATRIX_IGNORED) compare_row(ref, twin, x, w, n, "tail");
     }
 }
 

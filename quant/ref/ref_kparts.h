@@ -19,11 +19,13 @@ void mg_ref_k45_scales(const float *scales, const float *mins, const float *sw, 
                        uint8_t *B, float *D, float *M);
 /* D and M of the eight sub-blocks of Q4_K and Q5_K from a block's fields. */
 void mg_ref_k45_unpack(float d, float dmin, const uint8_t *B, float *D, float *M);
-/* As the _scales above for signed scales; false when the super-block is zero (all bytes of *b are then 0). */
+/* As the _scales above for signed scales; Q6_K: false when the super-block is zero (all bytes of *b are then 0). */
+void mg_ref_q3_k_scales(const float *scales, const float *sw, mg_blk_q3_k *b, float *D);
 bool mg_ref_q6_k_scales(const float *scales, mg_blk_q6_k *b, float *D);
 
 /* The 256 codes of a super-block into the block. */
 void mg_ref_q2_k_pack(const uint8_t *code, mg_blk_q2_k *b);
+void mg_ref_q3_k_pack(const uint8_t *code, mg_blk_q3_k *b);
 void mg_ref_q4_k_pack(const uint8_t *code, mg_blk_q4_k *b);
 void mg_ref_q5_k_pack(const uint8_t *code, mg_blk_q5_k *b);
 void mg_ref_q6_k_pack(const uint8_t *code, mg_blk_q6_k *b);

@@ -43,7 +43,7 @@ static float q3_scale_codes(const float *scales, uint8_t *s) {
     return 1.0f / inv;
 }
 
-static void q3_pack_codes(const uint8_t *code, mg_blk_q3_k *b) {
+void mg_ref_q3_k_pack(const uint8_t *code, mg_blk_q3_k *b) {
     memset(b->hmask, 0, sizeof b->hmask);
     memset(b->qs, 0, sizeof b->qs);
     for (int i = 0; i < MG_SUPER; i++) {
@@ -52,9 +52,16 @@ static void q3_pack_codes(const uint8_t *code, mg_blk_q3_k *b) {
     }
 }
 
+void mg_ref_q3_k_scales(const float *scales, const float *sw, mg_blk_q3_k *b, float *D) {
+    uint8_t s[16];
+    float d = mg_put_f16(b->d, sw ? mg_ref_qx(16, 32, scales, sw, s) : q3_scale_codes(scales, s));
+    q3_pack_scales(s, b->scales);
+    for (int j = 0; j < 16; j++) D[j] = d * (float)q3_scale(b->scales, j);
+}
+
 static void q3_k_block(const float *x, const float *qw, mg_blk_q3_k *b) {
-    uint8_t code[MG_SUPER], s[16];
-    float scales[16], sw[16], w[16];
+    uint8_t code[MG_SUPER];
+    float scales[16], sw[16], w[16], D[16];
     float sigma2 = qw ? 2.0f * mg_ref_sum_sq(x, MG_SUPER) / (float)MG_SUPER : 0.0f;
     for (int j = 0; j < 16; j++) {
         if (!qw) {
@@ -66,10 +73,9 @@ static void q3_k_block(const float *x, const float *qw, mg_blk_q3_k *b) {
         for (int i = 0; i < 16; i++) sw[j] += w[i];
         scales[j] = mg_ref_qx(16, 4, x + 16 * j, w, code + 16 * j);
     }
-    float d = mg_put_f16(b->d, qw ? mg_ref_qx(16, 32, scales, sw, s) : q3_scale_codes(scales, s));
-    q3_pack_scales(s, b->scales);
-    for (int j = 0; j < 16; j++) requantize(x + 16 * j, d * (float)q3_scale(b->scales, j), 4, code + 16 * j);
-    q3_pack_codes(code, b);
+    mg_ref_q3_k_scales(scales, qw ? sw : NULL, b, D);
+    for (int j = 0; j < 16; j++) requantize(x + 16 * j, D[j], 4, code + 16 * j);
+    mg_ref_q3_k_pack(code, b);
 }
 
 mg_status mg_ref_q3_k_encode(const float *x, const float *weights, uint64_t n, void *out, mg_error *err) {

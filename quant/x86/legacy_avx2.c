@@ -10,6 +10,7 @@
 #include "quant/ref/ref.h"
 #include "quant/ref/ref_search.h"
 #include "quant/x86/codec_avx2.inc"
+#include "quant/x86/qx_avx2.inc"
 
 static mg_status f16_encode(const float *x, const float *weights, uint64_t n, void *out, mg_error *err) {
     MG_TRY(mg_ref_check(MG_F16, x, weights, n, err));
@@ -91,8 +92,94 @@ static __m128i q4_0_codes(VF a, VF b, VF id) {
     return _mm_min_epi8(vi_bytes16(p, q), _mm_set1_epi8(15));
 }
 
+/* Codes 0..2N-1 of 32 elements from the accepted inverse scale; 0 for a zero block. */
+static __m256i qx_codes(const float *x, int N, float s) {
+    if (s == 0.0f) return _mm256_setzero_si256();
+    __m256i q[4], off = _mm256_set1_epi32(N);
+    for (int k = 0; k < 4; k++) {
+        q[k] = _mm256_cvtps_epi32(vf_round(_mm256_mul_ps(_mm256_set1_ps(s), vf_load(x + 8 * k))));
+        q[k] = _mm256_add_epi32(vi_clamp(q[k], -N, N - 1), off);
+    }
+    return _mm256_setr_m128i(vi_bytes16(q[0], q[1]), vi_bytes16(q[2], q[3]));
+}
+
+static __m128i nibbles(__m256i code) {
+    __m256i low = _mm256_and_si256(code, _mm256_set1_epi8(15));
+    return _mm_or_si128(_mm256_castsi256_si128(low), _mm_slli_epi16(_mm256_extracti128_si256(low, 1), 4));
+}
+
+/* Search of the next up to 32 blocks of a row with the row's sigma2; returns how many. N is a constant at both calls.
+ */
+static inline __attribute__((always_inline)) int qx_blocks(const int N, const float *x, const float *qw, uint64_t n,
+                                                           float row_sigma2, lanes *b) {
+    static const float zeros[MAX_LANES * 32];
+    float xpad[MAX_LANES * 32], wpad[MAX_LANES * 32], sigma2[MAX_V] = {row_sigma2, row_sigma2, row_sigma2, row_sigma2};
+    if (n >= MAX_LANES * 32) {
+        qx_load(x, qw, sigma2, 32, MAX_V, b);
+        qx(32, MAX_V, N, b);
+        return MAX_LANES;
+    }
+    memcpy(xpad, zeros, sizeof xpad);
+    memcpy(wpad, zeros, sizeof wpad);
+    memcpy(xpad, x, n * sizeof *x);
+    memcpy(wpad, qw, n * sizeof *qw);
+    if (n > 16 * 32) {
+        qx_load(xpad, wpad, sigma2, 32, MAX_V, b);
+        qx(32, MAX_V, N, b);
+    } else {
+        qx_load(xpad, wpad, sigma2, 32, 2, b);
+        qx(32, 2, N, b);
+    }
+    return (int)(n / 32);
+}
+
+static float row_sigma2(const float *x, uint64_t n) {
+    float sum = 0.0f;
+    for (uint64_t i = 0; i < n; i++) sum += x[i] * x[i];
+    return sum / (float)n;
+}
+
+static mg_status q4_0_weighted(const float *x, const float *qw, uint64_t n, void *out, mg_error *err) {
+    MG_TRY(mg_ref_check(MG_Q4_0, x, qw, n, err));
+    mg_blk_q4_0 *blk = out;
+    float sigma2 = row_sigma2(x, n);
+    lanes b;
+    while (n) {
+        int count = qx_blocks(8, x, qw, n, sigma2, &b);
+        for (int k = 0; k < count; k++, blk++) {
+            mg_put_f16(blk->d, b.scale[k]);
+            _mm_storeu_si128((__m128i *)(void *)blk->qs, nibbles(qx_codes(x + 32 * k, 8, b.s[k])));
+        }
+        x += 32 * count;
+        qw += 32 * count;
+        n -= 32 * (uint64_t)count;
+    }
+    return MG_OK;
+}
+
+static mg_status q5_0_encode(const float *x, const float *qw, uint64_t n, void *out, mg_error *err) {
+    if (!qw) return mg_ref_q5_0_encode(x, qw, n, out, err);
+    MG_TRY(mg_ref_check(MG_Q5_0, x, qw, n, err));
+    mg_blk_q5_0 *blk = out;
+    float sigma2 = row_sigma2(x, n);
+    lanes b;
+    while (n) {
+        int count = qx_blocks(16, x, qw, n, sigma2, &b);
+        for (int k = 0; k < count; k++, blk++) {
+            __m256i code = qx_codes(x + 32 * k, 16, b.s[k]);
+            mg_put_f16(blk->d, b.scale[k]);
+            mg_put32(blk->qh, (uint32_t)_mm256_movemask_epi8(_mm256_slli_epi16(code, 3))); /* bit 4 of each byte */
+            _mm_storeu_si128((__m128i *)(void *)blk->qs, nibbles(code));
+        }
+        x += 32 * count;
+        qw += 32 * count;
+        n -= 32 * (uint64_t)count;
+    }
+    return MG_OK;
+}
+
 static mg_status q4_0_encode(const float *x, const float *weights, uint64_t n, void *out, mg_error *err) {
-    if (weights) return mg_ref_q4_0_encode(x, weights, n, out, err);
+    if (weights) return q4_0_weighted(x, weights, n, out, err);
     MG_TRY(mg_ref_check(MG_Q4_0, x, weights, n, err));
     mg_blk_q4_0 *b = out;
     for (; n; n -= 32, x += 32, b++) {
@@ -120,6 +207,7 @@ void mg_codecs_fill_avx2_legacy(mg_codec *table) {
     table[MG_Q8_0].encode = q8_0_encode;
     table[MG_Q8_0].decode = q8_0_decode;
     table[MG_Q4_0].encode = q4_0_encode;
+    table[MG_Q5_0].encode = q5_0_encode;
 }
 
 #else
