@@ -21,6 +21,7 @@ ELSEWHERE = re.compile("|".join([
 ALLOWED = {
     "formats/tokenizer_spm.c": (r"""["']llama["']""", "value of tokenizer.ggml.model for SentencePiece vocabularies"),
     "convert/gguf_vocab.c": (r"""["']llama["']""", "value of tokenizer.ggml.model for SentencePiece vocabularies"),
+    "convert/tool_convert.c": (r"""\"mistral\"|--to mistral""", "the layout of that name"),
     "formats/tool_moegraft.c": (r"Mistral layouts", "help text: the layout --to mistral writes"),
 }
 

@@ -6,6 +6,7 @@ import shutil
 import common
 import moe4
 
+TINY = common.DATA / "models" / "tiny" / "mixtral"
 LLAMA3 = common.DATA / "models" / "tiny" / "llama_rope_llama3"
 moe = moe4.build(common.WORK / "moe4")
 prose = common.DATA / "models" / "donors" / "prose"
@@ -32,7 +33,9 @@ for model in models:
     for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
                 "num_local_experts", "num_experts_per_tok", "vocab_size"):
         common.same(here.get(key), there.get(key), f"{model.name}: {key}")
-    # As files of another run: GGUF -> GGUF leaves everything in place.
+    if model not in (moe, TINY):
+        continue
+    # GGUF -> GGUF leaves everything in place.
     again = common.WORK / f"{model.name}.again.gguf"
     common.run("convert", gguf, again, "-q", "--no-manifest")
     common.same(common.sha256(again), common.sha256(gguf), f"{model.name}: GGUF to GGUF")
@@ -73,7 +76,6 @@ common.same(plan["disk_bytes"], (common.WORK / "moe4-q8.gguf").stat().st_size, "
 common.check("bits per weight" in common.run("convert", moe, "dry", "--dry-run").out, "no totals in the table")
 
 # Killed at numbered points, then rerun: the bytes of an undisturbed run. Once a file, once a directory of shards.
-TINY = common.DATA / "models" / "tiny" / "mixtral"
 
 
 def crash(out, *options):
@@ -81,7 +83,7 @@ def crash(out, *options):
     arguments = ["convert", TINY, folder / out, "-q", *options]
     points = common.count_crash_points(*arguments)
     expected = common.tree(folder)
-    for at in sorted({1, 2, 3, points // 3, points // 2, *range(points - 10, points + 1, 2), points - 1}):
+    for at in sorted({2, points // 2, points - 9, points - 6, points - 4, points - 2, points - 1, points}):
         folder = common.fresh("crash")
         common.run(*arguments, expect=137, env={"MOEGRAFT_CRASH_AT": at})
         found = {name: digest for name, digest in common.tree(folder).items() if not name.split("/")[-1].startswith(".")}
