@@ -9,6 +9,7 @@
 
 #include "formats/arch/arch.h"
 #include "verify/forward.h"
+#include "verify/forward64.h"
 #include "verify/rope.h"
 
 #define TINY MG_TEST_DATA "/models/tiny/"
@@ -286,4 +287,63 @@ Test(forward, refuses_ids_outside_the_vocabulary_and_a_full_cache) {
     mg_kvcache_free(c);
     free(h);
     close_tiny(&x);
+}
+
+/* Beyond one block of 256 keys, and far beyond the window of 8: the same bits in pieces, and close to the double pass.
+ */
+static void long_text(const char *name) {
+    enum { N = 700 };
+    fixture x = open_tiny(name, 3);
+    mg_error err = {0};
+    int32_t ids[N];
+    for (int i = 0; i < N; i++) ids[i] = (i * i * 7 + i * 13 + 3) % 320;
+    uint32_t lens[2] = {N - 100, 100};
+    const uint64_t bytes = N * x.hidden * sizeof(float);
+    float *want = malloc(bytes), *got = malloc(bytes);
+    double *exact = malloc(N * x.hidden * sizeof *exact);
+    mg_batch b = {.n_seqs = 2, .len = lens, .n_tokens = N};
+    ok(mg_forward_run(x.f, x.m, NULL, &b, ids, want, NULL, NULL, &err), &err);
+
+    const uint32_t chunks[] = {1, 97, 300};
+    for (int c = 0; c < 3; c++) {
+        mg_kvcache *cache;
+        ok(mg_kvcache_new(&cache, x.m, 1, N - 100, &err), &err);
+        for (uint32_t at = 0; at < N - 100; at += chunks[c]) {
+            uint32_t take = N - 100 - at < chunks[c] ? N - 100 - at : chunks[c];
+            mg_batch one = {.n_seqs = 1, .len = &take, .n_tokens = take};
+            ok(mg_forward_run(x.f, x.m, cache, &one, ids + at, got + at * x.hidden, NULL, NULL, &err), &err);
+        }
+        cr_assert(!memcmp(want, got, (N - 100) * x.hidden * sizeof(float)), "%s in pieces of %u", name, chunks[c]);
+        mg_kvcache_free(cache);
+    }
+
+    mg_forward64 *f;
+    ok(mg_forward64_new(&f, x.pool, 0, &err), &err);
+    ok(mg_forward64_embed(f, x.m, ids, N, exact, &err), &err);
+    for (uint32_t l = 0; l < x.layers; l++) ok(mg_forward64_layer(f, x.m, l, &b, exact, NULL, &err), &err);
+    mg_forward64_free(f);
+    double ss = 0, worst = 0;
+    for (uint64_t i = 0; i < N * x.hidden; i++) {
+        double d = fabs(exact[i] - (double)want[i]);
+        ss += exact[i] * exact[i];
+        if (d > worst) worst = d;
+    }
+    /* As against the reference; a token whose two best experts are almost equal could differ by more, none does here.
+     */
+    cr_assert(worst <= 2e-5 * sqrt(ss / (double)(N * x.hidden)), "%s: %.2e of the RMS", name,
+              worst / sqrt(ss / (double)(N * x.hidden)));
+    free(want);
+    free(got);
+    free(exact);
+    close_tiny(&x);
+}
+
+Test(forward, long_text_full) {
+    long_text("llama");
+}
+Test(forward, long_text_window) {
+    long_text("mistral_swa");
+}
+Test(forward, long_text_experts) {
+    long_text("mixtral");
 }
