@@ -3,10 +3,11 @@ pass; what the command line promises; crashes. MOEGRAFT_SHARED set: every entry 
 import json
 import os
 import pathlib
+import random
 import shutil
 
 import moe4
-from common import DATA, WORK, check, count_crash_points, done, fresh, leftovers, read_gguf, run, same, sha256
+from common import DATA, WORK, check, count_crash_points, done, fresh, leftovers, read_gguf, run, run_killed, same, sha256
 
 golden = json.loads((DATA / "golden/gguf/quantize.json").read_text())
 everything = bool(os.environ.get("MOEGRAFT_SHARED"))
@@ -132,7 +133,7 @@ run("quantize", "-q", tiny, "whole.gguf", "Q8_0")
 whole = sha256(WORK / "whole.gguf")
 points = count_crash_points("quantize", "-q", tiny, "count.gguf", "Q8_0")
 check(points > 5, f"{points} crash points")
-step = max(1, points // 20)
+step = 1 if everything else max(1, points // 20)
 for at in range(1, points + 1, step):
     out = fresh("crash") / "o.gguf"
     run("quantize", "-q", tiny, out, "Q8_0", expect=(0, 137), env={"MOEGRAFT_CRASH_AT": at})
@@ -141,6 +142,19 @@ for at in range(1, points + 1, step):
     run("quantize", "-q", "--force", tiny, out, "Q8_0")
     same(sha256(out), whole, f"file after a crash at point {at}")
     same(leftovers(out.parent), [], f"leftovers after point {at}")
+
+# Killed with -9 at random moments of a longer run.
+moments = random.Random(4)
+killed = 0
+for _ in range(50 if everything else 5):
+    out = fresh("kill") / "o.gguf"
+    killed += run_killed("quantize", "-q", source, out, "Q4_K_M", after=moments.uniform(0.01, 0.8))
+    if out.exists():
+        same(sha256(out), golden["Q4_K_M"]["file_sha256"], "a file present after kill -9")
+    run("quantize", "-q", "--force", source, out, "Q4_K_M")
+    same(sha256(out), golden["Q4_K_M"]["file_sha256"], "file after kill -9 and a second run")
+    same(leftovers(out.parent), [], "leftovers after kill -9")
+print(f"{killed} runs were killed before they ended")
 
 if everything:
     for entry, value in golden.items():
