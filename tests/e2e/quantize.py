@@ -148,7 +148,7 @@ moments = random.Random(4)
 killed = 0
 for _ in range(50 if everything else 5):
     out = fresh("kill") / "o.gguf"
-    killed += run_killed("quantize", "-q", source, out, "Q4_K_M", after=moments.uniform(0.01, 0.8))
+    killed += run_killed("quantize", "-q", source, out, "Q4_K_M", after=moments.uniform(0.005, 0.3))
     if out.exists():
         same(sha256(out), golden["Q4_K_M"]["file_sha256"], "a file present after kill -9")
     run("quantize", "-q", "--force", source, out, "Q4_K_M")
