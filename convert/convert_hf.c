@@ -33,8 +33,61 @@ static const char *torch_name(mg_dtype t) {
     }
 }
 
+/* ---- llama3 rotary factors ---- */
+
+static bool same_factors(const float *have, uint64_t n, const mg_hparams *hp, float *work) {
+    mg_error quiet = {0};
+    return mg_arch_rope_factors(work, n, hp, &quiet) == MG_OK && !memcmp(have, work, (size_t)n * sizeof *have);
+}
+
+/* A GGUF holds the factors, config.json the four numbers they are made from. The largest factor is one of the numbers;
+ * the others are searched among the values in use (low 1 to 4, high 2 to 32, an original context of a power of two) and
+ * taken only when they give exactly the stored factors; sets that do so are equivalent. */
+static bool find_llama3(const float *have, uint64_t n, mg_hparams *hp, float *work) {
+    hp->i[MG_K_ROPE_TYPE] = MG_ROPE_LLAMA3;
+    hp->present[MG_K_ROPE_TYPE] = true;
+    hp->f[MG_K_ROPE_FACTOR] = 1.0;
+    for (uint64_t i = 0; i < n; i++)
+        if ((double)have[i] > hp->f[MG_K_ROPE_FACTOR]) hp->f[MG_K_ROPE_FACTOR] = (double)have[i];
+    static const int64_t first = 8192; /* what released models state */
+    for (int low = 1; low <= 4; low *= 2)
+        for (int high = 4; high; high = high == 4 ? 2 : high == 2 ? 8 : high < 32 ? high * 2 : 0)
+            for (int64_t orig = first; orig; orig = orig == first ? 8 : orig * 2 <= 1 << 20 ? orig * 2 : 0) {
+                if (high <= low) continue;
+                hp->f[MG_K_ROPE_LOW_FREQ] = low;
+                hp->f[MG_K_ROPE_HIGH_FREQ] = high;
+                hp->i[MG_K_ROPE_ORIG_CONTEXT] = orig;
+                if (same_factors(have, n, hp, work)) return true;
+            }
+    return false;
+}
+
+static mg_status recover_rope(mg_model *m, mg_hparams *hp, mg_error *err) {
+    const mg_bound *b = mg_model_find(m, MG_R_ROPE_FREQS, 0, 0);
+    if (!b || !m->ckpt->kv) return MG_OK;
+    const mg_tensor *t = mg_model_tensor(m, b);
+    if (t->dtype != MG_F32 || t->n_elements > 1 << 20)
+        return mg_fail(err, MG_ERR_UNSUPPORTED, "rotary factors of type %s", mg_dtype_get(t->dtype)->name);
+    float *have = malloc((size_t)t->n_bytes + 4), *work = malloc((size_t)t->n_bytes + 4);
+    mg_status st =
+        have && work ? mg_model_read_rows(m, b, 0, mg_bound_rows(b), have, err) : mg_fail_nomem(err, t->n_bytes);
+    if (st == MG_OK && !find_llama3(have, t->n_elements, hp, work))
+        st = mg_fail(err, MG_ERR_UNSUPPORTED,
+                     "the rotary factors in '%s' are not those of a llama3 scaling that config.json could state",
+                     t->name);
+    free(have);
+    free(work);
+    return st;
+}
+
+/* Which weights the directory gets: all but the rotary factors, which its config states. */
+static bool has_for_dir(const void *model, mg_role role, uint32_t layer, uint32_t expert) {
+    return role != MG_R_ROPE_FREQS && mg_model_has(model, role, layer, expert);
+}
+
 /* The source's own config with the element type replaced where it stands, or one built from canonical keys. */
-static mg_status make_config(mg_plan *p, mg_model *m, uint32_t out, mg_dtype dtype, mg_error *err) {
+static mg_status make_config(mg_plan *p, mg_model *m, const mg_hparams *hp, uint32_t out, mg_dtype dtype,
+                             mg_error *err) {
     mg_json *config;
     if (m->ckpt->config) {
         MG_TRY(mg_json_dup(&config, m->ckpt->config, err));
@@ -42,7 +95,7 @@ static mg_status make_config(mg_plan *p, mg_model *m, uint32_t out, mg_dtype dty
         if (name && mg_config_dtype(config) != dtype)
             mg_json_set_str(config, mg_json_get(config, "dtype") ? "dtype" : "torch_dtype", name);
     } else {
-        MG_TRY(mg_arch_new_config(&config, m->arch, &m->hp, dtype, err));
+        MG_TRY(mg_arch_new_config(&config, m->arch, hp, dtype, err));
     }
     mg_status st = mg_plan_set_config(p, out, config, err);
     mg_json_free(config);
@@ -105,9 +158,11 @@ mg_status mg_convert_plan_hf(mg_plan *p, mg_model *m, const char *dir, const mg_
     mg_dtype dtype = opt->torch_dtype;
     MG_TRY(mg_plan_add_output(p, MG_OUT_HF_DIR, dir, out, err));
     if (opt->shard_size) MG_TRY(mg_plan_set_shard_size(p, *out, opt->shard_size, err));
-    mg_status st = mg_arch_targets(&ts, m->arch, &m->hp, m->layers, MG_LAYOUT_HF, mg_model_has, m, err);
+    mg_hparams hp = m->hp;
+    MG_TRY(recover_rope(m, &hp, err));
+    mg_status st = mg_arch_targets(&ts, m->arch, &hp, m->layers, MG_LAYOUT_HF, has_for_dir, m, err);
     if (st == MG_OK) st = add_targets(p, m, &ts, *out, opt, &dtype, err);
-    if (st == MG_OK) st = make_config(p, m, *out, dtype, err);
+    if (st == MG_OK) st = make_config(p, m, &hp, *out, dtype, err);
     /* A GGUF carries its tokenizer inside; files beside it need not belong to it. */
     const char *side = opt->side_dir ? opt->side_dir : m->ckpt->kv ? NULL : m->ckpt->dir;
     if (st == MG_OK) st = mg_convert_copy_sides(p, *out, side, opt->had_tokenizer, err);

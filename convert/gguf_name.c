@@ -5,6 +5,8 @@
  * without case. */
 #include "convert/gguf_meta.h"
 
+#include "formats/base/number.h"
+
 #include <ctype.h>
 #include <math.h>
 #include <stdio.h>
@@ -109,10 +111,9 @@ static void read_size(part *p, uint64_t total) {
     }
     if (n > 1 && digit(s[n - 2]) && strchr("kmbt", s[n - 1])) s[n - 1] = (char)toupper((unsigned char)s[n - 1]);
     static const char units[] = "KMBT";
-    char *end;
     const char *unit = strchr(units, s[n - 1]);
-    double value = strtod(s, &end);
-    if (total && unit && end == s + n - 1 && digit(s[0])) {
+    double value;
+    if (total && unit && mg_number_parse(s, n - 1, &value)) {
         double label = value * pow(1000.0, (double)(unit - units) + 1.0);
         if (fabs(label - (double)total) > (double)(7 * total / 8)) {
             p->types |= FINETUNE;
@@ -233,5 +234,7 @@ const char *mg_size_label(char buf[32], const mg_gguf_meta_in *in) {
     int fix = strlen(d) < 2 ? 2 - (int)strlen(d) : 0;
     if (in->expert_count) snprintf(head, sizeof head, "%ux", in->expert_count);
     snprintf(buf, 32, "%s%.*f%c", head, fix, scaled, unit);
+    for (char *c = buf; *c; c++)
+        if (*c == ',') *c = '.'; /* a locale's decimal point */
     return buf;
 }

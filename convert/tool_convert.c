@@ -184,5 +184,8 @@ int main(int argc, char **argv) {
     mg_model_free(m);
     mg_checkpoint_free(c);
     mg_common_release(&a.c);
-    return st == MG_OK ? 0 : mg_tool_fail(&tool, &err);
+    mg_tool_info t = tool;
+    if (st == MG_ERR_INTERRUPTED || st == MG_ERR_TERMINATED)
+        t.next = "the same command again continues where this one stopped";
+    return st == MG_OK ? 0 : mg_tool_fail(&t, &err);
 }

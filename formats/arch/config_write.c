@@ -1,7 +1,9 @@
 /* config_write.c - config.json of a model that is made: the base's own file with fields changed, or one from canonical
  * keys alone. */
 #include "formats/arch/arch_internal.h"
+#include "formats/base/number.h"
 
+#include <stdio.h>
 #include <string.h>
 
 /* Are the keys of an object in ascending byte order? (transformers writes them so.) */
@@ -86,10 +88,24 @@ static const char *enum_name(const mg_config_row *r, int64_t v) {
     return NULL;
 }
 
+/* A number that came through a float32 key is written as the shortest decimal of that float: 1e-05, not
+ * 9.999999747378752e-06. Readers that use it in float32 see the same value. */
+static double shortest(double v) {
+    float f = (float)v;
+    if ((double)f != v) return v;
+    for (int digits = 1; digits < 9; digits++) {
+        char text[32];
+        double back;
+        snprintf(text, sizeof text, "%.*e", digits - 1, v);
+        if (mg_number_parse(text, strlen(text), &back) && (float)back == f) return back;
+    }
+    return v;
+}
+
 static mg_json *value_of(const mg_config_row *r, const mg_hparams *hp) {
     switch (mg_key_kind(r->key)) {
     case 'F':
-        return mg_json_new_f64(hp->f[r->key]);
+        return mg_json_new_f64(shortest(hp->f[r->key]));
     case 'B':
         return mg_json_new_bool(hp->i[r->key] != 0);
     case 'E':
