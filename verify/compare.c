@@ -87,7 +87,8 @@ mg_status mg_compare_run(mg_model *reference, mg_candidate *cand, uint32_t n, co
                          mg_error *err) {
     if (opt->windows) MG_TRY(run_drift(reference, cand, n, opt, err));
     for (uint32_t i = 0; opt->weights && i < n; i++) {
-        mg_status st = mg_weight_diff_run(&cand[i].weights, reference, cand[i].model, opt->pool, opt->progress, err);
+        mg_status st =
+            mg_weight_diff_run(&cand[i].weights, reference, cand[i].model, opt->pool, opt->weight_progress, err);
         if (st != MG_OK) {
             mg_error_at(err, cand[i].path, NULL);
             return st;
@@ -100,5 +101,5 @@ mg_status mg_compare_run(mg_model *reference, mg_candidate *cand, uint32_t n, co
 void mg_candidate_release(mg_candidate *c) {
     mg_drift_release(&c->drift);
     mg_act_drift_release(&c->act);
-    if (c->has_weights) mg_weight_diff_release(&c->weights);
+    mg_weight_diff_release(&c->weights);
 }

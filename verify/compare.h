@@ -19,14 +19,16 @@ typedef struct mg_candidate {
 
 typedef struct mg_compare_options {
     mg_pool *pool;
-    const mg_windows *windows;  /* NULL: no forward pass, only weights */
-    uint32_t experts_per_token; /* 0 = the models' own; MG_EXPERTS_ALL */
-    uint64_t memory;            /* bytes for activations and logits of all models together; 0 = 1 GiB */
-    bool weights;               /* compare weight by weight */
-    mg_progress *progress;      /* counts scored positions, then weights; may be NULL */
+    const mg_windows *windows;    /* NULL: no forward pass, only weights */
+    uint32_t experts_per_token;   /* 0 = the models' own; MG_EXPERTS_ALL */
+    uint64_t memory;              /* bytes for activations and logits of all models together; 0 = 1 GiB */
+    bool weights;                 /* compare weight by weight */
+    mg_progress *progress;        /* counts scored positions; may be NULL */
+    mg_progress *weight_progress; /* counts bytes of the candidates' weights; may be NULL */
 } mg_compare_options;
 
-/* Fill drift, summary, act and weights of each candidate. Vocabularies of different size: MG_ERR_CONFLICT. */
+/* Each candidate has its path and model set and the rest zeroed, and is released by the caller in every case.
+ * Fill drift, summary, act and weights of each candidate. Vocabularies of different size: MG_ERR_CONFLICT. */
 mg_status mg_compare_run(mg_model *reference, mg_candidate *cand, uint32_t n, const mg_compare_options *opt,
                          mg_error *err) MG_MUST_CHECK;
 void mg_candidate_release(mg_candidate *c);

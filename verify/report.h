@@ -17,6 +17,9 @@ typedef struct mg_report {
 /* {"schema":1,"reference":..,"text_sha256":..,"tokens":..,"candidates":[..]}; verdicts are added by the caller
  * ("verdict", "failed"). *out is the caller's. */
 mg_status mg_report_json(mg_json **out, const mg_report *r, mg_error *err) MG_MUST_CHECK;
+/* One candidate's object with every key, one element in each list and no meaning: what thresholds may name. *out is the
+ * caller's. */
+mg_status mg_report_example(mg_json **out, mg_error *err) MG_MUST_CHECK;
 /* The page, malloc'ed. json: the finished result with verdicts; every number on the page is taken from it. */
 mg_status mg_report_html(char **out, size_t *size, const mg_report *r, const mg_json *json,
                          mg_error *err) MG_MUST_CHECK;

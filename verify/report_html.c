@@ -172,11 +172,11 @@ static void tensor_table(FILE *f, const mg_json *tensors) {
     fputs("<h3>Weights</h3><p class=\"dim\">The most suspicious first. A worst block above the limit of its type is "
           "damage, not rounding.</p>"
           "<div class=\"scroll\"><table><tr><th>tensor</th><th>type</th><th>bits</th><th>rmse</th><th>SNR "
-          "dB</th><th>max</th><th>worst block</th><th>limit</th><th></th></tr>",
+          "dB</th><th>error</th><th>limit</th><th>worst block</th><th>limit</th><th></th></tr>",
           f);
     unsigned n = 0;
     for (const mg_json *t = mg_json_first(tensors); t && n < MAX_TENSOR_ROWS; t = mg_json_next(t), n++) {
-        static const char *const paths[] = {"bpw", "rmse", "snr_db", "max_abs", "worst_block", "limit"};
+        static const char *const paths[] = {"bpw", "rmse", "snr_db", "error", "error_limit", "worst_block", "limit"};
         bool bad = false;
         fputs("<tr><td><code>", f);
         escaped(f, mg_json_str(mg_json_get(t, "name")));

@@ -81,8 +81,11 @@ static mg_json *weight_json(const mg_weight_stat *s) {
     mg_json_set_f64(o, "worst_block", s->worst_block);
     mg_json_set_u64(o, "worst_row", s->worst_row);
     mg_json_set_u64(o, "worst_column", s->worst_col);
-    mg_json_set_f64(o, "limit", s->limit);
-    mg_json_set_bool(o, "damaged", s->missing || s->worst_block > s->limit);
+    mg_json_set_f64(o, "limit", s->limits.block);
+    mg_json_set_f64(o, "error", s->error);
+    mg_json_set_f64(o, "error_limit", s->limits.total);
+    mg_json_set_bool(o, "missing", s->missing);
+    mg_json_set_bool(o, "damaged", mg_weight_damaged(s));
     return o;
 }
 
@@ -129,4 +132,17 @@ mg_status mg_report_json(mg_json **out, const mg_report *r, mg_error *err) {
     mg_json_set(o, "candidates", list);
     *out = o;
     return MG_OK;
+}
+
+mg_status mg_report_example(mg_json **out, mg_error *err) {
+    uint64_t load = 1;
+    mg_layer_stat layer = {.tokens = 1};
+    mg_routing_stat routing = {.tokens = 1, .load_ref = &load, .load_cand = &load};
+    mg_weight_stat weight = {.name = "weight"};
+    mg_candidate c = {.path = "candidate", .has_drift = true, .has_weights = true};
+    c.act = (mg_act_drift){.n_layers = 1, .experts = 1, .layer = &layer, .routing = &routing};
+    c.weights.items = &weight;
+    c.weights.n = 1;
+    *out = candidate_json(&c);
+    return *out ? MG_OK : mg_fail_nomem(err, sizeof(void *));
 }

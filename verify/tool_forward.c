@@ -70,6 +70,7 @@ static mg_status run(const args *a, mg_error *err) {
     if (st == MG_OK) st = mg_tool_model_open(&model, a->pos.items[0], err);
     if (st == MG_OK) st = mg_tool_pass_new(&pass, &a->common, err);
     if (st == MG_OK) st = mg_progress_new(&progress, a->common.progress, "forward", w.n_ids, err);
+    mg_progress_unit(progress, "tokens");
     if (st == MG_OK) {
         const mg_capture_options opt = {
             .what = a->what, .f64 = a->f64, .force = a->common.force, .memory = a->common.memory, .progress = progress};

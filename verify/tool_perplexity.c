@@ -141,6 +141,7 @@ static mg_status run_job(job *j, const mg_tool_model *t, const args *a, const mg
         st = mg_fail(err, MG_ERR_CONFLICT, "the base file has a vocabulary of %llu, the model %llu",
                      (unsigned long long)j->base->vocab, (unsigned long long)mg_forward_vocab(t->m));
     if (st == MG_OK) st = mg_progress_new(&j->progress, a->common.progress, "perplexity", j->w->scored, err);
+    mg_progress_unit(j->progress, "tokens");
     if (st == MG_OK) st = mg_score_run(pass->f, t->m, j->w, &opt, on_rows, j, err);
     mg_progress_free(j->progress);
     if (j->writer && st == MG_OK) st = mg_kldbase_commit(&writer, err);

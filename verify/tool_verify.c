@@ -16,7 +16,6 @@
 
 #define MAX_CANDIDATES 32u
 #define MAX_THRESHOLDS 64u
-#define MAX_TEXT       (256u << 20)
 
 static const mg_tool_info tool = {
     .name = "verify",
@@ -79,12 +78,17 @@ typedef struct run {
 /* ---- the tokens ---- */
 
 static mg_status hash_file(mg_sha256 *h, const char *path, mg_error *err) {
-    char *data;
-    size_t n;
-    MG_TRY(mg_file_slurp(path, MAX_TEXT, &data, &n, err));
-    mg_sha256_update(h, data, n);
-    free(data);
-    return MG_OK;
+    char block[16384];
+    mg_file f;
+    MG_TRY(mg_file_open(&f, path, err));
+    mg_status st = MG_OK;
+    for (uint64_t at = 0, n = 0; st == MG_OK && at < f.size; at += n) {
+        n = f.size - at < sizeof block ? f.size - at : sizeof block;
+        st = mg_file_read(&f, at, block, n, err);
+        if (st == MG_OK) mg_sha256_update(h, block, n);
+    }
+    mg_file_close(&f);
+    return st;
 }
 
 /* Windows of the built-in text, which is short: one window of all of it, or of the context asked for when that is less.
@@ -178,14 +182,18 @@ static void print_weights(const mg_weight_diff *d, bool all) {
     uint32_t shown = all ? d->n : d->n_bad < 3 ? 3 : d->n_bad < 20 ? d->n_bad : 20;
     for (uint32_t i = 0; i < shown && i < d->n; i++) {
         const mg_weight_stat *s = &d->items[i];
+        if (!all && !s->missing && s->worst_block == 0) break; /* equal from here on */
         if (s->missing)
-            printf("    %-44s missing or of another shape\n", s->name);
+            printf("    %-44s missing or of another shape  DAMAGED\n", s->name);
         else
-            printf("    %-44s %-7s snr %.2f dB, worst block %.4f of its rms (limit %.2f) at row %llu, column %llu%s\n",
-                   s->name, mg_dtype_get(s->candidate)->name, s->snr_db, s->worst_block, s->limit,
-                   (unsigned long long)s->worst_row, (unsigned long long)s->worst_col,
-                   s->worst_block > s->limit ? "  DAMAGED" : "");
+            printf(
+                "    %-44s %-7s snr %.2f dB, error %.4f of its rms (limit %.3f), worst block %.4f (limit %.2f) at row "
+                "%llu, column %llu%s\n",
+                s->name, mg_dtype_get(s->candidate)->name, s->snr_db, s->error, s->limits.total, s->worst_block,
+                s->limits.block, (unsigned long long)s->worst_row, (unsigned long long)s->worst_col,
+                mg_weight_damaged(s) ? "  DAMAGED" : "");
     }
+    if (shown < d->n_bad) printf("    and %u more\n", d->n_bad - shown);
 }
 
 static void print_text(const run *r, const args *a) {
@@ -223,21 +231,39 @@ static mg_status print_json(const mg_json *json, mg_error *err) {
 
 /* ---- the run ---- */
 
+/* A misspelt threshold is refused before hours are spent. */
+static mg_status check_thresholds(const args *a, mg_error *err) {
+    mg_json *example;
+    MG_TRY(mg_report_example(&example, err));
+    mg_status st = MG_OK;
+    for (size_t i = 0; st == MG_OK && i < a->fail_on.n; i++) st = mg_threshold_known(&a->thresholds[i], example, err);
+    mg_json_free(example);
+    return st;
+}
+
 static mg_status compare(run *r, const args *a, mg_error *err) {
-    mg_progress *progress;
+    mg_progress *tokens = NULL, *weights = NULL;
+    uint64_t bytes = 0;
+    for (uint32_t i = 0; i < r->n; i++)
+        for (uint32_t t = 0; t < r->models[i].ckpt->n_tensors; t++) bytes += r->models[i].ckpt->tensors[t].n_bytes;
+    mg_status st = mg_progress_new(&tokens, a->c.progress, "verify", r->windows.scored, err);
+    if (st == MG_OK && a->weights) st = mg_progress_new(&weights, a->c.progress, "weights", bytes, err);
+    mg_progress_unit(tokens, "tokens");
     mg_compare_options opt = {.pool = r->pool,
                               .windows = &r->windows,
                               .experts_per_token = a->c.experts_per_token,
                               .memory = a->c.memory,
-                              .weights = a->weights};
-    MG_TRY(mg_progress_new(&progress, a->c.progress, "verify", r->windows.scored, err));
-    opt.progress = progress;
-    mg_status st = mg_compare_run(r->reference.m, r->cand, r->n, &opt, err);
-    mg_progress_free(progress);
+                              .weights = a->weights,
+                              .progress = tokens,
+                              .weight_progress = weights};
+    if (st == MG_OK) st = mg_compare_run(r->reference.m, r->cand, r->n, &opt, err);
+    mg_progress_free(tokens);
+    mg_progress_free(weights);
     return st;
 }
 
 static mg_status work(run *r, const args *a, uint32_t *failed, mg_error *err) {
+    MG_TRY(check_thresholds(a, err));
     MG_TRY(mg_pool_new(&r->pool, a->c.n_threads, err));
     MG_TRY(mg_tool_model_open(&r->reference, a->pos.items[0], err));
     for (size_t i = 1; i < a->pos.n; i++) {

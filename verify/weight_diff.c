@@ -1,31 +1,31 @@
 /* weight_diff.c - see weight_diff.h. */
 #include "verify/weight_diff.h"
 
+#include "formats/base/checked.h"
 #include "quant/read_f32.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define BLOCK      32u /* the smallest run of weights that shares a scale in the common types */
 #define TILE_BYTES (1u << 20)
 
-double mg_weight_limit(mg_dtype t) {
+mg_weight_limits mg_weight_limits_of(mg_dtype t) {
     switch (t) {
     case MG_F64:
     case MG_F32:
-        return 0;
+        return (mg_weight_limits){0, 0};
     case MG_F16:
     case MG_BF16:
-        return 0.02;
+        return (mg_weight_limits){0.01, 0.005};
     case MG_Q8_0:
-        return 0.1;
+        return (mg_weight_limits){0.05, 0.02};
     case MG_Q6_K:
-        return 0.2;
+        return (mg_weight_limits){0.1, 0.05};
     case MG_Q5_0:
     case MG_Q5_1:
     case MG_Q5_K:
-        return 0.35;
+        return (mg_weight_limits){0.25, 0.1};
     case MG_Q4_0:
     case MG_Q4_1:
     case MG_Q4_K:
@@ -33,10 +33,23 @@ double mg_weight_limit(mg_dtype t) {
     case MG_IQ4_XS:
     case MG_MXFP4:
     case MG_NVFP4:
-        return 0.5;
-    default:
-        return 0.95; /* 3 bits and less: only plain nonsense stands out */
+        return (mg_weight_limits){0.5, 0.2};
+    case MG_Q3_K:
+        return (mg_weight_limits){0.6, 0.27};
+    case MG_IQ3_S:
+        return (mg_weight_limits){0.6, 0.3};
+    case MG_IQ3_XXS:
+        return (mg_weight_limits){0.75, 0.4};
+    default: /* little more is asked than that the block is better than zeros */
+        return (mg_weight_limits){1.3, 1};
     }
+}
+
+mg_weight_limits mg_weight_limits_between(mg_dtype a, mg_dtype b) {
+    if (a == b) return (mg_weight_limits){0, 0};
+    mg_weight_limits x = mg_weight_limits_of(a), y = mg_weight_limits_of(b);
+    return (mg_weight_limits){fmax(x.block, y.block),
+                              hypot(x.total, y.total)}; /* whole weights' errors add as squares */
 }
 
 /* One pair of weights to compare. */
@@ -65,24 +78,21 @@ static void scan_totals(const float *x, const float *y, uint64_t n, sums *s, mg_
     }
 }
 
-static void scan_blocks(const float *x, const float *y, uint64_t row, uint64_t rows, uint64_t cols, double floor_rms,
-                        mg_weight_stat *stat) {
+void mg_worst_block_scan(mg_worst_block *w, const float *x, const float *y, uint64_t row, uint64_t rows, uint64_t cols,
+                         double floor_rms) {
     for (uint64_t r = 0; r < rows; r++)
-        for (uint64_t c = 0; c < cols; c += BLOCK) {
-            uint64_t n = cols - c < BLOCK ? cols - c : BLOCK;
+        for (uint64_t c = 0; c < cols; c += MG_WEIGHT_BLOCK) {
+            uint64_t n = cols - c < MG_WEIGHT_BLOCK ? cols - c : MG_WEIGHT_BLOCK;
             double dd = 0, xx = 0;
             for (uint64_t i = r * cols + c; i < r * cols + c + n; i++) {
                 double d = (double)y[i] - (double)x[i];
                 dd += d * d;
                 xx += (double)x[i] * (double)x[i];
             }
-            double scale = sqrt(xx / (double)n) > floor_rms ? sqrt(xx / (double)n) : floor_rms;
-            double rel = dd == 0 ? 0 : scale > 0 ? sqrt(dd / (double)n) / scale : INFINITY;
-            if (!(rel <= stat->worst_block)) {
-                stat->worst_block = isnan(rel) ? INFINITY : rel;
-                stat->worst_row = row + r;
-                stat->worst_col = c;
-            }
+            double scale = fmax(sqrt(xx / (double)n), floor_rms);
+            double rel = dd == 0 ? 0 : scale > 0 ? sqrt(dd / (double)n) / scale : (double)INFINITY;
+            if (rel <= w->error) continue; /* a NaN is worse than everything */
+            *w = (mg_worst_block){isnan(rel) ? (double)INFINITY : rel, row + r, c};
         }
 }
 
@@ -102,12 +112,18 @@ static mg_status compare(const work *w, const pair *p, float *buf, uint64_t tile
         scan_totals(buf, buf + n * cols, n * cols, &s, stat);
     }
     stat->n = rows * cols;
-    double floor_rms = 0.1 * sqrt(s.ref_sq / (double)(stat->n ? stat->n : 1));
+    double floor_rms = MG_WEIGHT_FLOOR * sqrt(s.ref_sq / (double)(stat->n ? stat->n : 1));
+    mg_worst_block worst = {0};
     for (uint64_t r = 0; s.diff_sq != 0 && r < rows; r += tile) {
         uint64_t n = rows - r < tile ? rows - r : tile;
         MG_TRY(read_both(w, p, r, n, cols, buf, err));
-        scan_blocks(buf, buf + n * cols, r, n, cols, floor_rms, stat);
+        mg_worst_block_scan(&worst, buf, buf + n * cols, r, n, cols, floor_rms);
     }
+    stat->worst_block = worst.error;
+    stat->worst_row = worst.row;
+    stat->worst_col = worst.col;
+    stat->error = s.diff_sq == 0 ? 0 : s.ref_sq > 0 ? sqrt(s.diff_sq / s.ref_sq) : (double)INFINITY;
+    if (isnan(stat->error)) stat->error = (double)INFINITY;
     stat->rmse = sqrt(s.diff_sq / (double)(stat->n ? stat->n : 1));
     stat->snr_db = s.diff_sq > 0 ? 10 * log10(s.ref_sq / s.diff_sq) : INFINITY;
     return MG_OK;
@@ -118,13 +134,19 @@ static mg_status one_pair(void *ctx, uint64_t i, unsigned worker, mg_error *err)
     const work *w = ctx;
     const pair *p = &w->pairs[i];
     if (p->stat->missing) return MG_OK;
-    uint64_t cols = p->a->shape[p->a->rank - 1], tile = TILE_BYTES / (cols * sizeof(float) + 1) + 1;
-    float *buf = malloc(2 * tile * cols * sizeof *buf);
-    if (!buf) return mg_fail_nomem(err, 2 * tile * cols * sizeof *buf);
-    mg_status st = compare(w, p, buf, tile, err);
+    uint64_t cols = p->a->shape[p->a->rank - 1], rows = mg_bound_rows(p->a), bytes;
+    uint64_t tile = cols < TILE_BYTES / sizeof(float) ? TILE_BYTES / sizeof(float) / (cols ? cols : 1) : 1;
+    if (tile > rows) tile = rows;
+    float *buf = NULL;
+    mg_status st = MG_OK;
+    if (!mg_mul_u64(tile, cols, &bytes) || !mg_mul_u64(bytes, 2 * sizeof *buf, &bytes))
+        st = mg_fail(err, MG_ERR_LIMIT, "rows of %llu weights are too long", (unsigned long long)cols);
+    else if (!(buf = malloc(bytes + 1)))
+        st = mg_fail_nomem(err, bytes);
+    if (st == MG_OK) st = compare(w, p, buf, tile, err);
     free(buf);
     if (st != MG_OK) mg_error_at(err, NULL, p->stat->name);
-    mg_progress_add(w->progress, 1, p->stat->name);
+    mg_progress_add(w->progress, (uint64_t)((double)p->stat->n * p->stat->bpw / 8), p->stat->name);
     return st;
 }
 
@@ -150,8 +172,7 @@ static mg_status add_pair(mg_weight_diff *out, pair *p, mg_model *ref, mg_model 
     s->reference = a ? mg_model_tensor(ref, a)->dtype : MG_DTYPE_COUNT;
     s->candidate = b ? t->dtype : MG_DTYPE_COUNT;
     if (b) s->bpw = 8.0 * mg_dtype_get(t->dtype)->block_bytes / mg_dtype_get(t->dtype)->block;
-    if (a && b && s->reference != s->candidate) /* the same type holds the same values: no room at all */
-        s->limit = fmax(mg_weight_limit(s->reference), mg_weight_limit(s->candidate));
+    if (a && b) s->limits = mg_weight_limits_between(s->reference, s->candidate);
     p[out->n++] = (pair){a, b, s};
     return MG_OK;
 }
@@ -167,10 +188,13 @@ static mg_status list_pairs(mg_weight_diff *out, pair *p, mg_model *ref, mg_mode
     return MG_OK;
 }
 
+/* How far over its limit, most over first; what may not differ at all and does comes before everything but what is
+ * missing. */
 static double badness(const mg_weight_stat *s) {
-    if (s->missing) return INFINITY;
+    if (s->missing) return (double)INFINITY;
     if (s->worst_block == 0) return 0;
-    return s->limit > 0 ? s->worst_block / s->limit : 1e6 * (1 + s->worst_block);
+    if (s->limits.block == 0) return 1e6 * (1 + s->worst_block);
+    return fmax(s->worst_block / s->limits.block, s->error / s->limits.total);
 }
 
 static int by_badness(const void *x, const void *y) {
@@ -190,15 +214,14 @@ mg_status mg_weight_diff_run(mg_weight_diff *out, mg_model *ref, mg_model *cand,
     memset(out, 0, sizeof *out);
     mg_arena_init(&out->arena, 0);
     uint32_t layers = larger(ref, cand, MG_K_LAYERS), experts = larger(ref, cand, MG_K_EXPERTS);
-    size_t most = (size_t)MG_ROLE_COUNT * layers * (experts + 1u) + MG_ROLE_COUNT;
+    size_t most = ref->n_bounds + cand->n_bounds; /* each weight has a place in at least one of the two */
     pair *pairs = NULL;
     MG_TRY(MG_ARENA_NEW(&out->arena, &out->items, most, err));
     MG_TRY(MG_ARENA_NEW(&out->arena, &pairs, most, err));
     MG_TRY(list_pairs(out, pairs, ref, cand, layers, experts, err));
     work w = {ref, cand, pairs, progress};
     MG_TRY(mg_pool_run(pool, out->n, one_pair, &w, err));
-    for (uint32_t i = 0; i < out->n; i++)
-        out->n_bad += out->items[i].missing || out->items[i].worst_block > out->items[i].limit;
+    for (uint32_t i = 0; i < out->n; i++) out->n_bad += mg_weight_damaged(&out->items[i]);
     qsort(out->items, out->n, sizeof *out->items, by_badness);
     return MG_OK;
 }

@@ -3,14 +3,25 @@
  *
  * Per weight: rmse, signal-to-noise ratio 10 log10(sum r^2 / sum d^2), largest |difference|, and the worst block: over
  * runs of 32 weights of a row (or the whole row when shorter), the largest rms(difference) / rms(reference), where the
- * reference's rms counts at least a tenth of the whole weight's. A block far above what its type can do is damage: a
- * doubled scale, swapped experts and unpermuted rows give about 1 or more (limits: mg_weight_limit). */
+ * reference's rms counts at least a tenth of the whole weight's. A block far above what its type can do is damage (a
+ * doubled scale gives about 1), and so is a whole weight above it (swapped experts of donors that are much alike). */
 #ifndef MG_VERIFY_WEIGHT_DIFF_H
 #define MG_VERIFY_WEIGHT_DIFF_H
 
 #include "formats/arch/model.h"
 #include "formats/base/pool.h"
 #include "formats/base/progress.h"
+
+/* What storing in a type explains: the largest worst_block, and the largest error of a whole weight. Measured on
+ * gaussian, heavy-tailed and real weights, with room to spare (docs/verify.md has the table, tests/test_weight_limits.c
+ * measures it again). */
+typedef struct mg_weight_limits {
+    double block, total;
+} mg_weight_limits;
+mg_weight_limits mg_weight_limits_of(mg_dtype t);
+/* The same for a weight stored as two types: neither need be the original. Zeros for twice the same type, which holds
+ * the same values or is damaged. */
+mg_weight_limits mg_weight_limits_between(mg_dtype a, mg_dtype b);
 
 typedef struct mg_weight_stat {
     const char *name; /* stored name in the candidate; "NAME[e]" for one expert of a stack */
@@ -20,20 +31,36 @@ typedef struct mg_weight_stat {
     double rmse, snr_db, max_abs; /* snr_db is infinite for equal weights */
     double worst_block;           /* relative, see above */
     uint64_t worst_row, worst_col;
-    double limit; /* what worst_block may be for these types */
-    bool missing; /* the candidate lacks this weight, or its shape differs */
+    double error;            /* rms(difference) / rms(reference) of the whole weight: 10^(-snr_db / 20) */
+    mg_weight_limits limits; /* what worst_block and error may be for these types */
+    bool missing;            /* the candidate lacks this weight, or its shape differs */
 } mg_weight_stat;
 
 typedef struct mg_weight_diff {
-    mg_weight_stat *items; /* worst_block / limit descending: the most suspicious first; missing ones before all */
-    uint32_t n, n_bad;     /* n_bad: missing or over their limit */
+    mg_weight_stat *items; /* worst_block or error over its limit descending: the most suspicious first; missing ones
+                              before all */
+    uint32_t n, n_bad;     /* n_bad: damaged */
     mg_arena arena;
 } mg_weight_diff;
 
-/* Largest worst_block that storing in this type explains. Measured on gaussian, heavy-tailed and real weights, then
- * roughly doubled: docs/verify.md. */
-double mg_weight_limit(mg_dtype t);
+/* Is this more than rounding? */
+static inline bool mg_weight_damaged(const mg_weight_stat *s) {
+    return s->missing || s->worst_block > s->limits.block || s->error > s->limits.total;
+}
 
+/* The worst block of a weight, found piece by piece: start from zeros, then any number of mg_worst_block_scan. */
+#define MG_WEIGHT_BLOCK 32u /* the smallest run of weights that shares a scale in the common types */
+#define MG_WEIGHT_FLOOR 0.1 /* share of the whole weight's rms that a block's rms counts at least */
+typedef struct mg_worst_block {
+    double error; /* rms(difference) / max(rms(reference), floor_rms); infinite where a value is not finite */
+    uint64_t row, col;
+} mg_worst_block;
+/* reference and candidate: [rows][cols], the first of them being row `row` of the weight. floor_rms: MG_WEIGHT_FLOOR
+ * times the rms of the whole reference. */
+void mg_worst_block_scan(mg_worst_block *w, const float *reference, const float *candidate, uint64_t row, uint64_t rows,
+                         uint64_t cols, double floor_rms);
+
+/* progress counts bytes of the candidate; may be NULL. out is released by the caller in every case. */
 mg_status mg_weight_diff_run(mg_weight_diff *out, mg_model *reference, mg_model *candidate, mg_pool *pool,
                              mg_progress *progress, mg_error *err) MG_MUST_CHECK;
 void mg_weight_diff_release(mg_weight_diff *d);

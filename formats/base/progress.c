@@ -22,6 +22,7 @@ struct mg_progress {
     mg_progress_mode mode; /* never AUTO */
     bool bar;              /* redraw one line */
     char label[LABEL_MAX], item[ITEM_MAX];
+    const char *unit; /* NULL: bytes */
     uint64_t total, done;
     double started, shown; /* seconds of the monotonic clock; shown 0: nothing written yet */
     size_t drawn;          /* width of the bar on screen */
@@ -93,27 +94,39 @@ static void show_json(const mg_progress *p, double seconds) {
     mg_json_set_str(o, "label", p->label);
     mg_json_set_u64(o, "done", p->done);
     mg_json_set_u64(o, "total", p->total);
+    if (p->unit) mg_json_set_str(o, "unit", p->unit);
     mg_json_set_f64(o, "seconds", seconds);
     mg_json_set_str(o, "item", p->item);
     write_json(p->to, o);
 }
 
-/* "merge  42%  1.20 of 3.40 GB  120 MB/s  0:32 left  item" */
+/* An amount of work: "29.4 MB", or "512", "12.3 k" of another unit, which is named once, in the rate. */
+static const char *amount(const mg_progress *p, uint64_t n, char buf[MG_HUMAN_MAX]) {
+    mg_human_bytes(n, buf);
+    size_t end = strlen(buf);
+    if (!p->unit) return buf;
+    buf[--end] = 0; /* the B of bytes */
+    if (end && buf[end - 1] == ' ') buf[end - 1] = 0;
+    return buf;
+}
+
+/* "merge  42%  1.20 GB of 3.40 GB  120 MB/s  0:32 left  item", "verify  42%  512 of 12.3 K  85 tokens/s  0:32 left" */
 static void describe(const mg_progress *p, double seconds, char line[LINE_MAX]) {
     char done[MG_HUMAN_MAX], total[MG_HUMAN_MAX], rate[MG_HUMAN_MAX], left[32] = "";
+    const char *unit = p->unit ? p->unit : "", *gap = p->unit ? " " : "";
     double per_second = seconds > 0.001 ? (double)p->done / seconds : 0;
-    mg_human_bytes(p->done, done);
-    mg_human_bytes(p->total, total);
-    mg_human_bytes((uint64_t)per_second, rate);
+    amount(p, p->done, done);
+    amount(p, p->total, total);
+    amount(p, (uint64_t)per_second, rate);
     if (per_second > 0 && p->total > p->done) {
         uint64_t s = (uint64_t)((double)(p->total - p->done) / per_second + 0.5);
         snprintf(left, sizeof left, "  %" PRIu64 ":%02u left", s / 60, (unsigned)(s % 60));
     }
     if (p->total)
-        snprintf(line, LINE_MAX, "%s %3.0f%%  %s of %s  %s/s%s  %s", p->label, 100 * (double)p->done / (double)p->total,
-                 done, total, rate, left, p->item);
+        snprintf(line, LINE_MAX, "%s %3.0f%%  %s of %s  %s%s%s/s%s  %s", p->label,
+                 100 * (double)p->done / (double)p->total, done, total, rate, gap, unit, left, p->item);
     else
-        snprintf(line, LINE_MAX, "%s  %s  %s/s  %s", p->label, done, rate, p->item);
+        snprintf(line, LINE_MAX, "%s  %s  %s%s%s/s  %s", p->label, done, rate, gap, unit, p->item);
 }
 
 static size_t columns(FILE *to) {
@@ -162,6 +175,10 @@ mg_status mg_progress_new_on(mg_progress **out, mg_progress_mode mode, const cha
 
 mg_status mg_progress_new(mg_progress **out, mg_progress_mode mode, const char *label, uint64_t total, mg_error *err) {
     return mg_progress_new_on(out, mode, label, total, stderr, err);
+}
+
+void mg_progress_unit(mg_progress *p, const char *unit) {
+    if (p) p->unit = unit;
 }
 
 /* Names come from files: only printable ASCII reaches the stream, and the tail of a long one says more than its head.

@@ -17,9 +17,12 @@ typedef enum mg_progress_mode {
 mg_status mg_progress_parse_mode(const char *text, mg_progress_mode *out, mg_error *err) MG_MUST_CHECK;
 
 typedef struct mg_progress mg_progress;
-/* total in units of work (bytes usually); label e.g. "merge". */
+/* total in units of work, bytes unless mg_progress_unit says otherwise; label e.g. "merge". */
 mg_status mg_progress_new(mg_progress **out, mg_progress_mode mode, const char *label, uint64_t total,
                           mg_error *err) MG_MUST_CHECK;
+/* Count something other than bytes, e.g. "tokens": numbers are shown as they are, rates as "12.3 tokens/s". unit is
+ * borrowed; p may be NULL. Call before the first mg_progress_add. */
+void mg_progress_unit(mg_progress *p, const char *unit);
 void mg_progress_add(mg_progress *p, uint64_t done,
                      const char *item); /* p may be NULL; item: what is being worked on */
 void mg_progress_free(mg_progress *p);  /* ends the bar */
