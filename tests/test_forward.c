@@ -214,6 +214,34 @@ Test(forward, threads_chunks_and_cache_do_not_change_bits) {
     same_bits("mixtral");
 }
 
+/* Kept weights: the same bits when all, some or none of them fit, for one token and for many. */
+Test(forward, kept_weights_do_not_change_bits) {
+    fixture x = open_tiny("mixtral", 2);
+    mg_error err = {0};
+    uint32_t len[8], one = 1;
+    mg_batch b = whole(&x, len), single = {.n_seqs = 1, .len = &one, .n_tokens = 1};
+    const uint64_t bytes = b.n_tokens * x.hidden * 4;
+    float *want = malloc(bytes), *h = malloc(bytes);
+    ok(mg_forward_run(x.f, x.m, NULL, &b, x.ids, want, NULL, NULL, &err), &err);
+    const uint64_t keep[] = {1 << 30, 100000, 1};
+    for (int i = 0; i < 3; i++) {
+        mg_forward *f;
+        ok(mg_forward_new(&f, x.pool, &(mg_forward_options){.keep_bytes = keep[i]}, &err), &err);
+        ok(mg_forward_run(f, x.m, NULL, &single, x.ids, h, NULL, NULL, &err), &err);
+        cr_assert(!memcmp(want, h, x.hidden * 4));
+        for (int again = 0; again < 3; again++) {
+            memset(h, 0, bytes);
+            ok(mg_forward_run(f, x.m, NULL, &b, x.ids, h, NULL, NULL, &err), &err);
+            cr_assert(!memcmp(want, h, bytes), "budget %lu, run %d", keep[i], again);
+            if (again == 1) mg_forward_forget(f);
+        }
+        mg_forward_free(f);
+    }
+    free(want);
+    free(h);
+    close_tiny(&x);
+}
+
 Test(forward, experts_per_token) {
     fixture x = open_tiny("mixtral", 2);
     mg_error err = {0};

@@ -13,6 +13,7 @@ mg_status mg_forward_new(mg_forward **out, mg_pool *pool, const mg_forward_optio
     f->pool = pool;
     if (opt) f->opt = *opt;
     mg_status st = mg_linear_init(&f->lin, pool, err);
+    f->lin.panels.budget = f->opt.keep_bytes;
     if (st == MG_OK) {
         f->attn_scratch = calloc(f->lin.workers, sizeof *f->attn_scratch);
         if (!f->attn_scratch) st = mg_fail_nomem(err, f->lin.workers * sizeof *f->attn_scratch);
@@ -35,6 +36,10 @@ void mg_forward_free(mg_forward *f) {
                        &f->attn,   &f->out,    &f->kv,     &f->router, &f->gathered};
     for (size_t i = 0; i < sizeof bufs / sizeof *bufs; i++) mg_fbuf_release(bufs[i]);
     free(f);
+}
+
+void mg_forward_forget(mg_forward *f) {
+    mg_panels_clear(&f->lin.panels);
 }
 
 mg_pool *mg_forward_pool(const mg_forward *f) {

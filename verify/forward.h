@@ -20,11 +20,17 @@ typedef struct mg_forward mg_forward;
 typedef struct mg_forward_options {
     uint32_t experts_per_token; /* 0 = what the model says; MG_EXPERTS_ALL; else k <= experts (MG_ERR_USAGE otherwise).
                                    Dense models ignore it. */
+    uint64_t keep_bytes; /* keep up to this many bytes of unpacked weights between calls (for decoding); 0 = none,
+                            everything streams. A model that was run must then outlive the pass, or be dropped with
+                            mg_forward_forget before it is freed */
 } mg_forward_options;
 
 /* pool is borrowed; NULL = the calling thread alone. opt NULL = defaults. */
 mg_status mg_forward_new(mg_forward **out, mg_pool *pool, const mg_forward_options *opt, mg_error *err) MG_MUST_CHECK;
 void mg_forward_free(mg_forward *f);
+
+/* Drop kept weights of all models. */
+void mg_forward_forget(mg_forward *f);
 
 /* What it was made with. */
 mg_pool *mg_forward_pool(const mg_forward *f);

@@ -16,6 +16,7 @@ typedef struct task {
     mg_f32_source w;
     const float *bias;
     uint64_t n, k, nc;
+    mg_panel_entry *kept; /* NULL: streamed */
     uint64_t first_ticket;
 } task;
 
@@ -39,6 +40,7 @@ void mg_linear_release(mg_linear *l) {
     }
     free(l->per_worker);
     mg_fbuf_release(&l->biases);
+    mg_panels_clear(&l->panels);
     *l = (mg_linear){0};
 }
 
@@ -101,9 +103,9 @@ static void pack_chunk(const mg_math *t, const task *k, const void *raw, uint64_
     }
 }
 
-static mg_status linear_ticket(void *ctx, uint64_t ticket, unsigned worker, mg_error *err) {
-    const run *r = ctx;
-    size_t lo = 0, hi = r->n; /* the last task whose first ticket is not beyond ours */
+/* The task that ticket belongs to: the last whose first ticket is not beyond it. */
+static const task *task_of(const run *r, uint64_t ticket) {
+    size_t lo = 0, hi = r->n;
     while (hi - lo > 1) {
         size_t mid = lo + (hi - lo) / 2;
         if (r->tasks[mid].first_ticket <= ticket)
@@ -111,21 +113,54 @@ static mg_status linear_ticket(void *ctx, uint64_t ticket, unsigned worker, mg_e
         else
             hi = mid;
     }
-    const task *k = &r->tasks[lo];
+    return &r->tasks[lo];
+}
+
+/* Read n rows from j and multiply chunk by chunk. kept (may be NULL) receives the panels of all chunks. */
+static mg_status stream_tile(const run *r, const task *k, mg_linear_worker *w, uint64_t j, uint64_t n, float *kept,
+                             mg_error *err) {
     const mg_linear_job *job = k->job;
-    mg_linear_worker *w = &r->l->per_worker[worker];
-    uint64_t j = (ticket - k->first_ticket) * k->nc, n = k->n - j < k->nc ? k->n - j : k->nc;
+    const uint64_t width = (n + MG_GEMM_NR - 1) / MG_GEMM_NR * MG_GEMM_NR;
     MG_TRY(worker_raw(w, n * k->w.row_bytes, err));
     MG_TRY(mg_fbuf_need(&w->rows, MG_GEMM_NR, ROW_LD, err));
-    MG_TRY(mg_fbuf_need(&w->chunk, mg_gemm_w_floats(k->nc), 1, err));
+    if (!kept) MG_TRY(mg_fbuf_need(&w->chunk, mg_gemm_w_floats(k->nc), 1, err));
     MG_TRY(mg_f32_source_read(&k->w, j, n, w->raw, err));
     for (uint64_t k0 = 0; k0 < k->k; k0 += MG_GEMM_KC) {
-        uint64_t kc = k->k - k0 < MG_GEMM_KC ? k->k - k0 : MG_GEMM_KC;
-        pack_chunk(r->l->math, k, w->raw, n, k0, kc, w->rows.p, w->chunk.p);
-        mg_gemm_chunk(r->l->math, job->x.m, job->x.data, k->k, k0, kc, w->chunk.p, n, job->y + j, job->ldy);
+        const uint64_t kc = k->k - k0 < MG_GEMM_KC ? k->k - k0 : MG_GEMM_KC;
+        float *chunk = kept ? kept + k0 * width : w->chunk.p;
+        pack_chunk(r->l->math, k, w->raw, n, k0, kc, w->rows.p, chunk);
+        mg_gemm_chunk(r->l->math, job->x.m, job->x.data, k->k, k0, kc, chunk, n, job->y + j, job->ldy);
+    }
+    return MG_OK;
+}
+
+static void kept_tile(const run *r, const task *k, uint64_t j, uint64_t n, const float *kept) {
+    const mg_linear_job *job = k->job;
+    const uint64_t width = (n + MG_GEMM_NR - 1) / MG_GEMM_NR * MG_GEMM_NR;
+    for (uint64_t k0 = 0; k0 < k->k; k0 += MG_GEMM_KC) {
+        const uint64_t kc = k->k - k0 < MG_GEMM_KC ? k->k - k0 : MG_GEMM_KC;
+        mg_gemm_chunk(r->l->math, job->x.m, job->x.data, k->k, k0, kc, kept + k0 * width, n, job->y + j, job->ldy);
+    }
+}
+
+static mg_status linear_ticket(void *ctx, uint64_t ticket, unsigned worker, mg_error *err) {
+    const run *r = ctx;
+    const task *k = task_of(r, ticket);
+    const uint64_t tile = ticket - k->first_ticket, j = tile * k->nc, n = k->n - j < k->nc ? k->n - j : k->nc;
+    float *kept = k->kept ? k->kept->tile[tile] : NULL; /* no other ticket of this run has this tile */
+    if (kept) {
+        kept_tile(r, k, j, n, kept);
+    } else {
+        if (k->kept) kept = malloc((n + MG_GEMM_NR - 1) / MG_GEMM_NR * MG_GEMM_NR * k->k * sizeof *kept);
+        mg_status st = stream_tile(r, k, &r->l->per_worker[worker], j, n, kept, err);
+        if (st != MG_OK) {
+            free(kept);
+            return st;
+        }
+        if (kept) k->kept->tile[tile] = kept;
     }
     if (k->bias)
-        for (uint64_t i = 0; i < job->x.m; i++) r->l->math->add(job->y + i * job->ldy + j, k->bias + j, n);
+        for (uint64_t i = 0; i < k->job->x.m; i++) r->l->math->add(k->job->y + i * k->job->ldy + j, k->bias + j, n);
     return MG_OK;
 }
 
@@ -178,6 +213,8 @@ mg_status mg_linear_run(mg_linear *l, mg_model *m, const mg_linear_job *jobs, si
         uint64_t cap = tickets_of(tasks, have, NC_MAX, l->workers), total = 0;
         for (size_t i = 0; i < have; i++) {
             if (tasks[i].nc > cap) tasks[i].nc = cap;
+            tasks[i].kept = mg_panels_entry(&l->panels, m, tasks[i].job->w, tasks[i].n, tasks[i].k, tasks[i].nc);
+            if (tasks[i].kept) tasks[i].nc = tasks[i].kept->nc;
             tasks[i].first_ticket = total;
             total += (tasks[i].n + tasks[i].nc - 1) / tasks[i].nc;
         }

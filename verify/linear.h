@@ -10,6 +10,7 @@
 #include "quant/math/gemm.h"
 #include "quant/read_f32.h"
 #include "verify/fbuf.h"
+#include "verify/panels.h"
 
 /* Rows of x packed for the kernels. Borrowed storage. */
 typedef struct mg_xpack {
@@ -38,6 +39,7 @@ typedef struct mg_linear {
     const mg_math *math;
     mg_linear_worker *per_worker;
     mg_fbuf biases;
+    mg_panel_cache panels; /* budget 0: nothing is kept */
 } mg_linear;
 
 mg_status mg_linear_init(mg_linear *l, mg_pool *pool, mg_error *err) MG_MUST_CHECK;

@@ -41,9 +41,12 @@ static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
         {NULL, MG_OPT_GROUP, NULL, NULL, "Execution"},
         {"--threads,-t,-j", MG_OPT_U64, &a->common.threads, "N",
          "worker threads (default: cores allowed by affinity and cgroup)"},
+        {"--memory", MG_OPT_SIZE, &a->common.memory, "SIZE",
+         "keep up to SIZE of unpacked weights between tokens, read the rest anew for each (default 1GiB)"},
         MG_COMMON_JSON_OPT(a->common),
         {0}};
     mg_common_init(&a->common);
+    a->common.memory = 1ull << 30;
     a->n = 64;
     a->top_p = 1;
     MG_TRY(mg_options_parse(&tool, opts, argc, argv, &a->pos, &a->done, err));
@@ -166,7 +169,7 @@ static mg_status run(const args *a, mg_error *err) {
     mg_tool_pass pass = {0};
     writer w = {.a = a, .t = &t, .pass = &pass};
     mg_status st = mg_tool_model_open(&t, a->pos.items[0], err);
-    if (st == MG_OK) st = mg_tool_pass_new(&pass, &a->common, err);
+    if (st == MG_OK) st = mg_tool_pass_new_keeping(&pass, &a->common, a->common.memory, err);
     if (st == MG_OK) st = prepare(&w, err);
     if (st == MG_OK) st = write_text(&w, err);
     if (st == MG_OK && a->common.json) st = print_json(&w, err);

@@ -49,9 +49,13 @@ void mg_tool_model_close(mg_tool_model *t) {
 }
 
 mg_status mg_tool_pass_new(mg_tool_pass *p, const mg_common *c, mg_error *err) {
+    return mg_tool_pass_new_keeping(p, c, 0, err);
+}
+
+mg_status mg_tool_pass_new_keeping(mg_tool_pass *p, const mg_common *c, uint64_t keep_bytes, mg_error *err) {
     *p = (mg_tool_pass){0};
     mg_status st = mg_pool_new(&p->pool, c->n_threads, err);
-    const mg_forward_options opt = {.experts_per_token = c->experts_per_token};
+    const mg_forward_options opt = {.experts_per_token = c->experts_per_token, .keep_bytes = keep_bytes};
     if (st == MG_OK) st = mg_forward_new(&p->f, p->pool, &opt, err);
     if (st != MG_OK) mg_tool_pass_free(p);
     return st;

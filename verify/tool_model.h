@@ -27,6 +27,9 @@ typedef struct mg_tool_pass {
     mg_forward *f;
 } mg_tool_pass;
 mg_status mg_tool_pass_new(mg_tool_pass *p, const mg_common *c, mg_error *err) MG_MUST_CHECK;
+/* The same, keeping up to keep_bytes of weights between calls (mg_forward_options). Free the pass before its models. */
+mg_status mg_tool_pass_new_keeping(mg_tool_pass *p, const mg_common *c, uint64_t keep_bytes,
+                                   mg_error *err) MG_MUST_CHECK;
 void mg_tool_pass_free(mg_tool_pass *p);
 
 /* The model's tokenizer; a model without one is MG_ERR_UNSUPPORTED and says what to give instead. The caller's. */

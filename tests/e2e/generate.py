@@ -23,6 +23,8 @@ for i in range(len(r["prompt_ids"]), len(all_ids)):
 check(r["text"].startswith(PROMPT), r["text"])
 same(run("generate", MODEL, "--prompt", PROMPT, "-n", 24).out, r["text"] + "\n", "plain text")
 same(generate("-n", 24, "-t", 1, env={"MOEGRAFT_ISA": "scalar"})["ids"], r["ids"], "scalar, one thread")
+for memory in [1, "2MB"]:  # nothing kept, some of it kept
+    same(generate("-n", 24, "--memory", memory)["ids"], r["ids"], f"--memory {memory}")
 same(generate("-n", 8)["ids"], r["ids"][:8], "fewer tokens")
 same(generate("-n", 0)["ids"], [], "no tokens")
 
