@@ -5,6 +5,9 @@ import random
 import common
 from common import DATA, WORK, check, run, same
 
+# Journal every unit at once: small jobs would otherwise only ever start anew.
+SYNC = {"MOEGRAFT_SYNC_BYTES": 1}
+
 # A merge of the small model: few bytes, the same steps. Its donors are one model, which only `random` gates accept.
 tiny = DATA / "models/tiny/mistral"
 small = WORK / "small.yml"
@@ -29,12 +32,12 @@ def result(out):
 def every_point(tool, arguments, name):
     folder = common.fresh("points")
     out = folder / name
-    points = common.count_crash_points(tool, *arguments(out))
+    points = common.count_crash_points(tool, *arguments(out), env=SYNC)
     reference = result(out)
     check(points > 10, f"{tool}: only {points} crash points")
     for at in range(1, points + 1):
         out = common.fresh("points") / name
-        run(tool, *arguments(out), env={"MOEGRAFT_CRASH_AT": at}, expect=137)
+        run(tool, *arguments(out), env=SYNC | {"MOEGRAFT_CRASH_AT": at}, expect=137)
         complete(out, reference)
         again = run(tool, *arguments(out), expect=(0, 2))
         # 2: killed after the last rename, when the output is finished and the rerun refuses to replace it
@@ -45,8 +48,8 @@ def every_point(tool, arguments, name):
 
 every_point("merge", lambda out: [small, out, "-q"], "moe")
 every_point("merge", lambda out: [small, out, "--to", "Q8_0", "-q"], "moe.gguf")
-every_point("quantize", lambda out: [WORK / "small.gguf", out, "Q8_0", "-q"], "q.gguf") if run(
-    "convert", tiny, WORK / "small.gguf", "-q").code == 0 else None
+run("convert", tiny, WORK / "small.gguf", "-q")
+every_point("quantize", lambda out: [WORK / "small.gguf", out, "Q8_0", "-q"], "q.gguf")
 
 
 def random_moments(tool, arguments, name, times, seed):
@@ -60,7 +63,7 @@ def random_moments(tool, arguments, name, times, seed):
     killed = 0
     for _ in range(times):
         out = common.fresh("moments") / name
-        killed += common.run_killed(tool, *arguments(out), after=rng.uniform(0, length))
+        killed += common.run_killed(tool, *arguments(out), after=rng.uniform(0, length), env=SYNC)
         complete(out, reference)
         again = run(tool, *arguments(out), expect=(0, 2))
         check(again.code == 0 or "exists" in again.err, again.err)
