@@ -75,7 +75,10 @@ mg_status mg_donors_compare(const mg_donor *d, uint32_t n, mg_error *err) {
                            d[0].model->arch->name, d[i].name, d[i].model->arch->name);
         differences += list_differences(&d[0], &d[i], list, sizeof list);
     }
-    if (differences) return mg_fail(err, MG_ERR_CONFLICT, "donors do not fit together: %s", list);
+    bool cut = strlen(list) + 1 >= sizeof list;
+    if (differences)
+        return mg_fail(err, MG_ERR_CONFLICT, "donors do not fit together (%u differences): %s%s", differences, list,
+                       cut ? " ..." : "");
     for (uint32_t i = 1; i < n; i++)
         if (!d[i].shared) MG_TRY(mg_same_tokenizer(d[0].ckpt, d[i].ckpt, err));
     return MG_OK;

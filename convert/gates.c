@@ -102,9 +102,11 @@ static mg_status sum_embeddings(prompt_sum *s, const mg_prompt_batch *p, mg_mode
 static mg_status sum_prompts(prompt_sum *s, mg_gate_mode mode, const mg_prompts *prompts, mg_model *base,
                              const mg_tokenizer *tok, const mg_evaluator *ev, mg_error *err) {
     mg_prompt_batch p = {0};
-    MG_TRY(mg_prompt_batch_add(&p, prompts, 0, false, base, tok, err));
-    float *x = malloc(p.batch.n_tokens * s->hidden * sizeof *x);
-    mg_status st = x ? MG_OK : mg_fail_nomem(err, p.batch.n_tokens * s->hidden * sizeof *x);
+    mg_status st = mg_prompt_batch_add(&p, prompts, 0, false, base, tok, err);
+    if (st == MG_OK && p.batch.n_tokens == 0) st = mg_fail(err, MG_ERR_CONFLICT, "the prompts of an expert are empty");
+    uint64_t bytes = p.batch.n_tokens * s->hidden * sizeof(float);
+    float *x = st == MG_OK ? malloc(bytes) : NULL;
+    if (st == MG_OK && !x) st = mg_fail_nomem(err, bytes);
     if (st == MG_OK)
         st = mode == MG_GATE_CHEAP_EMBED ? sum_embeddings(s, &p, base, ev, x, err)
                                          : sum_hidden(s, mode, &p, base, ev, x, err);

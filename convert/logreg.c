@@ -179,6 +179,7 @@ static mg_status line_search(solver *s, work *k, double *value, bool *moved, mg_
 
 static mg_status minimise(solver *s, work *k, unsigned *iterations, double *value, mg_error *err) {
     MG_TRY(evaluate(s, k->w, k->g, value, err));
+    if (!isfinite(*value)) return mg_fail(err, MG_ERR_FORMAT, "an input of the regression is not finite");
     bool moved = true;
     unsigned it = 0;
     for (; it < s->p->max_iterations && moved; it++) {

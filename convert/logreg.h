@@ -18,7 +18,7 @@ typedef struct mg_logreg {
 
 /* Minimise sum_i weight_i * loss_i + 0.5 ridge |W|^2 from W = 0, with p = softmax(W x):
  * loss = -log p_label, or -log(1 - p_label) for a negative row. w: [classes, dim] result. iterations, loss: may be
- * NULL. */
+ * NULL. MG_ERR_FORMAT when an input is not finite. */
 mg_status mg_logreg_solve(const mg_logreg *problem, mg_pool *pool, double *w, unsigned *iterations, double *loss,
                           mg_error *err) MG_MUST_CHECK;
 

@@ -140,9 +140,9 @@ static mg_status part_expr(const mg_merge *m, mg_plan *p, const mg_part *part, c
     return mg_expr_cast(p, e, m->dtype == MG_DTYPE_COUNT ? source : m->dtype, NULL, 0, out, err);
 }
 
-static mg_status target_expr(const mg_merge *m, mg_plan *p, const mg_target *t, const mg_expr **out, mg_error *err) {
+static mg_status target_expr(mg_merge *m, mg_plan *p, const mg_target *t, const mg_expr **out, mg_error *err) {
     const mg_expr **parts;
-    MG_TRY(MG_ARENA_NEW((mg_arena *)&m->arena, &parts, t->n_parts, err));
+    MG_TRY(MG_ARENA_NEW(&m->arena, &parts, t->n_parts, err));
     for (uint32_t i = 0; i < t->n_parts; i++) {
         MG_TRY(part_expr(m, p, &t->parts[i], &parts[i], err));
         for (const mg_view *v = t->views; v < t->views + MG_MAX_VIEWS && v->kind != MG_VIEW_END; v++)

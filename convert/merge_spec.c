@@ -127,18 +127,11 @@ mg_status mg_merge_spec_load(mg_merge_spec **out, const char *path, mg_error *er
     mg_yaml_doc *doc = NULL;
     char dir[4096];
     mg_merge_yaml_dir(path, dir, sizeof dir);
-    mg_status st;
-    MG_TRY_GOTO(mg_file_slurp(path, 1u << 20, &text, &n, err), out);
-    MG_TRY_GOTO(mg_yaml_parse(&doc, text, n, path, err), out);
-    st = MG_ERR_LIMIT;
-    s->text = mg_arena_strndup(&s->arena, text, n);
+    mg_status st = mg_file_slurp(path, 1u << 20, &text, &n, err);
+    if (st == MG_OK) st = mg_yaml_parse(&doc, text, n, path, err);
+    if (st == MG_OK && !(s->text = mg_arena_strndup(&s->arena, text, n))) st = mg_fail_nomem(err, n);
     s->text_size = n;
-    if (!s->text) {
-        st = mg_fail_nomem(err, n);
-        goto out;
-    }
-    st = read_root(s, dir, mg_yaml_root(doc), err);
-out:
+    if (st == MG_OK) st = read_root(s, dir, mg_yaml_root(doc), err);
     mg_yaml_free(doc);
     free(text);
     if (st != MG_OK) {
@@ -178,6 +171,11 @@ mg_status mg_merge_spec_add_text(mg_merge_spec *s, const char *name, const char 
     char *text;
     size_t n;
     MG_TRY(mg_file_slurp(file, MAX_PROMPT_FILE, &text, &n, err));
+    if (memchr(text, 0, n)) {
+        free(text);
+        mg_error_at(err, file, NULL);
+        return mg_fail(err, MG_ERR_FORMAT, "a NUL byte: this is no text");
+    }
     uint32_t lines = 0;
     for (size_t i = 0; i < n; i++) lines += text[i] == '\n';
     const char **all = mg_arena_alloc(&s->arena, (size_t)e->positive.n + lines + 1, sizeof *all);
@@ -188,6 +186,8 @@ mg_status mg_merge_spec_add_text(mg_merge_spec *s, const char *name, const char 
     for (char *line = copy; line;) {
         char *end = strchr(line, '\n');
         if (end) *end++ = 0;
+        size_t k = strlen(line);
+        if (k && line[k - 1] == '\r') line[k - 1] = 0; /* written on another system */
         if (*line) all[e->positive.n++] = line;
         line = end;
     }

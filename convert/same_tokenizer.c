@@ -22,8 +22,8 @@ static mg_status compare_tokens(const mg_tokenizer *a, const mg_tokenizer *b, co
 
 mg_status mg_same_tokenizer(const mg_checkpoint *a, const mg_checkpoint *b, mg_error *err) {
     mg_tokenizer *x = NULL, *y = NULL;
-    mg_status st = a->dir ? mg_tokenizer_open_dir(&x, a->dir, err) : MG_OK;
-    if (st == MG_OK && b->dir) st = mg_tokenizer_open_dir(&y, b->dir, err);
+    mg_status st = mg_tokenizer_open_model(&x, a, err);
+    if (st == MG_OK) st = mg_tokenizer_open_model(&y, b, err);
     if (st == MG_OK) st = compare_tokens(x, y, a->path, b->path, err);
     mg_tokenizer_free(x);
     mg_tokenizer_free(y);

@@ -160,8 +160,9 @@ static mg_status work(args *a, mg_plan *p, mg_model *m, mg_error *err) {
                           .progress = a->c.progress,
                           .label = "convert",
                           .manifest = !a->no_manifest};
-    if (a->c.dry_run) return mg_tool_plan_show(p, &out, 1, &eo, a->c.json, err);
-    return mg_tool_plan_execute(p, &eo, a->c.json, a->c.quiet, err);
+    mg_tool_plan_style style = {.json = a->c.json, .quiet = a->c.quiet};
+    if (a->c.dry_run) return mg_tool_plan_show(p, &out, 1, &eo, style, err);
+    return mg_tool_plan_execute(p, &eo, style, err);
 }
 
 int main(int argc, char **argv) {

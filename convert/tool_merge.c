@@ -123,8 +123,9 @@ static void set_stage_path(run *r, const char *out) {
     while (n > 1 && out[n - 1] == '/') n--;
     size_t start = n;
     while (start && out[start - 1] != '/') start--;
-    snprintf(r->stage_path, sizeof r->stage_path, "%.*s.%.*s.router.safetensors", (int)start, out, (int)(n - start),
-             out + start);
+    int size = snprintf(r->stage_path, sizeof r->stage_path, "%.*s.%.*s.router.safetensors", (int)start, out,
+                        (int)(n - start), out + start);
+    if (size < 0 || (size_t)size >= sizeof r->stage_path) r->stage_path[0] = 0; /* too long a name: nothing is kept */
 }
 
 static mg_status open_recipe(run *r, args *a, const char *dir, mg_error *err) {
@@ -135,7 +136,7 @@ static mg_status open_recipe(run *r, args *a, const char *dir, mg_error *err) {
                                   .run = {.seed = a->seed,
                                           .dir = dir,
                                           .shard_size = a->shard_size,
-                                          .stage_path = a->c.dry_run ? NULL : r->stage_path,
+                                          .stage_path = a->c.dry_run || !r->stage_path[0] ? NULL : r->stage_path,
                                           .note = say,
                                           .note_ctx = a}};
     return mg_tool_recipe_open(&r->recipe, a->words.items[0], r->pool, &opt, err);
@@ -181,11 +182,12 @@ static mg_status work(run *r, args *a, mg_error *err) {
                            .progress = a->c.progress,
                            .label = "merge",
                            .manifest = a->manifest};
+    mg_tool_plan_style style = {.json = a->c.json, .quiet = a->c.quiet};
     if (st == MG_OK)
-        st = a->c.dry_run ? mg_tool_plan_show(plan, out, r->n_targets ? r->n_targets : 1, &opt, a->c.json, err)
-                          : mg_tool_plan_execute(plan, &opt, a->c.json, a->c.quiet, err);
+        st = a->c.dry_run ? mg_tool_plan_show(plan, out, r->n_targets ? r->n_targets : 1, &opt, style, err)
+                          : mg_tool_plan_execute(plan, &opt, style, err);
     free(out);
-    if (st == MG_OK && !a->c.dry_run) unlink(r->stage_path);
+    if (st == MG_OK && !a->c.dry_run && r->stage_path[0]) unlink(r->stage_path);
     return st;
 }
 

@@ -5,14 +5,19 @@
 
 #include "convert/plan.h"
 
-/* Print what outputs out[0..n) of p will be: tables, or with json one object (several: {"schema":1,"outputs":[...]}).
- */
-mg_status mg_tool_plan_show(mg_plan *p, const uint32_t *out, size_t n, const mg_exec_options *opt, bool json,
-                            mg_error *err) MG_MUST_CHECK;
+/* How to print. */
+typedef struct mg_tool_plan_style {
+    bool json;
+    bool quiet; /* no cost line */
+    bool sizes; /* "SHA256  PATH  N bytes" instead of "SHA256  PATH" */
+} mg_tool_plan_style;
 
-/* Execute p; print "SHA256  PATH" per file (or {"schema":1,"files":[...]}) to stdout and, unless quiet, the cost to
- * stderr. */
-mg_status mg_tool_plan_execute(mg_plan *p, const mg_exec_options *opt, bool json, bool quiet,
+/* Print what outputs out[0..n) of p will be: tables, or as JSON one object (several: {"schema":1,"outputs":[...]}). */
+mg_status mg_tool_plan_show(mg_plan *p, const uint32_t *out, size_t n, const mg_exec_options *opt,
+                            mg_tool_plan_style style, mg_error *err) MG_MUST_CHECK;
+
+/* Execute p; print a line per file (or {"schema":1,"files":[...]}) to stdout and, unless quiet, the cost to stderr. */
+mg_status mg_tool_plan_execute(mg_plan *p, const mg_exec_options *opt, mg_tool_plan_style style,
                                mg_error *err) MG_MUST_CHECK;
 
 #endif

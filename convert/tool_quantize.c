@@ -1,6 +1,7 @@
 /* tool_quantize.c - moegraft-quantize: llama-quantize's command line on our plans. */
 #include "convert/quantize.h"
 #include "convert/quantize_args.h"
+#include "convert/tool_plan.h"
 #include "formats/base/options.h"
 #include "formats/base/pool.h"
 
@@ -215,60 +216,6 @@ static mg_status make_plan(run *r, args *a, mg_error *err) {
     return MG_OK;
 }
 
-/* ---- results ---- */
-
-static mg_status print_json(mg_json *root, mg_error *err) {
-    char *text;
-    mg_status st = mg_json_print(&text, root, 0, err);
-    mg_json_free(root);
-    if (st != MG_OK) return st;
-    puts(text);
-    free(text);
-    return MG_OK;
-}
-
-/* One output: its object as documented; several: {"schema":1,"outputs":[...]}. */
-static mg_status show_plan(run *r, const args *a, const mg_exec_options *opt, mg_error *err) {
-    size_t n = r->targets.n;
-    mg_json *all = mg_json_new_object(), *list = mg_json_new_array(), *one = NULL;
-    mg_status st = MG_OK;
-    for (size_t i = 0; i < n && st == MG_OK; i++) {
-        if (!a->common.json) {
-            st = mg_plan_print(r->plan, r->out[i], opt, stdout, err);
-            continue;
-        }
-        st = mg_plan_json(r->plan, r->out[i], &one, err);
-        if (st == MG_OK && n == 1)
-            st = print_json(one, err);
-        else if (st == MG_OK)
-            mg_json_push(list, one);
-    }
-    mg_json_set_i64(all, "schema", 1);
-    mg_json_set(all, "outputs", list);
-    if (st == MG_OK && a->common.json && n > 1) return print_json(all, err);
-    mg_json_free(all);
-    return st;
-}
-
-static mg_status show_result(const mg_exec_result *res, const args *a, mg_error *err) {
-    mg_json *root = mg_json_new_object(), *files = mg_json_new_array();
-    for (uint32_t i = 0; i < res->n_files; i++) {
-        mg_json *f = mg_json_new_object();
-        mg_json_set_str(f, "path", res->files[i].path);
-        mg_json_set_u64(f, "size", res->files[i].size);
-        mg_json_set_str(f, "sha256", res->files[i].sha256);
-        mg_json_push(files, f);
-        if (!a->common.json)
-            printf("%s  %s  %llu bytes\n", res->files[i].sha256, res->files[i].path,
-                   (unsigned long long)res->files[i].size);
-    }
-    mg_json_set_i64(root, "schema", 1);
-    mg_json_set(root, "files", files);
-    if (a->common.json) return print_json(root, err);
-    mg_json_free(root);
-    return MG_OK;
-}
-
 static mg_status work(run *r, args *a, mg_error *err) {
     MG_TRY(mg_quantize_targets_parse(&r->targets, &a->words, &a->outputs, err));
     if (r->targets.threads_given && a->common.threads)
@@ -282,14 +229,9 @@ static mg_status work(run *r, args *a, mg_error *err) {
                            .progress = a->common.progress,
                            .label = "quantize",
                            .manifest = !a->no_manifest};
-    if (a->common.dry_run) return show_plan(r, a, &opt, err);
-    mg_exec_result res;
-    MG_TRY(mg_plan_execute(r->plan, &opt, &res, err));
-    MG_TRY(show_result(&res, a, err));
-    mg_job_cost cost = {.label = "quantize", .read = res.bytes_read, .written = res.bytes_written};
-    if (res.n_files == 1) cost.sha256 = res.files[0].sha256;
-    if (!a->common.quiet) mg_progress_cost(stderr, a->common.progress, &cost);
-    return MG_OK;
+    mg_tool_plan_style style = {.json = a->common.json, .quiet = a->common.quiet, .sizes = true};
+    if (a->common.dry_run) return mg_tool_plan_show(r->plan, r->out, r->targets.n, &opt, style, err);
+    return mg_tool_plan_execute(r->plan, &opt, style, err);
 }
 
 int main(int argc, char **argv) {
