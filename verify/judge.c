@@ -14,14 +14,14 @@ mg_status mg_threshold_parse(mg_threshold *t, const char *text, mg_error *err) {
     size_t k = op[0] && op[1] == '=' ? 2 : 1;
     while (n && isspace((unsigned char)text[n - 1])) n--;
     bool single = op[0] == '<' || op[0] == '>';
-    if (n == 0 || n >= sizeof t->path || !op[0] || (k == 1 && !single))
+    const char *number = op[0] ? op + k : op;
+    while (isspace((unsigned char)*number)) number++;
+    if (n == 0 || n >= sizeof t->path || (k == 1 && !single) || mg_parse_f64(number, &t->value, NULL) != MG_OK)
         return mg_fail(err, MG_ERR_USAGE, "--fail-on '%s': expected PATH, one of > >= < <= == != and a number", text);
     t->text = text;
     snprintf(t->path, sizeof t->path, "%.*s", (int)n, text);
     snprintf(t->op, sizeof t->op, "%.*s", (int)k, op);
-    const char *number = op + k;
-    while (isspace((unsigned char)*number)) number++;
-    return mg_parse_f64(number, &t->value, err);
+    return MG_OK;
 }
 
 /* One element of an array: the i-th child, or with any the first. */

@@ -1,0 +1,384 @@
+"""moegraft-verify: every figure computed here again from the logits, hidden states and router logits that moegraft-forward
+writes; thresholds and exit codes; deliberate damage found and named; the same bytes whatever runs it; the page."""
+import html.parser
+import json
+import math
+import os
+import pathlib
+import re
+import shutil
+import struct
+import common
+from common import DATA, SAMPLES, WORK, check, run, same
+import moe4
+
+V, LAYERS, EXPERTS, HIDDEN = 1024, 4, 4, 256
+REF = moe4.build(WORK / "moe4")
+Q8, Q4 = WORK / "moe4-Q8_0.gguf", WORK / "moe4-Q4_0.gguf"
+run("quantize", REF, "-o", f"{Q8}=Q8_0", "-o", f"{Q4}=Q4_0", "-q")
+PLAIN = (SAMPLES / "text/prose.txt").read_text()
+ROWS = WORK / "rows.txt"
+_ids = run("tokenize", REF, "--text", PLAIN[:400], "--json").json()["ids"]
+ROWS.write_text("\n".join("1 " + " ".join(map(str, _ids[i:i + 23])) for i in range(1, 70, 23)) + "\n")
+
+
+def verify(*args, **kw):
+    return run("verify", *args, **kw)
+
+
+def result(*args, **kw):
+    return verify(*args, "--json", "-q", **kw).json()
+
+
+def near(found, expected, tolerance, what):
+    check(abs(found - expected) <= tolerance * max(abs(expected), 1e-30), f"{what}: {found}, expected {expected}")
+
+
+# ---- the figures ----
+def capture(model, name):
+    out = WORK / f"{name}.safetensors"
+    run("forward", model, "--tokens", ROWS, "-o", out, "--capture", "logits,hidden,router", "-q")
+    return {k: t.floats() for k, t in common.read_safetensors(out)[1].items()}
+
+
+def table(flat, width):
+    return [flat[i:i + width] for i in range(0, len(flat), width)]
+
+
+def log_softmax(row):
+    top = max(row)
+    total = top + math.log(sum(math.exp(v - top) for v in row))
+    return [v - total for v in row]
+
+
+def softmax_kl(a, b):
+    return sum(math.exp(p) * (p - q) for p, q in zip(a, b))
+
+
+def first(row):
+    return row.index(max(row))
+
+
+def best_two(row):
+    return sorted(range(len(row)), key=lambda e: -row[e])[:2]
+
+
+def percentile(values, fraction):
+    values, p = sorted(values), fraction * (len(values) - 1)
+    i = int(p)
+    return values[i] + (p - i) * (values[min(i + 1, len(values) - 1)] - values[i])
+
+
+def figures(a, b):
+    """What verify should say of captures a (reference) and b. Token rows score every position but the last."""
+    tokens = [list(map(int, line.split())) for line in ROWS.read_text().splitlines()]
+    n = len(tokens[0])
+    keep = [i for i in range(len(tokens) * n) if i % n != n - 1]
+    la, lb = table(a["logits"], V), table(b["logits"], V)
+    pa, pb = {i: log_softmax(la[i]) for i in keep}, {i: log_softmax(lb[i]) for i in keep}
+    target = {i: tokens[i // n][i % n + 1] for i in keep}
+    kl = [softmax_kl(pa[i], pb[i]) for i in keep]
+    dp = [math.exp(pb[i][target[i]]) - math.exp(pa[i][target[i]]) for i in keep]
+    flat_a, flat_b = [v for i in keep for v in la[i]], [v for i in keep for v in lb[i]]
+    diff = [y - x for x, y in zip(flat_a, flat_b)]
+    mean = sum(kl) / len(kl)
+    out = {
+        "ppl.reference": math.exp(-sum(pa[i][target[i]] for i in keep) / len(keep)),
+        "ppl.candidate": math.exp(-sum(pb[i][target[i]] for i in keep) / len(keep)),
+        "kl.mean": mean, "kl.max": max(kl), "kl.median": percentile(kl, 0.5), "kl.p99": percentile(kl, 0.99),
+        "kl.p999": percentile(kl, 0.999),
+        "kl.stderr": math.sqrt((sum(k * k for k in kl) / len(kl) - mean * mean) / (len(kl) - 1)),
+        "top1_agreement": sum(first(la[i]) == first(lb[i]) for i in keep) / len(keep),
+        "delta_p.mean": sum(dp) / len(dp), "delta_p.rms": math.sqrt(sum(d * d for d in dp) / len(dp)),
+        "logits.max_abs": max(map(abs, diff)), "logits.rms": math.sqrt(sum(d * d for d in diff) / len(diff)),
+        "logits.cosine": cosine(flat_a, flat_b),
+    }
+    for l in range(LAYERS - 1):  # the last state that forward writes is normed, as transformers' is
+        x, y = a[f"hidden.{l + 1}"], b[f"hidden.{l + 1}"]
+        out[f"layers[{l}].relative_l2"] = math.sqrt(sum((p - q) ** 2 for p, q in zip(x, y)) / sum(p * p for p in x))
+        out[f"layers[{l}].cosine"] = sum(map(cosine, table(x, HIDDEN), table(y, HIDDEN))) / (len(x) // HIDDEN)
+    for l in range(LAYERS):
+        x, y = table(a[f"router.{l}"], EXPERTS), table(b[f"router.{l}"], EXPERTS)
+        tops = [(best_two(p), best_two(q)) for p, q in zip(x, y)]
+        out[f"routing[{l}].set_agreement"] = sum(set(p) == set(q) for p, q in tops) / len(x)
+        out[f"routing[{l}].top1_agreement"] = sum(p[0] == q[0] for p, q in tops) / len(x)
+        out[f"routing[{l}].weight_kl"] = sum(softmax_kl(log_softmax(p), log_softmax(q)) for p, q in zip(x, y)) / len(x)
+        for e in range(EXPERTS):
+            out[f"routing[{l}].load_reference[{e}]"] = sum(e in p for p, _ in tops) / (2 * len(x))
+            out[f"routing[{l}].load_candidate[{e}]"] = sum(e in q for _, q in tops) / (2 * len(x))
+    return out
+
+
+def cosine(x, y):
+    return sum(p * q for p, q in zip(x, y)) / math.sqrt(sum(p * p for p in x) * sum(q * q for q in y))
+
+
+def follow(value, path):
+    for part in re.findall(r"[a-z0-9_]+|\[\d+\]", path):
+        value = value[int(part[1:-1])] if part[0] == "[" else value[part]
+    return value
+
+
+captures = {name: capture(path, name) for name, path in (("ref", REF), ("q8", Q8), ("q4", Q4))}
+both = result(REF, Q8, Q4, "--tokens", ROWS)
+same(both["schema"], 1, "schema")
+same(both["text_sha256"], common.sha256(ROWS), "hash of the token file")
+same(both["tokens"], 3 * 23, "scored positions")
+same([c["path"] for c in both["candidates"]], [str(Q8), str(Q4)], "paths")
+for c, name in zip(both["candidates"], ("q8", "q4")):
+    for path, want in figures(captures["ref"], captures[name]).items():
+        # f32 exponentials on one side, doubles on the other; differences of nearly equal numbers keep fewer digits
+        tolerance = 2e-3 if path.startswith(("kl", "delta_p", "routing")) else 1e-6
+        near(follow(c, path), want, tolerance, f"{name}: {path}")
+check(both["candidates"][0]["kl"]["mean"] < both["candidates"][1]["kl"]["mean"] / 5, "8 bits are not closer than 4")
+
+# ---- keys that scripts rely on; a model without experts has no routing ----
+whole = result(REF, Q4, "--weights")
+KEYS = {"": {"schema", "text_sha256", "tokens", "candidates"},
+        "candidates[0]": {"path", "ppl", "kl", "top1_agreement", "delta_p", "logits", "layers", "routing", "tensors", "verdict",
+                          "failed"},
+        "candidates[0].ppl": {"reference", "candidate"},
+        "candidates[0].kl": {"mean", "stderr", "median", "p99", "p999", "max"},
+        "candidates[0].delta_p": {"mean", "rms"}, "candidates[0].logits": {"max_abs", "rms", "cosine"},
+        "candidates[0].layers[3]": {"layer", "cosine", "relative_l2"},
+        "candidates[0].routing[3]": {"layer", "set_agreement", "top1_agreement", "weight_kl", "load_reference", "load_candidate"},
+        "candidates[0].tensors[0]": {"name", "type", "bpw", "rmse", "snr_db", "max_abs"}}
+for path, keys in KEYS.items():
+    check(keys <= set(follow(whole, path)), f"keys of '{path}': {sorted(follow(whole, path))}")
+same(whole["text"], "built-in text", "name of the built-in text")
+same(whole["tokens"], 510, "positions of the built-in text")
+same(len(whole["candidates"][0]["tensors"]), 79, "weights compared")
+check(result(REF, Q4)["candidates"][0]["tensors"] == [], "weights without --weights")
+
+# One weight again: rmse, snr, largest difference, and where the worst block is.
+w = next(t for t in whole["candidates"][0]["tensors"] if t["name"] == "blk.2.attn_v.weight")
+x = common.read_safetensors(REF / "model.safetensors")[1]["model.layers.2.self_attn.v_proj.weight"].floats()
+y = []
+for d, qs in ((struct.unpack("<e", raw[:2])[0], raw[2:]) for raw in table(common.read_gguf(Q4)[1]["blk.2.attn_v.weight"].data, 18)):
+    y += [d * ((q & 15) - 8) for q in qs] + [d * ((q >> 4) - 8) for q in qs]
+d2 = [(p - q) ** 2 for p, q in zip(x, y)]
+rms = math.sqrt(sum(v * v for v in x) / len(x))
+near(w["rmse"], math.sqrt(sum(d2) / len(d2)), 1e-9, "rmse")
+near(w["max_abs"], math.sqrt(max(d2)), 1e-9, "max_abs")
+near(w["snr_db"], 20 * math.log10(rms / w["rmse"]), 1e-9, "snr_db")
+worst = max((math.sqrt(sum(d2[i:i + 32]) / 32) / max(math.sqrt(sum(v * v for v in x[i:i + 32]) / 32), 0.1 * rms), i)
+            for i in range(0, len(x), 32))
+near(w["worst_block"], worst[0], 1e-9, "worst block")
+same((w["worst_row"], w["worst_column"]), divmod(worst[1], HIDDEN), "its place")
+same((w["type"], w["bpw"], w["damaged"]), ("Q4_0", 4.5, False), "type")
+
+# ---- the same text for every thread count and instruction set ----
+args = (REF, Q4, "--tokens", ROWS, "--weights", "--json", "-q")
+one = verify(*args, "-t", 1).out
+for options, env in ((["-t", 3], {}), (["-t", 2], {"MOEGRAFT_ISA": "scalar"}), (["--memory", "1"], {})):
+    same(verify(*args, *options, env=env).out, one, f"result with {options} {env}")
+
+# ---- thresholds ----
+c = both["candidates"][1]
+mean = c["kl"]["mean"]
+for code, failed, rules in ((0, [], [f"kl.mean>{mean * 1.01}"]), (1, [f"kl.mean>{mean * 0.99}"], [f"kl.mean>{mean * 0.99}"]),
+                            (1, ["top1_agreement<=1", "layers[3].cosine < 1"], ["top1_agreement<=1", "kl.p99<0", "layers[3].cosine < 1"])):
+    rules = [part for rule in rules for part in ("--fail-on", rule)]
+    r = verify(REF, Q4, "--tokens", ROWS, "--json", "-q", *rules, expect=code).json()["candidates"][0]
+    same((r["verdict"], r["failed"]), ("fail" if code else "pass", failed), f"verdict of {rules}")
+    text = verify(REF, Q4, "--tokens", ROWS, "-q", *rules, expect=code).out.splitlines()
+    check(text[-1].split()[:2] == ["verdict", "fail" if code else "pass"], f"last line: {text[-1]}")
+    check(all(f"[{f}]" in text[-1] for f in failed), f"last line: {text[-1]}")
+two = verify(REF, Q8, Q4, "--tokens", ROWS, "--json", "-q", "--fail-on", f"kl.mean>{mean * 0.5}", expect=1).json()
+same([c["verdict"] for c in two["candidates"]], ["pass", "fail"], "verdicts of two")
+for rule in ("kl.meen>0", "layers[0].cosin<1", "kl>0", "kl.mean=0", "kl.mean>x", "tensors[0].rmse>0", "layers[4].cosine<1"):
+    r = verify(REF, Q4, "--tokens", ROWS, "--fail-on", rule, expect=2)
+    check(rule in r.err and r.out == "", f"{rule}: {r.err}")
+
+# ---- equal models: exactly nothing ----
+for path in (REF, WORK / "again"):
+    if path != REF:
+        shutil.copytree(REF, path)
+    c = result(REF, path, "--weights")["candidates"][0]
+    same((c["kl"]["mean"], c["kl"]["max"], c["logits"]["max_abs"], c["top1_agreement"], c["delta_p"]["rms"]), (0, 0, 0, 1, 0), "no drift")
+    same({l["relative_l2"] for l in c["layers"]} | {r["weight_kl"] for r in c["routing"]} | {t["rmse"] for t in c["tensors"]}, {0}, "no error")
+    same((c["verdict"], c["damaged_tensors"]), ("pass", 0), "verdict")
+run("convert", REF, WORK / "bf16.gguf", "--outtype", "bf16", "-q")
+c = result(REF, WORK / "bf16.gguf", "--weights", "--tokens", ROWS)["candidates"][0]
+same((c["kl"]["max"], c["damaged_tensors"], c["verdict"]), (0, 0, "pass"), "another layout, the same numbers")
+
+# ---- a recipe is a model ----
+recipe = DATA / "golden/merge/moe4_cheap_embed.yml"
+run("merge", recipe, WORK / "merged", "-q")
+for pair in ((recipe, WORK / "merged"), (WORK / "merged", recipe)):
+    c = result(*pair, "--tokens", ROWS, "--weights")["candidates"][0]
+    same((c["kl"]["max"], c["damaged_tensors"], c["verdict"]), (0, 0, "pass"), f"{pair[0].name} and {pair[1].name}")
+
+
+# ---- damage: found, named first, exit 1 ----
+def damaged(path, names, reference=REF):
+    r = verify(reference, path, "--tokens", ROWS, "--weights", "--json", "-q", expect=1).json()["candidates"][0]
+    check(r["verdict"] == "fail" and r["failed"] == ["weights"], f"{path.name}: {r['verdict']} {r['failed']}")
+    bad = [t["name"] for t in r["tensors"] if t["damaged"]]
+    same(sorted(bad), sorted(names), f"{path.name}: damaged")
+    same(sorted(t["name"] for t in r["tensors"][:len(names)]), sorted(names), f"{path.name}: named first")
+    text = verify(reference, path, "--tokens", ROWS, "--weights", "-q", expect=1).out
+    check(re.search(rf"damaged\n +{re.escape(r['tensors'][0]['name'])} .*DAMAGED", text), f"{path.name}: {text}")
+    return r["tensors"]
+
+
+def patched(name, source, tensor, change):
+    """A copy of a GGUF with the bytes of one tensor changed."""
+    raw, old = bytearray(source.read_bytes()), common.read_gguf(source)[1][tensor].data
+    at = raw.index(old)
+    same(raw.count(old), 1, f"places of {tensor}")
+    new = bytearray(old)
+    change(new)
+    raw[at:at + len(old)] = new
+    (WORK / name).write_bytes(raw)
+    return WORK / name
+
+
+# Two experts swapped, in a directory and through a quantization of it.
+tensors = common.read_safetensors(REF / "model.safetensors")[1]
+names = [f"model.layers.1.block_sparse_moe.experts.{e}.w{w}.weight" for e in (0, 2) for w in (1, 2, 3)]
+swapped = dict(tensors)
+for i in range(3):
+    swapped[names[i]], swapped[names[i + 3]] = tensors[names[i + 3]], tensors[names[i]]
+(WORK / "swapped").mkdir()
+for f in REF.iterdir():
+    if f.name != "model.safetensors":
+        shutil.copy(f, WORK / "swapped" / f.name)
+common.write_safetensors(WORK / "swapped/model.safetensors", swapped, {"format": "pt"})
+damaged(WORK / "swapped", names)
+stacked = [f"blk.1.ffn_{part}_exps.weight[{e}]" for e in (0, 2) for part in ("gate", "down", "up")]
+for kind in ("Q8_0", "Q4_K_M"):
+    run("quantize", WORK / "swapped", WORK / f"swapped-{kind}.gguf", kind, "-q")
+    damaged(WORK / f"swapped-{kind}.gguf", stacked)
+
+
+# Rows of q and k as Hugging Face orders them (halves), where GGUF has pairs.
+def unpermute(data, heads):
+    n = len(data) // (heads * 64)
+    rows = table(bytes(data), n)
+    for h in range(heads):
+        for i in range(64):  # pair order (i / 2, half i % 2) -> half i % 2, place i / 2
+            at = (h * 64 + i % 2 * 32 + i // 2) * n
+            data[at:at + n] = rows[h * 64 + i]
+
+
+for source in (Q8, Q4):
+    for tensor, heads in (("blk.3.attn_q.weight", 4), ("blk.0.attn_k.weight", 2)):
+        damaged(patched("unpermuted.gguf", source, tensor, lambda d: unpermute(d, heads)), [tensor])
+
+
+# One scale doubled (the exponent of its f16 one higher), in the middle of a tensor.
+def double(data, block, size):
+    scale, = struct.unpack_from("<H", data, block * size)
+    struct.pack_into("<H", data, block * size, scale + 0x400)
+
+
+for source, size in ((Q8, 34), (Q4, 18)):
+    t = damaged(patched("doubled.gguf", source, "blk.2.attn_v.weight", lambda d: double(d, 100 * 8 + 3, size)), ["blk.2.attn_v.weight"])[0]
+    same((t["worst_row"], t["worst_column"]), (100, 96), "place of the doubled block")
+    check(0.8 < t["worst_block"] < 1.2, f"a doubled block is off by {t['worst_block']}")
+
+
+# One high bit: of a weight's code, of a weight.
+def flip(data, at, bit):
+    data[at] ^= 1 << bit
+
+
+t = damaged(patched("flipped.gguf", Q8, "token_embd.weight", lambda d: flip(d, 500 * 8 * 34 + 34 + 2 + 17, 7)), ["token_embd.weight"])[0]
+same((t["worst_row"], t["worst_column"]), (500, 32), "place of the flipped bit")
+flipped = dict(tensors)
+raw = bytearray(tensors["lm_head.weight"].data)
+flip(raw, 2 * (700 * HIDDEN + 70) + 1, 6)
+flipped["lm_head.weight"] = common.Tensor("BF16", [V, HIDDEN], raw)
+shutil.copytree(REF, WORK / "flipped")
+common.write_safetensors(WORK / "flipped/model.safetensors", flipped, {"format": "pt"})
+t = damaged(WORK / "flipped", ["lm_head.weight"])[0]
+same((t["worst_row"], t["worst_column"]), (700, 64), "place of the flipped bit")
+# A copy of a file must hold the same: the lowest bit of one weight is enough.
+damaged(patched("low.gguf", Q4, "output.weight", lambda d: flip(d, 18 * 77 + 9, 0)), ["output.weight"], reference=Q4)
+
+
+# ---- refusals ----
+tiny = DATA / "models/tiny/llama"
+for code, words, args in ((8, "vocabularies differ", (REF, tiny, "--tokens", ROWS)), (2, "at least one candidate", (REF,)),
+                          (5, "absent", (REF, WORK / "absent")), (5, "none.txt", (REF, Q4, "--text", WORK / "none.txt")),
+                          (4, "tokenizer", (tiny, tiny)), (4, "--junit", (REF, Q4, "--junit", "x")),
+                          (4, "--provenance", (REF, Q4, "--provenance", "x")), (4, "--precision", (REF, Q4, "--precision", "f64")),
+                          (4, "name tells no model kind", (REF, ROWS))):
+    r = verify(*args, expect=code)
+    check(words in r.err, f"{args}: {r.err}")
+
+
+# ---- the page: numbers of the JSON, well-formed, alone ----
+class Page(html.parser.HTMLParser):
+    VOID = {"meta", "br", "hr", "link", "img", "input"}
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.cells, self.seen = [], [], []
+        self.feed(text)
+        self.close()
+        same(self.open, [], "elements left open")
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
+        check(len({k for k, _ in attrs}) == len(attrs), f"attribute twice in {tag}")
+        if tag in ("td", "th"):
+            self.cells.append("")
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.seen.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        same(self.open.pop() if self.open else None, tag, f"end of element at {self.getpos()}")
+
+    def handle_data(self, data):
+        if self.cells and ("td" in self.open or "th" in self.open) and "title" not in self.open:
+            self.cells[-1] += data
+
+
+report = WORK / "report.html"
+data = result(REF, Q8, Q4, "--weights", "--html", report)
+text = report.read_text()
+page = Page(text)
+tags = {tag for tag, _ in page.seen}
+check(text.startswith("<!DOCTYPE html>") and "script" not in tags and "link" not in tags and "img" not in tags, f"elements: {sorted(tags)}")
+check(not re.search(r"https?://|@import|url\(", text), "the page refers to something outside itself")
+check(all(not k.startswith("on") for _, attrs in page.seen for k in attrs), "scripts in attributes")
+for c in data["candidates"]:
+    for path in ("kl.mean", "kl.stderr", "kl.p99", "kl.max", "top1_agreement", "ppl.candidate", "ppl.reference", "delta_p.rms"):
+        check(f"{follow(c, path):.6g}" in page.cells, f"the page lacks {path} {follow(c, path):.6g}")
+    for r in c["routing"]:
+        check(f"{r['set_agreement']:.6g}" in page.cells, "the page lacks a routing figure")
+    for t in c["tensors"][:5]:
+        check(f"{t['worst_block']:.6g}" in page.cells and t["name"] in page.cells, f"the page lacks {t['name']}")
+    check(text.count("<svg") >= 2 * (2 + LAYERS), "plots are missing")
+verify(REF, Q4, "--tokens", ROWS, "--html", report, expect=2)
+verify(REF, Q4, "--tokens", ROWS, "--html", report, "--force", "-q")
+check(report.read_text() != text, "--force replaced nothing")
+odd = WORK / "a<b>&\"c.gguf"
+shutil.copy(Q4, odd)
+verify(REF, odd, "--tokens", ROWS, "--html", report, "--force", "-q")
+check("a&lt;b&gt;&amp;&quot;c.gguf" in report.read_text(), "a name is not escaped")
+Page(report.read_text())
+
+# ---- against llama.cpp's figures, when the shared data is at hand ----
+shared = os.environ.get("MOEGRAFT_SHARED")
+if not shared:
+    print("skipped: comparison with llama-perplexity (MOEGRAFT_SHARED is not set)")
+else:
+    shared = pathlib.Path(shared)
+    golden = json.loads((DATA / "golden/verify/kld.json").read_text())
+    kinds = ("Q8_0", "Q6_K", "Q4_K_M", "Q4_0")
+    run("quantize", REF, *(o for k in kinds for o in ("-o", f"{WORK}/s-{k}.gguf={k}")), "-q")
+    r = result(REF, *(WORK / f"s-{k}.gguf" for k in kinds), "--text", shared / "models/text/eval.txt")
+    for kind, c in zip(kinds, r["candidates"]):
+        want = golden["types"][kind]["dequantized"]
+        kld = want["Mean    KLD"]
+        check(abs(c["kl"]["mean"] - kld) <= max(0.01 * kld, 1e-6), f"{kind}: mean KLD {c['kl']['mean']}, expected {kld}")
+        check(abs(100 * c["top1_agreement"] - want["Same top p"]) <= 0.05, f"{kind}: same top {100 * c['top1_agreement']}")
+        near(c["ppl"]["candidate"], want["Mean PPL(Q)"], 1e-4, f"{kind}: perplexity")
+        near(c["ppl"]["reference"], golden["base_exact"][0], 1e-4, f"{kind}: perplexity of the reference")
+common.done()
