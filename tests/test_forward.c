@@ -130,12 +130,14 @@ static void against_reference(const char *name) {
     char last[32];
     snprintf(last, sizeof last, "hidden.%lu", x.layers);
     close_to(&x, last, h, b.n_tokens * x.hidden);
-    const bool moe = mg_hp_i(x.m, MG_K_EXPERTS) > 0;
+    uint64_t moe = 0; /* layers that route */
+    for (uint64_t l = 0; l < x.layers; l++) moe += x.m->layers[l].moe;
     const unsigned always =
         1u << MG_TAP_ATTN_IN | 1u << MG_TAP_ATTN_O_IN | 1u << MG_TAP_FFN_IN | 1u << MG_TAP_LAYER_OUT;
     const unsigned experts = 1u << MG_TAP_ROUTER_LOGITS | 1u << MG_TAP_EXPERT_IN | 1u << MG_TAP_EXPERT_DOWN_IN;
-    cr_assert_eq(s.seen, always | (moe ? experts : 1u << MG_TAP_FFN_DOWN_IN));
-    if (moe) cr_assert_eq(s.expert_rows, b.n_tokens * x.layers * (uint64_t)mg_hp_i(x.m, MG_K_EXPERTS_USED));
+    const unsigned shared = mg_hp_i(x.m, MG_K_SHARED_FFN) > 0 ? 1u << MG_TAP_SHARED_DOWN_IN : 0;
+    cr_assert_eq(s.seen, always | (moe ? experts | shared : 0) | (moe < x.layers ? 1u << MG_TAP_FFN_DOWN_IN : 0));
+    cr_assert_eq(s.expert_rows, b.n_tokens * moe * (uint64_t)mg_hp_i(x.m, MG_K_EXPERTS_USED));
     free(h);
     free(logits);
     close_tiny(&x);
@@ -159,8 +161,13 @@ Test(forward, mistral) {
 Test(forward, sliding_window) {
     against_reference("mistral_swa");
 }
-Test(forward, mixtral) {
-    against_reference("mixtral");
+/* Mixtures: router rules, shared experts, dense layers among routed ones. */
+static const char *const mixtures[] = {
+    "mixtral",
+    "qwen2_moe",
+};
+Test(forward, mixtures) {
+    for (size_t i = 0; i < sizeof mixtures / sizeof *mixtures; i++) against_reference(mixtures[i]);
 }
 
 /* Hidden states after all layers, sequences one after the other. chunk 0: one batch; else a cache per sequence, fed
@@ -211,7 +218,7 @@ static void same_bits(const char *name) {
 Test(forward, threads_chunks_and_cache_do_not_change_bits) {
     same_bits("llama_rope_yarn");
     same_bits("mistral_swa");
-    same_bits("mixtral");
+    for (size_t i = 0; i < sizeof mixtures / sizeof *mixtures; i++) same_bits(mixtures[i]);
 }
 
 /* Kept weights: the same bits when all, some or none of them fit, for one token and for many. */

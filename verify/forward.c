@@ -33,7 +33,7 @@ void mg_forward_free(mg_forward *f) {
     mg_linear_release(&f->lin);
     mg_rope_release(&f->rope);
     mg_fbuf *bufs[] = {&f->norm_w, &f->normed, &f->packed, &f->q,      &f->k,       &f->v,
-                       &f->attn,   &f->out,    &f->kv,     &f->router, &f->gathered};
+                       &f->attn,   &f->out,    &f->kv,     &f->router, &f->gathered, &f->shared};
     for (size_t i = 0; i < sizeof bufs / sizeof *bufs; i++) mg_fbuf_release(bufs[i]);
     free(f);
 }
@@ -220,6 +220,7 @@ uint64_t mg_forward_token_bytes(const mg_forward *f, const mg_model *m) {
     if (experts) {
         uint64_t k = (uint64_t)mg_hp_i(m, MG_K_EXPERTS_USED);
         if (f->opt.experts_per_token) k = f->opt.experts_per_token < experts ? f->opt.experts_per_token : experts;
+        ffn += 3 * (uint64_t)mg_hp_i(m, MG_K_SHARED_FFN) + hidden;
         uint64_t moe = k * (3 * (uint64_t)mg_hp_i(m, MG_K_EXPERT_FFN) + 2 * hidden) + experts;
         if (moe > ffn) ffn = moe;
     }

@@ -1,4 +1,5 @@
 /* forward64.c - see forward64.h. In reading order: linear, norm, attention, feed-forward, layer. */
+#include "verify/router.h"
 #include "verify/forward64.h"
 
 #include <math.h>
@@ -290,6 +291,8 @@ typedef struct ffn_roles {
 } ffn_roles;
 static const ffn_roles dense_roles = {MG_R_FFN_GATE,      MG_R_FFN_UP,      MG_R_FFN_DOWN,
                                       MG_R_FFN_GATE_BIAS, MG_R_FFN_UP_BIAS, MG_R_FFN_DOWN_BIAS};
+static const ffn_roles shared_roles = {MG_R_SHARED_GATE, MG_R_SHARED_UP, MG_R_SHARED_DOWN,
+                                       MG_ROLE_COUNT,    MG_ROLE_COUNT,  MG_ROLE_COUNT};
 static const ffn_roles expert_roles = {MG_R_EXPERT_GATE, MG_R_EXPERT_UP, MG_R_EXPERT_DOWN,
                                        MG_ROLE_COUNT,    MG_ROLE_COUNT,  MG_ROLE_COUNT};
 
@@ -309,30 +312,16 @@ static mg_status gated(mg_forward64 *f, mg_model *m, const ffn_roles *w, uint32_
     return linear(f, m, w->down, w->down_bias, layer, expert, gate, NULL, n, ffn, y, hidden, err);
 }
 
-/* Weights of the chosen experts of one token, 0 for the others. */
-static void route(const double *logits, uint32_t experts, uint32_t k, bool renormalise, double *weight) {
-    double max = -INFINITY, sum = 0, chosen = 0;
-    for (uint32_t e = 0; e < experts; e++)
-        if (logits[e] > max) max = logits[e];
-    for (uint32_t e = 0; e < experts; e++) sum += exp(logits[e] - max);
-    for (uint32_t e = 0; e < experts; e++) {
-        uint32_t before = 0; /* rank: larger first, ties to the lower index */
-        for (uint32_t o = 0; o < experts; o++) before += logits[o] > logits[e] || (logits[o] == logits[e] && o < e);
-        weight[e] = before < k ? exp(logits[e] - max) / sum : 0.0;
-        chosen += weight[e];
-    }
-    for (uint32_t e = 0; renormalise && e < experts; e++) weight[e] /= chosen;
-}
-
 static mg_status experts_of(mg_forward64 *f, mg_model *m, uint32_t layer, const double *x, uint64_t n, double *weight,
                             uint32_t *rows, const double *logits, double *y, mg_error *err) {
     const uint64_t hidden = (uint64_t)mg_hp_i(m, MG_K_HIDDEN);
     const uint32_t experts = (uint32_t)mg_hp_i(m, MG_K_EXPERTS);
-    uint32_t k = f->experts_per_token ? f->experts_per_token : (uint32_t)mg_hp_i(m, MG_K_EXPERTS_USED);
-    if (k == MG_EXPERTS_ALL) k = experts;
-    if (k > experts) return mg_fail(err, MG_ERR_USAGE, "%u experts per token, the model has %u", k, experts);
-    for (uint64_t t = 0; t < n; t++)
-        route(logits + t * experts, experts, k, mg_hp_i(m, MG_K_NORM_TOPK) != 0, weight + t * experts);
+    mg_router router;
+    mg_status st = mg_router_open(&router, m, layer, f->experts_per_token, err);
+    for (uint64_t t = 0; st == MG_OK && t < n; t++)
+        st = mg_route64(&router, logits + t * experts, weight + t * experts, err);
+    mg_router_release(&router);
+    if (st != MG_OK) return st;
     memset(y, 0, n * hidden * sizeof *y);
     for (uint32_t e = 0; e < experts; e++) {
         uint64_t have = 0;
@@ -345,6 +334,26 @@ static mg_status experts_of(mg_forward64 *f, mg_model *m, uint32_t layer, const 
         for (uint64_t i = 0; i < have; i++)
             for (uint64_t j = 0; j < hidden; j++)
                 y[rows[i] * hidden + j] += weight[rows[i] * experts + e] * o[i * hidden + j];
+    }
+    return MG_OK;
+}
+
+/* y += the shared expert, weighted by the sigmoid of its own router when there is one. */
+static mg_status shared_expert(mg_forward64 *f, mg_model *m, uint32_t layer, const double *x, uint64_t n, double *y,
+                               mg_error *err) {
+    const uint64_t hidden = (uint64_t)mg_hp_i(m, MG_K_HIDDEN);
+    double *o = NULL, *gate = NULL;
+    if (!mg_model_find(m, MG_R_SHARED_GATE, layer, 0)) return MG_OK;
+    MG_TRY(need(f, B_V, n, hidden, &o, err));
+    MG_TRY(gated(f, m, &shared_roles, layer, 0, x, NULL, n, o, err));
+    const bool weighted = mg_model_find(m, MG_R_SHARED_ROUTER, layer, 0) != NULL;
+    if (weighted) {
+        MG_TRY(need(f, B_K, n, 1, &gate, err));
+        MG_TRY(linear(f, m, MG_R_SHARED_ROUTER, MG_ROLE_COUNT, layer, 0, x, NULL, n, hidden, gate, 1, err));
+    }
+    for (uint64_t t = 0; t < n; t++) {
+        const double g = weighted ? 1.0 / (1.0 + exp(-gate[t])) : 1.0;
+        for (uint64_t j = 0; j < hidden; j++) y[t * hidden + j] += g * o[t * hidden + j];
     }
     return MG_OK;
 }
@@ -362,7 +371,7 @@ static mg_status moe(mg_forward64 *f, mg_model *m, uint32_t layer, const double 
     if (st == MG_OK) st = experts_of(f, m, layer, x, n, weight, rows, logits, y, err);
     free(weight);
     free(rows);
-    return st;
+    return st == MG_OK ? shared_expert(f, m, layer, x, n, y, err) : st;
 }
 
 /* --- layer --- */

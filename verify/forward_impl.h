@@ -20,6 +20,7 @@ struct mg_forward {
     mg_fbuf out;      /* [tokens][hidden] output of a block before it is added */
     mg_fbuf kv;       /* slabs of a batch without a cache */
     mg_fbuf router;   /* [tokens][experts] */
+    mg_fbuf shared;   /* [tokens][hidden] output of the shared expert */
     mg_fbuf gathered; /* rows of one expert for its tap */
 };
 

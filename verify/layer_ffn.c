@@ -68,32 +68,46 @@ mg_status mg_layer_gate(const mg_layer_run *r, float *gate, const float *up, uin
     return rows_over(r, &w, err);
 }
 
-/* --- dense --- */
+/* --- gated blocks --- */
 
-mg_status mg_layer_dense(const mg_layer_run *r, mg_error *err) {
+typedef struct gated_roles {
+    mg_role gate, up, down, gate_bias, up_bias, down_bias;
+    mg_tap_point tap; /* of the input of down */
+} gated_roles;
+static const gated_roles dense_roles = {MG_R_FFN_GATE,    MG_R_FFN_UP,        MG_R_FFN_DOWN,     MG_R_FFN_GATE_BIAS,
+                                        MG_R_FFN_UP_BIAS, MG_R_FFN_DOWN_BIAS, MG_TAP_FFN_DOWN_IN};
+static const gated_roles shared_roles = {MG_R_SHARED_GATE, MG_R_SHARED_UP, MG_R_SHARED_DOWN,     MG_ROLE_COUNT,
+                                         MG_ROLE_COUNT,    MG_ROLE_COUNT,  MG_TAP_SHARED_DOWN_IN};
+
+/* y [tokens][hidden] = down(act(gate x) * up x), x the normed input. */
+static mg_status gated_block(const mg_layer_run *r, const gated_roles *w, mg_fbuf *y, mg_error *err) {
     mg_forward *f = r->f;
     const mg_bound *gate, *up, *down;
-    MG_TRY(mg_need(&gate, r->m, MG_R_FFN_GATE, r->layer, 0, err));
-    MG_TRY(mg_need(&up, r->m, MG_R_FFN_UP, r->layer, 0, err));
-    MG_TRY(mg_need(&down, r->m, MG_R_FFN_DOWN, r->layer, 0, err));
+    MG_TRY(mg_need(&gate, r->m, w->gate, r->layer, 0, err));
+    MG_TRY(mg_need(&up, r->m, w->up, r->layer, 0, err));
+    MG_TRY(mg_need(&down, r->m, w->down, r->layer, 0, err));
     const uint64_t ffn = mg_bound_rows(gate);
     if (mg_bound_rows(up) != ffn || mg_bound_rows(down) != r->hidden)
         return mg_fail(err, MG_ERR_FORMAT, "feed-forward weights of layer %u disagree in shape", r->layer);
     MG_TRY(mg_fbuf_need(&f->q, r->n, ffn, err));
     MG_TRY(mg_fbuf_need(&f->k, r->n, ffn, err));
-    MG_TRY(mg_fbuf_need(&f->out, r->n, r->hidden, err));
+    MG_TRY(mg_fbuf_need(y, r->n, r->hidden, err));
     mg_xpack x;
     MG_TRY(mg_linear_pack_buf(&f->lin, &x, &f->packed, f->normed.p, r->hidden, r->n, r->hidden, err));
     const mg_linear_job in[2] = {
-        {.w = gate, .bias = mg_model_find(r->m, MG_R_FFN_GATE_BIAS, r->layer, 0), .x = x, .y = f->q.p, .ldy = ffn},
-        {.w = up, .bias = mg_model_find(r->m, MG_R_FFN_UP_BIAS, r->layer, 0), .x = x, .y = f->k.p, .ldy = ffn}};
+        {.w = gate, .bias = mg_model_find(r->m, w->gate_bias, r->layer, 0), .x = x, .y = f->q.p, .ldy = ffn},
+        {.w = up, .bias = mg_model_find(r->m, w->up_bias, r->layer, 0), .x = x, .y = f->k.p, .ldy = ffn}};
     MG_TRY(mg_linear_run(&f->lin, r->m, in, 2, err));
     MG_TRY(mg_layer_gate(r, f->q.p, f->k.p, r->n, ffn, err));
-    MG_TRY(mg_layer_tap(r, MG_TAP_FFN_DOWN_IN, r->n, ffn, f->q.p, err));
+    MG_TRY(mg_layer_tap(r, w->tap, r->n, ffn, f->q.p, err));
     mg_linear_job job = {
-        .w = down, .bias = mg_model_find(r->m, MG_R_FFN_DOWN_BIAS, r->layer, 0), .y = f->out.p, .ldy = r->hidden};
+        .w = down, .bias = mg_model_find(r->m, w->down_bias, r->layer, 0), .y = y->p, .ldy = r->hidden};
     MG_TRY(mg_linear_pack_buf(&f->lin, &job.x, &f->packed, f->q.p, ffn, r->n, ffn, err));
     return mg_linear_run(&f->lin, r->m, &job, 1, err);
+}
+
+mg_status mg_layer_dense(const mg_layer_run *r, mg_error *err) {
+    return gated_block(r, &dense_roles, &r->f->out, err);
 }
 
 /* --- mixture of experts --- */
@@ -111,8 +125,6 @@ static mg_status route_tokens(moe *e, mg_error *err) {
     const mg_layer_run *r = e->r;
     mg_forward *f = r->f;
     const uint32_t experts = (uint32_t)mg_hp_i(r->m, MG_K_EXPERTS);
-    uint32_t k = f->opt.experts_per_token ? f->opt.experts_per_token : (uint32_t)mg_hp_i(r->m, MG_K_EXPERTS_USED);
-    if (k == MG_EXPERTS_ALL) k = experts;
     mg_linear_job job = {.ldy = experts};
     MG_TRY(mg_need(&job.w, r->m, MG_R_ROUTER, r->layer, 0, err));
     if (mg_bound_rows(job.w) != experts)
@@ -123,8 +135,11 @@ static mg_status route_tokens(moe *e, mg_error *err) {
     MG_TRY(mg_linear_pack_buf(&f->lin, &job.x, &f->packed, f->normed.p, r->hidden, r->n, r->hidden, err));
     MG_TRY(mg_linear_run(&f->lin, r->m, &job, 1, err));
     MG_TRY(mg_layer_tap(r, MG_TAP_ROUTER_LOGITS, r->n, experts, f->router.p, err));
-    return mg_routing_init(&e->route, f->lin.math, r->m->arch->block.router, f->router.p, r->n, experts, k,
-                           mg_hp_i(r->m, MG_K_NORM_TOPK) != 0, err);
+    mg_router router;
+    mg_status st = mg_router_open(&router, r->m, r->layer, f->opt.experts_per_token, err);
+    if (st == MG_OK) st = mg_routing_init(&e->route, f->lin.math, &router, f->router.p, r->n, err);
+    mg_router_release(&router);
+    return st;
 }
 
 /* Fire the tap of one expert over rows that lie side by side, or that are gathered from src by token. */
@@ -241,6 +256,25 @@ static mg_status combine_ticket(void *ctx, uint64_t ticket, unsigned worker, mg_
     return MG_OK;
 }
 
+/* f->out += the shared expert, weighted by the sigmoid of its own router when there is one. */
+static mg_status shared_expert(const mg_layer_run *r, mg_error *err) {
+    mg_forward *f = r->f;
+    if (!mg_model_find(r->m, MG_R_SHARED_GATE, r->layer, 0)) return MG_OK;
+    MG_TRY(gated_block(r, &shared_roles, &f->shared, err));
+    mg_linear_job job = {.w = mg_model_find(r->m, MG_R_SHARED_ROUTER, r->layer, 0), .ldy = 1};
+    if (job.w) {
+        MG_TRY(mg_fbuf_need(&f->router, r->n, 1, err));
+        job.y = f->router.p;
+        MG_TRY(mg_linear_pack_buf(&f->lin, &job.x, &f->packed, f->normed.p, r->hidden, r->n, r->hidden, err));
+        MG_TRY(mg_linear_run(&f->lin, r->m, &job, 1, err));
+        f->lin.math->sigmoid(job.y, job.y, r->n);
+    }
+    for (uint64_t t = 0; t < r->n; t++)
+        f->lin.math->add_scaled(f->out.p + t * r->hidden, f->shared.p + t * r->hidden, job.w ? job.y[t] : 1.0f,
+                                r->hidden);
+    return MG_OK;
+}
+
 static mg_status moe_run(moe *e, mg_error *err) {
     const mg_layer_run *r = e->r;
     MG_TRY(route_tokens(e, err));
@@ -251,7 +285,8 @@ static mg_status moe_run(moe *e, mg_error *err) {
     MG_TRY(experts_in(e, err));
     MG_TRY(experts_out(e, err));
     MG_TRY(mg_fbuf_need(&r->f->out, r->n, r->hidden, err));
-    return mg_pool_run(r->f->pool, (r->n + TOKENS_PER_TICKET - 1) / TOKENS_PER_TICKET, combine_ticket, e, err);
+    MG_TRY(mg_pool_run(r->f->pool, (r->n + TOKENS_PER_TICKET - 1) / TOKENS_PER_TICKET, combine_ticket, e, err));
+    return shared_expert(r, err);
 }
 
 mg_status mg_layer_moe(const mg_layer_run *r, mg_error *err) {

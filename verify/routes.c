@@ -72,7 +72,7 @@ static mg_status allocate(mg_routes *r, mg_error *err) {
 
 typedef struct recorder {
     mg_routes *r;
-    const mg_model *m;
+    mg_model *m;
     uint64_t token; /* first of the batch */
 } recorder;
 
@@ -100,8 +100,11 @@ static mg_status on_tap(void *ctx, const mg_tap *t, mg_error *err) {
         if (r->layers[i].layer == t->layer) l = &r->layers[i];
     if (!l) return MG_OK;
     mg_routing route;
-    MG_TRY(mg_routing_init(&route, mg_math_get(), c->m->arch->block.router, t->data, t->rows, (uint32_t)t->cols, r->k,
-                           mg_hp_i(c->m, MG_K_NORM_TOPK) != 0, err));
+    mg_router router;
+    mg_status st = mg_router_open(&router, c->m, t->layer, r->k, err);
+    if (st == MG_OK) st = mg_routing_init(&route, mg_math_get(), &router, t->data, t->rows, err);
+    mg_router_release(&router);
+    if (st != MG_OK) return st;
     for (uint64_t i = 0; i < t->rows; i++) put(l, c->token + i, r->k, route.expert + i * r->k, route.weight + i * r->k);
     mg_routing_release(&route);
     return MG_OK;

@@ -28,14 +28,33 @@ typedef enum mg_rope_scaling {
 typedef enum mg_router_rule {
     MG_ROUTER_NONE,
     MG_ROUTER_SOFTMAX_TOPK, /* p = softmax over all in f32; top-k; divided by their sum when NORM_TOPK */
+    MG_ROUTER_TOPK_SOFTMAX, /* top-k of the logits; softmax over those k */
+    MG_ROUTER_SIGMOID, /* s = sigmoid; chosen by s + ROUTER_CORRECTION, within the GROUPS_USED groups whose two best sum
+                          highest; weights s, divided by their sum + topk_sum_add when NORM_TOPK, times ROUTED_SCALE */
+    MG_ROUTER_SOFTMAX_CORRECTED, /* p = softmax; chosen by p + ROUTER_CORRECTION; weights p / max(sum, TOPK_SUM_MIN) */
+    MG_ROUTER_SOFTMAX_GROUPS,    /* p = softmax; top-k within the GROUPS_USED groups whose best is highest; times
+                                    ROUTED_SCALE */
+    MG_ROUTER_SPARSEMIXER, /* always two: the best logit, weighted by a softmax over the experts whose distance from it,
+                              relative to max(|logit|, best), is at most 2 ROUTER_JITTER; then the same without it */
 } mg_router_rule;
+
+/* Which layers route; all others are dense. Whatever the rule, a layer in mg_hparams.dense is dense: HF configs list
+ * them (mg_arch.dense_list), in GGUF they are the layers without a router. */
+typedef enum mg_moe_rule {
+    MG_MOE_ALL,
+    MG_MOE_AFTER_DENSE, /* from layer DENSE_LAYERS on */
+    MG_MOE_STEPPED,     /* every MOE_STEP-th */
+    MG_MOE_RANGE,       /* every MOE_STEP-th from DENSE_LAYERS to MOE_LAST */
+} mg_moe_rule;
 
 /* The arithmetic of one decoder block, shared by all layers (what varies by layer is in mg_layer). */
 typedef struct mg_block {
     mg_norm norm;
     mg_rope_style rope;
     mg_router_rule router;
-    bool norm_topk; /* default of NORM_TOPK when the config does not say */
+    bool norm_topk;      /* default of NORM_TOPK when the config does not say */
+    double topk_sum_add; /* MG_ROUTER_SIGMOID */
+    mg_moe_rule moe;
 } mg_block;
 
 /* On-disk layouts a family may have; rows of the tensor table carry patterns and views per layout. */
@@ -62,6 +81,7 @@ typedef enum mg_fallback_kind {
     MG_FB_VALUE,    /* value; the default of the configuration class or of the format */
     MG_FB_KEY,      /* the value of key */
     MG_FB_QUOTIENT, /* key / by, which must divide evenly (head_dim = hidden / heads) */
+    MG_FB_PRODUCT,  /* key * by */
     MG_FB_TOKENS,   /* GGUF: length of tokenizer.ggml.tokens, else rows of the token embedding */
     MG_FB_TENSORS,  /* GGUF: told by which tensors are there (biases, tied head) */
 } mg_fallback_kind;
@@ -103,6 +123,7 @@ typedef struct mg_config_row {
     mg_gguf_when gguf_when;
     mg_fallback absent; /* not there in any spelling */
     mg_fallback null;   /* there and null */
+    mg_fallback zero;   /* there and 0, which stands for something else (SAME: 0 is 0) */
     mg_fallback gguf_absent;
     double lo, hi;             /* accepted range of stated values; both 0 = any */
     const mg_enum_name *names; /* kind E: the spellings */
@@ -136,6 +157,7 @@ typedef enum mg_cond {
     MG_IF_ALWAYS = 0,
     MG_IF_DENSE,          /* layer without routed experts */
     MG_IF_MOE,            /* layer with routed experts */
+    MG_IF_SHARED,         /* layer with routed experts, and SHARED_FFN > 0 */
     MG_IF_STORED,         /* only when the file has it */
     MG_IF_LLAMA3,         /* ROPE_TYPE is llama3: generated for GGUF, optional when read */
     MG_IF_UNTIED,         /* TIED is false */
@@ -200,6 +222,7 @@ typedef struct mg_arch {
     uint32_t n_refusals;
     const mg_tensor_row *tensors; /* in the order in which the reference converter emits a group */
     uint32_t n_tensors;
+    const char *dense_list;        /* path in config.json of a list of layers without routed experts; NULL: none */
     const char *const *ignored;    /* patterns of stored tensors that carry no weight; NULL-terminated */
     const mg_made_from *made_from; /* NULL for dense families */
     const mg_config_edit *edits;   /* how made_from families' configs become ours; ended by field NULL */

@@ -28,6 +28,8 @@ mg_status mg_config_note(mg_model *m, const mg_config_state *st, mg_error *err) 
 mg_status mg_config_check(const mg_model *m, bool gguf, mg_error *err) MG_MUST_CHECK;
 /* m->layers from hp. */
 mg_status mg_config_layers(mg_model *m, mg_error *err) MG_MUST_CHECK;
+/* Does layer l have routed experts? */
+bool mg_layer_routes(const mg_model *m, uint32_t layer);
 /* How the source spells a key, for messages ("num_hidden_layers", "llama.block_count"). buf of 96. */
 const char *mg_config_spelling(const mg_arch *arch, mg_key key, bool gguf, char *buf, size_t size);
 /* 'I', 'F', 'B' or 'E' of keys.inc. */

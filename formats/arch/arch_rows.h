@@ -33,30 +33,32 @@
 #define VALUE_(v)     {MG_FB_VALUE, MG_K_VOCAB, MG_K_VOCAB, v}
 #define SAME_AS_(k)   {MG_FB_KEY, MG_K_##k, MG_K_VOCAB, 0}
 #define QUOTIENT_(a, b) {MG_FB_QUOTIENT, MG_K_##a, MG_K_##b, 0}
+#define PRODUCT_(a, b) {MG_FB_PRODUCT, MG_K_##a, MG_K_##b, 0}
 #define TOKENS_       {MG_FB_TOKENS, MG_K_VOCAB, MG_K_VOCAB, 0}
 #define TENSORS_      {MG_FB_TENSORS, MG_K_VOCAB, MG_K_VOCAB, 0}
 
 /* Limits that no real model passes and that keep products of two keys within 64 bits. */
 #define MAX_SIZE  (double)(1 << 24)
-#define MAX_LAYERS 4096.0
+#define MAX_LAYERS (double)MG_MAX_LAYERS
 #define MAX_COUNT 65536.0
 
 /* ---- configuration of the llama-like families, in the order in which a converter writes GGUF keys ----
  * ffn, context, kv (fallback), eps, theta: defaults of the family's configuration class in transformers.
  * head_when: does the class fill head_dim in by itself, so that a converter always sees it? */
-#define LLAMA_CONFIG_SIZES(ffn, context, kv) \
+#define CONFIG_SIZES(layers, context, hidden, ffn, heads, ...) \
     {.key = MG_K_LAYERS, .hf = {"num_hidden_layers"}, .gguf = "block_count", .gguf_type = MG_KV_U32, .gguf_when = MG_GGUF_ALWAYS, \
-     .absent = VALUE_(32), .gguf_absent = REQUIRED_, .lo = 1, .hi = MAX_LAYERS}, \
+     .absent = VALUE_(layers), .gguf_absent = REQUIRED_, .lo = 1, .hi = MAX_LAYERS}, \
     {.key = MG_K_CONTEXT, .hf = {"max_position_embeddings"}, .gguf = "context_length", .gguf_type = MG_KV_U32, \
      .gguf_when = MG_GGUF_ALWAYS, .absent = VALUE_(context), .gguf_absent = REQUIRED_, .lo = 1, .hi = 1e12}, \
     {.key = MG_K_HIDDEN, .hf = {"hidden_size"}, .gguf = "embedding_length", .gguf_type = MG_KV_U32, .gguf_when = MG_GGUF_ALWAYS, \
-     .absent = VALUE_(4096), .gguf_absent = REQUIRED_, .lo = 1, .hi = MAX_SIZE}, \
+     .absent = VALUE_(hidden), .gguf_absent = REQUIRED_, .lo = 1, .hi = MAX_SIZE}, \
     {.key = MG_K_FFN, .hf = {"intermediate_size"}, .gguf = "feed_forward_length", .gguf_type = MG_KV_U32, \
      .gguf_when = MG_GGUF_ALWAYS, .absent = VALUE_(ffn), .gguf_absent = REQUIRED_, .lo = 1, .hi = MAX_SIZE}, \
     {.key = MG_K_HEADS, .hf = {"num_attention_heads"}, .gguf = "attention.head_count", .gguf_type = MG_KV_U32, \
-     .gguf_when = MG_GGUF_ALWAYS, .absent = VALUE_(32), .gguf_absent = REQUIRED_, .lo = 1, .hi = MAX_COUNT}, \
+     .gguf_when = MG_GGUF_ALWAYS, .absent = VALUE_(heads), .gguf_absent = REQUIRED_, .lo = 1, .hi = MAX_COUNT}, \
     {.key = MG_K_KV_HEADS, .hf = {"num_key_value_heads"}, .gguf = "attention.head_count_kv", .gguf_type = MG_KV_U32, \
-     .gguf_when = MG_GGUF_ALWAYS, .absent = kv, .null = SAME_AS_(HEADS), .gguf_absent = SAME_AS_(HEADS), .lo = 1, .hi = MAX_COUNT}
+     .gguf_when = MG_GGUF_ALWAYS, .absent = __VA_ARGS__, .null = SAME_AS_(HEADS), .gguf_absent = SAME_AS_(HEADS), .lo = 1, .hi = MAX_COUNT}
+#define LLAMA_CONFIG_SIZES(ffn, context, ...) CONFIG_SIZES(32, context, 4096, ffn, 32, __VA_ARGS__)
 
 /* The object rope_scaling or rope_parameters: see mg_config_row.hf. llama3 scaling has no GGUF key, it becomes the tensor
  * rope_freqs. mscale belongs to DeepSeek's yarn and has no key of GGUF's llama. */
@@ -86,24 +88,44 @@
     {.key = MG_K_NORM_EPS, .hf = {"rms_norm_eps"}, .gguf = "attention.layer_norm_rms_epsilon", .gguf_type = MG_KV_F32, \
      .gguf_when = MG_GGUF_ALWAYS, .absent = VALUE_(eps), .gguf_absent = REQUIRED_, .lo = 0, .hi = 1}
 
-#define LLAMA_CONFIG_TAIL(head_when) \
+/* Head sizes, then the place of general.file_type: what follows is each converter class's own. */
+#define CONFIG_HEADS(head_when) \
     {.key = MG_K_HEAD_DIM, .hf = {"head_dim"}, .gguf = "attention.key_length", .gguf_type = MG_KV_U32, .gguf_when = head_when, \
      .absent = QUOTIENT_(HIDDEN, HEADS), .lo = 1, .hi = MAX_COUNT}, \
     {.key = MG_K_V_HEAD_DIM, .hf = {"head_dim"}, .gguf = "attention.value_length", .gguf_type = MG_KV_U32, .gguf_when = head_when, \
      .absent = SAME_AS_(HEAD_DIM), .lo = 1, .hi = MAX_COUNT}, \
-    {.gguf_when = MG_GGUF_FILE_TYPE}, \
-    {.key = MG_K_VOCAB, .hf = {"vocab_size"}, .gguf = "vocab_size", .gguf_type = MG_KV_U32, .gguf_when = MG_GGUF_ALWAYS, \
-     .absent = VALUE_(32000), .gguf_absent = TOKENS_, .lo = 1, .hi = MAX_SIZE}, \
-    {.key = MG_K_ROPE_DIM, .gguf = "rope.dimension_count", .gguf_type = MG_KV_U32, .gguf_when = MG_GGUF_ALWAYS, \
-     .absent = SAME_AS_(HEAD_DIM), .lo = 2, .hi = MAX_COUNT}, \
-    {.key = MG_K_TIED, .hf = {"tie_word_embeddings"}, .absent = VALUE_(0), .gguf_absent = TENSORS_, .quiet = true}, \
+    {.gguf_when = MG_GGUF_FILE_TYPE}
+#define CONFIG_VOCAB(vocab, when) \
+    {.key = MG_K_VOCAB, .hf = {"vocab_size"}, .gguf = "vocab_size", .gguf_type = MG_KV_U32, .gguf_when = when, \
+     .absent = VALUE_(vocab), .gguf_absent = TOKENS_, .lo = 1, .hi = MAX_SIZE}, \
+    {.key = MG_K_ROPE_DIM, .gguf = "rope.dimension_count", .gguf_type = MG_KV_U32, .gguf_when = when, \
+     .absent = SAME_AS_(HEAD_DIM), .lo = 2, .hi = MAX_COUNT}
+#define CONFIG_COMMON(tied, bos, eos) \
+    {.key = MG_K_TIED, .hf = {"tie_word_embeddings"}, .absent = VALUE_(tied), .gguf_absent = TENSORS_, .quiet = true}, \
     {.key = MG_K_ACT, .hf = {"hidden_act"}, .absent = VALUE_(MG_ACT_SILU), .names = mg_act_names, .quiet = true, .lost_in_gguf = true}, \
-    {.key = MG_K_BOS, .hf = {"bos_token_id"}, .gguf = "tokenizer.ggml.bos_token_id", .absent = VALUE_(1), .null = VALUE_(-1), \
+    {.key = MG_K_BOS, .hf = {"bos_token_id"}, .gguf = "tokenizer.ggml.bos_token_id", .absent = VALUE_(bos), .null = VALUE_(-1), \
      .gguf_absent = VALUE_(-1), .lo = -1, .hi = MAX_SIZE, .quiet = true}, \
-    {.key = MG_K_EOS, .hf = {"eos_token_id"}, .gguf = "tokenizer.ggml.eos_token_id", .absent = VALUE_(2), .null = VALUE_(-1), \
+    {.key = MG_K_EOS, .hf = {"eos_token_id"}, .gguf = "tokenizer.ggml.eos_token_id", .absent = VALUE_(eos), .null = VALUE_(-1), \
      .gguf_absent = VALUE_(-1), .lo = -1, .hi = MAX_SIZE, .quiet = true}, \
     {.key = MG_K_PAD, .hf = {"pad_token_id"}, .gguf = "tokenizer.ggml.padding_token_id", .absent = VALUE_(-1), .lo = -1, .hi = MAX_SIZE, \
      .quiet = true}
+#define LLAMA_CONFIG_TAIL(head_when) CONFIG_HEADS(head_when), CONFIG_VOCAB(32000, MG_GGUF_ALWAYS), CONFIG_COMMON(0, 1, 2)
+
+/* ---- configuration of mixtures ---- */
+#define CONFIG_EXPERTS(n, used, used_name, ...) \
+    {.key = MG_K_EXPERTS, .hf = {__VA_ARGS__}, .gguf = "expert_count", .gguf_type = MG_KV_U32, .gguf_when = MG_GGUF_ALWAYS, \
+     .absent = VALUE_(n), .gguf_absent = REQUIRED_, .lo = 1, .hi = MAX_COUNT}, \
+    {.key = MG_K_EXPERTS_USED, .hf = {used_name}, .gguf = "expert_used_count", .gguf_type = MG_KV_U32, .gguf_when = MG_GGUF_ALWAYS, \
+     .absent = VALUE_(used), .gguf_absent = REQUIRED_, .lo = 1, .hi = MAX_COUNT}
+#define CONFIG_EXPERT_FFN(size) \
+    {.key = MG_K_EXPERT_FFN, .hf = {"moe_intermediate_size"}, .gguf = "expert_feed_forward_length", .gguf_type = MG_KV_U32, \
+     .gguf_when = MG_GGUF_ALWAYS, .absent = VALUE_(size), .lo = 1, .hi = MAX_SIZE}
+#define CONFIG_SHARED_FFN(size) \
+    {.key = MG_K_SHARED_FFN, .hf = {"shared_expert_intermediate_size"}, .gguf = "expert_shared_feed_forward_length", \
+     .gguf_type = MG_KV_U32, .gguf_when = MG_GGUF_ALWAYS, .absent = VALUE_(size), .lo = 0, .hi = MAX_SIZE}
+/* Qwen's schedule: every n-th layer routes, but for those listed in mlp_only_layers (mg_arch.dense_list). */
+#define CONFIG_SPARSE_STEP \
+    {.key = MG_K_MOE_STEP, .hf = {"decoder_sparse_step"}, .absent = VALUE_(1), .lo = 1, .hi = MAX_LAYERS, .quiet = true}
 
 #define LLAMA_REFUSALS \
     {"quantization_config", NAN, "weights quantized in a group format are not read yet; convert from the float checkpoint"}, \
@@ -133,6 +155,21 @@
     W_(ATTN_O, MG_IF_ALWAYS, "model.layers.{l}.self_attn.o_proj.weight", "blk.{l}.attn_output.weight", K_(HIDDEN), KK_(HEADS, V_HEAD_DIM)), \
     W_(FFN_NORM, MG_IF_ALWAYS, "model.layers.{l}.post_attention_layernorm.weight", "blk.{l}.ffn_norm.weight", K_(HIDDEN))
 
+/* The same without GGUF's rotary order: llama.cpp rotates halves for these families. */
+#define NEOX_TENSORS_ATTENTION \
+    W_(ATTN_NORM, MG_IF_ALWAYS, "model.layers.{l}.input_layernorm.weight", "blk.{l}.attn_norm.weight", K_(HIDDEN)), \
+    W_(ATTN_Q, MG_IF_ALWAYS, "model.layers.{l}.self_attn.q_proj.weight", "blk.{l}.attn_q.weight", KK_(HEADS, HEAD_DIM), K_(HIDDEN)), \
+    W_(ATTN_K, MG_IF_ALWAYS, "model.layers.{l}.self_attn.k_proj.weight", "blk.{l}.attn_k.weight", KK_(KV_HEADS, HEAD_DIM), K_(HIDDEN)), \
+    W_(ATTN_V, MG_IF_ALWAYS, "model.layers.{l}.self_attn.v_proj.weight", "blk.{l}.attn_v.weight", KK_(KV_HEADS, V_HEAD_DIM), K_(HIDDEN)), \
+    W_(ATTN_O, MG_IF_ALWAYS, "model.layers.{l}.self_attn.o_proj.weight", "blk.{l}.attn_output.weight", K_(HIDDEN), KK_(HEADS, V_HEAD_DIM)), \
+    W_(FFN_NORM, MG_IF_ALWAYS, "model.layers.{l}.post_attention_layernorm.weight", "blk.{l}.ffn_norm.weight", K_(HIDDEN))
+#define NEOX_TENSORS_QKV_BIAS \
+    W_(ATTN_Q_BIAS, MG_IF_ATTN_BIAS, "model.layers.{l}.self_attn.q_proj.bias", "blk.{l}.attn_q.bias", KK_(HEADS, HEAD_DIM)), \
+    W_(ATTN_K_BIAS, MG_IF_ATTN_BIAS, "model.layers.{l}.self_attn.k_proj.bias", "blk.{l}.attn_k.bias", KK_(KV_HEADS, HEAD_DIM)), \
+    W_(ATTN_V_BIAS, MG_IF_ATTN_BIAS, "model.layers.{l}.self_attn.v_proj.bias", "blk.{l}.attn_v.bias", KK_(KV_HEADS, V_HEAD_DIM))
+#define NEOX_TENSORS_O_BIAS \
+    W_(ATTN_O_BIAS, MG_IF_ATTN_BIAS, "model.layers.{l}.self_attn.o_proj.bias", "blk.{l}.attn_output.bias", K_(HIDDEN))
+
 #define LLAMA_TENSORS_ATTN_BIAS \
     Q_(ATTN_Q_BIAS, MG_IF_ATTN_BIAS, HEADS, "model.layers.{l}.self_attn.q_proj.bias", "blk.{l}.attn_q.bias", KK_(HEADS, HEAD_DIM)), \
     Q_(ATTN_K_BIAS, MG_IF_ATTN_BIAS, KV_HEADS, "model.layers.{l}.self_attn.k_proj.bias", "blk.{l}.attn_k.bias", KK_(KV_HEADS, HEAD_DIM)), \
@@ -148,6 +185,41 @@
     W_(FFN_GATE_BIAS, MG_IF_DENSE_MLP_BIAS, "model.layers.{l}.mlp.gate_proj.bias", "blk.{l}.ffn_gate.bias", K_(FFN)), \
     W_(FFN_DOWN_BIAS, MG_IF_DENSE_MLP_BIAS, "model.layers.{l}.mlp.down_proj.bias", "blk.{l}.ffn_down.bias", K_(HIDDEN)), \
     W_(FFN_UP_BIAS, MG_IF_DENSE_MLP_BIAS, "model.layers.{l}.mlp.up_proj.bias", "blk.{l}.ffn_up.bias", K_(FFN))
+
+/* ---- tensors of mixtures ---- */
+#define FUSED_(name, rows) {.pattern = name, .views = {SELECT_EXPERT_, rows}, .stored = {K_(EXPERTS), KX_(EXPERT_FFN, 2), K_(HIDDEN)}}
+#define STACKED_(name, r, c) {.pattern = name, .views = {SELECT_EXPERT_}, .stored = {K_(EXPERTS), K_(r), K_(c)}}
+#define GATE_ROWS_ FIRST_ROWS_(EXPERT_FFN)
+#define UP_ROWS_   ROWS_FROM_(EXPERT_FFN, EXPERT_FFN)
+
+/* One expert matrix; the forms on the Hugging Face side are the arguments. */
+#define EXPERT_GATE_(...) \
+    {.role = MG_R_EXPERT_GATE, .when = MG_IF_MOE, .shape = {K_(EXPERT_FFN), K_(HIDDEN)}, .flush = 1, .forms = { \
+        [MG_LAYOUT_HF] = {__VA_ARGS__}, [MG_LAYOUT_GGUF] = {STACKED_("blk.{l}.ffn_gate_exps.weight", EXPERT_FFN, HIDDEN)}}}
+#define EXPERT_UP_(...) \
+    {.role = MG_R_EXPERT_UP, .when = MG_IF_MOE, .shape = {K_(EXPERT_FFN), K_(HIDDEN)}, .flush = 1, .forms = { \
+        [MG_LAYOUT_HF] = {__VA_ARGS__}, [MG_LAYOUT_GGUF] = {STACKED_("blk.{l}.ffn_up_exps.weight", EXPERT_FFN, HIDDEN)}}}
+#define EXPERT_DOWN_(...) \
+    {.role = MG_R_EXPERT_DOWN, .when = MG_IF_MOE, .shape = {K_(HIDDEN), K_(EXPERT_FFN)}, .flush = 1, .forms = { \
+        [MG_LAYOUT_HF] = {__VA_ARGS__}, [MG_LAYOUT_GGUF] = {STACKED_("blk.{l}.ffn_down_exps.weight", HIDDEN, EXPERT_FFN)}}}
+
+/* mlp.experts.E.gate_proj and so on, or fused over the experts as transformers 5 holds them (gate's rows first). */
+#define MLP_EXPERT_GATE EXPERT_GATE_(NAME_("model.layers.{l}.mlp.experts.{e}.gate_proj.weight"), \
+                                     FUSED_("model.layers.{l}.mlp.experts.gate_up_proj", GATE_ROWS_))
+#define MLP_EXPERT_UP   EXPERT_UP_(NAME_("model.layers.{l}.mlp.experts.{e}.up_proj.weight"), \
+                                   FUSED_("model.layers.{l}.mlp.experts.gate_up_proj", UP_ROWS_))
+#define MLP_EXPERT_DOWN EXPERT_DOWN_(NAME_("model.layers.{l}.mlp.experts.{e}.down_proj.weight"), \
+                                     STACKED_("model.layers.{l}.mlp.experts.down_proj", HIDDEN, EXPERT_FFN))
+#define MLP_EXPERTS_DOWN_GATE_UP MLP_EXPERT_DOWN, MLP_EXPERT_GATE, MLP_EXPERT_UP
+
+#define ROUTER_(hf_name) W_(ROUTER, MG_IF_MOE, hf_name, "blk.{l}.ffn_gate_inp.weight", K_(EXPERTS), K_(HIDDEN))
+/* The shared expert of Qwen2 has a router of one row; elsewhere it is simply added. */
+#define SHARED_EXPERT_(hf_name) \
+    W_(SHARED_GATE, MG_IF_SHARED, "model.layers.{l}.mlp." hf_name ".gate_proj.weight", "blk.{l}.ffn_gate_shexp.weight", K_(SHARED_FFN), K_(HIDDEN)), \
+    W_(SHARED_DOWN, MG_IF_SHARED, "model.layers.{l}.mlp." hf_name ".down_proj.weight", "blk.{l}.ffn_down_shexp.weight", K_(HIDDEN), K_(SHARED_FFN)), \
+    W_(SHARED_UP, MG_IF_SHARED, "model.layers.{l}.mlp." hf_name ".up_proj.weight", "blk.{l}.ffn_up_shexp.weight", K_(SHARED_FFN), K_(HIDDEN))
+#define SHARED_ROUTER_ \
+    W_(SHARED_ROUTER, MG_IF_SHARED, "model.layers.{l}.mlp.shared_expert_gate.weight", "blk.{l}.ffn_gate_inp_shexp.weight", LIT_(1), K_(HIDDEN))
 
 /* Rotary inverse frequencies that old checkpoints stored as buffers. */
 #define LLAMA_IGNORED "model.layers.{l}.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq", NULL

@@ -67,6 +67,36 @@ static void fix_layers(mg_model *m, mg_config_state *st) {
     st->fixed[MG_K_LAYERS] = true;
 }
 
+/* The tensor of the first layer that has one: some roles begin after the dense layers. */
+static uint32_t first_of(const mg_model *m, const char *pattern, char *name, size_t size) {
+    const bool layers = strstr(pattern, "{l}") != NULL;
+    uint32_t t = lookup(m->ckpt, pattern, 0, 0, name, size);
+    for (uint32_t l = 1; layers && t == MG_STRMAP_NONE && l < MG_MAX_LAYERS && (int64_t)l < m->hp.i[MG_K_LAYERS]; l++)
+        t = lookup(m->ckpt, pattern, l, 0, name, size);
+    return t;
+}
+
+/* GGUF has no list of dense layers: they are those without a router. */
+static void fix_dense(mg_model *m) {
+    const mg_tensor_row *r = mg_arch_row(m->arch, MG_R_ROUTER);
+    const char *pattern = r ? r->forms[MG_LAYOUT_GGUF][0].pattern : NULL;
+    char name[256];
+    for (uint32_t l = 0; pattern && l < MG_MAX_LAYERS && (int64_t)l < m->hp.i[MG_K_LAYERS]; l++)
+        if (lookup(m->ckpt, pattern, l, 0, name, sizeof name) == MG_STRMAP_NONE)
+            m->hp.dense[l / 64] |= (uint64_t)1 << (l % 64);
+}
+
+/* Those that the keys imply anyway are not listed. */
+void mg_bind_dense(mg_model *m, const mg_config_state *st) {
+    if (!st->gguf) return;
+    fix_dense(m);
+    for (uint32_t l = 0; l < MG_MAX_LAYERS; l++) {
+        if (!mg_hp_dense(&m->hp, l)) continue;
+        m->hp.dense[l / 64] &= ~((uint64_t)1 << (l % 64));
+        if (mg_layer_routes(m, l)) m->hp.dense[l / 64] |= (uint64_t)1 << (l % 64);
+    }
+}
+
 void mg_bind_sizes(mg_model *m, mg_config_state *st) {
     char name[256];
     mg_layout layout = layout_of(m->ckpt);
@@ -75,7 +105,7 @@ void mg_bind_sizes(mg_model *m, mg_config_state *st) {
         const mg_tensor_row *r = &m->arch->tensors[i];
         for (uint32_t f = 0; f < MG_MAX_FORMS && r->forms[layout][f].pattern; f++) {
             const mg_form *form = &r->forms[layout][f];
-            uint32_t t = lookup(m->ckpt, form->pattern, 0, 0, name, sizeof name), rank = 0;
+            uint32_t t = first_of(m, form->pattern, name, sizeof name), rank = 0;
             if (t == MG_STRMAP_NONE) continue;
             const mg_sym *syms = form->stored[0].kind != MG_SYM_NONE ? form->stored : r->shape;
             uint32_t max = syms == r->shape ? 3 : 4;

@@ -28,8 +28,10 @@ mg_status mg_config_resolve(mg_model *m, const mg_config_state *st, mg_error *er
     char name[96];
     for (uint32_t i = 0; i < m->arch->n_config; i++) {
         const mg_config_row *r = &m->arch->config[i];
-        if (r->gguf_when == MG_GGUF_FILE_TYPE || hp->present[r->key] || st->fixed[r->key]) continue;
-        const mg_fallback *fb = fallback_of(r, st);
+        if (r->gguf_when == MG_GGUF_FILE_TYPE || st->fixed[r->key]) continue;
+        const bool zero = r->zero.kind != MG_FB_SAME && hp->present[r->key] && hp->i[r->key] == 0;
+        if (hp->present[r->key] && !zero) continue;
+        const mg_fallback *fb = zero ? &r->zero : fallback_of(r, st);
         bool real = mg_key_kind(r->key) == 'F';
         switch (fb->kind) {
         case MG_FB_SAME: /* a row without any fallback: the key is 0 */
@@ -51,6 +53,9 @@ mg_status mg_config_resolve(mg_model *m, const mg_config_state *st, mg_error *er
             break;
         case MG_FB_QUOTIENT:
             MG_TRY(apply_quotient(m, r, fb, st->gguf, err));
+            break;
+        case MG_FB_PRODUCT:
+            hp->i[r->key] = hp->i[fb->key] * hp->i[fb->by];
             break;
         case MG_FB_TOKENS: /* without tokens the embedding's rows decide (mg_model_open) */
             hp->i[r->key] = (int64_t)st->tokens;
@@ -150,6 +155,16 @@ static mg_status check_experts(const check *c) {
     if (i[MG_K_EXPERTS] < 1) return bad(c, MG_K_EXPERTS, "at least 1");
     snprintf(text, sizeof text, "1 to the number of experts, %lld", (long long)i[MG_K_EXPERTS]);
     if (i[MG_K_EXPERTS_USED] < 1 || i[MG_K_EXPERTS_USED] > i[MG_K_EXPERTS]) return bad(c, MG_K_EXPERTS_USED, text);
+    if (i[MG_K_GROUPS] > 1 && i[MG_K_EXPERTS] % i[MG_K_GROUPS]) {
+        snprintf(text, sizeof text, "a divisor of the number of experts, %lld", (long long)i[MG_K_EXPERTS]);
+        return bad(c, MG_K_GROUPS, text);
+    }
+    if (i[MG_K_GROUPS] > 1 && (i[MG_K_GROUPS_USED] < 1 || i[MG_K_GROUPS_USED] > i[MG_K_GROUPS])) {
+        snprintf(text, sizeof text, "1 to the number of groups, %lld", (long long)i[MG_K_GROUPS]);
+        return bad(c, MG_K_GROUPS_USED, text);
+    }
+    if (c->m->arch->block.router == MG_ROUTER_SPARSEMIXER && i[MG_K_EXPERTS_USED] != 2)
+        return bad(c, MG_K_EXPERTS_USED, "2, the number this router chooses");
     return MG_OK;
 }
 
@@ -176,11 +191,21 @@ mg_status mg_config_check(const mg_model *m, bool gguf, mg_error *err) {
     return check_experts(&c);
 }
 
+bool mg_layer_routes(const mg_model *m, uint32_t layer) {
+    const int64_t *i = m->hp.i, l = layer;
+    const mg_block *b = &m->arch->block;
+    if (b->router == MG_ROUTER_NONE || i[MG_K_EXPERTS] < 1 || mg_hp_dense(&m->hp, layer)) return false;
+    if (b->moe == MG_MOE_ALL) return true;
+    if (b->moe != MG_MOE_STEPPED && l < i[MG_K_DENSE_LAYERS]) return false;
+    if (b->moe == MG_MOE_RANGE && l > i[MG_K_MOE_LAST]) return false;
+    return b->moe == MG_MOE_AFTER_DENSE || (l + 1) % i[MG_K_MOE_STEP] == 0;
+}
+
 mg_status mg_config_layers(mg_model *m, mg_error *err) {
     size_t n = (size_t)m->hp.i[MG_K_LAYERS];
     MG_TRY(MG_ARENA_NEW(&m->arena, &m->layers, n, err));
     for (size_t l = 0; l < n; l++)
-        m->layers[l] = (mg_layer){.moe = m->arch->block.router != MG_ROUTER_NONE && m->hp.i[MG_K_EXPERTS] > 0,
+        m->layers[l] = (mg_layer){.moe = mg_layer_routes(m, (uint32_t)l),
                                   .window = (uint64_t)m->hp.i[MG_K_WINDOW],
                                   .rope_theta = m->hp.f[MG_K_ROPE_THETA],
                                   .rope = true};

@@ -138,10 +138,26 @@ static mg_status read_refusals(const mg_arch *arch, const mg_json *config, mg_er
     return MG_OK;
 }
 
+/* Layers listed as dense. Indices beyond the model name nothing, as in transformers. */
+static mg_status read_dense_list(mg_model *m, const mg_json *config, mg_error *err) {
+    const char *path = m->arch->dense_list;
+    const mg_json *list = path ? mg_json_path(config, path) : NULL;
+    int64_t l;
+    if (!list || mg_json_type(list) == MG_JSON_NULL) return MG_OK;
+    if (mg_json_type(list) != MG_JSON_ARRAY)
+        return mg_fail(err, MG_ERR_CONFLICT, "'%s' is not a list of layer numbers", path);
+    for (const mg_json *c = mg_json_first(list); c; c = mg_json_next(c)) {
+        if (!mg_json_i64(c, &l)) return mg_fail(err, MG_ERR_CONFLICT, "'%s' is not a list of layer numbers", path);
+        if (l >= 0 && l < MG_MAX_LAYERS) m->hp.dense[l / 64] |= (uint64_t)1 << (l % 64);
+    }
+    return MG_OK;
+}
+
 mg_status mg_config_read_json(mg_model *m, mg_config_state *st, const mg_json *config, mg_error *err) {
     if (!config || mg_json_type(config) != MG_JSON_OBJECT)
         return mg_fail(err, MG_ERR_FORMAT, "config.json is not an object");
     MG_TRY(read_refusals(m->arch, config, err));
+    MG_TRY(read_dense_list(m, config, err));
     for (uint32_t i = 0; i < m->arch->n_config; i++) {
         const mg_config_row *r = &m->arch->config[i];
         if (r->gguf_when == MG_GGUF_FILE_TYPE) continue;

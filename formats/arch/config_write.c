@@ -147,6 +147,25 @@ static void fill_config(mg_json *config, mg_json *rope, const mg_arch *arch, con
     }
 }
 
+/* The list of dense layers; MG_ERR_UNSUPPORTED when there are some beyond the family's rule and no field for them. */
+static mg_status say_dense(mg_json *config, const mg_arch *arch, const mg_hparams *hp, mg_error *err) {
+    mg_json *list = mg_json_new_array();
+    size_t n = 0;
+    for (uint32_t l = 0; l < MG_MAX_LAYERS && (int64_t)l < hp->i[MG_K_LAYERS]; l++) {
+        if (!mg_hp_dense(hp, l)) continue;
+        if (arch->dense_list) mg_json_push(list, mg_json_new_i64(l));
+        n++;
+    }
+    if (arch->dense_list) {
+        mg_json_set(config, arch->dense_list, list);
+        return MG_OK;
+    }
+    mg_json_free(list);
+    return n ? mg_fail(err, MG_ERR_UNSUPPORTED, "%zu layers without routed experts, which no field of '%s' can say", n,
+                       arch->name)
+             : MG_OK;
+}
+
 static const char *const dtype_names[] = {
     [MG_F32] = "float32", [MG_F16] = "float16", [MG_BF16] = "bfloat16", [MG_F64] = "float64"};
 
@@ -164,7 +183,8 @@ mg_status mg_arch_new_config(mg_json **out, const mg_arch *arch, const mg_hparam
     else
         mg_json_free(rope);
     if (!config) return mg_fail_nomem(err, 64);
-    mg_status st = sort_keys(&config, err);
+    mg_status st = say_dense(config, arch, hp, err);
+    if (st == MG_OK) st = sort_keys(&config, err);
     if (st == MG_OK)
         *out = config;
     else

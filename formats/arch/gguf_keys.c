@@ -41,6 +41,7 @@ static mg_status write_row(mg_kvs *out, const mg_arch *arch, const mg_config_row
     default:
         break;
     }
+    if (r->gguf_type == MG_KV_BOOL) return mg_kvs_set_bool(out, name, v != 0, err);
     if (v < 0 || v > UINT32_MAX)
         return mg_fail(err, MG_ERR_UNSUPPORTED, "'%s' is %lld, which GGUF's 32-bit field cannot hold", name,
                        (long long)v);

@@ -17,24 +17,7 @@ static const mg_config_row config[] = {
     LLAMA_CONFIG_SIZES(14336, 131072, VALUE_(8)),
     LLAMA_CONFIG_ROPE(1000000),
     LLAMA_CONFIG_EPS(1e-5),
-    {.key = MG_K_EXPERTS,
-     .hf = {"num_local_experts", "num_experts"},
-     .gguf = "expert_count",
-     .gguf_type = MG_KV_U32,
-     .gguf_when = MG_GGUF_ALWAYS,
-     .absent = VALUE_(8),
-     .gguf_absent = REQUIRED_,
-     .lo = 1,
-     .hi = MAX_COUNT},
-    {.key = MG_K_EXPERTS_USED,
-     .hf = {"num_experts_per_tok"},
-     .gguf = "expert_used_count",
-     .gguf_type = MG_KV_U32,
-     .gguf_when = MG_GGUF_ALWAYS,
-     .absent = VALUE_(2),
-     .gguf_absent = REQUIRED_,
-     .lo = 1,
-     .hi = MAX_COUNT},
+    CONFIG_EXPERTS(8, 2, "num_experts_per_tok", "num_local_experts", "num_experts"),
     {.key = MG_K_EXPERT_FFN, .absent = SAME_AS_(FFN), .quiet = true},
     LLAMA_CONFIG_TAIL(MG_GGUF_STATED),
     {.key = MG_K_WINDOW,
@@ -50,31 +33,21 @@ static const mg_config_row config[] = {
 static const mg_config_refusal refusals[] = {LLAMA_REFUSALS};
 
 /* clang-format off */
-#define FUSED_GATE_UP(rows) {.pattern = "model.layers.{l}.mlp.experts.gate_up_proj", .views = {SELECT_EXPERT_, rows}, \
-    .stored = {K_(EXPERTS), KX_(EXPERT_FFN, 2), K_(HIDDEN)}}
-#define STACKED(name, r, c) {.pattern = name, .views = {SELECT_EXPERT_}, .stored = {K_(EXPERTS), K_(r), K_(c)}}
-#define GATE_ROWS FIRST_ROWS_(EXPERT_FFN)
-#define UP_ROWS   ROWS_FROM_(EXPERT_FFN, EXPERT_FFN)
-
 static const mg_tensor_row tensors[] = {
     LLAMA_TENSORS_MODEL,
     LLAMA_TENSORS_ATTENTION,
     {.role = MG_R_ROUTER, .when = MG_IF_MOE, .shape = {K_(EXPERTS), K_(HIDDEN)}, .forms = {
         [MG_LAYOUT_HF] = {NAME_("model.layers.{l}.block_sparse_moe.gate.weight"), NAME_("model.layers.{l}.mlp.gate.weight")},
         [MG_LAYOUT_GGUF] = {NAME_("blk.{l}.ffn_gate_inp.weight")}}},
-    {.role = MG_R_EXPERT_GATE, .when = MG_IF_MOE, .shape = {K_(EXPERT_FFN), K_(HIDDEN)}, .flush = 1, .forms = {
-        [MG_LAYOUT_HF] = {NAME_("model.layers.{l}.block_sparse_moe.experts.{e}.w1.weight"), FUSED_GATE_UP(GATE_ROWS),
-                          NAME_("model.layers.{l}.mlp.experts.{e}.gate_proj.weight")},
-        [MG_LAYOUT_GGUF] = {STACKED("blk.{l}.ffn_gate_exps.weight", EXPERT_FFN, HIDDEN)}}},
-    {.role = MG_R_EXPERT_DOWN, .when = MG_IF_MOE, .shape = {K_(HIDDEN), K_(EXPERT_FFN)}, .flush = 1, .forms = {
-        [MG_LAYOUT_HF] = {NAME_("model.layers.{l}.block_sparse_moe.experts.{e}.w2.weight"),
-                          STACKED("model.layers.{l}.mlp.experts.down_proj", HIDDEN, EXPERT_FFN),
-                          NAME_("model.layers.{l}.mlp.experts.{e}.down_proj.weight")},
-        [MG_LAYOUT_GGUF] = {STACKED("blk.{l}.ffn_down_exps.weight", HIDDEN, EXPERT_FFN)}}},
-    {.role = MG_R_EXPERT_UP, .when = MG_IF_MOE, .shape = {K_(EXPERT_FFN), K_(HIDDEN)}, .flush = 1, .forms = {
-        [MG_LAYOUT_HF] = {NAME_("model.layers.{l}.block_sparse_moe.experts.{e}.w3.weight"), FUSED_GATE_UP(UP_ROWS),
-                          NAME_("model.layers.{l}.mlp.experts.{e}.up_proj.weight")},
-        [MG_LAYOUT_GGUF] = {STACKED("blk.{l}.ffn_up_exps.weight", EXPERT_FFN, HIDDEN)}}},
+    EXPERT_GATE_(NAME_("model.layers.{l}.block_sparse_moe.experts.{e}.w1.weight"),
+                 FUSED_("model.layers.{l}.mlp.experts.gate_up_proj", GATE_ROWS_),
+                 NAME_("model.layers.{l}.mlp.experts.{e}.gate_proj.weight")),
+    EXPERT_DOWN_(NAME_("model.layers.{l}.block_sparse_moe.experts.{e}.w2.weight"),
+                 STACKED_("model.layers.{l}.mlp.experts.down_proj", HIDDEN, EXPERT_FFN),
+                 NAME_("model.layers.{l}.mlp.experts.{e}.down_proj.weight")),
+    EXPERT_UP_(NAME_("model.layers.{l}.block_sparse_moe.experts.{e}.w3.weight"),
+               FUSED_("model.layers.{l}.mlp.experts.gate_up_proj", UP_ROWS_),
+               NAME_("model.layers.{l}.mlp.experts.{e}.up_proj.weight")),
 };
 /* clang-format on */
 

@@ -28,12 +28,19 @@ typedef enum mg_role {
 
 typedef enum mg_scope { MG_SCOPE_MODEL, MG_SCOPE_LAYER, MG_SCOPE_EXPERT } mg_scope;
 
+#define MG_MAX_LAYERS 4096
+
 /* Canonical configuration: one slot per key. Integers, bools and enumerators in i, floats in f. */
 typedef struct mg_hparams {
     int64_t i[MG_KEY_COUNT];
     double f[MG_KEY_COUNT];
-    bool present[MG_KEY_COUNT]; /* stated by the config; false = default, derived from shapes, or absent */
+    bool present[MG_KEY_COUNT];         /* stated by the config; false = default, derived from shapes, or absent */
+    uint64_t dense[MG_MAX_LAYERS / 64]; /* bit l: layer l is listed as one without routed experts; see mg_moe_rule */
 } mg_hparams;
+
+static inline bool mg_hp_dense(const mg_hparams *hp, uint32_t layer) {
+    return layer < MG_MAX_LAYERS && (hp->dense[layer / 64] >> (layer % 64) & 1);
+}
 
 /* How logical rows are found in a stored tensor, applied in order from stored to logical. */
 typedef enum mg_view_kind {

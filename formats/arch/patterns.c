@@ -88,6 +88,8 @@ bool mg_cond_holds(mg_cond c, const mg_hparams *hp, const mg_layer *layer) {
         return !moe;
     case MG_IF_MOE:
         return moe;
+    case MG_IF_SHARED:
+        return moe && hp->i[MG_K_SHARED_FFN] > 0;
     case MG_IF_UNTIED:
         return !hp->i[MG_K_TIED];
     case MG_IF_ATTN_BIAS:

@@ -116,7 +116,10 @@ static mg_status add_piece(builder *b, uint32_t row, uint32_t l, uint32_t e, boo
     bool own = f->stored[0].kind != MG_SYM_NONE;
     like.rank = mg_sym_shape(stored, own ? f->stored : r->shape, own ? 4 : 3, b->hp, e);
     memcpy(like.shape, stored, sizeof stored);
-    like.always_f32 = like.rank < 2 || r->role == MG_R_ROUTER;
+    size_t end = strlen(name);
+    const bool weight = end > 7 && strcmp(name + end - 7, ".weight") == 0;
+    like.always_f32 = like.rank < 2 || r->role == MG_R_ROUTER || r->role == MG_R_SHARED_ROUTER ||
+                      (b->layout == MG_LAYOUT_GGUF && !weight);
     mg_form_views(chain, f, b->hp, e);
     MG_TRY(invert(chain, like.rank, stored, &first, like.views, b->err));
     uint32_t index;

@@ -27,9 +27,10 @@ for model in models:
     # A GGUF says "llama" for Llama and Mistral alike; a sliding window cannot be said at all.
     here, there = json.loads((back / "config.json").read_text()), json.loads((model / "config.json").read_text())
     common.same(here["model_type"], {"mistral": "llama"}.get(there["model_type"], there["model_type"]), f"{model.name}: model_type")
-    for key in ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
-                "num_local_experts", "num_experts_per_tok", "vocab_size", "rms_norm_eps"):
-        common.same(here.get(key), there.get(key), f"{model.name}: {key}")
+    for keys in (["hidden_size"], ["num_hidden_layers"], ["num_attention_heads"], ["num_key_value_heads"], ["vocab_size"],
+                 ["num_local_experts", "num_experts"], ["num_experts_per_tok"], ["rms_norm_eps"], ["mlp_only_layers"]):
+        found, expected = ([c[k] for k in keys if k in c] for c in (here, there))
+        common.same(found, expected, f"{model.name}: {keys[0]}")
     if model == LLAMA3:  # the GGUF holds the factors; the four numbers behind them are found again
         scaling = there.get("rope_scaling") or there["rope_parameters"]
         for key in ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"):

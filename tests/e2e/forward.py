@@ -5,7 +5,8 @@ import common
 from common import check, run, same
 
 TINY = common.DATA / "models/tiny"
-MODELS = ["llama", "llama_rope_llama3", "llama_rope_linear", "llama_rope_yarn", "mistral", "mistral_swa", "mixtral"]
+MODELS = ["llama", "llama_rope_llama3", "llama_rope_linear", "llama_rope_yarn", "mistral", "mistral_swa", "mixtral",
+          "qwen2_moe"]
 
 
 def worst(found, expected):
