@@ -5,8 +5,8 @@ import random
 import common
 from common import DATA, WORK, check, run, same
 
-# Journal every unit at once: small jobs would otherwise only ever start anew.
-SYNC = {"MOEGRAFT_SYNC_BYTES": 1}
+# Journal often: small jobs would otherwise only ever start anew.
+SYNC = {"MOEGRAFT_SYNC_BYTES": 1 << 16}
 
 # A merge of the small model: few bytes, the same steps. Its donors are one model, which only `random` gates accept.
 tiny = DATA / "models/tiny/mistral"
@@ -46,10 +46,11 @@ def every_point(tool, arguments, name):
         same(common.leftovers(out.parent), [], f"{tool} at point {at}: leftovers")
 
 
-every_point("merge", lambda out: [small, out, "-q"], "moe")
-every_point("merge", lambda out: [small, out, "--to", "Q8_0", "-q"], "moe.gguf")
+# one thread: with more, how many units one flush of the journal takes varies, and so does the number of points
+every_point("merge", lambda out: [small, out, "-q", "-t", 1], "moe")
+every_point("merge", lambda out: [small, out, "--to", "Q8_0", "-q", "-t", 1], "moe.gguf")
 run("convert", tiny, WORK / "small.gguf", "-q")
-every_point("quantize", lambda out: [WORK / "small.gguf", out, "Q8_0", "-q"], "q.gguf")
+every_point("quantize", lambda out: [WORK / "small.gguf", out, "Q8_0", "-q", "-t", 1], "q.gguf")
 
 
 def random_moments(tool, arguments, name, times, seed):
