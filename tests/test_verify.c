@@ -471,3 +471,53 @@ Test(judge, knows_every_path_before_the_run) {
     }
     mg_json_free(example);
 }
+
+/* ---- the page ---- */
+
+enum { DEEP = 32, WIDE = 8 };
+
+/* A large model's result: the page stays small and holds every layer. */
+Test(report, of_32_layers_with_8_experts) {
+    static mg_layer_stat layer[DEEP];
+    static mg_routing_stat routing[DEEP];
+    static uint64_t load[2 * DEEP * WIDE];
+    static mg_weight_stat weights[DEEP * (7 + 3 * WIDE)];
+    static char names[DEEP * (7 + 3 * WIDE)][64];
+    mg_candidate c = {.path = "large.gguf", .has_drift = true, .has_weights = true};
+    for (uint64_t l = 0; l < DEEP; l++) {
+        layer[l] = (mg_layer_stat){.tokens = 10, .cosine_sum = 9.9, .diff_sq = 0.01 * (double)(l + 1), .ref_sq = 10};
+        routing[l] = (mg_routing_stat){.tokens = 10,
+                                       .same_set = 9,
+                                       .same_first = 10,
+                                       .load_ref = load + l * WIDE,
+                                       .load_cand = load + (DEEP + l) * WIDE};
+        for (uint64_t e = 0; e < WIDE; e++) load[l * WIDE + e] = load[(DEEP + l) * WIDE + e] = e + 1;
+    }
+    for (uint64_t b = 0; b < MG_DRIFT_BINS; b++) {
+        c.drift.bin_n[b] = b >= 16;
+        c.drift.bin_kl[b] = 0.001 * (double)b;
+    }
+    for (uint32_t i = 0; i < DEEP * (7 + 3 * WIDE); i++) {
+        snprintf(names[i], sizeof names[i], "blk.%u.some_long_name_exps.weight[%u]", i % DEEP, i / DEEP);
+        weights[i] = (mg_weight_stat){.name = names[i], .candidate = MG_Q4_K, .worst_block = 2, .error = 0.5};
+    }
+    c.act = (mg_act_drift){.n_layers = DEEP, .experts = WIDE, .layer = layer, .routing = routing};
+    c.weights.items = weights;
+    c.weights.n = c.weights.n_bad = DEEP * (7 + 3 * WIDE);
+    mg_report r = {.reference = "large", .text_name = "text", .tokens = 10, .cand = &c, .n = 1};
+    mg_json *json;
+    mg_error err = {0};
+    char *page, last[64];
+    size_t n;
+    cr_assert(mg_report_json(&json, &r, &err) == MG_OK);
+    cr_expect_eq(mg_json_len(mg_json_path(mg_json_first(mg_json_get(json, "candidates")), "tensors")), c.weights.n);
+    cr_assert(mg_report_html(&page, &n, &r, json, &err) == MG_OK);
+    cr_expect(n > 20000 && n < 1000000 && strlen(page) == n, "%zu bytes", n);
+    snprintf(last, sizeof last, "<tr><td>%d</td>", DEEP - 1);
+    cr_expect(strstr(page, last) && strstr(page, "layer 31") && strstr(page, "more in the JSON"));
+    unsigned plots = 0;
+    for (const char *p = page; (p = strstr(p, "<svg")) != NULL; p++) plots++;
+    cr_expect_eq(plots, 2 + DEEP);
+    free(page);
+    mg_json_free(json);
+}

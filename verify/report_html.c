@@ -7,27 +7,32 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define PLOT_W          640
-#define PLOT_H          180
-#define LEFT            64 /* room for the axis labels */
+#define PLOT_W          460 /* narrow enough that labels stay readable on a phone */
+#define PLOT_H          150
+#define LEFT            68 /* room for the axis labels */
 #define BOTTOM          24
-#define MAX_TENSOR_ROWS 40u
+#define LOAD_H          36
+#define MAX_TENSOR_ROWS 40u /* damaged ones; of sound ones the first MIN_TENSOR_ROWS */
+#define MIN_TENSOR_ROWS 10u
 
+/* clang-format off */
 static const char style[] =
-    ":root{color-scheme:light "
-    "dark;--fg:#1b1f24;--dim:#667;--bg:#fff;--line:#ccd;--a:#2b6cb0;--b:#c05621;--bad:#b00020;--ok:#18794e}"
-    "@media(prefers-color-scheme:dark){:root{--fg:#e6e8eb;--dim:#99a;--bg:#14171a;--line:#39424e;--a:#63b3ed;--b:#"
-    "f6ad55;--bad:#ff6b81;--ok:#4cc38a}}"
-    "body{font:15px/1.5 system-ui,sans-serif;color:var(--fg);background:var(--bg);max-width:60rem;margin:2rem "
-    "auto;padding:0 1rem}"
-    "h1{font-size:1.4rem}h2{font-size:1.15rem;margin-top:2.5rem;border-top:1px solid "
-    "var(--line);padding-top:1rem;overflow-wrap:anywhere}h3{font-size:1rem}"
+    ":root{color-scheme:light dark;--fg:#1b1f24;--dim:#5b6472;--bg:#fff;--line:#ccd3dc;--a:#2b6cb0;--b:#c05621;"
+    "--bad:#b00020;--ok:#18794e}"
+    "@media(prefers-color-scheme:dark){:root{--fg:#e6e8eb;--dim:#9aa4b2;--bg:#14171a;--line:#39424e;--a:#63b3ed;"
+    "--b:#f6ad55;--bad:#ff6b81;--ok:#4cc38a}}"
+    "body{font:15px/1.5 system-ui,sans-serif;color:var(--fg);background:var(--bg);max-width:70rem;margin:2rem auto;"
+    "padding:0 1rem;overflow-wrap:anywhere}"
+    "h1{font-size:1.4rem}h3{font-size:1rem;margin-bottom:.3rem}"
+    "h2{font-size:1.15rem;margin-top:2.5rem;border-top:1px solid var(--line);padding-top:1rem}"
     ".scroll{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}"
-    "td,th{padding:.2rem .6rem;border-bottom:1px solid "
-    "var(--line);text-align:right;white-space:nowrap}td:first-child,th:first-child{text-align:left}"
-    "svg{max-width:100%;height:auto;display:block}text{fill:var(--dim);font-size:11px}.dim{color:var(--dim)}.pass{"
-    "color:var(--ok)}.fail{color:var(--bad)}"
-    "code{overflow-wrap:anywhere}";
+    "td,th{padding:.2rem .55rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}"
+    "td:first-child,th:first-child{text-align:left;padding-left:0}.left{text-align:left}"
+    "svg{display:block;max-width:100%;height:auto}.plot{width:33rem}.plots{display:flex;flex-wrap:wrap;gap:0 2rem}text{fill:var(--dim);font-size:12px}"
+    ".dim{color:var(--dim)}.pass{color:var(--ok);font-weight:600}.fail{color:var(--bad);font-weight:600}"
+    ".a{fill:var(--a)}.b{fill:var(--b)}.key{font-weight:600}.ka{color:var(--a)}.kb{color:var(--b)}"
+    "code{font-size:.93em}";
+/* clang-format on */
 
 static void escaped(FILE *f, const char *s) {
     for (; s && *s; s++) {
@@ -52,114 +57,138 @@ static double num(const mg_json *v, const char *path) {
     return mg_json_f64(mg_json_path(v, path), &x) ? x : NAN;
 }
 
-static void value(FILE *f, double x) {
+/* A cell; digits significant ones, the rest is in the JSON. */
+static void cell(FILE *f, double x, int digits) {
     if (isnan(x))
-        fputs("–", f);
+        fputs("<td>–</td>", f);
     else
-        fprintf(f, "%.6g", x);
-}
-
-static void cell(FILE *f, double x) {
-    fputs("<td>", f);
-    value(f, x);
-    fputs("</td>", f);
+        fprintf(f, "<td>%.*g</td>", digits, x);
 }
 
 /* ---- plots ---- */
 
 static void axes(FILE *f, const char *title, double top, const char *x0, const char *x1) {
-    fprintf(f, "<svg viewBox=\"0 0 %d %d\" role=\"img\"><title>", LEFT + PLOT_W + 8, PLOT_H + BOTTOM + 8);
+    fprintf(f, "<svg class=\"plot\" viewBox=\"0 0 %d %d\" role=\"img\"><title>", LEFT + PLOT_W + 8, PLOT_H + BOTTOM);
     escaped(f, title);
     fprintf(f, "</title><path d=\"M%d 4V%dH%d\" fill=\"none\" stroke=\"var(--line)\"/>", LEFT, PLOT_H, LEFT + PLOT_W);
     fprintf(
         f,
-        "<text x=\"%d\" y=\"12\" text-anchor=\"end\">%.3g</text><text x=\"%d\" y=\"%d\" text-anchor=\"end\">0</text>",
+        "<text x=\"%d\" y=\"13\" text-anchor=\"end\">%.3g</text><text x=\"%d\" y=\"%d\" text-anchor=\"end\">0</text>",
         LEFT - 6, top, LEFT - 6, PLOT_H);
     fprintf(f, "<text x=\"%d\" y=\"%d\">%s</text><text x=\"%d\" y=\"%d\" text-anchor=\"end\">%s</text>", LEFT,
-            PLOT_H + 16, x0, LEFT + PLOT_W, PLOT_H + 16, x1);
+            PLOT_H + 17, x0, LEFT + PLOT_W, PLOT_H + 17, x1);
 }
 
-/* Bars of the numbers that path names in each element of list (NULL path: the elements themselves). */
-static void bars(FILE *f, const mg_json *list, const char *path, const char *title, const char *x0, const char *x1) {
+/* The largest of the numbers that path names in each element of list (NULL path: the elements themselves), and how many
+ * elements at the beginning have none. */
+static double largest(const mg_json *list, const char *path, size_t *empty) {
     double top = 0;
-    size_t n = mg_json_len(list), i = 0;
+    bool seen = false;
+    *empty = 0;
     for (const mg_json *v = mg_json_first(list); v; v = mg_json_next(v)) {
         double x = 0;
-        if (mg_json_f64(path ? mg_json_path(v, path) : v, &x) && x > top) top = x;
+        seen = mg_json_f64(path ? mg_json_path(v, path) : v, &x) || seen;
+        *empty += !seen;
+        top = x > top ? x : top;
     }
-    if (n == 0) return;
+    return top;
+}
+
+/* Those numbers as bars, or a sentence when all are 0. */
+static void bars(FILE *f, const mg_json *list, const char *path, const char *title, const char *x0, const char *x1) {
+    size_t n = mg_json_len(list), i = 0, empty;
+    double top = largest(list, path, &empty), w = (double)PLOT_W / (double)(n ? n : 1);
+    double bar = fmin(w > 4 ? w - 1 : w * 0.8, 48);
+    if (!(top > 0)) {
+        fputs("<p class=\"dim\">No difference.</p>", f);
+        return;
+    }
     axes(f, title, top, x0, x1);
-    double w = (double)PLOT_W / (double)n;
+    if (4 * empty >= n)
+        fprintf(f, "<text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">context, not scored</text>",
+                LEFT + (double)empty * w / 2, PLOT_H / 2);
     for (const mg_json *v = mg_json_first(list); v; v = mg_json_next(v), i++) {
         double x = 0;
         if (!mg_json_f64(path ? mg_json_path(v, path) : v, &x) || !(x > 0)) continue;
         double h = x / top * (PLOT_H - 8);
-        fprintf(f,
-                "<rect x=\"%.2f\" y=\"%.2f\" width=\"%.2f\" height=\"%.2f\" fill=\"var(--a)\"><title>%zu: "
-                "%.6g</title></rect>",
-                LEFT + (double)i * w + 0.5, PLOT_H - h, w > 2 ? w - 1 : w, h, i, x);
+        fprintf(
+            f, "<rect class=\"a\" x=\"%.2f\" y=\"%.2f\" width=\"%.2f\" height=\"%.2f\"><title>%zu: %.6g</title></rect>",
+            LEFT + (double)i * w + (w - bar) / 2, PLOT_H - h, bar, h, i, x);
     }
     fputs("</svg>", f);
 }
 
-/* Load of every expert, reference beside candidate, for one layer. */
+static void load_bar(FILE *f, char side, double x, double w, double share, double top, size_t expert) {
+    fprintf(f,
+            "<rect class=\"%c\" x=\"%.2f\" y=\"%.2f\" width=\"%.2f\" height=\"%.2f\"><title>%zu: "
+            "%.4f</title></rect>",
+            side, x, LOAD_H - (LOAD_H - 2) * share / top, w, (LOAD_H - 2) * share / top, expert, share);
+}
+
+/* Load of every expert, reference beside candidate, for one layer; the dashes are an even share. */
 static void load_plot(FILE *f, const mg_json *layer) {
     const mg_json *a = mg_json_get(layer, "load_reference"), *b = mg_json_get(layer, "load_candidate");
-    size_t n = mg_json_len(a), i = 0;
-    if (n == 0 || mg_json_len(b) != n) return;
-    double w = 200.0 / (double)n;
-    fputs("<svg viewBox=\"0 0 216 84\" style=\"width:216px\" role=\"img\"><title>expert load</title><path d=\"M8 "
-          "72H208\" stroke=\"var(--line)\"/>",
-          f);
+    size_t n = mg_json_len(a), i = 0, unused;
+    double top = fmax(largest(a, NULL, &unused), largest(b, NULL, &unused));
+    if (n == 0 || mg_json_len(b) != n || !(top > 0)) return;
+    double width = n * 4 > 200 ? 4 * (double)n : 200, w = width / (double)n,
+           even = LOAD_H - (LOAD_H - 2) / (double)n / top;
+    fprintf(f, "<svg viewBox=\"0 0 %.0f %d\" style=\"width:%.0fpx\" role=\"img\"><title>expert load</title>", width,
+            LOAD_H + 1, width);
     for (const mg_json *x = mg_json_first(a), *y = mg_json_first(b); x && y;
          x = mg_json_next(x), y = mg_json_next(y), i++) {
         double p = 0, q = 0;
         if (!mg_json_f64(x, &p) || !mg_json_f64(y, &q)) continue;
-        fprintf(f,
-                "<rect x=\"%.2f\" y=\"%.2f\" width=\"%.2f\" height=\"%.2f\" fill=\"var(--a)\"><title>expert %zu, "
-                "reference: %.4f</title></rect>",
-                8 + (double)i * w, 72 - 68 * p, w * 0.42, 68 * p, i, p);
-        fprintf(f,
-                "<rect x=\"%.2f\" y=\"%.2f\" width=\"%.2f\" height=\"%.2f\" fill=\"var(--b)\"><title>expert %zu, "
-                "candidate: %.4f</title></rect>",
-                8 + ((double)i + 0.45) * w, 72 - 68 * q, w * 0.42, 68 * q, i, q);
+        load_bar(f, 'a', (double)i * w, w * 0.42, p, top, i);
+        load_bar(f, 'b', ((double)i + 0.45) * w, w * 0.42, q, top, i);
     }
-    fputs("</svg>", f);
+    fprintf(f, "<path d=\"M0 %.2fH%.0f\" stroke=\"var(--dim)\" stroke-dasharray=\"3 3\"/></svg>", even, width);
 }
 
 /* ---- tables ---- */
 
 static void summary_table(FILE *f, const mg_json *list) {
-    fputs("<div class=\"scroll\"><table><tr><th>candidate</th><th>mean KL</th><th>± </th><th>p99 KL</th><th>max "
-          "KL</th><th>top-1</th>"
-          "<th>perplexity</th><th>reference</th><th>ratio</th><th>rms Δp</th><th>verdict</th></tr>",
-          f);
+    static const struct {
+        const char *title, *path;
+        int digits;
+    } columns[] = {{"mean KL", "kl.mean", 4},
+                   {"±", "kl.stderr", 2},
+                   {"p99 KL", "kl.p99", 4},
+                   {"max KL", "kl.max", 4},
+                   {"top-1", "top1_agreement", 5},
+                   {"rms Δp", "delta_p.rms", 4},
+                   {"perplexity", "ppl.candidate", 6},
+                   {"reference", "ppl.reference", 6},
+                   {"ratio", "ppl.ratio", 6}};
+    fputs("<div class=\"scroll\"><table><tr><th>candidate</th><th class=\"left\">verdict</th>", f);
+    for (size_t i = 0; i < sizeof columns / sizeof *columns; i++) fprintf(f, "<th>%s</th>", columns[i].title);
+    fputs("</tr>", f);
     for (const mg_json *c = mg_json_first(list); c; c = mg_json_next(c)) {
-        static const char *const paths[] = {"kl.mean",       "kl.stderr",      "kl.p99",
-                                            "kl.max",        "top1_agreement", "ppl.candidate",
-                                            "ppl.reference", "ppl.ratio",      "delta_p.rms"};
         const char *verdict = mg_json_str(mg_json_get(c, "verdict"));
         fputs("<tr><td>", f);
         escaped(f, mg_json_str(mg_json_get(c, "path")));
-        fputs("</td>", f);
-        for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) cell(f, num(c, paths[i]));
-        fprintf(f, "<td class=\"%s\">%s</td></tr>", verdict ? verdict : "", verdict ? verdict : "–");
+        fprintf(f, "</td><td class=\"left %s\">%s</td>", verdict ? verdict : "dim", verdict ? verdict : "–");
+        for (size_t i = 0; i < sizeof columns / sizeof *columns; i++)
+            cell(f, num(c, columns[i].path), columns[i].digits);
+        fputs("</tr>", f);
     }
-    fputs("</table></div>", f);
+    fputs("</table></div><p class=\"dim\">KL in nats per scored position; top-1: share of positions with the same most "
+          "likely token; Δp: difference of the probability of the token that follows, 0 to 1.</p>",
+          f);
 }
 
 static void routing_table(FILE *f, const mg_json *routing) {
     if (mg_json_len(routing) == 0) return;
-    fputs("<h3>Routing</h3><p class=\"dim\">Share of (token, slot) pairs per expert: left bar the reference, right bar "
-          "the candidate.</p>"
+    fputs("<h3>Routing</h3><p class=\"dim\">Load: each expert's share of all choices, <span class=\"key "
+          "ka\">reference</span> beside <span class=\"key kb\">candidate</span>; the dashes are an even share.</p>"
           "<div class=\"scroll\"><table><tr><th>layer</th><th>same experts</th><th>same best</th><th>KL of "
-          "weights</th><th>load</th></tr>",
+          "weights</th><th class=\"left\">load</th></tr>",
           f);
     for (const mg_json *r = mg_json_first(routing); r; r = mg_json_next(r)) {
         fprintf(f, "<tr><td>%.0f</td>", num(r, "layer"));
-        cell(f, num(r, "set_agreement"));
-        cell(f, num(r, "top1_agreement"));
-        cell(f, num(r, "weight_kl"));
+        cell(f, num(r, "set_agreement"), 5);
+        cell(f, num(r, "top1_agreement"), 5);
+        cell(f, num(r, "weight_kl"), 4);
         fputs("<td>", f);
         load_plot(f, r);
         fputs("</td></tr>", f);
@@ -167,29 +196,45 @@ static void routing_table(FILE *f, const mg_json *routing) {
     fputs("</table></div>", f);
 }
 
+static void tensor_row(FILE *f, const mg_json *t, bool damaged) {
+    static const char *const paths[] = {"bpw", "rmse", "snr_db", "error", "error_limit", "worst_block", "limit"};
+    bool missing = false;
+    fputs("<tr><td><code>", f);
+    escaped(f, mg_json_str(mg_json_get(t, "name")));
+    fputs("</code></td><td class=\"left\">", f);
+    escaped(f, mg_json_str(mg_json_get(t, "type")));
+    fputs("</td>", f);
+    for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) cell(f, num(t, paths[i]), 4);
+    fprintf(f, "<td>%.0f, %.0f</td>", num(t, "worst_row"), num(t, "worst_column"));
+    if (mg_json_bool(mg_json_get(t, "missing"), &missing) && missing) damaged = true;
+    fprintf(f, "<td class=\"left fail\">%s</td></tr>", missing ? "missing" : damaged ? "damaged" : "");
+}
+
 static void tensor_table(FILE *f, const mg_json *tensors) {
     if (mg_json_len(tensors) == 0) return;
-    fputs("<h3>Weights</h3><p class=\"dim\">The most suspicious first. A worst block above the limit of its type is "
-          "damage, not rounding.</p>"
-          "<div class=\"scroll\"><table><tr><th>tensor</th><th>type</th><th>bits</th><th>rmse</th><th>SNR "
-          "dB</th><th>error</th><th>limit</th><th>worst block</th><th>limit</th><th></th></tr>",
+    if (num(mg_json_first(tensors), "worst_block") == 0) { /* the worst comes first; a missing one is damaged */
+        bool bad = false;
+        if (mg_json_bool(mg_json_get(mg_json_first(tensors), "damaged"), &bad) && !bad) {
+            fprintf(f, "<h3>Weights</h3><p>All %zu are equal.</p>", mg_json_len(tensors));
+            return;
+        }
+    }
+    fputs("<h3>Weights</h3><p class=\"dim\">The most suspicious first. Error: rms of the difference over rms of the "
+          "weight; worst block: the same over 32 weights. Above the limit of its type it is damage, not rounding.</p>"
+          "<div class=\"scroll\"><table><tr><th>tensor</th><th "
+          "class=\"left\">type</th><th>bits</th><th>rmse</th><th>SNR dB</th>"
+          "<th>error</th><th>limit</th><th>worst block</th><th>limit</th><th>row, column</th><th></th></tr>",
           f);
     unsigned n = 0;
-    for (const mg_json *t = mg_json_first(tensors); t && n < MAX_TENSOR_ROWS; t = mg_json_next(t), n++) {
-        static const char *const paths[] = {"bpw", "rmse", "snr_db", "error", "error_limit", "worst_block", "limit"};
+    for (const mg_json *t = mg_json_first(tensors); t && n < MAX_TENSOR_ROWS; t = mg_json_next(t)) {
         bool bad = false;
-        fputs("<tr><td><code>", f);
-        escaped(f, mg_json_str(mg_json_get(t, "name")));
-        fputs("</code></td><td>", f);
-        escaped(f, mg_json_str(mg_json_get(t, "type")));
-        fputs("</td>", f);
-        for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) cell(f, num(t, paths[i]));
-        bool found = mg_json_bool(mg_json_get(t, "damaged"), &bad) && bad;
-        fprintf(f, "<td class=\"fail\">%s</td></tr>", found ? "damaged" : "");
+        bad = mg_json_bool(mg_json_get(t, "damaged"), &bad) && bad;
+        if (!bad && n >= MIN_TENSOR_ROWS) break;
+        tensor_row(f, t, bad);
+        n++;
     }
     fputs("</table></div>", f);
-    if (mg_json_len(tensors) > MAX_TENSOR_ROWS)
-        fprintf(f, "<p class=\"dim\">%zu more in the JSON.</p>", mg_json_len(tensors) - MAX_TENSOR_ROWS);
+    if (mg_json_len(tensors) > n) fprintf(f, "<p class=\"dim\">%zu more in the JSON.</p>", mg_json_len(tensors) - n);
 }
 
 static void failed_list(FILE *f, const mg_json *failed) {
@@ -203,18 +248,26 @@ static void failed_list(FILE *f, const mg_json *failed) {
     fputs("</p>", f);
 }
 
+static void layer_plot(FILE *f, const mg_json *layers) {
+    char last[32];
+    if (mg_json_len(layers) == 0) return;
+    snprintf(last, sizeof last, "layer %zu", mg_json_len(layers) - 1);
+    fputs("<div><h3>Error of the residual stream after each layer, relative L2</h3>", f);
+    bars(f, layers, "relative_l2", "relative L2 by layer", "layer 0", last);
+    fputs("</div>", f);
+}
+
 static void candidate(FILE *f, const mg_json *c) {
     fputs("<h2>", f);
     escaped(f, mg_json_str(mg_json_get(c, "path")));
     fputs("</h2>", f);
     failed_list(f, mg_json_get(c, "failed"));
     if (mg_json_get(c, "kl")) {
-        fputs("<h3>KL by position in the window</h3>", f);
-        bars(f, mg_json_path(c, "kl.by_position"), NULL, "mean KL by position", "start of the window", "end");
-        if (mg_json_len(mg_json_get(c, "layers"))) {
-            fputs("<h3>Relative error of the residual stream by layer</h3>", f);
-            bars(f, mg_json_get(c, "layers"), "relative_l2", "relative L2 by layer", "first layer", "last layer");
-        }
+        fputs("<div class=\"plots\"><div><h3>Mean KL by position in the window, nats</h3>", f);
+        bars(f, mg_json_path(c, "kl.by_position"), NULL, "mean KL by position", "start", "end");
+        fputs("</div>", f);
+        layer_plot(f, mg_json_get(c, "layers"));
+        fputs("</div>", f);
     }
     routing_table(f, mg_json_get(c, "routing"));
     tensor_table(f, mg_json_get(c, "tensors"));
@@ -226,7 +279,7 @@ mg_status mg_report_html(char **out, size_t *size, const mg_report *r, const mg_
     if (!f) return mg_fail_nomem(err, 1);
     fprintf(f,
             "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" "
-            "content=\"width=device-width\">"
+            "content=\"width=device-width, initial-scale=1\">"
             "<title>moegraft verify</title><style>%s</style></head><body><h1>moegraft verify</h1><p>Reference <code>",
             style);
     escaped(f, r->reference);

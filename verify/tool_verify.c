@@ -91,13 +91,13 @@ static mg_status hash_file(mg_sha256 *h, const char *path, mg_error *err) {
     return st;
 }
 
-/* Windows of the built-in text, which is short: one window of all of it, or of the context asked for when that is less.
- */
+/* Windows of the built-in text as of any other, except that it is short: where it is less than one window, that is made
+ * as short. */
 static mg_status builtin_windows(run *r, const args *a, mg_error *err) {
     mg_tokenizer *tok;
     mg_ids ids = {0};
     MG_TRY(mg_tool_model_tokenizer(&tok, &r->reference, err));
-    mg_status st = mg_tokenizer_encode(tok, mg_builtin_text, mg_builtin_text_size, 0, &ids, err);
+    mg_status st = mg_tokenizer_encode(tok, mg_builtin_text, mg_builtin_text_size, MG_ENCODE_BOS_EOS, &ids, err);
     int64_t bos = mg_tokenizer_adds_bos(tok) ? mg_tokenizer_bos(tok) : -1;
     uint64_t ctx = a->c.ctx < ids.n ? a->c.ctx : ids.n;
     if (st == MG_OK) st = mg_windows_add_text(&r->windows, ids.ids, ids.n, ctx, bos, err);
