@@ -93,7 +93,8 @@ static inline void expect_same_weights(mg_model *a, mg_model *b) {
 /* Every model directory of the test data that these families read: edit here when a family is added. */
 static const char *const tiny[] __attribute__((unused)) = {
     "tiny/llama",       "tiny/llama_rope_linear", "tiny/llama_rope_llama3", "tiny/llama_rope_yarn", "tiny/mistral",
-    "tiny/mistral_swa", "tiny/mixtral",           "donors/prose",           "donors/math",          "tiny/qwen2_moe"};
+    "tiny/mistral_swa", "tiny/mixtral",           "donors/prose",           "donors/math",          "tiny/qwen2_moe",
+    "tiny/qwen2",       "tiny/qwen3"};
 
 /* The configuration of a MoE of four, made from the donors' by the reference merger. */
 static const char moe4_config[] __attribute__((unused)) = "{\n"

@@ -161,6 +161,15 @@ Test(forward, mistral) {
 Test(forward, sliding_window) {
     against_reference("mistral_swa");
 }
+/* Dense families: norms of query and key, biases, partial rotation, layer norms, caps, scales, windows by layer. */
+static const char *const dense[] = {
+    "qwen2",
+    "qwen3",
+};
+Test(forward, dense_families) {
+    for (size_t i = 0; i < sizeof dense / sizeof *dense; i++) against_reference(dense[i]);
+}
+
 /* Mixtures: router rules, shared experts, dense layers among routed ones. */
 static const char *const mixtures[] = {
     "mixtral",

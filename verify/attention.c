@@ -63,13 +63,25 @@ static void pack_queries(const tile *t, const mg_attention *a, const mg_attn_seq
         for (uint64_t i = 0; i < d; i++) t->q[i * mr + r] = 0.0f;
 }
 
+void mg_softcap(const mg_math *math, float *x, float cap, uint64_t n) {
+    math->div(x, x, cap, n);
+    math->tanh(x, x, n);
+    for (uint64_t i = 0; i < n; i++) x[i] = x[i] * cap;
+}
+
 /* One row of scores over keys [from, to) of the tile becomes weights; everything outside is +0. Lanes of T16 go by
  * absolute key position, which lo (a multiple of 256) preserves. Returns the divisor. */
 static float weigh(const mg_attention *a, float *x, uint64_t from, uint64_t to, uint64_t n) {
     const uint64_t start = from / W * W;
+    float scale = a->scale;
+    if (a->softcap != 0) {
+        for (uint64_t i = from; i < to; i++) x[i] = x[i] * scale;
+        mg_softcap(a->math, x + from, a->softcap, to - from);
+        scale = 1.0f;
+    }
     for (uint64_t i = 0; i < start; i++) x[i] = 0.0f;
     for (uint64_t i = start; i < from; i++) x[i] = -INFINITY;
-    float l = a->math->softmax(x + start, to - start, a->scale);
+    float l = a->math->softmax(x + start, to - start, scale);
     for (uint64_t i = to; i < n; i++) x[i] = 0.0f;
     return l;
 }

@@ -23,12 +23,16 @@ typedef struct mg_attention {
     uint64_t heads;  /* query heads, a multiple of kv.heads */
     uint64_t window; /* 0 = all earlier positions */
     float scale;     /* of the scores */
+    float softcap;   /* scores become softcap * tanh(score / softcap) after scaling; 0 = none */
     const float *q;  /* [rows][heads * kv.dim] */
     float *out;      /* [rows][heads * kv.v_dim] */
     const mg_attn_seq *seqs;
     uint32_t n_seqs;
     mg_fbuf *scratch; /* one per worker */
 } mg_attention;
+
+/* x = cap * tanh(x / cap): true division, tanh, product. */
+void mg_softcap(const mg_math *math, float *x, float cap, uint64_t n);
 
 mg_status mg_attention_run(const mg_attention *a, mg_error *err) MG_MUST_CHECK;
 

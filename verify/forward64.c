@@ -119,6 +119,7 @@ static mg_status linear(mg_forward64 *f, mg_model *m, mg_role role, mg_role bias
 mg_status mg_forward64_embed(mg_forward64 *f, mg_model *m, const int32_t *ids, uint64_t n, double *x, mg_error *err) {
     (void)f;
     const uint64_t hidden = (uint64_t)mg_hp_i(m, MG_K_HIDDEN);
+    const double given = mg_hp_f(m, MG_K_EMBED_SCALE), scale = given != 0 ? given : 1.0;
     const mg_bound *b;
     MG_TRY(mg_need(&b, m, MG_R_TOKEN_EMBD, 0, 0, err));
     float *row = malloc(hidden * sizeof *row);
@@ -129,10 +130,19 @@ mg_status mg_forward64_embed(mg_forward64 *f, mg_model *m, const int32_t *ids, u
                          (unsigned long long)mg_bound_rows(b));
         else
             st = mg_read_f32(m, b, (uint64_t)ids[i], 1, row, err);
-        for (uint64_t j = 0; st == MG_OK && j < hidden; j++) x[i * hidden + j] = (double)row[j];
+        for (uint64_t j = 0; st == MG_OK && j < hidden; j++) x[i * hidden + j] = (double)row[j] * scale;
     }
     free(row);
     return st;
+}
+
+static void norm_row(const double *x, const float *w, const float *bias, uint64_t n, mg_norm kind, double eps,
+                     double *y) {
+    double mean = 0, ss = 0;
+    for (uint64_t j = 0; kind == MG_NORM_LAYER && j < n; j++) mean += x[j] / (double)n;
+    for (uint64_t j = 0; j < n; j++) ss += (x[j] - mean) * (x[j] - mean);
+    const double r = 1.0 / sqrt(ss / (double)n + eps);
+    for (uint64_t j = 0; j < n; j++) y[j] = (x[j] - mean) * r * (double)w[j] + (bias ? (double)bias[j] : 0.0);
 }
 
 static mg_status norm(mg_model *m, mg_role role, uint32_t layer, const double *x, uint64_t n, double *y,
@@ -140,18 +150,51 @@ static mg_status norm(mg_model *m, mg_role role, uint32_t layer, const double *x
     const uint64_t hidden = (uint64_t)mg_hp_i(m, MG_K_HIDDEN);
     const mg_bound *b;
     MG_TRY(mg_need(&b, m, role, layer, 0, err));
-    float *w = malloc(hidden * sizeof *w);
-    if (!w) return mg_fail_nomem(err, hidden * sizeof *w);
+    const mg_bound *bias = mg_model_find(m, mg_norm_bias(role), layer, 0);
+    float *w = calloc(2 * hidden, sizeof *w);
+    if (!w) return mg_fail_nomem(err, 2 * hidden * sizeof *w);
     mg_status st = mg_read_f32(m, b, 0, 1, w, err);
-    for (uint64_t i = 0; st == MG_OK && i < n; i++) {
-        const double *v = x + i * hidden;
-        double ss = 0;
-        for (uint64_t j = 0; j < hidden; j++) ss += v[j] * v[j];
-        const double r = 1.0 / sqrt(ss / (double)hidden + mg_hp_f(m, MG_K_NORM_EPS));
-        for (uint64_t j = 0; j < hidden; j++) y[i * hidden + j] = v[j] * r * (double)w[j];
-    }
+    if (st == MG_OK && bias) st = mg_read_f32(m, bias, 0, 1, w + hidden, err);
+    for (uint64_t i = 0; st == MG_OK && i < n; i++)
+        norm_row(x + i * hidden, w, w + hidden, hidden, m->arch->block.norm, mg_hp_f(m, MG_K_NORM_EPS), y + i * hidden);
     free(w);
     return st;
+}
+
+/* The rows of a query or key under its norm, in place; nothing when the model has none. */
+static mg_status norm_projection(mg_model *m, mg_role role, uint32_t layer, double *x, uint64_t n, uint64_t width,
+                                 mg_error *err) {
+    const mg_bound *b = mg_model_find(m, role, layer, 0);
+    if (!b) return MG_OK;
+    const uint64_t span = b->shape[0];
+    if (span == 0 || width % span)
+        return mg_fail(err, MG_ERR_FORMAT, "%s of layer %u has %llu values", mg_role_name(role), layer,
+                       (unsigned long long)span);
+    float *w = malloc(span * sizeof *w);
+    if (!w) return mg_fail_nomem(err, span * sizeof *w);
+    mg_status st = mg_read_f32(m, b, 0, 1, w, err);
+    for (uint64_t i = 0; st == MG_OK && i < n * width; i += span)
+        norm_row(x + i, w, NULL, span, MG_NORM_RMS, mg_hp_f(m, MG_K_NORM_EPS), x + i);
+    free(w);
+    return st;
+}
+
+/* What a block gives, under its own norm and scale, onto the residual stream. */
+static mg_status add_block(mg_model *m, mg_role post_norm, uint32_t layer, double *y, uint64_t n, double *x,
+                           mg_error *err) {
+    const double given = mg_hp_f(m, MG_K_RESIDUAL_SCALE), scale = given != 0 ? given : 1.0;
+    if (mg_model_find(m, post_norm, layer, 0)) MG_TRY(norm(m, post_norm, layer, y, n, y, err));
+    for (uint64_t i = 0; i < n * (uint64_t)mg_hp_i(m, MG_K_HIDDEN); i++) x[i] += scale * y[i];
+    return MG_OK;
+}
+
+/* The norm of x, or x where the family norms only what blocks give. */
+static mg_status norm_input(mg_model *m, mg_role role, mg_role post_norm, uint32_t layer, const double *x, uint64_t n,
+                            double *y, mg_error *err) {
+    if (mg_model_find(m, role, layer, 0) || !mg_model_find(m, post_norm, layer, 0))
+        return norm(m, role, layer, x, n, y, err);
+    memcpy(y, x, n * (uint64_t)mg_hp_i(m, MG_K_HIDDEN) * sizeof *y);
+    return MG_OK;
 }
 
 mg_status mg_forward64_final_norm(mg_forward64 *f, mg_model *m, const double *x, uint64_t n, double *y, mg_error *err) {
@@ -167,7 +210,14 @@ mg_status mg_forward64_logits(mg_forward64 *f, mg_model *m, const double *x, uin
     MG_TRY(mg_forward64_final_norm(f, m, x, n, y, err));
     const mg_bound *w = mg_model_find(m, MG_R_OUTPUT, 0, 0);
     if (!w) MG_TRY(mg_need(&w, m, MG_R_TOKEN_EMBD, 0, 0, err));
-    return linear(f, m, MG_R_OUTPUT, MG_ROLE_COUNT, 0, 0, y, NULL, n, hidden, logits, mg_bound_rows(w), err);
+    const uint64_t vocab = mg_bound_rows(w);
+    MG_TRY(linear(f, m, MG_R_OUTPUT, MG_ROLE_COUNT, 0, 0, y, NULL, n, hidden, logits, vocab, err));
+    const double divisor = mg_hp_f(m, MG_K_LOGIT_SCALE), cap = mg_hp_f(m, MG_K_FINAL_SOFTCAP);
+    for (uint64_t i = 0; i < n * vocab; i++) {
+        if (divisor != 0) logits[i] /= divisor;
+        if (cap != 0) logits[i] = cap * tanh(logits[i] / cap);
+    }
+    return MG_OK;
 }
 
 /* --- attention --- */
@@ -175,8 +225,8 @@ mg_status mg_forward64_logits(mg_forward64 *f, mg_model *m, const double *x, uin
 typedef struct attn_run {
     const mg_model *m;
     const mg_batch *batch;
-    const float *inv; /* [half] */
-    double factor;
+    const float *inv;          /* [half] */
+    double factor, scale, cap; /* of the rotation; of the scores; of their size, 0 for none */
     uint64_t half, heads, kv_heads, dim, v_dim, window;
     bool interleaved;
     double *q, *k, *v, *out;
@@ -213,7 +263,8 @@ static mg_status attn_ticket(void *ctx, uint64_t ticket, unsigned worker, mg_err
             const double *k = r->k + ((base + j) * r->kv_heads + g) * r->dim;
             double s = 0;
             for (uint64_t d = 0; d < r->dim; d++) s += q[d] * k[d];
-            e[j] = s / sqrt((double)r->dim);
+            e[j] = s * r->scale;
+            if (r->cap != 0) e[j] = r->cap * tanh(e[j] / r->cap);
             if (e[j] > max) max = e[j];
         }
         for (uint64_t j = from; j <= i; j++) sum += e[j] = exp(e[j] - max);
@@ -250,6 +301,17 @@ static mg_status rotate_all(attn_run *r, mg_model *m, uint32_t layer, mg_error *
     return st;
 }
 
+static double score_scale(const mg_model *m, uint64_t dim) {
+    const double given = mg_hp_f(m, MG_K_ATTN_SCALE);
+    const int64_t other = mg_hp_i(m, MG_K_ATTN_SCALE_DIM);
+    return given != 0 ? given : 1.0 / sqrt(other > 0 ? (double)other : (double)dim);
+}
+
+static mg_status norm_qk(const attn_run *r, mg_model *m, uint32_t layer, uint64_t n, mg_error *err) {
+    MG_TRY(norm_projection(m, MG_R_ATTN_Q_NORM, layer, r->q, n, r->heads * r->dim, err));
+    return norm_projection(m, MG_R_ATTN_K_NORM, layer, r->k, n, r->kv_heads * r->dim, err);
+}
+
 static mg_status attention(mg_forward64 *f, mg_model *m, uint32_t layer, const mg_batch *b, const double *x, double *y,
                            mg_error *err) {
     const uint64_t n = b->n_tokens, hidden = (uint64_t)mg_hp_i(m, MG_K_HIDDEN);
@@ -267,7 +329,12 @@ static mg_status attention(mg_forward64 *f, mg_model *m, uint32_t layer, const m
     MG_TRY(linear(f, m, MG_R_ATTN_Q, MG_R_ATTN_Q_BIAS, layer, 0, x, NULL, n, hidden, r.q, qw, err));
     MG_TRY(linear(f, m, MG_R_ATTN_K, MG_R_ATTN_K_BIAS, layer, 0, x, NULL, n, hidden, r.k, kw, err));
     MG_TRY(linear(f, m, MG_R_ATTN_V, MG_R_ATTN_V_BIAS, layer, 0, x, NULL, n, hidden, r.v, vw, err));
+    const bool norm_last = m->arch->block.qk_norm == MG_QK_NORM_AFTER_ROPE;
+    if (!norm_last) MG_TRY(norm_qk(&r, m, layer, n, err));
     MG_TRY(rotate_all(&r, m, layer, err));
+    if (norm_last) MG_TRY(norm_qk(&r, m, layer, n, err));
+    r.scale = score_scale(m, r.dim);
+    r.cap = mg_hp_f(m, MG_K_ATTN_SOFTCAP);
     MG_TRY(mg_pool_run(f->pool, r.heads * b->n_seqs, attn_ticket, &r, err));
     return linear(f, m, MG_R_ATTN_O, MG_R_ATTN_O_BIAS, layer, 0, r.out, NULL, n, ow, y, hidden, err);
 }
@@ -385,12 +452,11 @@ mg_status mg_forward64_layer(mg_forward64 *f, mg_model *m, uint32_t layer, const
     double *normed = NULL, *y = NULL;
     MG_TRY(need(f, B_NORM, n, hidden, &normed, err));
     MG_TRY(need(f, B_OUT, n, hidden, &y, err));
-    MG_TRY(norm(m, MG_R_ATTN_NORM, layer, x, n, normed, err));
+    MG_TRY(norm_input(m, MG_R_ATTN_NORM, MG_R_ATTN_POST_NORM, layer, x, n, normed, err));
     MG_TRY(attention(f, m, layer, batch, normed, y, err));
-    for (uint64_t i = 0; i < n * hidden; i++) x[i] += y[i];
-    MG_TRY(norm(m, MG_R_FFN_NORM, layer, x, n, normed, err));
+    MG_TRY(add_block(m, MG_R_ATTN_POST_NORM, layer, y, n, x, err));
+    MG_TRY(norm_input(m, MG_R_FFN_NORM, MG_R_FFN_POST_NORM, layer, x, n, normed, err));
     MG_TRY(m->layers[layer].moe ? moe(f, m, layer, normed, n, y, router, err)
                                 : gated(f, m, &dense_roles, layer, 0, normed, NULL, n, y, err));
-    for (uint64_t i = 0; i < n * hidden; i++) x[i] += y[i];
-    return MG_OK;
+    return add_block(m, MG_R_FFN_POST_NORM, layer, y, n, x, err);
 }

@@ -10,7 +10,8 @@ struct mg_forward {
     mg_forward_options opt;
     mg_pool *pool;
     mg_linear lin;
-    mg_rope rope;
+    mg_rope rope[2]; /* [1]: layers whose frequencies are not scaled (mg_layer.rope_plain) */
+    mg_fbuf qk_norm;
     mg_fbuf *attn_scratch; /* [workers] */
     mg_fbuf norm_w;
     mg_fbuf normed;   /* [tokens][hidden] */
@@ -40,10 +41,10 @@ typedef struct mg_layer_run {
 /* Fire a tap when there is one. */
 mg_status mg_layer_tap(const mg_layer_run *r, mg_tap_point p, uint64_t rows, uint64_t cols, const float *data,
                        mg_error *err) MG_MUST_CHECK;
-/* f->normed = norm of x by role. */
-mg_status mg_layer_norm(const mg_layer_run *r, mg_role role, mg_error *err) MG_MUST_CHECK;
-/* x += f->out, over the pool. */
-mg_status mg_layer_add(const mg_layer_run *r, mg_error *err) MG_MUST_CHECK;
+/* f->normed = norm of x by role; x itself in models that norm what a block gives (post_norm) and not what it gets. */
+mg_status mg_layer_norm(const mg_layer_run *r, mg_role role, mg_role post_norm, mg_error *err) MG_MUST_CHECK;
+/* x += f->out, over the pool: after the norm that role names, when the model has one, and times RESIDUAL_SCALE. */
+mg_status mg_layer_add(const mg_layer_run *r, mg_role post_norm, mg_error *err) MG_MUST_CHECK;
 /* gate = act(gate) * up, [rows][cols]. */
 mg_status mg_layer_gate(const mg_layer_run *r, float *gate, const float *up, uint64_t rows, uint64_t cols,
                         mg_error *err) MG_MUST_CHECK;
@@ -55,6 +56,9 @@ mg_status mg_layer_moe(const mg_layer_run *r, mg_error *err) MG_MUST_CHECK;
 /* y [n][hidden] = norm of x with the weights of role. */
 mg_status mg_forward_norm(mg_forward *f, mg_model *m, mg_role role, uint32_t layer, const float *x, uint64_t n,
                           float *y, mg_error *err) MG_MUST_CHECK;
+
+/* The bias that goes with a norm's weight, MG_ROLE_COUNT when none does. */
+mg_role mg_norm_bias(mg_role norm);
 
 /* A required weight: MG_ERR_FORMAT naming role and layer when the model lacks it. */
 mg_status mg_need(const mg_bound **out, const mg_model *m, mg_role role, uint32_t layer, uint32_t expert,

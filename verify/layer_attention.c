@@ -15,7 +15,11 @@ typedef struct store_run {
     const uint32_t *seq_of; /* [tokens] */
     mg_kv_dims kv;
     uint64_t heads;
-    bool interleaved;
+    const mg_rope *rope; /* NULL: no rotation */
+    bool interleaved, norm_last;
+    const float *q_norm, *k_norm; /* NULL: none */
+    uint64_t q_span, k_span;      /* values under one norm: a head, or the whole projection */
+    float eps;
 } store_run;
 
 /* Pairs (2i, 2i+1) instead of (i, i+half): the same two fused operations. */
@@ -29,14 +33,24 @@ static void rotate_interleaved(float *x, const float *cs, const float *sn, uint6
 
 static void rotate(const store_run *s, float *x, uint64_t heads, uint64_t pos) {
     const mg_forward *f = s->r->f;
-    const uint64_t half = f->rope.half;
-    const float *cs = f->rope.cs.p + pos * half, *sn = f->rope.sn.p + pos * half;
+    if (!s->rope) return;
+    const uint64_t half = s->rope->half;
+    const float *cs = s->rope->cs.p + pos * half, *sn = s->rope->sn.p + pos * half;
     for (uint64_t h = 0; h < heads; h++) {
         if (s->interleaved)
             rotate_interleaved(x + h * s->kv.dim, cs, sn, half);
         else
             f->lin.math->rope_half(x + h * s->kv.dim, cs, sn, half);
     }
+}
+
+static void norm_spans(const store_run *s, float *x, const float *w, uint64_t span, uint64_t width) {
+    for (uint64_t i = 0; w && i < width; i += span) s->r->f->lin.math->rmsnorm(x + i, x + i, w, span, s->eps);
+}
+
+static void norm_qk(const store_run *s, float *q, float *k) {
+    norm_spans(s, q, s->q_norm, s->q_span, s->heads * s->kv.dim);
+    norm_spans(s, k, s->k_norm, s->k_span, s->kv.heads * s->kv.dim);
 }
 
 enum { TOKENS_PER_TICKET = 16 };
@@ -50,11 +64,11 @@ static mg_status store_ticket(void *ctx, uint64_t ticket, unsigned worker, mg_er
     for (uint64_t t = ticket * TOKENS_PER_TICKET; t < end; t++) {
         const mg_attn_seq *q = &s->seqs[s->seq_of[t]];
         const uint64_t pos = q->past + (t - q->row);
-        float *k = f->k.p + t * s->kv.heads * s->kv.dim;
-        if (f->rope.half) {
-            rotate(s, f->q.p + t * s->heads * s->kv.dim, s->heads, pos);
-            rotate(s, k, s->kv.heads, pos);
-        }
+        float *x = f->q.p + t * s->heads * s->kv.dim, *k = f->k.p + t * s->kv.heads * s->kv.dim;
+        if (!s->norm_last) norm_qk(s, x, k);
+        rotate(s, x, s->heads, pos);
+        rotate(s, k, s->kv.heads, pos);
+        if (s->norm_last) norm_qk(s, x, k);
         mg_kv_store(&s->kv, &q->kv, pos, k, f->v.p + t * s->kv.heads * s->kv.v_dim);
     }
     return MG_OK;
@@ -114,15 +128,46 @@ static mg_status project(const mg_layer_run *r, const mg_kv_dims *kv, uint64_t h
     return mg_linear_run(&f->lin, r->m, jobs, 3, err);
 }
 
+/* Weights of one norm into dst; *w stays NULL when the model has none. width: of the projection it is for. */
+static mg_status load_norm(const mg_layer_run *r, mg_role role, uint64_t width, float *dst, const float **w,
+                           uint64_t *span, mg_error *err) {
+    const mg_bound *b = mg_model_find(r->m, role, r->layer, 0);
+    if (!b) return MG_OK;
+    *span = b->shape[0];
+    if (b->rank != 1 || *span == 0 || width % *span)
+        return mg_fail(err, MG_ERR_FORMAT, "%s of layer %u does not divide %llu values", mg_role_name(role), r->layer,
+                       (unsigned long long)width);
+    *w = dst;
+    return mg_read_f32(r->m, b, 0, 1, dst, err);
+}
+
+static mg_status load_norms(const mg_layer_run *r, store_run *s, mg_error *err) {
+    const uint64_t q = s->heads * s->kv.dim, k = s->kv.heads * s->kv.dim;
+    s->eps = (float)mg_hp_f(r->m, MG_K_NORM_EPS);
+    s->norm_last = r->m->arch->block.qk_norm == MG_QK_NORM_AFTER_ROPE;
+    MG_TRY(mg_fbuf_need(&r->f->qk_norm, q + k, 1, err));
+    MG_TRY(load_norm(r, MG_R_ATTN_Q_NORM, q, r->f->qk_norm.p, &s->q_norm, &s->q_span, err));
+    return load_norm(r, MG_R_ATTN_K_NORM, k, r->f->qk_norm.p + q, &s->k_norm, &s->k_span, err);
+}
+
+static float score_scale(const mg_model *m, uint64_t dim) {
+    const double given = mg_hp_f(m, MG_K_ATTN_SCALE);
+    const int64_t other = mg_hp_i(m, MG_K_ATTN_SCALE_DIM);
+    return given != 0 ? (float)given : 1.0f / sqrtf((float)(other > 0 ? (uint64_t)other : dim));
+}
+
 static mg_status attend(const mg_layer_run *r, mg_attn_seq *seqs, uint32_t *seq_of, mg_kvcache *cache, mg_error *err) {
     mg_forward *f = r->f;
     const mg_kv_dims kv = mg_kv_dims_of(r->m);
     const uint64_t heads = (uint64_t)mg_hp_i(r->m, MG_K_HEADS);
     uint64_t positions = 1;
     MG_TRY(place(seqs, seq_of, r, cache, &kv, &positions, err));
-    MG_TRY(mg_rope_prepare(&f->rope, r->m, r->layer, positions, err));
+    const mg_layer *layer = &r->m->layers[r->layer];
+    mg_rope *rope = layer->rope ? &f->rope[layer->rope_plain] : NULL;
+    if (rope) MG_TRY(mg_rope_prepare(rope, r->m, r->layer, positions, err));
     MG_TRY(project(r, &kv, heads, err));
-    store_run s = {.r = r, .seqs = seqs, .seq_of = seq_of, .kv = kv, .heads = heads};
+    store_run s = {.r = r, .seqs = seqs, .seq_of = seq_of, .kv = kv, .heads = heads, .rope = rope};
+    MG_TRY(load_norms(r, &s, err));
     s.interleaved = r->m->arch->block.rope == MG_ROPE_INTERLEAVED;
     MG_TRY(mg_pool_run(f->pool, (r->n + TOKENS_PER_TICKET - 1) / TOKENS_PER_TICKET, store_ticket, &s, err));
     MG_TRY(mg_fbuf_need(&f->attn, r->n, heads * kv.v_dim, err));
@@ -131,7 +176,8 @@ static mg_status attend(const mg_layer_run *r, mg_attn_seq *seqs, uint32_t *seq_
                             .kv = kv,
                             .heads = heads,
                             .window = r->m->layers[r->layer].window,
-                            .scale = 1.0f / sqrtf((float)kv.dim),
+                            .scale = score_scale(r->m, kv.dim),
+                            .softcap = (float)mg_hp_f(r->m, MG_K_ATTN_SOFTCAP),
                             .q = f->q.p,
                             .out = f->attn.p,
                             .seqs = seqs,
@@ -145,13 +191,13 @@ static mg_status attend(const mg_layer_run *r, mg_attn_seq *seqs, uint32_t *seq_
     job.y = f->out.p;
     MG_TRY(mg_linear_pack_buf(&f->lin, &job.x, &f->packed, f->attn.p, heads * kv.v_dim, r->n, heads * kv.v_dim, err));
     MG_TRY(mg_linear_run(&f->lin, r->m, &job, 1, err));
-    return mg_layer_add(r, err);
+    return mg_layer_add(r, MG_R_ATTN_POST_NORM, err);
 }
 
 mg_status mg_layer_attention(const mg_layer_run *r, mg_kvcache *cache, mg_error *err) {
     if (cache && cache->n_seqs < r->batch->n_seqs)
         return mg_fail(err, MG_ERR_INTERNAL, "%u sequences, the cache has %u", r->batch->n_seqs, cache->n_seqs);
-    MG_TRY(mg_layer_norm(r, MG_R_ATTN_NORM, err));
+    MG_TRY(mg_layer_norm(r, MG_R_ATTN_NORM, MG_R_ATTN_POST_NORM, err));
     MG_TRY(mg_layer_tap(r, MG_TAP_ATTN_IN, r->n, r->hidden, r->f->normed.p, err));
     mg_attn_seq *seqs = calloc(r->batch->n_seqs, sizeof *seqs);
     uint32_t *seq_of = calloc(r->n, sizeof *seq_of);

@@ -15,7 +15,8 @@ typedef struct rows_run {
     void (*act)(float *, const float *, uint64_t);
     float *y;
     const float *x;
-    uint64_t n; /* values */
+    uint64_t n;  /* values */
+    float scale; /* of x when it is added; 0: none */
 } rows_run;
 
 enum { VALUES_PER_TICKET = 1 << 16 };
@@ -33,6 +34,8 @@ static mg_status gate_ticket(void *ctx, uint64_t ticket, unsigned worker, mg_err
         if (r->act) {
             r->act(y, y, take);
             r->math->mul(y, r->x + from + i, take);
+        } else if (r->scale != 0) {
+            r->math->add_scaled(y, r->x + from + i, r->scale, take);
         } else {
             r->math->add(y, r->x + from + i, take);
         }
@@ -45,8 +48,11 @@ static mg_status rows_over(const mg_layer_run *r, rows_run *w, mg_error *err) {
     return mg_pool_run(r->f->pool, (w->n + VALUES_PER_TICKET - 1) / VALUES_PER_TICKET, gate_ticket, w, err);
 }
 
-mg_status mg_layer_add(const mg_layer_run *r, mg_error *err) {
-    rows_run w = {.y = r->x, .x = r->f->out.p, .n = r->n * r->hidden};
+mg_status mg_layer_add(const mg_layer_run *r, mg_role post_norm, mg_error *err) {
+    float *out = r->f->out.p;
+    rows_run w = {.y = r->x, .x = out, .n = r->n * r->hidden, .scale = (float)mg_hp_f(r->m, MG_K_RESIDUAL_SCALE)};
+    if (mg_model_find(r->m, post_norm, r->layer, 0))
+        MG_TRY(mg_forward_norm(r->f, r->m, post_norm, r->layer, out, r->n, out, err));
     return rows_over(r, &w, err);
 }
 

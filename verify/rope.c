@@ -105,6 +105,7 @@ mg_status mg_rope_frequencies(mg_model *m, uint32_t layer, uint64_t half, uint64
     *factor = 1.0f;
     if (!(theta > 0)) return mg_fail(err, MG_ERR_CONFLICT, "rotary base %g is not positive", theta);
     plain(theta, half, inv);
+    if (m->layers[layer].rope_plain) return MG_OK;
     if (freqs) return stored(m, freqs, half, inv, err);
     switch ((mg_rope_scaling)hp->i[MG_K_ROPE_TYPE]) {
     case MG_ROPE_NONE:

@@ -16,6 +16,9 @@
 
 typedef enum mg_act { MG_ACT_SILU, MG_ACT_GELU_TANH, MG_ACT_GELU_ERF } mg_act;
 typedef enum mg_norm { MG_NORM_RMS, MG_NORM_LAYER } mg_norm;
+/* Norms of query and key, where the family has the roles: over what the row's shape says, a head (one weight for all
+ * heads) or the whole projection. */
+typedef enum mg_qk_norm { MG_QK_NORM_BEFORE_ROPE, MG_QK_NORM_AFTER_ROPE } mg_qk_norm;
 typedef enum mg_rope_style { MG_ROPE_HALF, MG_ROPE_INTERLEAVED } mg_rope_style;
 typedef enum mg_rope_scaling {
     MG_ROPE_NONE,
@@ -50,6 +53,7 @@ typedef enum mg_moe_rule {
 /* The arithmetic of one decoder block, shared by all layers (what varies by layer is in mg_layer). */
 typedef struct mg_block {
     mg_norm norm;
+    mg_qk_norm qk_norm;
     mg_rope_style rope;
     mg_router_rule router;
     bool norm_topk;      /* default of NORM_TOPK when the config does not say */
@@ -63,12 +67,14 @@ typedef enum mg_layout { MG_LAYOUT_HF, MG_LAYOUT_GGUF, MG_LAYOUT_COUNT } mg_layo
 /* ---- symbols ------------------------------------------------------------------------------------------------------
  */
 
-/* A number in a table row: a literal, (a * b * mul / div) over canonical keys, or the index of the expanded expert. */
-typedef enum mg_sym_kind { MG_SYM_NONE, MG_SYM_LIT, MG_SYM_KEY, MG_SYM_KEYS, MG_SYM_EXPERT } mg_sym_kind;
+/* A number in a table row: a literal, (a * b * mul / div) over canonical keys, a sum, or the index of the expanded
+ * expert. */
+typedef enum mg_sym_kind { MG_SYM_NONE, MG_SYM_LIT, MG_SYM_KEY, MG_SYM_KEYS, MG_SYM_SUM, MG_SYM_EXPERT } mg_sym_kind;
 typedef struct mg_sym {
     mg_sym_kind kind;
-    mg_key a, b;       /* KEY: a; KEYS: a and b */
+    mg_key a, b;       /* KEY: a; KEYS and SUM: a and b */
     uint32_t mul, div; /* LIT: mul is the value; 0 means 1 otherwise */
+    mg_key c;          /* SUM: (a + b * mul) * c; key 0 (VOCAB) means 1 */
 } mg_sym;
 
 /* ---- configuration ------------------------------------------------------------------------------------------------
@@ -82,6 +88,9 @@ typedef enum mg_fallback_kind {
     MG_FB_KEY,      /* the value of key */
     MG_FB_QUOTIENT, /* key / by, which must divide evenly (head_dim = hidden / heads) */
     MG_FB_PRODUCT,  /* key * by */
+    MG_FB_PART,     /* key * by, rounded down: by is a fraction (rotated part of a head) */
+    MG_FB_RATIO,    /* key / by as a fraction of what the file states; 1 when it does not */
+    MG_FB_ROOT,     /* square root of key */
     MG_FB_TOKENS,   /* GGUF: length of tokenizer.ggml.tokens, else rows of the token embedding */
     MG_FB_TENSORS,  /* GGUF: told by which tensors are there (biases, tied head) */
 } mg_fallback_kind;
@@ -99,6 +108,7 @@ typedef enum mg_gguf_when {
     MG_GGUF_SCALED,      /* ROPE_TYPE is linear or yarn */
     MG_GGUF_YARN,        /* ROPE_TYPE is yarn */
     MG_GGUF_YARN_STATED, /* both */
+    MG_GGUF_UNUSUAL,     /* a reader would assume another value without it */
     MG_GGUF_FILE_TYPE,   /* not a key of ours: the place of general.file_type in the order */
 } mg_gguf_when;
 
@@ -128,8 +138,18 @@ typedef struct mg_config_row {
     double lo, hi;             /* accepted range of stated values; both 0 = any */
     const mg_enum_name *names; /* kind E: the spellings */
     bool quiet;                /* a fallback is no news (no sentence in mg_model.assumptions) */
-    bool lost_in_gguf;         /* the GGUF layout cannot say a value other than the fallback: see mg_arch_gguf_losses */
+    mg_key only_if; /* a stated value counts only when this key is not 0, and is 0 otherwise; key 0 (VOCAB): always */
+    bool lost_in_gguf; /* the GGUF layout cannot say a value other than the fallback: see mg_arch_gguf_losses */
 } mg_config_row;
+
+/* A list in config.json that says of every layer whether it has a trait. Without it the keys of keys.inc say so:
+ * WINDOW_FROM and WINDOW_PERIOD, NOPE_PERIOD. */
+typedef enum mg_layer_trait { MG_TRAIT_WINDOW, MG_TRAIT_ROPE, MG_TRAIT_COUNT } mg_layer_trait;
+typedef struct mg_layer_list {
+    const char *path; /* NULL ends the lists of a family */
+    mg_layer_trait trait;
+    const char *yes, *no; /* the words of its entries; NULL: numbers, 0 is no */
+} mg_layer_list;
 
 /* A field that changes the mathematics in a way the family's rows do not describe: refused with MG_ERR_UNSUPPORTED when
  * it is there, not null, and not `harmless` (a JSON number, true/false as 1/0; NAN = any value is refused). */
@@ -218,6 +238,7 @@ typedef struct mg_arch {
     mg_block block;
     const mg_config_row *config;
     uint32_t n_config;
+    const mg_layer_list *lists; /* NULL: none */
     const mg_config_refusal *refusals;
     uint32_t n_refusals;
     const mg_tensor_row *tensors; /* in the order in which the reference converter emits a group */

@@ -9,10 +9,12 @@
 
 /* What is known about each key besides its value in hp. */
 typedef struct mg_config_state {
-    bool gguf;                /* the source is GGUF metadata */
-    bool null[MG_KEY_COUNT];  /* stated as null */
-    bool fixed[MG_KEY_COUNT]; /* not stated, but known from tensor shapes: no fallback */
-    uint64_t tokens;          /* GGUF: length of tokenizer.ggml.tokens, 0 when absent */
+    bool gguf;                                     /* the source is GGUF metadata */
+    bool null[MG_KEY_COUNT];                       /* stated as null */
+    bool fixed[MG_KEY_COUNT];                      /* not stated, but known from tensor shapes: no fallback */
+    uint64_t tokens;                               /* GGUF: length of tokenizer.ggml.tokens, 0 when absent */
+    const mg_json *list[MG_TRAIT_COUNT];           /* stated lists, of the config read; NULL: none */
+    const mg_layer_list *list_row[MG_TRAIT_COUNT]; /* and which they are */
 } mg_config_state;
 
 /* Read the stated keys of m->arch into m->hp. Refused fields: MG_ERR_UNSUPPORTED; values of the wrong type or out of
@@ -26,8 +28,13 @@ mg_status mg_config_resolve(mg_model *m, const mg_config_state *st, mg_error *er
 mg_status mg_config_note(mg_model *m, const mg_config_state *st, mg_error *err) MG_MUST_CHECK;
 /* The checks that hold whatever the source (divisibility, top-k <= experts ...). MG_ERR_CONFLICT. */
 mg_status mg_config_check(const mg_model *m, bool gguf, mg_error *err) MG_MUST_CHECK;
-/* m->layers from hp. */
-mg_status mg_config_layers(mg_model *m, mg_error *err) MG_MUST_CHECK;
+/* m->layers from hp and the lists. A list sets the periods of its trait to what it amounts to (-1: to none). */
+mg_status mg_config_layers(mg_model *m, const mg_config_state *st, mg_error *err) MG_MUST_CHECK;
+/* Does layer l have the trait, by the keys alone? */
+bool mg_trait_by_keys(const mg_hparams *hp, mg_layer_trait trait, uint64_t l);
+/* Value of a fallback that follows from other keys; false for kinds that do not (REQUIRED, TOKENS, TENSORS), and for a
+ * quotient that is none. */
+bool mg_fallback_value(const mg_hparams *hp, const mg_fallback *fb, double *out);
 /* Does layer l have routed experts? */
 bool mg_layer_routes(const mg_model *m, uint32_t layer);
 /* How the source spells a key, for messages ("num_hidden_layers", "llama.block_count"). buf of 96. */
@@ -52,6 +59,8 @@ bool mg_pattern_expand(char *buf, size_t size, const char *pattern, uint32_t lay
 bool mg_pattern_match(const char *pattern, const char *name);
 /* Does the condition hold by hp alone? layer NULL for roles of model scope. STORED and LLAMA3 never do. */
 bool mg_cond_holds(mg_cond c, const mg_hparams *hp, const mg_layer *layer);
+/* The row of a key, NULL when the family has none. */
+const mg_config_row *mg_arch_config_row(const mg_arch *arch, mg_key key);
 /* The row of a role, NULL when the family has none. */
 const mg_tensor_row *mg_arch_row(const mg_arch *arch, mg_role role);
 

@@ -11,12 +11,15 @@
 #define MG_LEN(a) (uint32_t)(sizeof(a) / sizeof *(a))
 
 /* Symbols: a key, a product of keys, a key times a constant, a literal, the expert's index. */
-#define K_(k)      {MG_SYM_KEY, MG_K_##k, MG_K_##k, 0, 0}
-#define KK_(a, b)  {MG_SYM_KEYS, MG_K_##a, MG_K_##b, 0, 0}
-#define KX_(k, m)  {MG_SYM_KEY, MG_K_##k, MG_K_##k, m, 0}
-#define KD_(k, d)  {MG_SYM_KEY, MG_K_##k, MG_K_##k, 0, d}
-#define LIT_(n)    {MG_SYM_LIT, MG_K_VOCAB, MG_K_VOCAB, n, 0}
-#define EXPERT_    {MG_SYM_EXPERT, MG_K_VOCAB, MG_K_VOCAB, 0, 0}
+#define K_(k)      {MG_SYM_KEY, MG_K_##k, MG_K_##k, 0, 0, MG_K_VOCAB}
+#define KK_(a, b)  {MG_SYM_KEYS, MG_K_##a, MG_K_##b, 0, 0, MG_K_VOCAB}
+#define KX_(k, m)  {MG_SYM_KEY, MG_K_##k, MG_K_##k, m, 0, MG_K_VOCAB}
+#define KD_(k, d)  {MG_SYM_KEY, MG_K_##k, MG_K_##k, 0, d, MG_K_VOCAB}
+#define LIT_(n)    {MG_SYM_LIT, MG_K_VOCAB, MG_K_VOCAB, n, 0, MG_K_VOCAB}
+/* a + b; (a + b * m) * c */
+#define KSUM_(a, b)        {MG_SYM_SUM, MG_K_##a, MG_K_##b, 0, 0, MG_K_VOCAB}
+#define KSUMX_(a, b, m, c) {MG_SYM_SUM, MG_K_##a, MG_K_##b, m, 0, MG_K_##c}
+#define EXPERT_    {MG_SYM_EXPERT, MG_K_VOCAB, MG_K_VOCAB, 0, 0, MG_K_VOCAB}
 
 /* Views. */
 #define SELECT_EXPERT_          {.kind = MG_VIEW_SELECT, .a = EXPERT_}
@@ -33,6 +36,9 @@
 #define VALUE_(v)     {MG_FB_VALUE, MG_K_VOCAB, MG_K_VOCAB, v}
 #define SAME_AS_(k)   {MG_FB_KEY, MG_K_##k, MG_K_VOCAB, 0}
 #define QUOTIENT_(a, b) {MG_FB_QUOTIENT, MG_K_##a, MG_K_##b, 0}
+#define PART_(a, b)     {MG_FB_PART, MG_K_##a, MG_K_##b, 0}
+#define RATIO_(a, b)    {MG_FB_RATIO, MG_K_##a, MG_K_##b, 0}
+#define ROOT_(k)        {MG_FB_ROOT, MG_K_##k, MG_K_VOCAB, 0}
 #define PRODUCT_(a, b) {MG_FB_PRODUCT, MG_K_##a, MG_K_##b, 0}
 #define TOKENS_       {MG_FB_TOKENS, MG_K_VOCAB, MG_K_VOCAB, 0}
 #define TENSORS_      {MG_FB_TENSORS, MG_K_VOCAB, MG_K_VOCAB, 0}
@@ -88,13 +94,15 @@
     {.key = MG_K_NORM_EPS, .hf = {"rms_norm_eps"}, .gguf = "attention.layer_norm_rms_epsilon", .gguf_type = MG_KV_F32, \
      .gguf_when = MG_GGUF_ALWAYS, .absent = VALUE_(eps), .gguf_absent = REQUIRED_, .lo = 0, .hi = 1}
 
-/* Head sizes, then the place of general.file_type: what follows is each converter class's own. */
-#define CONFIG_HEADS(head_when) \
+/* Head sizes, then the place of general.file_type: what follows is each converter class's own. The size of a head is a
+ * quotient or, where the configuration class says so, a number. */
+#define CONFIG_HEAD_SIZES(head_when, ...) \
     {.key = MG_K_HEAD_DIM, .hf = {"head_dim"}, .gguf = "attention.key_length", .gguf_type = MG_KV_U32, .gguf_when = head_when, \
-     .absent = QUOTIENT_(HIDDEN, HEADS), .lo = 1, .hi = MAX_COUNT}, \
+     .absent = __VA_ARGS__, .null = QUOTIENT_(HIDDEN, HEADS), .gguf_absent = QUOTIENT_(HIDDEN, HEADS), .lo = 1, .hi = MAX_COUNT}, \
     {.key = MG_K_V_HEAD_DIM, .hf = {"head_dim"}, .gguf = "attention.value_length", .gguf_type = MG_KV_U32, .gguf_when = head_when, \
-     .absent = SAME_AS_(HEAD_DIM), .lo = 1, .hi = MAX_COUNT}, \
-    {.gguf_when = MG_GGUF_FILE_TYPE}
+     .absent = SAME_AS_(HEAD_DIM), .lo = 1, .hi = MAX_COUNT}
+#define CONFIG_HEADS(head_when) CONFIG_HEAD_SIZES(head_when, QUOTIENT_(HIDDEN, HEADS)), {.gguf_when = MG_GGUF_FILE_TYPE}
+#define CONFIG_HEADS_FIXED(n)   CONFIG_HEAD_SIZES(MG_GGUF_ALWAYS, VALUE_(n)), {.gguf_when = MG_GGUF_FILE_TYPE}
 #define CONFIG_VOCAB(vocab, when) \
     {.key = MG_K_VOCAB, .hf = {"vocab_size"}, .gguf = "vocab_size", .gguf_type = MG_KV_U32, .gguf_when = when, \
      .absent = VALUE_(vocab), .gguf_absent = TOKENS_, .lo = 1, .hi = MAX_SIZE}, \
@@ -220,6 +228,23 @@
     W_(SHARED_UP, MG_IF_SHARED, "model.layers.{l}.mlp." hf_name ".up_proj.weight", "blk.{l}.ffn_up_shexp.weight", K_(SHARED_FFN), K_(HIDDEN))
 #define SHARED_ROUTER_ \
     W_(SHARED_ROUTER, MG_IF_SHARED, "model.layers.{l}.mlp.shared_expert_gate.weight", "blk.{l}.ffn_gate_inp_shexp.weight", LIT_(1), K_(HIDDEN))
+
+/* ---- norms of query and key, over every head or over the whole projection ---- */
+#define QK_NORM_HEAD \
+    W_(ATTN_Q_NORM, MG_IF_ALWAYS, "model.layers.{l}.self_attn.q_norm.weight", "blk.{l}.attn_q_norm.weight", K_(HEAD_DIM)), \
+    W_(ATTN_K_NORM, MG_IF_ALWAYS, "model.layers.{l}.self_attn.k_norm.weight", "blk.{l}.attn_k_norm.weight", K_(HEAD_DIM))
+#define QK_NORM_WHOLE \
+    W_(ATTN_Q_NORM, MG_IF_ALWAYS, "model.layers.{l}.self_attn.q_norm.weight", "blk.{l}.attn_q_norm.weight", KK_(HEADS, HEAD_DIM)), \
+    W_(ATTN_K_NORM, MG_IF_ALWAYS, "model.layers.{l}.self_attn.k_norm.weight", "blk.{l}.attn_k_norm.weight", KK_(KV_HEADS, HEAD_DIM))
+
+/* Windows that begin at a layer, in Qwen's spelling. Layers before max_window_layers attend fully, and all do unless
+ * use_sliding_window; layer_types, where it is stated, says so layer by layer. */
+#define QWEN_CONFIG_WINDOW \
+    {.key = MG_K_WINDOW_ON, .hf = {"use_sliding_window"}, .absent = VALUE_(0), .quiet = true}, \
+    {.key = MG_K_WINDOW, .hf = {"sliding_window"}, .only_if = MG_K_WINDOW_ON, .absent = VALUE_(4096), .null = VALUE_(0), \
+     .gguf_absent = VALUE_(0), .lo = 1, .hi = 1e12, .quiet = true, .lost_in_gguf = true}, \
+    {.key = MG_K_WINDOW_FROM, .hf = {"max_window_layers"}, .absent = VALUE_(28), .lo = 0, .hi = 1e9, .quiet = true}
+#define LAYER_TYPES_WINDOW {.path = "layer_types", .trait = MG_TRAIT_WINDOW, .yes = "sliding_attention", .no = "full_attention"}
 
 /* Rotary inverse frequencies that old checkpoints stored as buffers. */
 #define LLAMA_IGNORED "model.layers.{l}.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq", NULL

@@ -31,13 +31,12 @@ static uint32_t lookup(const mg_checkpoint *c, const char *pattern, uint32_t l, 
 /* The key whose plain default decides this one: itself, or what it falls back on. MG_KEY_COUNT when the value is
  * derived by a formula or cannot be left out. */
 static mg_key decided_by(const mg_model *m, const mg_config_state *st, mg_key key) {
-    for (uint32_t i = m->arch->n_config; i-- > 0;) { /* fallbacks point to earlier rows */
-        const mg_config_row *r = &m->arch->config[i];
-        if (r->key != key || r->gguf_when == MG_GGUF_FILE_TYPE) continue;
-        if (m->hp.present[key] || st->fixed[key]) return MG_KEY_COUNT;
+    for (uint32_t steps = 0; steps < m->arch->n_config; steps++) {
+        const mg_config_row *r = mg_arch_config_row(m->arch, key);
+        if (!r || m->hp.present[key] || st->fixed[key]) break;
         const mg_fallback *fb = st->gguf && r->gguf_absent.kind != MG_FB_SAME ? &r->gguf_absent : &r->absent;
         if (fb->kind == MG_FB_VALUE || (fb->kind == MG_FB_TOKENS && !st->tokens)) return key;
-        if (fb->kind != MG_FB_KEY) return MG_KEY_COUNT;
+        if (fb->kind != MG_FB_KEY) break;
         key = fb->key;
     }
     return MG_KEY_COUNT;
@@ -57,6 +56,7 @@ static void fix_from(mg_model *m, mg_config_state *st, const mg_tensor *t, const
 /* Layers the file has: one past the last for which a norm or any other layer tensor is there. */
 static void fix_layers(mg_model *m, mg_config_state *st) {
     const mg_tensor_row *r = mg_arch_row(m->arch, MG_R_ATTN_NORM);
+    if (!r) r = mg_arch_row(m->arch, MG_R_ATTN_POST_NORM);
     const char *pattern = r ? r->forms[layout_of(m->ckpt)][0].pattern : NULL;
     char name[256];
     uint32_t l = 0;

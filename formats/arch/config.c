@@ -1,6 +1,7 @@
 /* config.c - what a configuration leaves unsaid, and whether what it says hangs together. */
 #include "formats/arch/arch_internal.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -11,59 +12,105 @@ static const mg_fallback *fallback_of(const mg_config_row *r, const mg_config_st
     return &r->absent;
 }
 
-static mg_status apply_quotient(mg_model *m, const mg_config_row *r, const mg_fallback *fb, bool gguf, mg_error *err) {
-    int64_t a = m->hp.i[fb->key], b = m->hp.i[fb->by];
-    char na[96], nb[96];
-    if (b > 0 && a % b == 0) {
-        m->hp.i[r->key] = a / b;
-        return MG_OK;
+/* A key as a number, whatever its kind. Integers of a configuration stay below 2^53. */
+static double number(const mg_hparams *hp, mg_key key) {
+    return mg_key_kind(key) == 'F' ? hp->f[key] : (double)hp->i[key];
+}
+
+bool mg_fallback_value(const mg_hparams *hp, const mg_fallback *fb, double *out) {
+    switch (fb->kind) {
+    case MG_FB_SAME: /* a row without any fallback: the key is 0 */
+        *out = 0;
+        return true;
+    case MG_FB_VALUE:
+        *out = fb->value;
+        return true;
+    case MG_FB_KEY:
+        *out = number(hp, fb->key);
+        return true;
+    case MG_FB_QUOTIENT:
+        if (hp->i[fb->by] < 1 || hp->i[fb->key] % hp->i[fb->by]) return false;
+        *out = (double)(hp->i[fb->key] / hp->i[fb->by]);
+        return true;
+    case MG_FB_PRODUCT:
+        *out = (double)hp->i[fb->key] * (double)hp->i[fb->by];
+        return true;
+    case MG_FB_PART:
+        *out = floor((double)hp->i[fb->key] * hp->f[fb->by]);
+        return true;
+    case MG_FB_RATIO:
+        *out = hp->i[fb->key] > 0 && hp->i[fb->by] > 0 ? (double)hp->i[fb->key] / (double)hp->i[fb->by] : 1;
+        return true;
+    case MG_FB_ROOT:
+        *out = sqrt((double)hp->i[fb->key]);
+        return true;
+    case MG_FB_REQUIRED:
+    case MG_FB_TOKENS:
+    case MG_FB_TENSORS:
+        break;
     }
+    return false;
+}
+
+static mg_status no_quotient(mg_model *m, const mg_config_row *r, const mg_fallback *fb, bool gguf, mg_error *err) {
+    char na[96], nb[96];
     return mg_fail(err, MG_ERR_CONFLICT, "'%s' is %lld, expected a multiple of '%s' (%lld) as '%s' is not stated",
-                   mg_config_spelling(m->arch, fb->key, gguf, na, sizeof na), (long long)a,
-                   mg_config_spelling(m->arch, fb->by, gguf, nb, sizeof nb), (long long)b, mg_key_name(r->key));
+                   mg_config_spelling(m->arch, fb->key, gguf, na, sizeof na), (long long)m->hp.i[fb->key],
+                   mg_config_spelling(m->arch, fb->by, gguf, nb, sizeof nb), (long long)m->hp.i[fb->by],
+                   mg_key_name(r->key));
+}
+
+/* The key's row, done: its fallback may use keys whose rows come later, which are then done first. depth keeps rows
+ * that depend on each other from running in a circle. */
+static mg_status resolve_key(mg_model *m, const mg_config_state *st, const mg_config_row *r, uint32_t depth, bool *done,
+                             mg_error *err);
+
+static mg_status resolve_used(mg_model *m, const mg_config_state *st, mg_key key, uint32_t depth, bool *done,
+                              mg_error *err) {
+    const mg_config_row *r = mg_arch_config_row(m->arch, key);
+    return r ? resolve_key(m, st, r, depth + 1, done, err) : MG_OK;
+}
+
+static mg_status resolve_key(mg_model *m, const mg_config_state *st, const mg_config_row *r, uint32_t depth, bool *done,
+                             mg_error *err) {
+    mg_hparams *hp = &m->hp;
+    char name[96];
+    double v;
+    const bool zero = r->zero.kind != MG_FB_SAME && hp->present[r->key] && hp->i[r->key] == 0;
+    if (done[r->key] || (hp->present[r->key] && !zero) || st->fixed[r->key]) return MG_OK;
+    if (depth > m->arch->n_config)
+        return mg_fail(err, MG_ERR_INTERNAL, "the fallback of %s leads back to it", mg_key_name(r->key));
+    const mg_fallback *fb = zero ? &r->zero : fallback_of(r, st);
+    const bool two = fb->kind == MG_FB_QUOTIENT || fb->kind == MG_FB_PRODUCT || fb->kind == MG_FB_PART;
+    if (two || fb->kind == MG_FB_KEY || fb->kind == MG_FB_ROOT) MG_TRY(resolve_used(m, st, fb->key, depth, done, err));
+    if (two) MG_TRY(resolve_used(m, st, fb->by, depth, done, err));
+    done[r->key] = true;
+    if (fb->kind == MG_FB_REQUIRED)
+        return mg_fail(err, MG_ERR_CONFLICT, "'%s' is missing",
+                       mg_config_spelling(m->arch, r->key, st->gguf, name, sizeof name));
+    if (fb->kind == MG_FB_TOKENS) /* without tokens the embedding's rows decide (mg_model_open) */
+        v = (double)st->tokens;
+    else if (fb->kind == MG_FB_TENSORS) /* binding decides; until then the most tensors are allowed for */
+        v = 0;
+    else if (!mg_fallback_value(hp, fb, &v))
+        return no_quotient(m, r, fb, st->gguf, err);
+    if (mg_key_kind(r->key) == 'F')
+        hp->f[r->key] = v;
+    else
+        hp->i[r->key] = (int64_t)v;
+    return MG_OK;
 }
 
 mg_status mg_config_resolve(mg_model *m, const mg_config_state *st, mg_error *err) {
     mg_hparams *hp = &m->hp;
-    char name[96];
+    bool done[MG_KEY_COUNT] = {false};
     for (uint32_t i = 0; i < m->arch->n_config; i++) {
         const mg_config_row *r = &m->arch->config[i];
-        if (r->gguf_when == MG_GGUF_FILE_TYPE || st->fixed[r->key]) continue;
-        const bool zero = r->zero.kind != MG_FB_SAME && hp->present[r->key] && hp->i[r->key] == 0;
-        if (hp->present[r->key] && !zero) continue;
-        const mg_fallback *fb = zero ? &r->zero : fallback_of(r, st);
-        bool real = mg_key_kind(r->key) == 'F';
-        switch (fb->kind) {
-        case MG_FB_SAME: /* a row without any fallback: the key is 0 */
-            break;
-        case MG_FB_REQUIRED:
-            return mg_fail(err, MG_ERR_CONFLICT, "'%s' is missing",
-                           mg_config_spelling(m->arch, r->key, st->gguf, name, sizeof name));
-        case MG_FB_VALUE:
-            if (real)
-                hp->f[r->key] = fb->value;
-            else
-                hp->i[r->key] = (int64_t)fb->value;
-            break;
-        case MG_FB_KEY:
-            if (real)
-                hp->f[r->key] = hp->f[fb->key];
-            else
-                hp->i[r->key] = hp->i[fb->key];
-            break;
-        case MG_FB_QUOTIENT:
-            MG_TRY(apply_quotient(m, r, fb, st->gguf, err));
-            break;
-        case MG_FB_PRODUCT:
-            hp->i[r->key] = hp->i[fb->key] * hp->i[fb->by];
-            break;
-        case MG_FB_TOKENS: /* without tokens the embedding's rows decide (mg_model_open) */
-            hp->i[r->key] = (int64_t)st->tokens;
-            break;
-        case MG_FB_TENSORS: /* binding decides; until then the most tensors are allowed for */
-            hp->i[r->key] = 0;
-            break;
-        }
+        if (r->gguf_when != MG_GGUF_FILE_TYPE) MG_TRY(resolve_key(m, st, r, 0, done, err));
+    }
+    for (uint32_t i = 0; i < m->arch->n_config; i++) {
+        const mg_config_row *r = &m->arch->config[i];
+        if (r->only_if && !hp->i[r->only_if]) hp->i[r->key] = 0;
     }
     if (!hp->present[MG_K_NORM_TOPK]) hp->i[MG_K_NORM_TOPK] = m->arch->block.norm_topk;
     /* transformers: `beta_fast or 32` - zero means unset. */
@@ -183,11 +230,15 @@ mg_status mg_config_check(const mg_model *m, bool gguf, mg_error *err) {
     static const mg_key positive[] = {MG_K_VOCAB,    MG_K_HIDDEN,     MG_K_LAYERS, MG_K_HEADS,  MG_K_KV_HEADS,
                                       MG_K_HEAD_DIM, MG_K_V_HEAD_DIM, MG_K_FFN,    MG_K_CONTEXT};
     check c = {m, gguf, err};
+    char name[96];
     for (size_t k = 0; k < sizeof positive / sizeof *positive; k++)
         if (m->hp.i[positive[k]] < 1) return bad(&c, positive[k], "at least 1");
     MG_TRY(check_product(&c));
     MG_TRY(check_heads(&c));
     MG_TRY(check_rope(&c));
+    if (m->hp.i[MG_K_PARALLEL])
+        return mg_fail(err, MG_ERR_UNSUPPORTED, "attention and feed-forward side by side ('%s') are not built",
+                       mg_config_spelling(m->arch, MG_K_PARALLEL, gguf, name, sizeof name));
     return check_experts(&c);
 }
 
@@ -201,13 +252,82 @@ bool mg_layer_routes(const mg_model *m, uint32_t layer) {
     return b->moe == MG_MOE_AFTER_DENSE || (l + 1) % i[MG_K_MOE_STEP] == 0;
 }
 
-mg_status mg_config_layers(mg_model *m, mg_error *err) {
-    size_t n = (size_t)m->hp.i[MG_K_LAYERS];
+/* ---- layers ---- */
+
+bool mg_trait_by_keys(const mg_hparams *hp, mg_layer_trait trait, uint64_t l) {
+    const int64_t period = hp->i[trait == MG_TRAIT_ROPE ? MG_K_NOPE_PERIOD : MG_K_WINDOW_PERIOD];
+    if (trait == MG_TRAIT_WINDOW && (int64_t)l < hp->i[MG_K_WINDOW_FROM]) return false;
+    return period <= 0 || ((int64_t)l + 1) % period != 0;
+}
+
+/* One entry of a list: a word, or a number of which 0 is no. */
+static mg_status list_entry(bool *yes, const mg_layer_list *row, const mg_json *v, size_t l, mg_error *err) {
+    const char *s = mg_json_str(v);
+    int64_t i;
+    bool b;
+    if (row->yes && s && (strcmp(s, row->yes) == 0 || strcmp(s, row->no) == 0)) {
+        *yes = strcmp(s, row->yes) == 0;
+        return MG_OK;
+    }
+    if (!row->yes && mg_json_i64(v, &i)) {
+        *yes = i != 0;
+        return MG_OK;
+    }
+    if (!row->yes && mg_json_bool(v, &b)) {
+        *yes = b;
+        return MG_OK;
+    }
+    if (row->yes && s)
+        return mg_fail(err, MG_ERR_UNSUPPORTED, "'%s' of layer %zu is \"%.60s\", expected %s or %s", row->path, l, s,
+                       row->yes, row->no);
+    return mg_fail(err, MG_ERR_CONFLICT, "'%s' of layer %zu is not %s", row->path, l, row->yes ? "a name" : "a number");
+}
+
+static void set_trait(mg_layer *layer, mg_layer_trait trait, bool yes, const mg_hparams *hp) {
+    if (trait == MG_TRAIT_ROPE)
+        layer->rope = yes;
+    else
+        layer->window = yes ? (uint64_t)hp->i[MG_K_WINDOW] : 0;
+}
+
+/* Take a list over, and find the period that says the same: what the keys say already, else the shortest. */
+static mg_status apply_list(mg_model *m, const mg_layer_list *row, const mg_json *list, bool *yes, mg_error *err) {
+    const size_t n = (size_t)m->hp.i[MG_K_LAYERS];
+    size_t l = 0;
+    if (mg_json_type(list) != MG_JSON_ARRAY || mg_json_len(list) < n)
+        return mg_fail(err, MG_ERR_CONFLICT, "'%s' is not a list of %zu layers", row->path, n);
+    for (const mg_json *v = mg_json_first(list); v && l < n; v = mg_json_next(v), l++) {
+        MG_TRY(list_entry(&yes[l], row, v, l, err));
+        set_trait(&m->layers[l], row->trait, yes[l], &m->hp);
+    }
+    const mg_key key = row->trait == MG_TRAIT_ROPE ? MG_K_NOPE_PERIOD : MG_K_WINDOW_PERIOD;
+    const int64_t own = m->hp.i[key];
+    for (int64_t p = -1; p <= (int64_t)n; p++) {
+        m->hp.i[key] = p < 0 ? own : p;
+        for (l = 0; l < n && mg_trait_by_keys(&m->hp, row->trait, l) == yes[l];) l++;
+        if (l == n && m->hp.i[key] >= 0) return MG_OK;
+    }
+    m->hp.i[key] = -1;
+    return MG_OK;
+}
+
+mg_status mg_config_layers(mg_model *m, const mg_config_state *st, mg_error *err) {
+    const size_t n = (size_t)m->hp.i[MG_K_LAYERS];
+    const double local = m->hp.f[MG_K_ROPE_THETA_LOCAL];
+    bool *yes;
     MG_TRY(MG_ARENA_NEW(&m->arena, &m->layers, n, err));
-    for (size_t l = 0; l < n; l++)
-        m->layers[l] = (mg_layer){.moe = mg_layer_routes(m, (uint32_t)l),
-                                  .window = (uint64_t)m->hp.i[MG_K_WINDOW],
-                                  .rope_theta = m->hp.f[MG_K_ROPE_THETA],
-                                  .rope = true};
+    MG_TRY(MG_ARENA_NEW(&m->arena, &yes, n, err));
+    for (size_t l = 0; l < n; l++) {
+        m->layers[l] = (mg_layer){.moe = mg_layer_routes(m, (uint32_t)l), .rope_theta = m->hp.f[MG_K_ROPE_THETA]};
+        for (int t = 0; t < MG_TRAIT_COUNT; t++)
+            set_trait(&m->layers[l], (mg_layer_trait)t, mg_trait_by_keys(&m->hp, (mg_layer_trait)t, l), &m->hp);
+    }
+    for (int t = 0; t < MG_TRAIT_COUNT; t++)
+        if (st->list[t]) MG_TRY(apply_list(m, st->list_row[t], st->list[t], yes, err));
+    for (size_t l = 0; l < n && local > 0; l++) {
+        if (!m->layers[l].window) continue;
+        m->layers[l].rope_theta = local;
+        m->layers[l].rope_plain = true;
+    }
     return MG_OK;
 }

@@ -27,9 +27,26 @@ static const mg_json *rope_object(const mg_json *config) {
     return mg_json_get(config, "rope_parameters");
 }
 
+static const mg_json *child_object(const mg_json *v, const char *key) {
+    const mg_json *c = v ? mg_json_get(v, key) : NULL;
+    return c && mg_json_type(c) == MG_JSON_OBJECT ? c : NULL;
+}
+
+/* Families with a base of their own for windowed layers may state one object per kind of layer; "rope_parameters." then
+ * means that of full attention, unless the path names the kind. */
+static const mg_json *rope_field(const mg_json *config, const char *path) {
+    static const char local[] = "sliding_attention.";
+    const mg_json *all = rope_object(config), *full = child_object(all, "full_attention");
+    if (strncmp(path, local, sizeof local - 1) == 0) {
+        const mg_json *c = child_object(mg_json_get(config, "rope_parameters"), "sliding_attention");
+        return c ? mg_json_get(c, path + sizeof local - 1) : NULL;
+    }
+    return full ? mg_json_get(full, path) : all ? mg_json_get(all, path) : NULL;
+}
+
 static const mg_json *config_path(const mg_json *config, const char *path) {
     static const char rope[] = "rope_parameters.";
-    if (strncmp(path, rope, sizeof rope - 1) == 0) return mg_json_get(rope_object(config), path + sizeof rope - 1);
+    if (strncmp(path, rope, sizeof rope - 1) == 0) return rope_field(config, path + sizeof rope - 1);
     return mg_json_path(config, path);
 }
 
@@ -116,6 +133,25 @@ static const mg_json *first_id(const mg_config_row *r, const mg_json *v) {
     return id && mg_json_type(v) == MG_JSON_ARRAY && mg_json_len(v) ? mg_json_first(v) : v;
 }
 
+/* Only a family with a base of its own for windowed layers knows objects per kind of layer, and there windowed layers
+ * are not scaled. */
+static mg_status refuse_rope_kinds(const mg_arch *arch, const mg_json *rope, mg_error *err) {
+    const bool local = mg_arch_config_row(arch, MG_K_ROPE_THETA_LOCAL) != NULL;
+    for (const mg_json *c = rope ? mg_json_first(rope) : NULL; c; c = mg_json_next(c)) {
+        if (mg_json_type(c) != MG_JSON_OBJECT) continue;
+        const bool sliding = strcmp(mg_json_key(c), "sliding_attention") == 0;
+        if (!local || (!sliding && strcmp(mg_json_key(c), "full_attention") != 0))
+            return mg_fail(err, MG_ERR_UNSUPPORTED,
+                           "'rope_parameters' differ by layer type ('%.60s'), which family '%s' does not have",
+                           mg_json_key(c), arch->name);
+        const char *type = mg_json_str(mg_json_get(c, "rope_type"));
+        if (sliding && type && strcmp(type, "default") != 0)
+            return mg_fail(err, MG_ERR_UNSUPPORTED, "'rope_type' of windowed layers is \"%.60s\", expected default",
+                           type);
+    }
+    return MG_OK;
+}
+
 static mg_status read_refusals(const mg_arch *arch, const mg_json *config, mg_error *err) {
     for (uint32_t i = 0; i < arch->n_refusals; i++) {
         const mg_config_refusal *r = &arch->refusals[i];
@@ -129,13 +165,17 @@ static mg_status read_refusals(const mg_arch *arch, const mg_json *config, mg_er
         describe(v, found, sizeof found);
         return mg_fail(err, MG_ERR_UNSUPPORTED, "'%s' is %s: %s", r->path, found, r->why);
     }
-    const mg_json *rope = rope_object(config);
-    for (const mg_json *c = rope ? mg_json_first(rope) : NULL; c; c = mg_json_next(c))
-        if (mg_json_type(c) == MG_JSON_OBJECT)
-            return mg_fail(err, MG_ERR_UNSUPPORTED,
-                           "'rope_parameters' differ by layer type ('%.60s'), which family '%s' does not have",
-                           mg_json_key(c), arch->name);
-    return MG_OK;
+    return refuse_rope_kinds(arch, rope_object(config), err);
+}
+
+/* Does the list row apply, and what does config say? Evaluated when the number of layers is known. */
+static void read_lists(mg_model *m, mg_config_state *st, const mg_json *config) {
+    for (const mg_layer_list *row = m->arch->lists; row && row->path; row++) {
+        const mg_json *v = mg_json_path(config, row->path);
+        if (!v || mg_json_type(v) == MG_JSON_NULL) continue;
+        st->list[row->trait] = v;
+        st->list_row[row->trait] = row;
+    }
 }
 
 /* Layers listed as dense. Indices beyond the model name nothing, as in transformers. */
@@ -158,6 +198,7 @@ mg_status mg_config_read_json(mg_model *m, mg_config_state *st, const mg_json *c
         return mg_fail(err, MG_ERR_FORMAT, "config.json is not an object");
     MG_TRY(read_refusals(m->arch, config, err));
     MG_TRY(read_dense_list(m, config, err));
+    read_lists(m, st, config);
     for (uint32_t i = 0; i < m->arch->n_config; i++) {
         const mg_config_row *r = &m->arch->config[i];
         if (r->gguf_when == MG_GGUF_FILE_TYPE) continue;

@@ -103,6 +103,8 @@ static double shortest(double v) {
 }
 
 static mg_json *value_of(const mg_config_row *r, const mg_hparams *hp) {
+    const double v = mg_key_kind(r->key) == 'F' ? hp->f[r->key] : (double)hp->i[r->key];
+    if (r->null.kind == MG_FB_VALUE && v == r->null.value) return mg_json_new_null();
     switch (mg_key_kind(r->key)) {
     case 'F':
         return mg_json_new_f64(shortest(hp->f[r->key]));
@@ -128,6 +130,27 @@ static bool rope_said(const mg_config_row *r, const mg_hparams *hp) {
     return (double)hp->i[r->key] != r->absent.value;
 }
 
+/* Those of the rope object that transformers 4 reads beside it: the object is there only with a scaling. */
+static bool at_top(mg_key key) {
+    return key == MG_K_ROPE_THETA || key == MG_K_ROPE_THETA_LOCAL || key == MG_K_ROTARY_PART;
+}
+
+/* The lists per layer, from the keys that say the same. */
+static mg_status say_lists(mg_json *config, const mg_arch *arch, const mg_hparams *hp, mg_error *err) {
+    for (const mg_layer_list *row = arch->lists; row && row->path; row++) {
+        const bool rope = row->trait == MG_TRAIT_ROPE;
+        if (hp->i[rope ? MG_K_NOPE_PERIOD : MG_K_WINDOW_PERIOD] < 0)
+            return mg_fail(err, MG_ERR_UNSUPPORTED, "'%s' follows no rule and cannot be made from numbers", row->path);
+        mg_json *list = mg_json_new_array();
+        for (uint64_t l = 0; l < (uint64_t)hp->i[MG_K_LAYERS]; l++) {
+            const bool yes = mg_trait_by_keys(hp, row->trait, l) && (rope || hp->i[MG_K_WINDOW] > 0);
+            mg_json_push(list, row->yes ? mg_json_new_str(yes ? row->yes : row->no) : mg_json_new_i64(yes));
+        }
+        mg_json_set(config, row->path, list);
+    }
+    return MG_OK;
+}
+
 static void fill_config(mg_json *config, mg_json *rope, const mg_arch *arch, const mg_hparams *hp) {
     static const char in[] = "rope_parameters.";
     for (uint32_t i = 0; i < arch->n_config; i++) {
@@ -139,7 +162,7 @@ static void fill_config(mg_json *config, mg_json *rope, const mg_arch *arch, con
             if (at && !in_rope) in_rope = r->hf[s] + sizeof in - 1;
             if (!at && !top) top = r->hf[s];
         }
-        if (in_rope && r->key != MG_K_ROPE_THETA) {
+        if (in_rope && !at_top(r->key)) {
             if (rope_said(r, hp)) mg_json_set(rope, in_rope, value_of(r, hp));
         } else if (top && !mg_json_get(config, top)) {
             mg_json_set(config, top, value_of(r, hp));
@@ -184,6 +207,7 @@ mg_status mg_arch_new_config(mg_json **out, const mg_arch *arch, const mg_hparam
         mg_json_free(rope);
     if (!config) return mg_fail_nomem(err, 64);
     mg_status st = say_dense(config, arch, hp, err);
+    if (st == MG_OK) st = say_lists(config, arch, hp, err);
     if (st == MG_OK) st = sort_keys(&config, err);
     if (st == MG_OK)
         *out = config;

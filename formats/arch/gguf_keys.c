@@ -6,6 +6,21 @@
 #include <stdio.h>
 #include <string.h>
 
+/* What a reader of the GGUF will assume for a row without a key: its fallback for GGUF. */
+static double assumed(const mg_config_row *r, const mg_hparams *hp) {
+    double v = 0;
+    return mg_fallback_value(hp, r->gguf_absent.kind != MG_FB_SAME ? &r->gguf_absent : &r->absent, &v) ? v : 0;
+}
+
+static double value_of(const mg_config_row *r, const mg_hparams *hp) {
+    return mg_key_kind(r->key) == 'F' ? hp->f[r->key] : (double)hp->i[r->key];
+}
+
+/* -1 is how the integer keys say that no number would do. */
+static bool unusual(const mg_config_row *r, const mg_hparams *hp) {
+    return value_of(r, hp) != assumed(r, hp) && value_of(r, hp) >= 0;
+}
+
 static bool written(const mg_config_row *r, const mg_hparams *hp) {
     int64_t type = hp->i[MG_K_ROPE_TYPE];
     switch (r->gguf_when) {
@@ -22,6 +37,8 @@ static bool written(const mg_config_row *r, const mg_hparams *hp) {
         return type == MG_ROPE_YARN;
     case MG_GGUF_YARN_STATED:
         return type == MG_ROPE_YARN && hp->present[r->key];
+    case MG_GGUF_UNUSUAL:
+        return unusual(r, hp);
     }
     return false;
 }
@@ -60,13 +77,6 @@ mg_status mg_arch_gguf_keys(mg_kvs *out, const mg_arch *arch, const mg_hparams *
     return MG_OK;
 }
 
-/* What a reader of the GGUF will assume for a row without a key: its fallback for GGUF. */
-static double assumed(const mg_config_row *r) {
-    return r->gguf_absent.kind == MG_FB_VALUE ? r->gguf_absent.value
-           : r->absent.kind == MG_FB_VALUE    ? r->absent.value
-                                              : 0;
-}
-
 uint32_t mg_arch_gguf_losses(const mg_model *m, char *buf, size_t size) {
     uint32_t n = 0;
     size_t used = 0;
@@ -74,13 +84,14 @@ uint32_t mg_arch_gguf_losses(const mg_model *m, char *buf, size_t size) {
     if (size) buf[0] = 0;
     for (uint32_t i = 0; i < m->arch->n_config; i++) {
         const mg_config_row *r = &m->arch->config[i];
-        double v = mg_key_kind(r->key) == 'F' ? m->hp.f[r->key] : (double)m->hp.i[r->key];
-        if (!r->lost_in_gguf || v == assumed(r)) continue;
+        double v = value_of(r, &m->hp), other = assumed(r, &m->hp);
+        if (!r->lost_in_gguf || v == other) continue;
         mg_config_spelling(m->arch, r->key, false, name, sizeof name);
         if (used < size)
             used += (size_t)snprintf(buf + used, size - used,
-                                     "%s'%s' (%g) has no key in GGUF's architecture '%s': readers will assume %g",
-                                     n ? "\n" : "", name, v, m->arch->gguf_arch, assumed(r));
+                                     "%s'%s' (%g) has no key in GGUF's architecture '%s': %sreaders will assume %g",
+                                     n ? "\n" : "", name, v, m->arch->gguf_arch,
+                                     r->gguf && v >= 0 ? "but for one of our own, other " : "", other);
         n++;
     }
     if (m->hp.i[MG_K_ROPE_TYPE] != MG_ROPE_DYNAMIC) return n;

@@ -48,7 +48,7 @@ static mg_status settle(mg_model *m, const mg_config_state *st, mg_error *err) {
     MG_TRY(mg_config_check(m, st->gguf, err));
     MG_TRY(mg_config_note(m, st, err));
     if (m->ckpt) mg_bind_dense(m, st);
-    return mg_config_layers(m, err);
+    return mg_config_layers(m, st, err);
 }
 
 static mg_status open_config(mg_model *m, const mg_json *config, mg_error *err) {

@@ -83,7 +83,8 @@ typedef struct mg_layer {
     bool moe;        /* routed experts instead of a dense block */
     uint64_t window; /* sliding window in tokens, 0 = full causal attention */
     double rope_theta;
-    bool rope; /* false: no positional rotation in this layer */
+    bool rope;       /* false: no positional rotation in this layer */
+    bool rope_plain; /* frequencies of rope_theta alone, whatever ROPE_TYPE says */
 } mg_layer;
 
 typedef struct mg_model {

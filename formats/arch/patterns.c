@@ -16,6 +16,11 @@ uint64_t mg_sym_value(const mg_sym *s, const mg_hparams *hp, uint32_t expert) {
     case MG_SYM_KEYS:
         if (!mg_mul_u64((uint64_t)hp->i[s->a], (uint64_t)hp->i[s->b], &v)) return UINT64_MAX;
         break;
+    case MG_SYM_SUM:
+        if (!mg_mul_u64((uint64_t)hp->i[s->b], mul, &v) || !mg_add_u64((uint64_t)hp->i[s->a], v, &v) ||
+            !mg_mul_u64(v, s->c ? (uint64_t)hp->i[s->c] : 1, &v))
+            return UINT64_MAX;
+        return v;
     case MG_SYM_KEY:
         v = (uint64_t)hp->i[s->a];
         break;
@@ -101,6 +106,12 @@ bool mg_cond_holds(mg_cond c, const mg_hparams *hp, const mg_layer *layer) {
         break;
     }
     return false;
+}
+
+const mg_config_row *mg_arch_config_row(const mg_arch *arch, mg_key key) {
+    for (uint32_t i = 0; i < arch->n_config; i++)
+        if (arch->config[i].gguf_when != MG_GGUF_FILE_TYPE && arch->config[i].key == key) return &arch->config[i];
+    return NULL;
 }
 
 const mg_tensor_row *mg_arch_row(const mg_arch *arch, mg_role role) {

@@ -6,7 +6,7 @@ from common import check, run, same
 
 TINY = common.DATA / "models/tiny"
 MODELS = ["llama", "llama_rope_llama3", "llama_rope_linear", "llama_rope_yarn", "mistral", "mistral_swa", "mixtral",
-          "qwen2_moe"]
+          "qwen2_moe", "qwen2", "qwen3"]
 
 
 def worst(found, expected):
