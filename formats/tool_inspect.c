@@ -280,6 +280,9 @@ static void print_family(const inspection *in) {
                mg_hp_i(in->model, MG_K_EXPERTS));
     printf("parameters:  %" PRIu64 " total, %" PRIu64 " active per token, %" PRIu64 " without embeddings\n", n.total,
            n.active, n.non_embedding);
+    if (n.active_one_bond != n.active)
+        printf("             %" PRIu64 " active when one bond of the grid of experts is counted instead of all\n",
+               n.active_one_bond);
     printf("work:        %" PRIu64 " FLOP per token (matrices), %s of 16-bit KV cache per token\n", n.flop_per_token,
            mg_human_bytes(n.kv_bytes_per_token, human));
     for (uint32_t i = 0; i < in->model->n_assumptions; i++) printf("assumed:     %s\n", in->model->assumptions[i]);
@@ -395,6 +398,7 @@ static void add_family(mg_json *o, const inspection *in, uint64_t stored) {
     mg_json_set_u64(p, "total", n.total);
     mg_json_set_u64(p, "active", n.active);
     mg_json_set_u64(p, "non_embedding", n.non_embedding);
+    if (n.active_one_bond != n.active) mg_json_set_u64(p, "active_one_bond", n.active_one_bond);
     mg_json_set(o, "parameters", p);
     mg_json_set_u64(o, "flop_per_token", n.flop_per_token);
     mg_json_set_u64(o, "kv_bytes_per_token", n.kv_bytes_per_token);

@@ -92,9 +92,15 @@ static inline void expect_same_weights(mg_model *a, mg_model *b) {
 
 /* Every model directory of the test data that these families read: edit here when a family is added. */
 static const char *const tiny[] __attribute__((unused)) = {
-    "tiny/llama",       "tiny/llama_rope_linear", "tiny/llama_rope_llama3", "tiny/llama_rope_yarn", "tiny/mistral",
-    "tiny/mistral_swa", "tiny/mixtral",           "donors/prose",           "donors/math",          "tiny/qwen2_moe",
-    "tiny/qwen2",       "tiny/qwen3"};
+    /* clang-format off */
+    "tiny/llama", "tiny/llama_rope_linear", "tiny/llama_rope_llama3", "tiny/llama_rope_yarn", "tiny/mistral",
+    "tiny/mistral_swa", "tiny/mixtral", "donors/prose", "donors/math",
+    /* dense */
+    "tiny/qwen2", "tiny/qwen3",
+    /* mixtures */
+    "tiny/qwen2_moe", "tiny/mesh_no_exchange", "tiny/mesh_k1", "tiny/mesh_k2", "tiny/mesh_dense",
+    /* clang-format on */
+};
 
 /* The configuration of a MoE of four, made from the donors' by the reference merger. */
 static const char moe4_config[] __attribute__((unused)) = "{\n"

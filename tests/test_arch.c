@@ -193,6 +193,82 @@ Test(arch, three_forms_of_mixtral_experts_hold_the_same_weights) {
     mg_checkpoint_free(&per->base);
 }
 
+/* ---- the grid of experts ---- */
+
+/* The edges of a grid against the definition: every ordered pair of touching cells, by source, then target. */
+static void edges_of_grid(int64_t gx, int64_t gy) {
+    mg_hparams hp = {0};
+    hp.i[MG_K_GRID_X] = gx;
+    hp.i[MG_K_GRID_Y] = gy;
+    cr_assert_eq(mg_edge_count(&hp), 0u, "no exchange, no edges");
+    hp.i[MG_K_EXCHANGE] = 1;
+    uint32_t n = 0, src, dst;
+    for (int64_t a = 0; a < gx * gy; a++)
+        for (int64_t b = 0; b < gx * gy; b++) {
+            int64_t d = llabs(a % gx - b % gx) + llabs(a / gx - b / gx);
+            if (d != 1) continue;
+            mg_edge_at(&hp, n++, &src, &dst);
+            cr_assert(src == a && dst == b, "%ldx%ld edge %u: %u to %u", gx, gy, n - 1, src, dst);
+        }
+    cr_assert_eq(mg_edge_count(&hp), n);
+    cr_assert_eq(mg_edge_most(&hp, (uint64_t)(gx * gy)), n);
+}
+
+/* The most neighbours k of the cells can have, by trying every choice. */
+static void most_edges_of_grid(int64_t gx, int64_t gy) {
+    mg_hparams hp = {0};
+    hp.i[MG_K_GRID_X] = gx;
+    hp.i[MG_K_GRID_Y] = gy;
+    hp.i[MG_K_EXCHANGE] = 1;
+    uint64_t most[17] = {0};
+    for (uint32_t set = 1; set < 1u << (gx * gy); set++) {
+        uint64_t edges = 0;
+        uint32_t src, dst;
+        for (uint32_t e = 0; e < mg_edge_count(&hp); e++) {
+            mg_edge_at(&hp, e, &src, &dst);
+            edges += (set >> src & 1) && (set >> dst & 1);
+        }
+        uint64_t *m = &most[__builtin_popcount(set)];
+        if (edges > *m) *m = edges;
+    }
+    for (uint64_t k = 1; k <= (uint64_t)(gx * gy); k++)
+        cr_assert_eq(mg_edge_most(&hp, k), most[k], "%ldx%ld, %lu cells: %lu", gx, gy, k, most[k]);
+}
+
+Test(arch, edges_of_the_grid_of_experts) {
+    for (int64_t gx = 1; gx <= 5; gx++)
+        for (int64_t gy = 1; gy <= 5; gy++) edges_of_grid(gx, gy);
+    most_edges_of_grid(2, 2);
+    most_edges_of_grid(3, 2);
+    most_edges_of_grid(1, 5);
+    most_edges_of_grid(3, 3);
+    most_edges_of_grid(5, 2);
+}
+
+static mg_counts counts_of(const char *config) {
+    mg_model *m = from_config(config);
+    mg_counts c = mg_model_counts(m);
+    mg_model_free(m);
+    return c;
+}
+
+/* The published figures of Mesh v0.1 2x2: 173M and 242M active with one and two experts, 302M dense (one bond), 420M
+ * stored. */
+Test(arch, parameters_of_mesh) {
+#define MESH_2X2(k)                                                                                                    \
+    "{\"architectures\":[\"MeshForCausalLM\"],\"model_type\":\"mesh\",\"vocab_size\":50257,\"hidden_size\":1280,"      \
+    "\"num_hidden_layers\":12,\"num_attention_heads\":20,\"head_dim\":64,\"mesh_grid_size\":[2,2],"                    \
+    "\"expert_intermediate_size\":648,\"routing_k\":" k ",\"tie_word_embeddings\":true}"
+    mg_counts one = counts_of(MESH_2X2("1")), two = counts_of(MESH_2X2("2")), all = counts_of(MESH_2X2("0"));
+    cr_assert_eq(one.total, 419791360u);
+    cr_assert_eq(one.active, 172925440u);
+    cr_assert_eq(two.active, 242106880u);
+    cr_assert_eq(all.active, 419791360u);
+    cr_assert_eq(one.active_one_bond, one.active);
+    cr_assert_eq(two.active_one_bond, two.active);
+    cr_assert_eq(all.active_one_bond, 301826560u);
+}
+
 /* ---- real files, when the shared data is at hand ---- */
 
 static float stored_value(const mg_tensor *t, const uint8_t *p, uint64_t i) {

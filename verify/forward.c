@@ -297,6 +297,7 @@ uint64_t mg_forward_token_bytes(const mg_forward *f, const mg_model *m) {
         if (f->opt.experts_per_token) k = f->opt.experts_per_token < experts ? f->opt.experts_per_token : experts;
         ffn += 3 * (uint64_t)mg_hp_i(m, MG_K_SHARED_FFN) + hidden;
         uint64_t moe = k * (3 * (uint64_t)mg_hp_i(m, MG_K_EXPERT_FFN) + 2 * hidden) + experts;
+        if (mg_edge_count(&m->hp)) moe += (k + 1) * hidden;
         if (moe > ffn) ffn = moe;
     }
     return sizeof(float) * (4 * hidden + (attn > ffn ? attn : ffn));

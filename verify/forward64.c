@@ -379,6 +379,29 @@ static mg_status gated(mg_forward64 *f, mg_model *m, const ffn_roles *w, uint32_
     return linear(f, m, w->down, w->down_bias, layer, expert, gate, NULL, n, ffn, y, hidden, err);
 }
 
+/* y += what the chosen neighbours of the chosen experts send, each weighted as the expert it arrives at. */
+static mg_status exchange(mg_forward64 *f, mg_model *m, uint32_t layer, const double *x, uint64_t n,
+                          const double *weight, uint32_t *rows, double *y, mg_error *err) {
+    const uint64_t hidden = (uint64_t)mg_hp_i(m, MG_K_HIDDEN), experts = (uint64_t)mg_hp_i(m, MG_K_EXPERTS);
+    for (uint32_t e = 0, edges = mg_edge_count(&m->hp), src, dst; e < edges; e++) {
+        uint64_t have = 0;
+        mg_edge_at(&m->hp, e, &src, &dst);
+        for (uint64_t t = 0; t < n; t++)
+            if (weight[t * experts + src] > 0 && weight[t * experts + dst] > 0) rows[have++] = (uint32_t)t;
+        if (have == 0) continue;
+        double *o = NULL, *message = NULL;
+        MG_TRY(need(f, B_V, have, hidden, &o, err));
+        MG_TRY(gated(f, m, &expert_roles, layer, src, x, rows, have, o, err));
+        MG_TRY(need(f, B_Q, have, hidden, &message, err));
+        MG_TRY(linear(f, m, MG_R_EXCHANGE, MG_ROLE_COUNT, layer, e, o, NULL, have, hidden, message, hidden, err));
+        for (uint64_t i = 0; i < have; i++)
+            for (uint64_t j = 0; j < hidden; j++)
+                y[rows[i] * hidden + j] +=
+                    weight[rows[i] * experts + dst] * mg_hp_f(m, MG_K_EXCHANGE_SCALE) * message[i * hidden + j];
+    }
+    return MG_OK;
+}
+
 static mg_status experts_of(mg_forward64 *f, mg_model *m, uint32_t layer, const double *x, uint64_t n, double *weight,
                             uint32_t *rows, const double *logits, double *y, mg_error *err) {
     const uint64_t hidden = (uint64_t)mg_hp_i(m, MG_K_HIDDEN);
@@ -402,7 +425,7 @@ static mg_status experts_of(mg_forward64 *f, mg_model *m, uint32_t layer, const 
             for (uint64_t j = 0; j < hidden; j++)
                 y[rows[i] * hidden + j] += weight[rows[i] * experts + e] * o[i * hidden + j];
     }
-    return MG_OK;
+    return exchange(f, m, layer, x, n, weight, rows, y, err);
 }
 
 /* y += the shared expert, weighted by the sigmoid of its own router when there is one. */

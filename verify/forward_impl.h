@@ -5,6 +5,7 @@
 #include "verify/forward.h"
 #include "verify/linear.h"
 #include "verify/rope.h"
+#include "verify/router.h"
 
 struct mg_forward {
     mg_forward_options opt;
@@ -51,6 +52,10 @@ mg_status mg_layer_gate(const mg_layer_run *r, float *gate, const float *up, uin
 
 mg_status mg_layer_attention(const mg_layer_run *r, mg_kvcache *cache, mg_error *err) MG_MUST_CHECK;
 mg_status mg_layer_dense(const mg_layer_run *r, mg_error *err) MG_MUST_CHECK;
+/* z = y plus, for every edge of the grid between two experts of one token, scale * map(y of the source), all reading
+ * the old y. Both [pairs][hidden] in expert order; uses f->v and f->packed. */
+mg_status mg_layer_exchange(const mg_layer_run *r, const mg_routing *route, const float *y, float *z,
+                            mg_error *err) MG_MUST_CHECK;
 mg_status mg_layer_moe(const mg_layer_run *r, mg_error *err) MG_MUST_CHECK;
 
 /* y [n][hidden] = norm of x with the weights of role. */

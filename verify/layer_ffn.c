@@ -123,6 +123,7 @@ typedef struct moe {
     const mg_layer_run *r;
     mg_routing route;
     uint64_t ffn, pairs;
+    const float *rows;   /* [pairs][hidden] what is summed */
     uint64_t *pack_at;   /* [experts] floats into the packed buffer */
     mg_linear_job *jobs; /* [2 * experts] */
 } moe;
@@ -256,7 +257,7 @@ static mg_status combine_ticket(void *ctx, uint64_t ticket, unsigned worker, mg_
         for (uint64_t i = 0; i < r->hidden; i++) y[i] = 0.0f;
         for (uint32_t s = 0; s < e->route.k; s++) {
             const uint64_t i = t * e->route.k + s;
-            r->f->lin.math->add_scaled(y, r->f->k.p + e->route.pair[i] * r->hidden, e->route.weight[i], r->hidden);
+            r->f->lin.math->add_scaled(y, e->rows + e->route.pair[i] * r->hidden, e->route.weight[i], r->hidden);
         }
     }
     return MG_OK;
@@ -290,6 +291,12 @@ static mg_status moe_run(moe *e, mg_error *err) {
     e->ffn = mg_bound_rows(g);
     MG_TRY(experts_in(e, err));
     MG_TRY(experts_out(e, err));
+    e->rows = r->f->k.p;
+    if (mg_edge_count(&r->m->hp)) {
+        MG_TRY(mg_fbuf_need(&r->f->q, e->pairs, r->hidden, err));
+        MG_TRY(mg_layer_exchange(r, &e->route, r->f->k.p, r->f->q.p, err));
+        e->rows = r->f->q.p;
+    }
     MG_TRY(mg_fbuf_need(&r->f->out, r->n, r->hidden, err));
     MG_TRY(mg_pool_run(r->f->pool, (r->n + TOKENS_PER_TICKET - 1) / TOKENS_PER_TICKET, combine_ticket, e, err));
     return shared_expert(r, err);

@@ -178,10 +178,12 @@ static mg_status add_pair(mg_weight_diff *out, pair *p, mg_model *ref, mg_model 
 }
 
 static mg_status list_pairs(mg_weight_diff *out, pair *p, mg_model *ref, mg_model *cand, uint32_t layers,
-                            uint32_t experts, mg_error *err) {
+                            mg_error *err) {
     for (int role = 0; role < MG_ROLE_COUNT; role++) {
         mg_scope scope = mg_role_scope((mg_role)role);
-        uint32_t nl = scope == MG_SCOPE_MODEL ? 1 : layers, ne = scope == MG_SCOPE_EXPERT ? experts : 1;
+        uint32_t nl = scope == MG_SCOPE_MODEL ? 1 : layers, ne;
+        const uint32_t a = mg_scope_count(scope, &ref->hp), b = mg_scope_count(scope, &cand->hp);
+        ne = a > b ? a : b;
         for (uint32_t l = 0; l < nl; l++)
             for (uint32_t e = 0; e < ne; e++) MG_TRY(add_pair(out, p, ref, cand, (mg_role)role, l, e, err));
     }
@@ -213,12 +215,12 @@ mg_status mg_weight_diff_run(mg_weight_diff *out, mg_model *ref, mg_model *cand,
                              mg_error *err) {
     memset(out, 0, sizeof *out);
     mg_arena_init(&out->arena, 0);
-    uint32_t layers = larger(ref, cand, MG_K_LAYERS), experts = larger(ref, cand, MG_K_EXPERTS);
+    uint32_t layers = larger(ref, cand, MG_K_LAYERS);
     size_t most = ref->n_bounds + cand->n_bounds; /* each weight has a place in at least one of the two */
     pair *pairs = NULL;
     MG_TRY(MG_ARENA_NEW(&out->arena, &out->items, most, err));
     MG_TRY(MG_ARENA_NEW(&out->arena, &pairs, most, err));
-    MG_TRY(list_pairs(out, pairs, ref, cand, layers, experts, err));
+    MG_TRY(list_pairs(out, pairs, ref, cand, layers, err));
     work w = {ref, cand, pairs, progress};
     MG_TRY(mg_pool_run(pool, out->n, one_pair, &w, err));
     for (uint32_t i = 0; i < out->n; i++) out->n_bad += mg_weight_damaged(&out->items[i]);

@@ -178,6 +178,7 @@ typedef enum mg_cond {
     MG_IF_DENSE,          /* layer without routed experts */
     MG_IF_MOE,            /* layer with routed experts */
     MG_IF_SHARED,         /* layer with routed experts, and SHARED_FFN > 0 */
+    MG_IF_EXCHANGE,       /* layer with routed experts, and EXCHANGE */
     MG_IF_STORED,         /* only when the file has it */
     MG_IF_LLAMA3,         /* ROPE_TYPE is llama3: generated for GGUF, optional when read */
     MG_IF_UNTIED,         /* TIED is false */
@@ -196,7 +197,8 @@ typedef struct mg_view_row {
 #define MG_MAX_ROW_VIEWS 3
 #define MG_MAX_FORMS     3
 
-/* One on-disk form of a role. {l} and {e} in the pattern are the layer and the expert. */
+/* One on-disk form of a role. {l}, {e}, {s} and {d} in the pattern are the layer, the expert, and the two ends of an
+ * edge of the grid of experts. */
 typedef struct mg_form {
     const char *pattern; /* NULL ends the list */
     mg_view_row views[MG_MAX_ROW_VIEWS];
@@ -234,6 +236,7 @@ typedef struct mg_arch {
     const char *name;          /* ours, equal to model_type */
     const char *hf_classes[4]; /* accepted entries of "architectures"; the first is written */
     const char *gguf_arch;     /* general.architecture, and prefix of its keys */
+    bool gguf_own;             /* no other program knows gguf_arch: said when a file is written */
     mg_gguf_match gguf_match;  /* by expert_count: one GGUF name may serve several families */
     mg_block block;
     const mg_config_row *config;

@@ -53,8 +53,9 @@ uint64_t mg_sym_value(const mg_sym *s, const mg_hparams *hp, uint32_t expert);
 uint32_t mg_sym_shape(uint64_t *shape, const mg_sym *syms, uint32_t max, const mg_hparams *hp, uint32_t expert);
 /* Views of a form with their arguments evaluated; out has MG_MAX_VIEWS entries, the rest is MG_VIEW_END. */
 void mg_form_views(mg_view *out, const mg_form *form, const mg_hparams *hp, uint32_t expert);
-/* pattern with {l} and {e} replaced; false when buf is too small. */
-bool mg_pattern_expand(char *buf, size_t size, const char *pattern, uint32_t layer, uint32_t expert);
+/* pattern with {l}, {e}, {s}, {d} replaced; false when buf is too small. hp: needed for edges. */
+bool mg_pattern_expand(char *buf, size_t size, const char *pattern, const mg_hparams *hp, uint32_t layer,
+                       uint32_t expert);
 /* Is name an expansion of pattern? */
 bool mg_pattern_match(const char *pattern, const char *name);
 /* Does the condition hold by hp alone? layer NULL for roles of model scope. STORED and LLAMA3 never do. */

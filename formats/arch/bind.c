@@ -21,9 +21,9 @@ static mg_layout layout_of(const mg_checkpoint *c) {
     return c->kv ? MG_LAYOUT_GGUF : MG_LAYOUT_HF;
 }
 
-static uint32_t lookup(const mg_checkpoint *c, const char *pattern, uint32_t l, uint32_t e, char *name, size_t size) {
-    if (!mg_pattern_expand(name, size, pattern, l, e)) return MG_STRMAP_NONE;
-    return mg_checkpoint_find(c, name);
+static uint32_t lookup(const mg_model *m, const char *pattern, uint32_t l, uint32_t e, char *name, size_t size) {
+    if (!mg_pattern_expand(name, size, pattern, &m->hp, l, e)) return MG_STRMAP_NONE;
+    return mg_checkpoint_find(m->ckpt, name);
 }
 
 /* ---- sizes from shapes ---- */
@@ -61,7 +61,7 @@ static void fix_layers(mg_model *m, mg_config_state *st) {
     char name[256];
     uint32_t l = 0;
     if (!pattern || m->hp.present[MG_K_LAYERS]) return;
-    while (l < m->ckpt->n_tensors && lookup(m->ckpt, pattern, l, 0, name, sizeof name) != MG_STRMAP_NONE) l++;
+    while (l < m->ckpt->n_tensors && lookup(m, pattern, l, 0, name, sizeof name) != MG_STRMAP_NONE) l++;
     if (!l) return;
     m->hp.i[MG_K_LAYERS] = l;
     st->fixed[MG_K_LAYERS] = true;
@@ -70,9 +70,9 @@ static void fix_layers(mg_model *m, mg_config_state *st) {
 /* The tensor of the first layer that has one: some roles begin after the dense layers. */
 static uint32_t first_of(const mg_model *m, const char *pattern, char *name, size_t size) {
     const bool layers = strstr(pattern, "{l}") != NULL;
-    uint32_t t = lookup(m->ckpt, pattern, 0, 0, name, size);
+    uint32_t t = lookup(m, pattern, 0, 0, name, size);
     for (uint32_t l = 1; layers && t == MG_STRMAP_NONE && l < MG_MAX_LAYERS && (int64_t)l < m->hp.i[MG_K_LAYERS]; l++)
-        t = lookup(m->ckpt, pattern, l, 0, name, size);
+        t = lookup(m, pattern, l, 0, name, size);
     return t;
 }
 
@@ -82,7 +82,7 @@ static void fix_dense(mg_model *m) {
     const char *pattern = r ? r->forms[MG_LAYOUT_GGUF][0].pattern : NULL;
     char name[256];
     for (uint32_t l = 0; pattern && l < MG_MAX_LAYERS && (int64_t)l < m->hp.i[MG_K_LAYERS]; l++)
-        if (lookup(m->ckpt, pattern, l, 0, name, sizeof name) == MG_STRMAP_NONE)
+        if (lookup(m, pattern, l, 0, name, sizeof name) == MG_STRMAP_NONE)
             m->hp.dense[l / 64] |= (uint64_t)1 << (l % 64);
 }
 
@@ -205,12 +205,12 @@ static mg_status bind_role(binder *b, const mg_tensor_row *r, uint32_t l, uint32
     char name[256];
     if (!wanted(b, r, layer, &required)) return MG_OK;
     for (uint32_t f = 0; f < MG_MAX_FORMS && r->forms[b->layout][f].pattern; f++) {
-        uint32_t t = lookup(b->m->ckpt, r->forms[b->layout][f].pattern, l, e, name, sizeof name);
+        uint32_t t = lookup(b->m, r->forms[b->layout][f].pattern, l, e, name, sizeof name);
         if (t != MG_STRMAP_NONE) return bind_form(b, t, r, &r->forms[b->layout][f], l, e);
     }
     if (!required || !r->forms[b->layout][0].pattern) return MG_OK;
     if (b->missing++ == 0)
-        mg_pattern_expand(b->first_missing, sizeof b->first_missing, r->forms[b->layout][0].pattern, l, e);
+        mg_pattern_expand(b->first_missing, sizeof b->first_missing, r->forms[b->layout][0].pattern, &b->m->hp, l, e);
     return MG_OK;
 }
 
@@ -222,13 +222,14 @@ static mg_status alloc_bounds(mg_model *m, bool gguf, mg_error *err) {
         return mg_fail(err, MG_ERR_CONFLICT, "'%s' is %lld, but there are only %u tensors",
                        mg_config_spelling(m->arch, MG_K_LAYERS, gguf, name, sizeof name),
                        (long long)m->hp.i[MG_K_LAYERS], m->ckpt->n_tensors);
-    uint64_t layers = (uint64_t)m->hp.i[MG_K_LAYERS], experts = (uint64_t)m->hp.i[MG_K_EXPERTS], n, per_layer;
+    uint64_t layers = (uint64_t)m->hp.i[MG_K_LAYERS], n, per_layer = 0;
     for (uint32_t i = 0; i < m->arch->n_tensors; i++) {
         mg_role role = m->arch->tensors[i].role;
         m->slot[role] = m->n_slots[mg_role_scope(role)]++;
     }
     /* layers and experts are bounded by the config rows, so this cannot wrap; the arena's cap refuses what is absurd */
-    per_layer = m->n_slots[MG_SCOPE_LAYER] + experts * m->n_slots[MG_SCOPE_EXPERT];
+    for (int s = MG_SCOPE_LAYER; s < MG_SCOPE_COUNT; s++)
+        per_layer += (uint64_t)m->n_slots[s] * mg_scope_count((mg_scope)s, &m->hp);
     n = m->n_slots[MG_SCOPE_MODEL] + layers * per_layer;
     MG_TRY(MG_ARENA_NEW(&m->arena, &m->bounds, n, err));
     MG_TRY(MG_ARENA_NEW(&m->arena, &m->claims, m->ckpt->n_tensors, err));
@@ -240,7 +241,7 @@ static mg_status alloc_bounds(mg_model *m, bool gguf, mg_error *err) {
 static mg_status bind_row(binder *b, const mg_tensor_row *r) {
     mg_scope scope = mg_role_scope(r->role);
     uint32_t layers = scope == MG_SCOPE_MODEL ? 1 : (uint32_t)b->m->hp.i[MG_K_LAYERS];
-    uint32_t experts = scope == MG_SCOPE_EXPERT ? (uint32_t)b->m->hp.i[MG_K_EXPERTS] : 1;
+    uint32_t experts = mg_scope_count(scope, &b->m->hp);
     for (uint32_t l = 0; l < layers; l++)
         for (uint32_t e = 0; e < experts; e++) MG_TRY(bind_role(b, r, l, e));
     return MG_OK;

@@ -202,6 +202,11 @@ static mg_status check_experts(const check *c) {
     if (i[MG_K_EXPERTS] < 1) return bad(c, MG_K_EXPERTS, "at least 1");
     snprintf(text, sizeof text, "1 to the number of experts, %lld", (long long)i[MG_K_EXPERTS]);
     if (i[MG_K_EXPERTS_USED] < 1 || i[MG_K_EXPERTS_USED] > i[MG_K_EXPERTS]) return bad(c, MG_K_EXPERTS_USED, text);
+    if (i[MG_K_GRID_X] && i[MG_K_GRID_X] * i[MG_K_GRID_Y] != i[MG_K_EXPERTS]) {
+        snprintf(text, sizeof text, "the cells of the grid, %lld x %lld", (long long)i[MG_K_GRID_X],
+                 (long long)i[MG_K_GRID_Y]);
+        return bad(c, MG_K_EXPERTS, text);
+    }
     if (i[MG_K_GROUPS] > 1 && i[MG_K_EXPERTS] % i[MG_K_GROUPS]) {
         snprintf(text, sizeof text, "a divisor of the number of experts, %lld", (long long)i[MG_K_EXPERTS]);
         return bad(c, MG_K_GROUPS, text);

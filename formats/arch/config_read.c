@@ -47,7 +47,15 @@ static const mg_json *rope_field(const mg_json *config, const char *path) {
 static const mg_json *config_path(const mg_json *config, const char *path) {
     static const char rope[] = "rope_parameters.";
     if (strncmp(path, rope, sizeof rope - 1) == 0) return rope_field(config, path + sizeof rope - 1);
-    return mg_json_path(config, path);
+    const size_t n = strlen(path);
+    if (n < 3 || path[n - 2] != '.' || path[n - 1] < '0' || path[n - 1] > '9') return mg_json_path(config, path);
+    char list[64];
+    snprintf(list, sizeof list, "%.*s", (int)n - 2, path); /* an entry of a list: "name.0" */
+    const mg_json *c = mg_json_path(config, list);
+    if (!c || mg_json_type(c) != MG_JSON_ARRAY) return NULL;
+    c = mg_json_first(c);
+    for (int i = path[n - 1] - '0'; c && i > 0; i--) c = mg_json_next(c);
+    return c;
 }
 
 static void describe(const mg_json *v, char *buf, size_t size) {

@@ -151,6 +151,14 @@ static mg_status say_lists(mg_json *config, const mg_arch *arch, const mg_hparam
     return MG_OK;
 }
 
+/* "name.0", "name.1": entries of a list, in the order of the rows. */
+static void append(mg_json *config, const char *path, mg_json *value) {
+    char name[64];
+    snprintf(name, sizeof name, "%.*s", (int)strlen(path) - 2, path);
+    if (!mg_json_get(config, name)) mg_json_set(config, name, mg_json_new_array());
+    mg_json_push((mg_json *)mg_json_get(config, name), value);
+}
+
 static void fill_config(mg_json *config, mg_json *rope, const mg_arch *arch, const mg_hparams *hp) {
     static const char in[] = "rope_parameters.";
     for (uint32_t i = 0; i < arch->n_config; i++) {
@@ -164,6 +172,8 @@ static void fill_config(mg_json *config, mg_json *rope, const mg_arch *arch, con
         }
         if (in_rope && !at_top(r->key)) {
             if (rope_said(r, hp)) mg_json_set(rope, in_rope, value_of(r, hp));
+        } else if (top && strlen(top) > 2 && top[strlen(top) - 2] == '.') {
+            append(config, top, value_of(r, hp));
         } else if (top && !mg_json_get(config, top)) {
             mg_json_set(config, top, value_of(r, hp));
         }

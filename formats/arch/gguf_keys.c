@@ -94,6 +94,14 @@ uint32_t mg_arch_gguf_losses(const mg_model *m, char *buf, size_t size) {
                                      r->gguf && v >= 0 ? "but for one of our own, other " : "", other);
         n++;
     }
+    if (m->arch->gguf_own) {
+        if (used < size)
+            used += (size_t)snprintf(
+                buf + used, size - used,
+                "%sGGUF architecture '%s' is moegraft's own: its tools read the file, llama.cpp does not",
+                n ? "\n" : "", m->arch->gguf_arch);
+        n++;
+    }
     if (m->hp.i[MG_K_ROPE_TYPE] != MG_ROPE_DYNAMIC) return n;
     if (used < size)
         snprintf(buf + used, size - used,

@@ -106,19 +106,15 @@ mg_status mg_model_open(mg_model **out, mg_checkpoint *ckpt, mg_error *err) {
 
 static const mg_bound *slot_of(const mg_model *m, mg_role role, uint32_t layer, uint32_t expert) {
     if ((unsigned)role >= MG_ROLE_COUNT || m->slot[role] == MG_STRMAP_NONE || !m->bounds) return NULL;
-    uint64_t layers = (uint64_t)m->hp.i[MG_K_LAYERS], experts = (uint64_t)m->hp.i[MG_K_EXPERTS], i = m->slot[role];
-    switch (mg_role_scope(role)) {
-    case MG_SCOPE_MODEL:
-        return &m->bounds[i];
-    case MG_SCOPE_LAYER:
-        if (layer >= layers) return NULL;
-        return &m->bounds[m->n_slots[MG_SCOPE_MODEL] + (uint64_t)layer * m->n_slots[MG_SCOPE_LAYER] + i];
-    case MG_SCOPE_EXPERT:
-        break;
-    }
-    if (layer >= layers || expert >= experts) return NULL;
-    return &m->bounds[m->n_slots[MG_SCOPE_MODEL] + layers * m->n_slots[MG_SCOPE_LAYER] +
-                      ((uint64_t)layer * experts + expert) * m->n_slots[MG_SCOPE_EXPERT] + i];
+    const mg_scope scope = mg_role_scope(role);
+    if (scope == MG_SCOPE_MODEL) return &m->bounds[m->slot[role]];
+    if (scope == MG_SCOPE_LAYER) expert = 0;
+    const uint64_t layers = (uint64_t)m->hp.i[MG_K_LAYERS], count = mg_scope_count(scope, &m->hp);
+    if (layer >= layers || expert >= count) return NULL;
+    uint64_t at = m->n_slots[MG_SCOPE_MODEL];
+    for (int s = MG_SCOPE_LAYER; s < (int)scope; s++)
+        at += layers * m->n_slots[s] * mg_scope_count((mg_scope)s, &m->hp);
+    return &m->bounds[at + (layer * count + expert) * m->n_slots[scope] + m->slot[role]];
 }
 
 mg_bound *mg_bind_slot(mg_model *m, mg_role role, uint32_t layer, uint32_t expert) {
@@ -182,14 +178,16 @@ static void count_row(counter *k, const mg_tensor_row *r) {
     const mg_model *m = k->m;
     mg_scope scope = mg_role_scope(r->role);
     uint64_t shape[3], n = 1, layers = scope == MG_SCOPE_MODEL ? 1 : (uint64_t)m->hp.i[MG_K_LAYERS];
-    uint64_t used = scope == MG_SCOPE_EXPERT ? (uint64_t)m->hp.i[MG_K_EXPERTS_USED] : 1;
-    uint64_t all = scope == MG_SCOPE_EXPERT ? (uint64_t)m->hp.i[MG_K_EXPERTS] : 1;
+    uint64_t all = mg_scope_count(scope, &m->hp), used = all;
+    if (scope == MG_SCOPE_EXPERT) used = (uint64_t)m->hp.i[MG_K_EXPERTS_USED];
+    if (scope == MG_SCOPE_EDGE && all) used = mg_edge_most(&m->hp, (uint64_t)m->hp.i[MG_K_EXPERTS_USED]);
     uint32_t rank = mg_sym_shape(shape, r->shape, 3, &m->hp, 0);
     for (uint32_t i = 0; i < rank; i++) n *= shape[i];
     for (uint32_t l = 0; l < layers; l++) {
         if (!counted(m, r, l)) continue;
         k->c.total += n * all;
         k->c.active += n * used;
+        k->c.active_one_bond += n * (scope == MG_SCOPE_EDGE && used > 2 ? 2 : used);
         if (r->role != MG_R_TOKEN_EMBD && r->role != MG_R_OUTPUT) k->c.non_embedding += n * all;
         bool multiplies = rank >= 2 && (r->role != MG_R_TOKEN_EMBD || m->hp.i[MG_K_TIED]);
         if (multiplies) k->matmul += n * used;

@@ -26,7 +26,7 @@ typedef enum mg_role {
 } mg_role;
 /* clang-format on */
 
-typedef enum mg_scope { MG_SCOPE_MODEL, MG_SCOPE_LAYER, MG_SCOPE_EXPERT } mg_scope;
+typedef enum mg_scope { MG_SCOPE_MODEL, MG_SCOPE_LAYER, MG_SCOPE_EXPERT, MG_SCOPE_EDGE, MG_SCOPE_COUNT } mg_scope;
 
 #define MG_MAX_LAYERS 4096
 
@@ -98,8 +98,8 @@ typedef struct mg_model {
     uint32_t n_assumptions;
     uint32_t slot[MG_ROLE_COUNT]; /* private: place of a role among those of its scope, MG_STRMAP_NONE when the family
                                      has none */
-    uint32_t n_slots[3];          /* private: by mg_scope */
-    struct mg_claim *claims;      /* [ckpt->n_tensors] private; use mg_model_role_of */
+    uint32_t n_slots[MG_SCOPE_COUNT]; /* private: by mg_scope */
+    struct mg_claim *claims;          /* [ckpt->n_tensors] private; use mg_model_role_of */
     mg_arena arena;
 } mg_model;
 
@@ -150,6 +150,16 @@ uint32_t mg_hparams_diff(const mg_hparams *a, const mg_hparams *b, mg_key out[MG
 /* A key as m's own files spell it, with its value: "num_hidden_layers 32", into buf; returns buf. */
 const char *mg_model_key_text(const mg_model *m, mg_key key, char *buf, size_t size);
 
+/* How many weights of this scope a layer has (MODEL and LAYER: 1). What is called the expert of a role everywhere
+ * counts them: experts, or edges. */
+uint32_t mg_scope_count(mg_scope scope, const mg_hparams *hp);
+/* Edges of the grid of experts, GRID_X by GRID_Y cells in reading order: both directions between cells that touch (no
+ * diagonals, no wrap-around), ordered by source, then target. 0 without a grid or without EXCHANGE. */
+uint32_t mg_edge_count(const mg_hparams *hp);
+void mg_edge_at(const mg_hparams *hp, uint32_t edge, uint32_t *src, uint32_t *dst);
+/* The most directed edges that k cells of the grid can have among them. */
+uint64_t mg_edge_most(const mg_hparams *hp, uint64_t k);
+
 const char *mg_role_name(mg_role r);
 mg_scope mg_role_scope(mg_role r);
 const char *mg_key_name(mg_key k);
@@ -157,6 +167,7 @@ const char *mg_key_name(mg_key k);
 /* Parameter counts from the canonical keys alone (works on a bare config.json). */
 typedef struct mg_counts {
     uint64_t total, active, non_embedding;
+    uint64_t active_one_bond;    /* active, with no more than one bond of a grid of experts */
     uint64_t flop_per_token;     /* 2 * active matmul parameters, attention scores excluded */
     uint64_t kv_bytes_per_token; /* for a 16-bit cache */
 } mg_counts;

@@ -56,11 +56,22 @@ static bool put_number(char *buf, size_t size, size_t *n, uint32_t v) {
     return true;
 }
 
-bool mg_pattern_expand(char *buf, size_t size, const char *pattern, uint32_t layer, uint32_t expert) {
+/* {l}, {e}, {s} or {d} at p. */
+static bool is_place(const char *p) {
+    return p[0] == '{' && p[1] && strchr("lesd", p[1]) && p[2] == '}';
+}
+
+bool mg_pattern_expand(char *buf, size_t size, const char *pattern, const mg_hparams *hp, uint32_t layer,
+                       uint32_t expert) {
     size_t n = 0;
     for (const char *p = pattern; *p; p++) {
-        if (p[0] == '{' && (p[1] == 'l' || p[1] == 'e') && p[2] == '}') {
-            if (!put_number(buf, size, &n, p[1] == 'l' ? layer : expert)) return false;
+        if (is_place(p)) {
+            uint32_t v = p[1] == 'l' ? layer : expert, src, dst;
+            if (p[1] == 's' || p[1] == 'd') {
+                mg_edge_at(hp, expert, &src, &dst);
+                v = p[1] == 's' ? src : dst;
+            }
+            if (!put_number(buf, size, &n, v)) return false;
             p += 2;
         } else {
             if (size - n <= 1) return false;
@@ -73,7 +84,7 @@ bool mg_pattern_expand(char *buf, size_t size, const char *pattern, uint32_t lay
 
 bool mg_pattern_match(const char *pattern, const char *name) {
     for (; *pattern; pattern++) {
-        if (pattern[0] == '{' && (pattern[1] == 'l' || pattern[1] == 'e') && pattern[2] == '}') {
+        if (is_place(pattern)) {
             if (*name < '0' || *name > '9') return false;
             while (*name >= '0' && *name <= '9') name++;
             pattern += 2;
@@ -95,6 +106,8 @@ bool mg_cond_holds(mg_cond c, const mg_hparams *hp, const mg_layer *layer) {
         return moe;
     case MG_IF_SHARED:
         return moe && hp->i[MG_K_SHARED_FFN] > 0;
+    case MG_IF_EXCHANGE:
+        return moe && hp->i[MG_K_EXCHANGE] != 0;
     case MG_IF_UNTIED:
         return !hp->i[MG_K_TIED];
     case MG_IF_ATTN_BIAS:

@@ -111,7 +111,7 @@ static mg_status add_piece(builder *b, uint32_t row, uint32_t l, uint32_t e, boo
     if (!f->pattern)
         return mg_fail(b->err, MG_ERR_UNSUPPORTED, "'%s' has no place in the %s layout of family '%s'",
                        mg_role_name(r->role), b->layout == MG_LAYOUT_GGUF ? "GGUF" : "Hugging Face", b->arch->name);
-    if (!mg_pattern_expand(name, sizeof name, f->pattern, l, e))
+    if (!mg_pattern_expand(name, sizeof name, f->pattern, b->hp, l, e))
         return mg_fail(b->err, MG_ERR_INTERNAL, "pattern too long");
     bool own = f->stored[0].kind != MG_SYM_NONE;
     like.rank = mg_sym_shape(stored, own ? f->stored : r->shape, own ? 4 : 3, b->hp, e);
@@ -144,7 +144,7 @@ static uint32_t layers_of(const builder *b, mg_role role) {
 }
 
 static uint32_t experts_of(const builder *b, mg_role role) {
-    return mg_role_scope(role) == MG_SCOPE_EXPERT ? (uint32_t)b->hp->i[MG_K_EXPERTS] : 1;
+    return mg_scope_count(mg_role_scope(role), b->hp);
 }
 
 static mg_status add_row(builder *b, uint32_t row, uint32_t l) {

@@ -6,7 +6,8 @@ from common import check, run, same
 
 TINY = common.DATA / "models/tiny"
 MODELS = ["llama", "llama_rope_llama3", "llama_rope_linear", "llama_rope_yarn", "mistral", "mistral_swa", "mixtral",
-          "qwen2_moe", "qwen2", "qwen3"]
+          "qwen2", "qwen3"]
+MIXTURES = ["qwen2_moe", "mesh_no_exchange", "mesh_k1", "mesh_k2", "mesh_dense"]
 
 
 def worst(found, expected):
@@ -16,7 +17,7 @@ def worst(found, expected):
     return max(abs(x - y) for x, y in zip(a, b)) / rms
 
 
-for name in MODELS:
+for name in MODELS + MIXTURES:
     ref_path = TINY / name / "reference.safetensors"
     ref = common.read_safetensors(ref_path)[1]
     del ref["input_ids"]
