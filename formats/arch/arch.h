@@ -82,17 +82,18 @@ typedef struct mg_sym {
 
 /* What a key is when a file does not state it. */
 typedef enum mg_fallback_kind {
-    MG_FB_SAME = 0, /* only for null and gguf: as absent */
-    MG_FB_REQUIRED, /* MG_ERR_CONFLICT: the key must be stated */
-    MG_FB_VALUE,    /* value; the default of the configuration class or of the format */
-    MG_FB_KEY,      /* the value of key */
-    MG_FB_QUOTIENT, /* key / by, which must divide evenly (head_dim = hidden / heads) */
-    MG_FB_PRODUCT,  /* key * by */
-    MG_FB_PART,     /* key * by, rounded down: by is a fraction (rotated part of a head) */
-    MG_FB_RATIO,    /* key / by as a fraction of what the file states; 1 when it does not */
-    MG_FB_ROOT,     /* square root of key */
-    MG_FB_TOKENS,   /* GGUF: length of tokenizer.ggml.tokens, else rows of the token embedding */
-    MG_FB_TENSORS,  /* GGUF: told by which tensors are there (biases, tied head) */
+    MG_FB_SAME = 0,  /* only for null and gguf: as absent */
+    MG_FB_REQUIRED,  /* MG_ERR_CONFLICT: the key must be stated */
+    MG_FB_VALUE,     /* value; the default of the configuration class or of the format */
+    MG_FB_KEY,       /* the value of key */
+    MG_FB_QUOTIENT,  /* key / by, which must divide evenly (head_dim = hidden / heads) */
+    MG_FB_PRODUCT,   /* key * by */
+    MG_FB_PART,      /* key * by, rounded down: by is a fraction (rotated part of a head) */
+    MG_FB_RATIO,     /* key / by as a fraction */
+    MG_FB_ROOT,      /* square root of key */
+    MG_FB_SCORE_DIM, /* HEAD_DIM, but HIDDEN / HEADS in the model of `value` layers */
+    MG_FB_TOKENS,    /* GGUF: length of tokenizer.ggml.tokens, else rows of the token embedding */
+    MG_FB_TENSORS,   /* GGUF: told by which tensors are there (biases, tied head) */
 } mg_fallback_kind;
 typedef struct mg_fallback {
     mg_fallback_kind kind;

@@ -51,24 +51,30 @@
 /* ---- configuration of the llama-like families, in the order in which a converter writes GGUF keys ----
  * ffn, context, kv (fallback), eps, theta: defaults of the family's configuration class in transformers.
  * head_when: does the class fill head_dim in by itself, so that a converter always sees it? */
-#define CONFIG_SIZES(layers, context, hidden, ffn, heads, ...) \
+#define CONFIG_LAYERS(layers) \
     {.key = MG_K_LAYERS, .hf = {"num_hidden_layers"}, .gguf = "block_count", .gguf_type = MG_KV_U32, .gguf_when = MG_GGUF_ALWAYS, \
-     .absent = VALUE_(layers), .gguf_absent = REQUIRED_, .lo = 1, .hi = MAX_LAYERS}, \
+     .absent = VALUE_(layers), .gguf_absent = REQUIRED_, .lo = 1, .hi = MAX_LAYERS}
+#define CONFIG_CONTEXT(context) \
     {.key = MG_K_CONTEXT, .hf = {"max_position_embeddings"}, .gguf = "context_length", .gguf_type = MG_KV_U32, \
-     .gguf_when = MG_GGUF_ALWAYS, .absent = VALUE_(context), .gguf_absent = REQUIRED_, .lo = 1, .hi = 1e12}, \
+     .gguf_when = MG_GGUF_ALWAYS, .absent = VALUE_(context), .gguf_absent = REQUIRED_, .lo = 1, .hi = 1e12}
+#define CONFIG_HIDDEN(hidden) \
     {.key = MG_K_HIDDEN, .hf = {"hidden_size"}, .gguf = "embedding_length", .gguf_type = MG_KV_U32, .gguf_when = MG_GGUF_ALWAYS, \
-     .absent = VALUE_(hidden), .gguf_absent = REQUIRED_, .lo = 1, .hi = MAX_SIZE}, \
+     .absent = VALUE_(hidden), .gguf_absent = REQUIRED_, .lo = 1, .hi = MAX_SIZE}
+#define CONFIG_FFN(ffn) \
     {.key = MG_K_FFN, .hf = {"intermediate_size"}, .gguf = "feed_forward_length", .gguf_type = MG_KV_U32, \
-     .gguf_when = MG_GGUF_ALWAYS, .absent = VALUE_(ffn), .gguf_absent = REQUIRED_, .lo = 1, .hi = MAX_SIZE}, \
+     .gguf_when = MG_GGUF_ALWAYS, .absent = VALUE_(ffn), .gguf_absent = REQUIRED_, .lo = 1, .hi = MAX_SIZE}
+#define CONFIG_QKV_HEADS(heads, ...) \
     {.key = MG_K_HEADS, .hf = {"num_attention_heads"}, .gguf = "attention.head_count", .gguf_type = MG_KV_U32, \
      .gguf_when = MG_GGUF_ALWAYS, .absent = VALUE_(heads), .gguf_absent = REQUIRED_, .lo = 1, .hi = MAX_COUNT}, \
     {.key = MG_K_KV_HEADS, .hf = {"num_key_value_heads"}, .gguf = "attention.head_count_kv", .gguf_type = MG_KV_U32, \
      .gguf_when = MG_GGUF_ALWAYS, .absent = __VA_ARGS__, .null = SAME_AS_(HEADS), .gguf_absent = SAME_AS_(HEADS), .lo = 1, .hi = MAX_COUNT}
+#define CONFIG_SIZES(layers, context, hidden, ffn, heads, ...) \
+    CONFIG_LAYERS(layers), CONFIG_CONTEXT(context), CONFIG_HIDDEN(hidden), CONFIG_FFN(ffn), CONFIG_QKV_HEADS(heads, __VA_ARGS__)
 #define LLAMA_CONFIG_SIZES(ffn, context, ...) CONFIG_SIZES(32, context, 4096, ffn, 32, __VA_ARGS__)
 
 /* The object rope_scaling or rope_parameters: see mg_config_row.hf. llama3 scaling has no GGUF key, it becomes the tensor
  * rope_freqs. mscale belongs to DeepSeek's yarn and has no key of GGUF's llama. */
-#define LLAMA_CONFIG_ROPE(theta) \
+#define CONFIG_ROPE_SCALING \
     {.key = MG_K_ROPE_TYPE, .hf = {"rope_parameters.rope_type", "rope_parameters.type"}, .gguf = "rope.scaling.type", .gguf_type = MG_KV_STR, \
      .gguf_when = MG_GGUF_SCALED, .absent = VALUE_(MG_ROPE_NONE), .names = mg_rope_names, .quiet = true}, \
     {.key = MG_K_ROPE_FACTOR, .hf = {"rope_parameters.factor"}, .gguf = "rope.scaling.factor", .gguf_type = MG_KV_F32, \
@@ -86,9 +92,18 @@
     {.key = MG_K_ROPE_MSCALE_ALL, .hf = {"rope_parameters.mscale_all_dim"}, .absent = VALUE_(0), .quiet = true, .lost_in_gguf = true}, \
     {.key = MG_K_ROPE_TRUNCATE, .hf = {"rope_parameters.truncate"}, .absent = VALUE_(1), .quiet = true, .lost_in_gguf = true}, \
     {.key = MG_K_ROPE_LOW_FREQ, .hf = {"rope_parameters.low_freq_factor"}, .absent = VALUE_(0), .quiet = true}, \
-    {.key = MG_K_ROPE_HIGH_FREQ, .hf = {"rope_parameters.high_freq_factor"}, .absent = VALUE_(0), .quiet = true}, \
+    {.key = MG_K_ROPE_HIGH_FREQ, .hf = {"rope_parameters.high_freq_factor"}, .absent = VALUE_(0), .quiet = true}
+#define CONFIG_ROPE_THETA(theta, when) \
     {.key = MG_K_ROPE_THETA, .hf = {"rope_parameters.rope_theta", "rope_theta"}, .gguf = "rope.freq_base", .gguf_type = MG_KV_F32, \
-     .gguf_when = MG_GGUF_ALWAYS, .absent = VALUE_(theta), .gguf_absent = VALUE_(10000)}
+     .gguf_when = when, .absent = VALUE_(theta), .gguf_absent = VALUE_(10000)}
+#define LLAMA_CONFIG_ROPE(theta) CONFIG_ROPE_SCALING, CONFIG_ROPE_THETA(theta, MG_GGUF_ALWAYS)
+/* A rotated front part of every head; GGUF has the number of rotated elements instead. */
+#define CONFIG_ROTARY_PART(part) \
+    {.key = MG_K_ROTARY_PART, .hf = {"rope_parameters.partial_rotary_factor", "partial_rotary_factor"}, .absent = VALUE_(part), \
+     .gguf_absent = RATIO_(ROPE_DIM, HEAD_DIM), .lo = 0, .hi = 1, .quiet = true}
+#define CONFIG_ROPE_DIM(when, ...) \
+    {.key = MG_K_ROPE_DIM, .gguf = "rope.dimension_count", .gguf_type = MG_KV_U32, .gguf_when = when, .absent = __VA_ARGS__, \
+     .gguf_absent = SAME_AS_(HEAD_DIM), .lo = 2, .hi = MAX_COUNT}
 
 #define LLAMA_CONFIG_EPS(eps) \
     {.key = MG_K_NORM_EPS, .hf = {"rms_norm_eps"}, .gguf = "attention.layer_norm_rms_epsilon", .gguf_type = MG_KV_F32, \
@@ -100,23 +115,24 @@
     {.key = MG_K_HEAD_DIM, .hf = {"head_dim"}, .gguf = "attention.key_length", .gguf_type = MG_KV_U32, .gguf_when = head_when, \
      .absent = __VA_ARGS__, .null = QUOTIENT_(HIDDEN, HEADS), .gguf_absent = QUOTIENT_(HIDDEN, HEADS), .lo = 1, .hi = MAX_COUNT}, \
     {.key = MG_K_V_HEAD_DIM, .hf = {"head_dim"}, .gguf = "attention.value_length", .gguf_type = MG_KV_U32, .gguf_when = head_when, \
-     .absent = SAME_AS_(HEAD_DIM), .lo = 1, .hi = MAX_COUNT}
+     .absent = SAME_AS_(HEAD_DIM), .gguf_absent = QUOTIENT_(HIDDEN, HEADS), .lo = 1, .hi = MAX_COUNT}
 #define CONFIG_HEADS(head_when) CONFIG_HEAD_SIZES(head_when, QUOTIENT_(HIDDEN, HEADS)), {.gguf_when = MG_GGUF_FILE_TYPE}
 #define CONFIG_HEADS_FIXED(n)   CONFIG_HEAD_SIZES(MG_GGUF_ALWAYS, VALUE_(n)), {.gguf_when = MG_GGUF_FILE_TYPE}
-#define CONFIG_VOCAB(vocab, when) \
+#define CONFIG_VOCAB_SIZE(vocab, when) \
     {.key = MG_K_VOCAB, .hf = {"vocab_size"}, .gguf = "vocab_size", .gguf_type = MG_KV_U32, .gguf_when = when, \
-     .absent = VALUE_(vocab), .gguf_absent = TOKENS_, .lo = 1, .hi = MAX_SIZE}, \
-    {.key = MG_K_ROPE_DIM, .gguf = "rope.dimension_count", .gguf_type = MG_KV_U32, .gguf_when = when, \
-     .absent = SAME_AS_(HEAD_DIM), .lo = 2, .hi = MAX_COUNT}
-#define CONFIG_COMMON(tied, bos, eos) \
+     .absent = VALUE_(vocab), .gguf_absent = TOKENS_, .lo = 1, .hi = MAX_SIZE}
+#define CONFIG_VOCAB(vocab, when) CONFIG_VOCAB_SIZE(vocab, when), CONFIG_ROPE_DIM(when, SAME_AS_(HEAD_DIM))
+#define CONFIG_TIED_AND_IDS(tied, bos, eos) \
     {.key = MG_K_TIED, .hf = {"tie_word_embeddings"}, .absent = VALUE_(tied), .gguf_absent = TENSORS_, .quiet = true}, \
-    {.key = MG_K_ACT, .hf = {"hidden_act"}, .absent = VALUE_(MG_ACT_SILU), .names = mg_act_names, .quiet = true, .lost_in_gguf = true}, \
     {.key = MG_K_BOS, .hf = {"bos_token_id"}, .gguf = "tokenizer.ggml.bos_token_id", .absent = VALUE_(bos), .null = VALUE_(-1), \
      .gguf_absent = VALUE_(-1), .lo = -1, .hi = MAX_SIZE, .quiet = true}, \
     {.key = MG_K_EOS, .hf = {"eos_token_id"}, .gguf = "tokenizer.ggml.eos_token_id", .absent = VALUE_(eos), .null = VALUE_(-1), \
      .gguf_absent = VALUE_(-1), .lo = -1, .hi = MAX_SIZE, .quiet = true}, \
     {.key = MG_K_PAD, .hf = {"pad_token_id"}, .gguf = "tokenizer.ggml.padding_token_id", .absent = VALUE_(-1), .lo = -1, .hi = MAX_SIZE, \
      .quiet = true}
+#define CONFIG_ACT(field, act, list) \
+    {.key = MG_K_ACT, .hf = {field}, .absent = VALUE_(act), .names = list, .quiet = true, .lost_in_gguf = true}
+#define CONFIG_COMMON(tied, bos, eos) CONFIG_TIED_AND_IDS(tied, bos, eos), CONFIG_ACT("hidden_act", MG_ACT_SILU, mg_act_names)
 #define LLAMA_CONFIG_TAIL(head_when) CONFIG_HEADS(head_when), CONFIG_VOCAB(32000, MG_GGUF_ALWAYS), CONFIG_COMMON(0, 1, 2)
 
 /* ---- configuration of mixtures ---- */
@@ -135,10 +151,15 @@
 #define CONFIG_SPARSE_STEP \
     {.key = MG_K_MOE_STEP, .hf = {"decoder_sparse_step"}, .absent = VALUE_(1), .lo = 1, .hi = MAX_LAYERS, .quiet = true}
 
+#define REFUSE_GROUP_FORMATS \
+    {"quantization_config", NAN, "weights quantized in a group format are not read yet; convert from the float checkpoint"}
 #define LLAMA_REFUSALS \
-    {"quantization_config", NAN, "weights quantized in a group format are not read yet; convert from the float checkpoint"}, \
-    {"partial_rotary_factor", 1, "this family rotates whole heads"}, \
+    REFUSE_GROUP_FORMATS, {"partial_rotary_factor", 1, "this family rotates whole heads"}, \
     {"rope_parameters.partial_rotary_factor", 1, "this family rotates whole heads"}
+/* Gemma's options that no published model uses. */
+#define GEMMA_REFUSALS \
+    LLAMA_REFUSALS, {"use_bidirectional_attention", 0, "attention to later tokens is not built"}, \
+    {"attention_bias", 0, "biases have no place in this family's GGUF"}
 
 /* ---- tensors of the llama-like families ----
  * W_(role, condition, Hugging Face pattern, GGUF pattern, shape...): the same rows in both layouts. */
@@ -183,6 +204,26 @@
     Q_(ATTN_K_BIAS, MG_IF_ATTN_BIAS, KV_HEADS, "model.layers.{l}.self_attn.k_proj.bias", "blk.{l}.attn_k.bias", KK_(KV_HEADS, HEAD_DIM)), \
     W_(ATTN_V_BIAS, MG_IF_ATTN_BIAS, "model.layers.{l}.self_attn.v_proj.bias", "blk.{l}.attn_v.bias", KK_(KV_HEADS, V_HEAD_DIM)), \
     W_(ATTN_O_BIAS, MG_IF_ATTN_BIAS, "model.layers.{l}.self_attn.o_proj.bias", "blk.{l}.attn_output.bias", K_(HIDDEN))
+
+/* Norms stored minus one: the logical weight is what multiplies, as GGUF stores it. */
+#define NORM_LESS_ONE_(r, hf_name, gguf_name, ...) \
+    {.role = MG_R_##r, .when = MG_IF_ALWAYS, .shape = {__VA_ARGS__}, .forms = { \
+        [MG_LAYOUT_HF] = {VIEW_(hf_name, {.kind = MG_VIEW_ADD, .value = 1})}, [MG_LAYOUT_GGUF] = {NAME_(gguf_name)}}}
+#define NEOX_TENSORS_PROJECTIONS \
+    W_(ATTN_Q, MG_IF_ALWAYS, "model.layers.{l}.self_attn.q_proj.weight", "blk.{l}.attn_q.weight", KK_(HEADS, HEAD_DIM), K_(HIDDEN)), \
+    W_(ATTN_K, MG_IF_ALWAYS, "model.layers.{l}.self_attn.k_proj.weight", "blk.{l}.attn_k.weight", KK_(KV_HEADS, HEAD_DIM), K_(HIDDEN)), \
+    W_(ATTN_V, MG_IF_ALWAYS, "model.layers.{l}.self_attn.v_proj.weight", "blk.{l}.attn_v.weight", KK_(KV_HEADS, V_HEAD_DIM), K_(HIDDEN)), \
+    W_(ATTN_O, MG_IF_ALWAYS, "model.layers.{l}.self_attn.o_proj.weight", "blk.{l}.attn_output.weight", K_(HIDDEN), KK_(HEADS, V_HEAD_DIM))
+#define GEMMA_TENSORS_MODEL \
+    W_(TOKEN_EMBD, MG_IF_ALWAYS, "model.embed_tokens.weight", "token_embd.weight", K_(VOCAB), K_(HIDDEN)), \
+    NORM_LESS_ONE_(OUTPUT_NORM, "model.norm.weight", "output_norm.weight", K_(HIDDEN)), \
+    W_(OUTPUT, MG_IF_UNTIED, "lm_head.weight", "output.weight", K_(VOCAB), K_(HIDDEN)), \
+    NORM_LESS_ONE_(ATTN_NORM, "model.layers.{l}.input_layernorm.weight", "blk.{l}.attn_norm.weight", K_(HIDDEN))
+/* Norms before and after both halves of a block. */
+#define GEMMA_TENSORS_FOUR_NORMS \
+    NORM_LESS_ONE_(ATTN_POST_NORM, "model.layers.{l}.post_attention_layernorm.weight", "blk.{l}.post_attention_norm.weight", K_(HIDDEN)), \
+    NORM_LESS_ONE_(FFN_NORM, "model.layers.{l}.pre_feedforward_layernorm.weight", "blk.{l}.ffn_norm.weight", K_(HIDDEN)), \
+    NORM_LESS_ONE_(FFN_POST_NORM, "model.layers.{l}.post_feedforward_layernorm.weight", "blk.{l}.post_ffw_norm.weight", K_(HIDDEN))
 
 #define LLAMA_TENSORS_FFN \
     W_(FFN_GATE, MG_IF_DENSE, "model.layers.{l}.mlp.gate_proj.weight", "blk.{l}.ffn_gate.weight", K_(FFN), K_(HIDDEN)), \
@@ -245,6 +286,17 @@
      .gguf_absent = VALUE_(0), .lo = 1, .hi = 1e12, .quiet = true, .lost_in_gguf = true}, \
     {.key = MG_K_WINDOW_FROM, .hf = {"max_window_layers"}, .absent = VALUE_(28), .lo = 0, .hi = 1e9, .quiet = true}
 #define LAYER_TYPES_WINDOW {.path = "layer_types", .trait = MG_TRAIT_WINDOW, .yes = "sliding_attention", .no = "full_attention"}
+
+/* Every n-th layer attends fully, the others through a window (0: all have it). GGUF readers know the family's own number;
+ * another one is written under llama.cpp's key. */
+#define CONFIG_WINDOW_PERIOD(n, ...) \
+    {.key = MG_K_WINDOW_PERIOD, .hf = {__VA_ARGS__}, .gguf = "attention.sliding_window_pattern", .gguf_type = MG_KV_U32, \
+     .gguf_when = MG_GGUF_UNUSUAL, .absent = VALUE_(n), .lo = 0, .hi = MAX_LAYERS, .quiet = true, .lost_in_gguf = true}
+/* Scores are divided by the root of this. GGUF has no key; llama.cpp knows the one size at which it is not the head's. */
+#define CONFIG_SCORE_DIM(layers) \
+    {.key = MG_K_ATTN_SCALE_DIM, .hf = {"query_pre_attn_scalar"}, .gguf = "attention.query_pre_attn_scalar", .gguf_type = MG_KV_U32, \
+     .gguf_when = MG_GGUF_UNUSUAL, .absent = VALUE_(256), .gguf_absent = {MG_FB_SCORE_DIM, MG_K_VOCAB, MG_K_VOCAB, layers}, \
+     .lo = 1, .hi = MAX_SIZE, .lost_in_gguf = true}
 
 /* Rotary inverse frequencies that old checkpoints stored as buffers. */
 #define LLAMA_IGNORED "model.layers.{l}.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq", NULL

@@ -41,6 +41,11 @@ bool mg_fallback_value(const mg_hparams *hp, const mg_fallback *fb, double *out)
     case MG_FB_RATIO:
         *out = hp->i[fb->key] > 0 && hp->i[fb->by] > 0 ? (double)hp->i[fb->key] / (double)hp->i[fb->by] : 1;
         return true;
+    case MG_FB_SCORE_DIM:
+        *out = (double)hp->i[MG_K_HEAD_DIM];
+        if ((double)hp->i[MG_K_LAYERS] == fb->value && hp->i[MG_K_HEADS] > 0)
+            *out = (double)(hp->i[MG_K_HIDDEN] / hp->i[MG_K_HEADS]);
+        return true;
     case MG_FB_ROOT:
         *out = sqrt((double)hp->i[fb->key]);
         return true;
@@ -81,9 +86,11 @@ static mg_status resolve_key(mg_model *m, const mg_config_state *st, const mg_co
     if (depth > m->arch->n_config)
         return mg_fail(err, MG_ERR_INTERNAL, "the fallback of %s leads back to it", mg_key_name(r->key));
     const mg_fallback *fb = zero ? &r->zero : fallback_of(r, st);
-    const bool two = fb->kind == MG_FB_QUOTIENT || fb->kind == MG_FB_PRODUCT || fb->kind == MG_FB_PART;
+    const bool two =
+        fb->kind == MG_FB_QUOTIENT || fb->kind == MG_FB_PRODUCT || fb->kind == MG_FB_PART || fb->kind == MG_FB_RATIO;
     if (two || fb->kind == MG_FB_KEY || fb->kind == MG_FB_ROOT) MG_TRY(resolve_used(m, st, fb->key, depth, done, err));
     if (two) MG_TRY(resolve_used(m, st, fb->by, depth, done, err));
+    if (fb->kind == MG_FB_SCORE_DIM) MG_TRY(resolve_used(m, st, MG_K_HEAD_DIM, depth, done, err));
     done[r->key] = true;
     if (fb->kind == MG_FB_REQUIRED)
         return mg_fail(err, MG_ERR_CONFLICT, "'%s' is missing",
