@@ -27,6 +27,19 @@ static memory_checkpoint *rewrite(mg_model *source, const mg_arch *arch, mg_layo
         }
         mg_bound b;
         cr_assert_eq(mg_target_bind(&b, source, x, 0, &err), MG_OK);
+        mg_bound plain = b;
+        if (mg_bound_take_add(&plain) != 0) { /* an offset of norms: exact in f32, and bf16 again on the way back */
+            uint32_t v = memory_add(c, x->name, layout == MG_LAYOUT_GGUF ? MG_F32 : MG_BF16, x->rank, x->shape);
+            float *values = read_exact(source, &b);
+            for (uint64_t k = 0; k < elements_of(&b); k++) {
+                if (layout == MG_LAYOUT_GGUF)
+                    ((float *)(void *)c->data[v])[k] = values[k];
+                else
+                    ((uint16_t *)(void *)c->data[v])[k] = mg_f32_to_bf16(values[k]);
+            }
+            free(values);
+            continue;
+        }
         uint32_t index = memory_add(c, x->name, mg_model_tensor(source, &b)->dtype, x->rank, x->shape);
         uint64_t row_bytes = mg_tensor_row_bytes(&c->base.tensors[index]), row = 0;
         for (uint32_t p = 0; p < x->n_parts; p++) {

@@ -165,6 +165,14 @@ Test(forward, sliding_window) {
 static const char *const dense[] = {
     "qwen2",
     "qwen3",
+    "smollm3",
+    "stablelm",
+    "olmo2",
+    "phi3",
+    "granite",
+    "gemma",
+    "gemma2",
+    "gemma3_text",
 };
 Test(forward, dense_families) {
     for (size_t i = 0; i < sizeof dense / sizeof *dense; i++) against_reference(dense[i]);

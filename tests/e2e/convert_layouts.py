@@ -28,8 +28,8 @@ for model in models:
     here, there = json.loads((back / "config.json").read_text()), json.loads((model / "config.json").read_text())
     common.same(here["model_type"], {"mistral": "llama"}.get(there["model_type"], there["model_type"]), f"{model.name}: model_type")
     for keys in (["hidden_size"], ["num_hidden_layers"], ["num_attention_heads"], ["num_key_value_heads"], ["vocab_size"],
-                 ["num_local_experts", "num_experts"], ["num_experts_per_tok"], ["rms_norm_eps"], ["mlp_only_layers"]):
-        found, expected = ([c[k] for k in keys if k in c] for c in (here, there))
+                 ["num_local_experts", "num_experts"], ["num_experts_per_tok"], ["layer_norm_eps", "rms_norm_eps"], ["mlp_only_layers"]):
+        found, expected = (next((c[k] for k in keys if k in c), None) for c in (here, there))
         common.same(found, expected, f"{model.name}: {keys[0]}")
     if model == LLAMA3:  # the GGUF holds the factors; the four numbers behind them are found again
         scaling = there.get("rope_scaling") or there["rope_parameters"]
