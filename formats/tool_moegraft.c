@@ -36,6 +36,14 @@ static const door_tool tools[] = {
 };
 enum { N_TOOLS = sizeof tools / sizeof *tools };
 
+/* The tool that a name runs: itself, except for aliases. */
+static const char *real_name(const char *name) {
+    static const char *const aliases[][2] = {{"imatrix", "calibrate"}};
+    for (size_t i = 0; i < sizeof aliases / sizeof *aliases; i++)
+        if (strcmp(name, aliases[i][0]) == 0) return aliases[i][1];
+    return name;
+}
+
 /* "DIR/moegraft-NAME", DIR being where this executable lies; false when it cannot be known. */
 static bool tool_path(char *buf, size_t size, const char *name) {
     char self[4096];
@@ -45,7 +53,7 @@ static bool tool_path(char *buf, size_t size, const char *name) {
     char *slash = strrchr(self, '/');
     if (!slash) return false;
     *slash = 0;
-    int k = snprintf(buf, size, "%s/moegraft-%s", self, name);
+    int k = snprintf(buf, size, "%s/moegraft-%s", self, real_name(name));
     return k > 0 && (size_t)k < size;
 }
 

@@ -8,9 +8,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-static mg_status imatrix_new(mg_imatrix **out, uint64_t file_size, mg_error *err) {
+static mg_status imatrix_new(mg_imatrix **out, uint64_t file_size, bool raw, mg_error *err) {
     mg_imatrix *m = calloc(1, sizeof *m);
     if (!m) return mg_fail_nomem(err, sizeof *m);
+    m->raw = raw;
     /* values and names are copied once; the rest is a fixed amount per entry, and an entry costs at least 13 file bytes
      */
     mg_arena_init(&m->arena, (1u << 20) + 16 * file_size);
@@ -89,7 +90,7 @@ static mg_status read_pair(mg_imatrix *m, mg_checkpoint *c, char *name, uint32_t
     e.cols = c->tensors[sums].n_elements / e.n_mat;
     for (uint64_t j = 0; j < e.n_mat; j++) {
         float *v = values + j * e.cols, count = (float)n[j];
-        for (uint64_t i = 0; i < e.cols; i++) v[i] = count > 0.0f ? v[i] / count : 1.0f;
+        for (uint64_t i = 0; i < e.cols && !m->raw; i++) v[i] = count > 0.0f ? v[i] / count : 1.0f;
         e.n_empty += count > 0.0f ? 0 : 1;
     }
     e.values = values;
@@ -105,11 +106,17 @@ static mg_status read_metadata(mg_imatrix *m, const mg_kvs *kv, mg_error *err) {
         return mg_fail(err, MG_ERR_FORMAT,
                        "no importance matrix: keys imatrix.datasets, .chunk_count and .chunk_size are not there");
     m->chunk_count = (int64_t)count;
+    m->chunk_size = size;
     if (sets->type != MG_KV_ARR || sets->elem != MG_KV_STR || sets->count == 0) return MG_OK;
-    const mg_str *first = sets->data;
+    const mg_str *names = sets->data;
     m->n_datasets = sets->count > UINT32_MAX ? UINT32_MAX : (uint32_t)sets->count;
-    m->dataset = mg_arena_strdup(&m->arena, first->data); /* up to a NUL, as it is stored again */
-    return m->dataset ? MG_OK : mg_fail_nomem(err, first->size);
+    MG_TRY(MG_ARENA_NEW(&m->arena, &m->datasets, m->n_datasets, err));
+    for (uint32_t i = 0; i < m->n_datasets; i++) { /* up to a NUL, as it is stored again */
+        m->datasets[i] = mg_arena_strdup(&m->arena, names[i].data);
+        if (!m->datasets[i]) return mg_fail_nomem(err, names[i].size);
+    }
+    m->dataset = m->datasets[0];
+    return MG_OK;
 }
 
 typedef struct named {
@@ -151,14 +158,14 @@ static mg_status read_gguf(mg_imatrix *m, mg_checkpoint *c, mg_error *err) {
     return MG_OK;
 }
 
-mg_status mg_imatrix_from_checkpoint(mg_imatrix **out, mg_checkpoint *c, mg_error *err) {
+static mg_status from_checkpoint(mg_imatrix **out, mg_checkpoint *c, bool raw, mg_error *err) {
     mg_imatrix *m = NULL;
     uint64_t size = 0;
     if (!c->kv) return mg_fail(err, MG_ERR_FORMAT, "'%s' is no importance matrix", c->path);
     for (uint32_t t = 0; t < c->n_tensors; t++)
         if (!mg_add_u64(size, c->tensors[t].n_bytes + 256, &size))
             return mg_fail(err, MG_ERR_LIMIT, "importance matrix too large");
-    MG_TRY(imatrix_new(&m, size, err));
+    MG_TRY(imatrix_new(&m, size, raw, err));
     mg_status st = read_gguf(m, c, err);
     if (st != MG_OK) {
         mg_error_at(err, c->path, NULL);
@@ -167,6 +174,10 @@ mg_status mg_imatrix_from_checkpoint(mg_imatrix **out, mg_checkpoint *c, mg_erro
     }
     *out = m;
     return MG_OK;
+}
+
+mg_status mg_imatrix_from_checkpoint(mg_imatrix **out, mg_checkpoint *c, mg_error *err) {
+    return from_checkpoint(out, c, false, err);
 }
 
 /* ---- .dat ---- */
@@ -215,7 +226,7 @@ static mg_status read_entry(mg_imatrix *m, reader *r, mg_error *err) {
     MG_TRY(MG_ARENA_NEW(&m->arena, &counts, 1, err));
     MG_TRY(mg_file_read(r->f, r->at, v, 4 * e.cols, err));
     r->at += 4 * e.cols;
-    if (calls > 0)
+    if (calls > 0 && !m->raw)
         for (uint64_t i = 0; i < e.cols; i++) v[i] /= (float)calls;
     *counts = calls;
     e.values = v;
@@ -242,7 +253,9 @@ static mg_status read_legacy(mg_imatrix *m, const mg_file *f, mg_error *err) {
     if (len == 0) {
         r = peek;
     } else {
+        MG_TRY(MG_ARENA_NEW(&m->arena, &m->datasets, 1, err));
         MG_TRY(read_name(m, &r, &m->dataset, err));
+        m->datasets[0] = m->dataset;
         m->n_datasets = 1;
     }
     if (r.at != f->size)
@@ -252,7 +265,7 @@ static mg_status read_legacy(mg_imatrix *m, const mg_file *f, mg_error *err) {
 
 /* ---- both ---- */
 
-mg_status mg_imatrix_load(mg_imatrix **out, const char *path, mg_error *err) {
+static mg_status load(mg_imatrix **out, const char *path, bool raw, mg_error *err) {
     mg_file f;
     char magic[4] = {0};
     MG_TRY(mg_file_open(&f, path, err));
@@ -262,11 +275,11 @@ mg_status mg_imatrix_load(mg_imatrix **out, const char *path, mg_error *err) {
         mg_file_close(&f);
         mg_checkpoint *c;
         MG_TRY(mg_gguf_open(&c, path, err));
-        st = mg_imatrix_from_checkpoint(out, c, err);
+        st = from_checkpoint(out, c, raw, err);
         mg_checkpoint_free(c);
         return st;
     }
-    if (st == MG_OK) st = imatrix_new(&m, f.size, err);
+    if (st == MG_OK) st = imatrix_new(&m, f.size, raw, err);
     if (st == MG_OK) st = read_legacy(m, &f, err);
     mg_file_close(&f);
     if (st != MG_OK) {
@@ -276,6 +289,14 @@ mg_status mg_imatrix_load(mg_imatrix **out, const char *path, mg_error *err) {
     }
     *out = m;
     return MG_OK;
+}
+
+mg_status mg_imatrix_load(mg_imatrix **out, const char *path, mg_error *err) {
+    return load(out, path, false, err);
+}
+
+mg_status mg_imatrix_load_sums(mg_imatrix **out, const char *path, mg_error *err) {
+    return load(out, path, true, err);
 }
 
 mg_status mg_imatrix_filter(mg_imatrix *m, const char *const *substrings, size_t n, bool include, mg_error *err) {

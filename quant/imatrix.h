@@ -27,14 +27,20 @@ typedef struct mg_imatrix {
     uint32_t n;
     mg_strmap by_name;
     const char *dataset; /* first dataset name, NULL when the file names none */
+    const char **datasets;
     uint32_t n_datasets;
     int64_t chunk_count; /* chunks it was computed on; 0 or negative when unknown */
+    uint64_t chunk_size; /* tokens of a chunk; 0 in .dat files, which do not say */
     bool legacy;
+    bool raw; /* made by mg_imatrix_load_sums */
 } mg_imatrix;
 
 /* Read a file. Memory is at most a small multiple of the file's size. *out is the caller's (mg_imatrix_free). */
 mg_status mg_imatrix_load(mg_imatrix **out, const char *path, mg_error *err) MG_MUST_CHECK;
-/* The same from an open GGUF. */
+/* The same with the numbers as stored, for merging and statistics: values are sums of squares (GGUF), or averages times
+ * counts[0] calls (.dat). */
+mg_status mg_imatrix_load_sums(mg_imatrix **out, const char *path, mg_error *err) MG_MUST_CHECK;
+/* As mg_imatrix_load from an open GGUF. */
 mg_status mg_imatrix_from_checkpoint(mg_imatrix **out, mg_checkpoint *c, mg_error *err) MG_MUST_CHECK;
 void mg_imatrix_free(mg_imatrix *m);
 

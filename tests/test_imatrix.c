@@ -4,7 +4,8 @@
 
 #include "formats/base/file.h"
 #include "formats/gguf.h"
-#include "quant/imatrix.h"
+#include "quant/imatrix_set.h"
+#include "quant/imatrix_stats.h"
 
 #include <fcntl.h>
 #include <math.h>
@@ -273,4 +274,117 @@ Test(imatrix, truncated_dat) {
         if (st == MG_OK) mg_imatrix_free(m);
     }
     free(data);
+}
+
+/* ---- making ---- */
+
+static void expect_file(const mg_imatrix_set *s, const char *suffix, const char *want) {
+    char path[96], *a, *b;
+    size_t na, nb;
+    uint64_t size;
+    char sha[65];
+    snprintf(path, sizeof path, "/tmp/mg_test_imatrix.%d%s", (int)getpid(), suffix);
+    OK(mg_imatrix_set_write(s, path, true, &size, sha, &e_));
+    OK(mg_file_slurp(path, 1u << 20, &a, &na, &e_));
+    OK(mg_file_slurp(want, 1u << 20, &b, &nb, &e_));
+    unlink(path);
+    cr_expect_eq(size, na);
+    cr_expect_eq(strlen(sha), 64u);
+    cr_assert(na == nb && memcmp(a, b, na) == 0, "%s is not %s", suffix, want);
+    free(a);
+    free(b);
+}
+
+/* llama-imatrix wrote both golden files from the same sums. */
+Test(imatrix, what_is_read_is_written_again) {
+    mg_imatrix *m;
+    mg_imatrix_set s;
+    mg_imatrix_set_init(&s);
+    OK(mg_imatrix_load_sums(&m, golden("imatrix.gguf"), &e_));
+    OK(mg_imatrix_set_add(&s, m, 512, &e_));
+    mg_imatrix_free(m); /* nothing of it is needed any more */
+    expect_file(&s, ".gguf", golden("imatrix.gguf"));
+    expect_file(&s, ".dat", golden("imatrix.dat"));
+    mg_imatrix_set_release(&s);
+}
+
+Test(imatrix, sums_add) {
+    mg_imatrix *m, *averaged;
+    mg_imatrix_set s;
+    mg_error err = {0};
+    mg_imatrix_set_init(&s);
+    OK(mg_imatrix_load_sums(&m, golden("imatrix.gguf"), &e_));
+    for (int i = 0; i < 3; i++) OK(mg_imatrix_set_add(&s, m, 512, &e_));
+    cr_expect_eq(s.n, m->n);
+    cr_expect_eq(s.chunk_count, 3u * 61);
+    cr_expect_eq(s.n_datasets, 1u, "the same text is named once");
+    for (uint32_t i = 0; i < s.n; i++) {
+        cr_expect_str_eq(s.items[i].name, m->entries[i].name);
+        cr_expect_eq(s.items[i].counts[0], 3 * m->entries[i].counts[0]);
+        cr_expect_eq(s.items[i].sums[5], 3 * (double)m->entries[i].values[5]);
+    }
+    OK(mg_imatrix_load(&averaged, golden("imatrix.gguf"), &e_));
+    cr_expect_eq(mg_imatrix_set_add(&s, averaged, 512, &err), MG_ERR_INTERNAL);
+    err = (mg_error){0};
+    mg_imatrix_free(averaged);
+    OK(mg_imatrix_load_sums(&averaged, golden("imatrix.dat"), &e_));
+    cr_expect_eq(mg_imatrix_set_add(&s, averaged, 512, &err), MG_ERR_CONFLICT, "a .dat does not tell experts apart");
+    cr_expect(strstr(err.tensor, "exps"), "%s", err.tensor);
+    mg_imatrix_free(averaged);
+    mg_imatrix_free(m);
+    mg_imatrix_set_release(&s);
+}
+
+Test(imatrix, partial_coverage_in_both_forms) {
+    double sums[] = {2, 4, 0, 0, 9, 6}, none[] = {0, 0};
+    int64_t counts[] = {2, 0, 3}, zero[] = {0};
+    char path[96];
+    mg_imatrix_set s;
+    mg_error err = {0};
+    mg_imatrix_set_init(&s);
+    OK(mg_imatrix_set_put(&s, &(mg_imatrix_sums){"b", 2, 3, sums, counts}, &e_));
+    OK(mg_imatrix_set_put(&s, &(mg_imatrix_sums){"a", 2, 1, none, zero}, &e_));
+    cr_expect_eq(mg_imatrix_set_put(&s, &(mg_imatrix_sums){"a", 2, 1, none, zero}, &err), MG_ERR_FORMAT);
+    s.chunk_size = 2;
+    s.chunk_count = 4;
+    for (int dat = 0; dat < 2; dat++) {
+        mg_imatrix *m;
+        snprintf(path, sizeof path, "/tmp/mg_test_imatrix.%d.%s", (int)getpid(), dat ? "dat" : "gguf");
+        OK(mg_imatrix_set_write(&s, path, true, NULL, NULL, &e_));
+        OK(mg_imatrix_load(&m, path, &e_));
+        unlink(path);
+        cr_expect_eq(m->n, dat ? 1u : 2u, "a weight without any token is no entry of a .dat");
+        const mg_imatrix_entry *e = mg_imatrix_find(m, "b");
+        const float want[] = {1, 2, 1, 1, 3, 2};
+        cr_assert_not_null(e);
+        for (int k = 0; k < 6; k++) cr_expect_eq(e->values[k], want[k]);
+        cr_expect_eq(e->counts[0], 2, "two tokens; in a .dat ceil(3 / 2) calls");
+        cr_expect_eq(m->chunk_count, 4);
+        mg_imatrix_free(m);
+    }
+    sums[1] = 1e39;
+    err = (mg_error){0};
+    cr_expect_eq(mg_imatrix_set_write(&s, path, true, NULL, NULL, &err), MG_ERR_LIMIT);
+    cr_expect_eq(access(path, F_OK), -1);
+    mg_imatrix_set_release(&s);
+}
+
+Test(imatrix, statistics) {
+    float sums[] = {2, 6, 8, 8, 1e-6f, 12}, before[] = {1, 0, 0, 0, 0, 0};
+    int64_t counts[] = {2, 0, 2}, ones[] = {1, 1, 1};
+    mg_imatrix_entry entries[] = {{"blk.9.w", 2, 3, before, ones, 0}, {"blk.10.w", 2, 3, sums, counts, 1}};
+    mg_imatrix m = {.entries = entries, .n = 2, .raw = true};
+    mg_strmap_init(&m.by_name);
+    for (uint32_t i = 0; i < 2; i++)
+        OK(mg_strmap_put(&m.by_name, entries[i].name, strlen(entries[i].name), i, NULL, &e_));
+    mg_imatrix_stats s = mg_imatrix_stats_of(&m, &entries[1]); /* 1, 3, -, -, 5e-7, 6 */
+    cr_expect_eq(s.n, 4u);
+    cr_expect_eq(s.max, 6.0);
+    cr_expect_eq(s.active, 0.75);
+    cr_expect_eq(s.zd, 0.25);
+    cr_expect(s.has_cosine && fabs(s.cosine - 2 / sqrt(4 + 36 + 64 + 64 + 144)) < 1e-12);
+    cr_expect_float_eq(s.entropy, 0.1 * log2(10) + 0.3 * log2(1 / 0.3) + 0.6 * log2(1 / 0.6), 1e-5);
+    s = mg_imatrix_stats_of(&m, &entries[0]);
+    cr_expect(!s.has_cosine && s.entropy == 0 && s.total == 1);
+    mg_strmap_release(&m.by_name);
 }

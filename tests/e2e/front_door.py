@@ -7,7 +7,7 @@ import common
 from common import check, same
 
 shutil.copy2(common.BIN / "moegraft", common.WORK / "moegraft")
-for name in ("merge", "imatrix"):
+for name in ("merge", "calibrate"):
     script = common.WORK / f"moegraft-{name}"
     script.write_text('#!/bin/sh\nprintf "%s:" "$0" "$@"\nexit 42\n')
     script.chmod(0o755)
@@ -30,6 +30,8 @@ check(run("--version")[1].startswith("moegraft "), "--version")
 
 code, out, err = run("merge", "--to", "a b", "")
 same((code, out), (42, f"{common.WORK}/moegraft-merge:--to:a b::"), "merge runs with its arguments and exit code")
+same(run("imatrix", "x")[:2], (42, f"{common.WORK}/moegraft-calibrate:x:"), "imatrix is calibrate")
+check(any(line.startswith("  imatrix ") and "not built" not in line for line in lines), "imatrix is listed as built")
 same(run("help", "merge")[:2], (42, f"{common.WORK}/moegraft-merge:--help:"), "help TOOL")
 os.symlink(door, common.WORK / "link")
 same(subprocess.run([str(common.WORK / "link"), "merge"]).returncode, 42, "through a symbolic link")
