@@ -18,21 +18,6 @@ mg_status mg_convert_uniform_dtype(void *ctx, const mg_convert_item *item, mg_dt
     return MG_OK;
 }
 
-static const char *torch_name(mg_dtype t) {
-    switch (t) {
-    case MG_F32:
-        return "float32";
-    case MG_F16:
-        return "float16";
-    case MG_BF16:
-        return "bfloat16";
-    case MG_F64:
-        return "float64";
-    default:
-        return NULL;
-    }
-}
-
 /* ---- llama3 rotary factors ---- */
 
 static bool same_factors(const float *have, uint64_t n, const mg_hparams *hp, float *work) {
@@ -91,9 +76,7 @@ static mg_status make_config(mg_plan *p, mg_model *m, const mg_hparams *hp, uint
     mg_json *config;
     if (m->ckpt->config) {
         MG_TRY(mg_json_dup(&config, m->ckpt->config, err));
-        const char *name = torch_name(dtype);
-        if (name && mg_config_dtype(config) != dtype)
-            mg_json_set_str(config, mg_json_get(config, "dtype") ? "dtype" : "torch_dtype", name);
+        if (mg_dtype_is_float(dtype) && mg_config_dtype(config) != dtype) mg_config_set_dtype(config, dtype);
     } else {
         MG_TRY(mg_arch_new_config(&config, m->arch, hp, dtype, err));
     }

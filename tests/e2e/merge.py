@@ -113,6 +113,17 @@ for name in ("model.layers.1.mlp.up_proj.weight", "model.norm.weight", "lm_head.
 same(json.loads((WORK / "mean/config.json").read_text())["torch_dtype"], "float32", "dtype of the mean")
 
 
+# ---- experts back out: where only the feed-forward blocks differ, they are the donors ----
+run("extract", WORK / "fit", WORK / "out", "--all", "-q")
+for e, domain in enumerate(moe4.DONORS):
+    donor, again = (common.read_safetensors(d / "model.safetensors")[1] for d in (SAMPLES / "donors" / domain, WORK / f"out/expert-{e}"))
+    same({k: t.sha256() for k, t in again.items()}, {k: t.sha256() for k, t in donor.items()}, f"extract(merge(donors)): {domain}")
+same(perplexity(WORK / "out/expert-2", WORK / "few.txt"), perplexity(SAMPLES / "donors/math", WORK / "few.txt"), "an extracted expert runs as its donor")
+run("extract", WORK / "three.gguf", WORK / "never", "--expert", 0, "-q", expect=4)  # blocks have no place in a directory
+run("extract", WORK / "fit", WORK / "never", "--expert", 4, "-q", expect=2)
+run("extract", SAMPLES / "donors/base", WORK / "never", "--expert", 0, "-q", expect=4)
+
+
 # ---- refusals: the right code, a message that names the thing, nothing written ----
 def refuse(code, words, text, *options, name="bad"):
     (WORK / f"{name}.yml").write_text(text)
