@@ -126,6 +126,8 @@ static const char *const tiny[] __attribute__((unused)) = {
     "tiny/gemma2", "tiny/gemma3_text",
     /* mixtures */
     "tiny/qwen2_moe", "tiny/mesh_no_exchange", "tiny/mesh_k1", "tiny/mesh_k2", "tiny/mesh_dense",
+    "tiny/qwen3_moe", "tiny/nekomind", "tiny/nekomind_untied", "tiny/olmoe", "tiny/hunyuan_v1_moe", "tiny/dots1",
+    "tiny/ernie4_5_moe",
     /* clang-format on */
 };
 

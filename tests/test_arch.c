@@ -269,6 +269,19 @@ Test(arch, parameters_of_mesh) {
     cr_assert_eq(all.active_one_bond, 301826560u);
 }
 
+/* The publisher's card: 1.35B parameters, 1.32B without the embedding, about 300M active. */
+Test(arch, parameters_of_nekomind) {
+    mg_counts c =
+        counts_of("{\"architectures\":[\"NekoMindForCausalLM\"],\"model_type\":\"nekomind\",\"vocab_size\":32006,"
+                  "\"hidden_size\":1024,\"intermediate_size\":3072,\"num_hidden_layers\":18,\"num_attention_heads\":8,"
+                  "\"num_key_value_heads\":4,\"head_dim\":128,\"num_experts\":32,\"num_experts_per_tok\":4,"
+                  "\"moe_intermediate_size\":768,\"shared_expert_intermediate_size\":768,\"mlp_only_layers\":[0,1],"
+                  "\"tie_word_embeddings\":true}");
+    cr_assert_eq(c.total, 1354563072u);
+    cr_assert_eq(c.active, 297598464u);
+    cr_assert_eq(c.non_embedding, 1321788928u);
+}
+
 /* ---- real files, when the shared data is at hand ---- */
 
 static float stored_value(const mg_tensor *t, const uint8_t *p, uint64_t i) {

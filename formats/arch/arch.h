@@ -41,6 +41,9 @@ typedef enum mg_router_rule {
                               relative to max(|logit|, best), is at most 2 ROUTER_JITTER; then the same without it */
 } mg_router_rule;
 
+/* GGUF's numbers for what a router's logits go through (expert_gating_func). */
+typedef enum mg_score_func { MG_SCORE_SOFTMAX = 1, MG_SCORE_SIGMOID = 2 } mg_score_func;
+
 /* Which layers route; all others are dense. Whatever the rule, a layer in mg_hparams.dense is dense: HF configs list
  * them (mg_arch.dense_list), in GGUF they are the layers without a router. */
 typedef enum mg_moe_rule {
@@ -184,6 +187,7 @@ typedef enum mg_cond {
     MG_IF_LLAMA3,         /* ROPE_TYPE is llama3: generated for GGUF, optional when read */
     MG_IF_UNTIED,         /* TIED is false */
     MG_IF_ATTN_BIAS,      /* ATTN_BIAS */
+    MG_IF_QK_NORM,        /* QK_NORM */
     MG_IF_DENSE_MLP_BIAS, /* dense layer and MLP_BIAS */
 } mg_cond;
 
@@ -248,6 +252,7 @@ typedef struct mg_arch {
     const mg_tensor_row *tensors; /* in the order in which the reference converter emits a group */
     uint32_t n_tensors;
     const char *dense_list;        /* path in config.json of a list of layers without routed experts; NULL: none */
+    bool skip_extra_layers;        /* tensors of layers beyond LAYERS are for multi-token prediction: not read */
     const char *const *ignored;    /* patterns of stored tensors that carry no weight; NULL-terminated */
     const mg_made_from *made_from; /* NULL for dense families */
     const mg_config_edit *edits;   /* how made_from families' configs become ours; ended by field NULL */

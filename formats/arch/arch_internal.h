@@ -56,7 +56,7 @@ void mg_form_views(mg_view *out, const mg_form *form, const mg_hparams *hp, uint
 /* pattern with {l}, {e}, {s}, {d} replaced; false when buf is too small. hp: needed for edges. */
 bool mg_pattern_expand(char *buf, size_t size, const char *pattern, const mg_hparams *hp, uint32_t layer,
                        uint32_t expert);
-/* Is name an expansion of pattern? */
+/* Is name an expansion of pattern? A '*' at the end stands for any rest. */
 bool mg_pattern_match(const char *pattern, const char *name);
 /* Does the condition hold by hp alone? layer NULL for roles of model scope. STORED and LLAMA3 never do. */
 bool mg_cond_holds(mg_cond c, const mg_hparams *hp, const mg_layer *layer);

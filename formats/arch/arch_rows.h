@@ -161,6 +161,36 @@
     LLAMA_REFUSALS, {"use_bidirectional_attention", 0, "attention to later tokens is not built"}, \
     {"attention_bias", 0, "biases have no place in this family's GGUF"}
 
+/* Rows of mixtures whose converters write GGUF's general expert keys, in the order of the base converter ... */
+#define CONFIG_GROUPS(n, used) \
+    {.key = MG_K_GROUPS, .hf = {"n_group"}, .gguf = "expert_group_count", .gguf_type = MG_KV_U32, .gguf_when = MG_GGUF_ALWAYS, \
+     .absent = VALUE_(n), .gguf_absent = VALUE_(1), .lo = 0, .hi = MAX_COUNT, .quiet = true}, \
+    {.key = MG_K_GROUPS_USED, .hf = {"topk_group"}, .gguf = "expert_group_used_count", .gguf_type = MG_KV_U32, \
+     .gguf_when = MG_GGUF_ALWAYS, .absent = VALUE_(used), .gguf_absent = VALUE_(1), .lo = 0, .hi = MAX_COUNT, .quiet = true}
+#define CONFIG_SCORE(func, when) \
+    {.key = MG_K_SCORE_FUNC, .hf = {"scoring_func"}, .gguf = "expert_gating_func", .gguf_type = MG_KV_U32, .gguf_when = when, \
+     .absent = VALUE_(func), .names = mg_score_names, .quiet = true}
+/* ... and each on its own, for the order of the classes. */
+#define CONFIG_DENSE_LAYERS(n) \
+    {.key = MG_K_DENSE_LAYERS, .hf = {"first_k_dense_replace"}, .gguf = "leading_dense_block_count", .gguf_type = MG_KV_U32, \
+     .gguf_when = MG_GGUF_ALWAYS, .absent = VALUE_(n), .gguf_absent = VALUE_(0), .lo = 0, .hi = MAX_LAYERS}
+#define CONFIG_SHARED_COUNT(n) \
+    {.key = MG_K_SHARED_COUNT, .hf = {"n_shared_experts"}, .gguf = "expert_shared_count", .gguf_type = MG_KV_U32, \
+     .gguf_when = MG_GGUF_ALWAYS, .absent = VALUE_(n), .null = VALUE_(0), .lo = 0, .hi = MAX_COUNT}
+#define CONFIG_ROUTED_SCALE(x) \
+    {.key = MG_K_ROUTED_SCALE, .hf = {"routed_scaling_factor"}, .gguf = "expert_weights_scale", .gguf_type = MG_KV_F32, \
+     .gguf_when = MG_GGUF_ALWAYS, .absent = VALUE_(x), .gguf_absent = VALUE_(1), .lo = 1e-6, .hi = 1e6}
+#define CONFIG_NORM_TOPK(on, when) \
+    {.key = MG_K_NORM_TOPK, .hf = {"norm_topk_prob"}, .gguf = "expert_weights_norm", .gguf_type = MG_KV_BOOL, .gguf_when = when, \
+     .absent = VALUE_(on), .gguf_absent = VALUE_(0), .quiet = true}
+/* Where GGUF readers assume a value. */
+#define CONFIG_NORM_TOPK_UNSAID(on, assumed) \
+    {.key = MG_K_NORM_TOPK, .hf = {"norm_topk_prob"}, .absent = VALUE_(on), .gguf_absent = VALUE_(assumed), .quiet = true, \
+     .lost_in_gguf = true}
+#define CONFIG_SHARED_PRODUCT {.key = MG_K_SHARED_FFN, .absent = PRODUCT_(SHARED_COUNT, EXPERT_FFN), .quiet = true}
+#define CONFIG_ATTN_BIAS(name, on) \
+    {.key = MG_K_ATTN_BIAS, .hf = {name}, .absent = VALUE_(on), .gguf_absent = TENSORS_, .quiet = true}
+
 /* ---- tensors of the llama-like families ----
  * W_(role, condition, Hugging Face pattern, GGUF pattern, shape...): the same rows in both layouts. */
 #define W_(r, cond, hf_name, gguf_name, ...) \
@@ -270,6 +300,9 @@
 #define SHARED_ROUTER_ \
     W_(SHARED_ROUTER, MG_IF_SHARED, "model.layers.{l}.mlp.shared_expert_gate.weight", "blk.{l}.ffn_gate_inp_shexp.weight", LIT_(1), K_(HIDDEN))
 
+/* What is added to a router's scores before the choice. */
+#define CORRECTION_(hf_name) W_(ROUTER_CORRECTION, MG_IF_MOE, hf_name, "blk.{l}.exp_probs_b.bias", K_(EXPERTS))
+
 /* ---- norms of query and key, over every head or over the whole projection ---- */
 #define QK_NORM_HEAD \
     W_(ATTN_Q_NORM, MG_IF_ALWAYS, "model.layers.{l}.self_attn.q_norm.weight", "blk.{l}.attn_q_norm.weight", K_(HEAD_DIM)), \
@@ -277,6 +310,12 @@
 #define QK_NORM_WHOLE \
     W_(ATTN_Q_NORM, MG_IF_ALWAYS, "model.layers.{l}.self_attn.q_norm.weight", "blk.{l}.attn_q_norm.weight", KK_(HEADS, HEAD_DIM)), \
     W_(ATTN_K_NORM, MG_IF_ALWAYS, "model.layers.{l}.self_attn.k_norm.weight", "blk.{l}.attn_k_norm.weight", KK_(KV_HEADS, HEAD_DIM))
+
+#define QK_NORM_HEAD_OPTION \
+    W_(ATTN_Q_NORM, MG_IF_QK_NORM, "model.layers.{l}.self_attn.q_norm.weight", "blk.{l}.attn_q_norm.weight", K_(HEAD_DIM)), \
+    W_(ATTN_K_NORM, MG_IF_QK_NORM, "model.layers.{l}.self_attn.k_norm.weight", "blk.{l}.attn_k_norm.weight", K_(HEAD_DIM))
+#define CONFIG_QK_NORM(name, on) \
+    {.key = MG_K_QK_NORM, .hf = {name}, .absent = VALUE_(on), .gguf_absent = TENSORS_, .quiet = true}
 
 /* Windows that begin at a layer, in Qwen's spelling. Layers before max_window_layers attend fully, and all do unless
  * use_sliding_window; layer_types, where it is stated, says so layer by layer. */
@@ -304,5 +343,6 @@
 
 extern const mg_enum_name mg_rope_names[];
 extern const mg_enum_name mg_act_names[];
+extern const mg_enum_name mg_score_names[];
 
 #endif

@@ -187,7 +187,7 @@ static mg_status bind_form(binder *b, uint32_t t, const mg_tensor_row *r, const 
 
 /* GGUF metadata does not state these; the tensors do. */
 static bool told_by_tensors(mg_cond c) {
-    return c == MG_IF_UNTIED || c == MG_IF_ATTN_BIAS || c == MG_IF_DENSE_MLP_BIAS;
+    return c == MG_IF_UNTIED || c == MG_IF_ATTN_BIAS || c == MG_IF_QK_NORM || c == MG_IF_DENSE_MLP_BIAS;
 }
 
 static bool wanted(const binder *b, const mg_tensor_row *r, const mg_layer *layer, bool *required) {
@@ -247,6 +247,17 @@ static mg_status bind_row(binder *b, const mg_tensor_row *r) {
     return MG_OK;
 }
 
+/* A tensor of a layer the model does not have. */
+static bool extra_layer(const mg_model *m, const char *name) {
+    static const char *const prefixes[MG_LAYOUT_COUNT] = {"model.layers.", "blk."};
+    const char *prefix = prefixes[layout_of(m->ckpt)];
+    const size_t n = strlen(prefix);
+    int64_t l = 0;
+    if (strncmp(name, prefix, n) != 0 || name[n] < '0' || name[n] > '9') return false;
+    for (name += n; *name >= '0' && *name <= '9' && l < MG_MAX_LAYERS; name++) l = 10 * l + (*name - '0');
+    return l >= m->hp.i[MG_K_LAYERS];
+}
+
 static bool is_ignored(const mg_arch *arch, const char *name) {
     for (const char *const *p = arch->ignored; p && *p; p++)
         if (mg_pattern_match(*p, name)) return true;
@@ -283,6 +294,11 @@ static mg_status check_claims(binder *b) {
         }
         m->claims[t].ignored = true;
         if (is_ignored(m->arch, x->name)) continue;
+        if (m->arch->skip_extra_layers && extra_layer(m, x->name)) {
+            MG_TRY(mg_model_assume(m, b->err, "layers from %lld on are for predicting several tokens at once: not read",
+                                   (long long)m->hp.i[MG_K_LAYERS]));
+            continue;
+        }
         if (unused_by_tie(b, x->name)) {
             MG_TRY(mg_model_assume(
                 m, b->err, "'%s' is stored but not used: the config ties the output head to the embedding", x->name));
@@ -302,8 +318,10 @@ static void keys_from_tensors(mg_model *m) {
     m->hp.i[MG_K_TIED] = mg_model_find(m, MG_R_OUTPUT, 0, 0) == NULL;
     for (uint32_t i = 0; i < m->arch->n_tensors; i++) {
         const mg_tensor_row *r = &m->arch->tensors[i];
-        if (r->when != MG_IF_ATTN_BIAS && r->when != MG_IF_DENSE_MLP_BIAS) continue;
-        if (mg_model_find(m, r->role, 0, 0)) m->hp.i[r->when == MG_IF_ATTN_BIAS ? MG_K_ATTN_BIAS : MG_K_MLP_BIAS] = 1;
+        if (!mg_model_find(m, r->role, 0, 0)) continue;
+        if (r->when == MG_IF_ATTN_BIAS) m->hp.i[MG_K_ATTN_BIAS] = 1;
+        if (r->when == MG_IF_QK_NORM) m->hp.i[MG_K_QK_NORM] = 1;
+        if (r->when == MG_IF_DENSE_MLP_BIAS) m->hp.i[MG_K_MLP_BIAS] = 1;
     }
 }
 

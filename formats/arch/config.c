@@ -119,7 +119,8 @@ mg_status mg_config_resolve(mg_model *m, const mg_config_state *st, mg_error *er
         const mg_config_row *r = &m->arch->config[i];
         if (r->only_if && !hp->i[r->only_if]) hp->i[r->key] = 0;
     }
-    if (!hp->present[MG_K_NORM_TOPK]) hp->i[MG_K_NORM_TOPK] = m->arch->block.norm_topk;
+    if (!mg_arch_config_row(m->arch, MG_K_NORM_TOPK)) hp->i[MG_K_NORM_TOPK] = m->arch->block.norm_topk;
+    if (hp->i[MG_K_MOE_LAST] < 0) hp->i[MG_K_MOE_LAST] = hp->i[MG_K_LAYERS] - 1; /* as an index from the end */
     /* transformers: `beta_fast or 32` - zero means unset. */
     if (hp->f[MG_K_ROPE_BETA_FAST] == 0) hp->f[MG_K_ROPE_BETA_FAST] = 32;
     if (hp->f[MG_K_ROPE_BETA_SLOW] == 0) hp->f[MG_K_ROPE_BETA_SLOW] = 1;
@@ -209,6 +210,11 @@ static mg_status check_experts(const check *c) {
     if (i[MG_K_EXPERTS] < 1) return bad(c, MG_K_EXPERTS, "at least 1");
     snprintf(text, sizeof text, "1 to the number of experts, %lld", (long long)i[MG_K_EXPERTS]);
     if (i[MG_K_EXPERTS_USED] < 1 || i[MG_K_EXPERTS_USED] > i[MG_K_EXPERTS]) return bad(c, MG_K_EXPERTS_USED, text);
+    const bool sigmoid = c->m->arch->block.router == MG_ROUTER_SIGMOID;
+    if (i[MG_K_SCORE_FUNC] && i[MG_K_SCORE_FUNC] != (sigmoid ? MG_SCORE_SIGMOID : MG_SCORE_SOFTMAX))
+        return mg_fail(c->err, MG_ERR_UNSUPPORTED, "'%s' is not %s, which is what family '%s' routes by",
+                       mg_config_spelling(c->m->arch, MG_K_SCORE_FUNC, c->gguf, text, sizeof text),
+                       sigmoid ? "sigmoid" : "softmax", c->m->arch->name);
     if (i[MG_K_GRID_X] && i[MG_K_GRID_X] * i[MG_K_GRID_Y] != i[MG_K_EXPERTS]) {
         snprintf(text, sizeof text, "the cells of the grid, %lld x %lld", (long long)i[MG_K_GRID_X],
                  (long long)i[MG_K_GRID_Y]);

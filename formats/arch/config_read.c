@@ -135,10 +135,17 @@ static mg_status take_json(mg_hparams *hp, const mg_config_row *r, const mg_json
     }
 }
 
-/* Token ids may be lists (several end tokens): the first counts. */
+/* Token ids may be lists (several end tokens): the first counts. Other integers may be stated per layer: a list of
+ * equal entries is its entry. */
 static const mg_json *first_id(const mg_config_row *r, const mg_json *v) {
     bool id = r->key == MG_K_BOS || r->key == MG_K_EOS || r->key == MG_K_PAD;
-    return id && mg_json_type(v) == MG_JSON_ARRAY && mg_json_len(v) ? mg_json_first(v) : v;
+    int64_t first, other;
+    if (mg_json_type(v) != MG_JSON_ARRAY || !mg_json_len(v)) return v;
+    if (id) return mg_json_first(v);
+    if (!mg_json_i64(mg_json_first(v), &first)) return v;
+    for (const mg_json *c = mg_json_first(v); c; c = mg_json_next(c))
+        if (!mg_json_i64(c, &other) || other != first) return v;
+    return mg_json_first(v);
 }
 
 /* Only a family with a base of its own for windowed layers knows objects per kind of layer, and there windowed layers
@@ -238,6 +245,10 @@ static mg_status take_kv(mg_hparams *hp, const mg_config_row *r, const mg_kv *v,
         hp->i[r->key] = b;
         return MG_OK;
     case 'E':
+        if (r->gguf_type == MG_KV_U32) { /* GGUF writes the number */
+            if (!mg_kv_i64(v, &hp->i[r->key])) return mg_fail(err, MG_ERR_CONFLICT, "'%s' is not an integer", field);
+            return MG_OK;
+        }
         if (!mg_kv_str(v, &s)) return mg_fail(err, MG_ERR_CONFLICT, "'%s' is not a string", field);
         return enum_value(r, s.data, field, &hp->i[r->key], err);
     case 'F':
@@ -286,6 +297,7 @@ mg_status mg_config_read_gguf(mg_model *m, mg_config_state *st, const mg_kvs *kv
         MG_TRY(take_kv(&m->hp, r, v, name, err));
         m->hp.present[r->key] = true;
     }
+    m->hp.i[MG_K_LAYERS] -= m->hp.i[MG_K_NEXTN];
     const mg_kv *tokens = mg_kvs_get(kv, "tokenizer.ggml.tokens");
     if (tokens && tokens->type == MG_KV_ARR) st->tokens = tokens->count;
     /* Files from before rope.scaling.type: a factor alone means linear, and it had another name. */

@@ -85,6 +85,12 @@ uint32_t mg_arch_gguf_losses(const mg_model *m, char *buf, size_t size) {
     for (uint32_t i = 0; i < m->arch->n_config; i++) {
         const mg_config_row *r = &m->arch->config[i];
         double v = value_of(r, &m->hp), other = assumed(r, &m->hp);
+        for (int64_t l = 0; r->key == MG_K_WINDOW && v != 0; l++) { /* a window no layer has is not lost */
+            if (l == m->hp.i[MG_K_LAYERS])
+                v = 0;
+            else if (m->layers[l].window)
+                break;
+        }
         if (!r->lost_in_gguf || v == other) continue;
         mg_config_spelling(m->arch, r->key, false, name, sizeof name);
         if (used < size)

@@ -19,6 +19,8 @@ const mg_enum_name mg_act_names[] = {
     {"silu", MG_ACT_SILU},          {"swish", MG_ACT_SILU},    {"gelu_pytorch_tanh", MG_ACT_GELU_TANH},
     {"gelu_new", MG_ACT_GELU_TANH}, {"gelu", MG_ACT_GELU_ERF}, {NULL, 0}};
 
+const mg_enum_name mg_score_names[] = {{"softmax", MG_SCORE_SOFTMAX}, {"sigmoid", MG_SCORE_SIGMOID}, {NULL, 0}};
+
 static const mg_config_row config[] = {
     LLAMA_CONFIG_SIZES(11008, 2048, SAME_AS_(HEADS)),
     LLAMA_CONFIG_ROPE(10000),

@@ -84,6 +84,7 @@ bool mg_pattern_expand(char *buf, size_t size, const char *pattern, const mg_hpa
 
 bool mg_pattern_match(const char *pattern, const char *name) {
     for (; *pattern; pattern++) {
+        if (pattern[0] == '*' && !pattern[1]) return true;
         if (is_place(pattern)) {
             if (*name < '0' || *name > '9') return false;
             while (*name >= '0' && *name <= '9') name++;
@@ -112,6 +113,8 @@ bool mg_cond_holds(mg_cond c, const mg_hparams *hp, const mg_layer *layer) {
         return !hp->i[MG_K_TIED];
     case MG_IF_ATTN_BIAS:
         return hp->i[MG_K_ATTN_BIAS] != 0;
+    case MG_IF_QK_NORM:
+        return hp->i[MG_K_QK_NORM] != 0;
     case MG_IF_DENSE_MLP_BIAS:
         return !moe && hp->i[MG_K_MLP_BIAS] != 0;
     case MG_IF_STORED:

@@ -8,7 +8,9 @@ TINY = common.DATA / "models/tiny"
 MODELS = ["llama", "llama_rope_llama3", "llama_rope_linear", "llama_rope_yarn", "mistral", "mistral_swa", "mixtral",
           "qwen2", "qwen3",
           "smollm3", "stablelm", "olmo2", "phi3", "granite", "gemma", "gemma2", "gemma3_text"]
-MIXTURES = ["qwen2_moe", "mesh_no_exchange", "mesh_k1", "mesh_k2", "mesh_dense"]
+
+MIXTURES = ["qwen2_moe", "mesh_no_exchange", "mesh_k1", "mesh_k2", "mesh_dense", "qwen3_moe", "nekomind",
+            "nekomind_untied", "olmoe", "hunyuan_v1_moe", "dots1", "ernie4_5_moe"]
 
 
 def worst(found, expected):
