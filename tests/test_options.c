@@ -250,6 +250,24 @@ Test(progress, json_lines_from_threads) {
     fclose(m);
 }
 
+Test(progress, counts_tokens) {
+    char *text = NULL;
+    size_t size;
+    FILE *m = tmpfile();
+    mg_progress *p;
+    mg_error err = {0};
+    cr_assert_eq(mg_progress_new_on(&p, MG_PROGRESS_JSON, "verify", 510, m, &err), MG_OK);
+    mg_progress_unit(p, "tokens");
+    mg_progress_unit(NULL, "tokens");
+    mg_progress_add(p, 510, NULL);
+    mg_progress_free(p);
+    rewind(m);
+    cr_assert_gt(getline(&text, &size, m), 0);
+    cr_expect(strstr(text, "\"done\": 510") && strstr(text, "\"unit\": \"tokens\""), "%s", text);
+    free(text);
+    fclose(m);
+}
+
 Test(progress, figures) {
     char b[MG_HUMAN_MAX];
     cr_expect_str_eq(mg_human_bytes(512, b), "512 B");
