@@ -1,6 +1,8 @@
 /* Configurations: spellings, defaults, refusals, counts, comparison, and those we write. */
 #include "arch_test.h"
 
+#include <math.h>
+
 Test(arch_config, spellings_of_transformers_4_and_5_are_one) {
     static const char *const pairs[][2] = {
         {LLAMA(",\"rope_theta\":5e5,\"head_dim\":16"),
@@ -109,6 +111,19 @@ Test(arch_config, bad_configurations_are_refused_by_name) {
         {"{\"model_type\":\"llama\",\"quantization_config\":{\"quant_method\":\"awq\"}}", MG_ERR_UNSUPPORTED,
          "of method \"awq\""},
         {"{\"model_type\":\"mixtral\",\"num_local_experts\":0}", MG_ERR_CONFLICT, "num_local_experts' is 0"},
+        {"{\"model_type\":\"stablelm\",\"qk_layernorm\":true}", MG_ERR_UNSUPPORTED, "qk_layernorm"},
+        {"{\"model_type\":\"stablelm\",\"use_parallel_residual\":true}", MG_ERR_UNSUPPORTED, "use_parallel_residual"},
+        {"{\"model_type\":\"gemma2\",\"layer_types\":[\"full_attention\"]}", MG_ERR_CONFLICT, "layer_types"},
+        {"{\"model_type\":\"gemma2\",\"num_hidden_layers\":1,\"layer_types\":[\"linear_attention\"]}",
+         MG_ERR_UNSUPPORTED, "linear_attention"},
+        {"{\"model_type\":\"gemma2\",\"num_hidden_layers\":1,\"layer_types\":[7]}", MG_ERR_CONFLICT, "layer_types"},
+        {"{\"model_type\":\"smollm3\",\"num_hidden_layers\":1,\"no_rope_layers\":[\"x\"]}", MG_ERR_CONFLICT,
+         "no_rope_layers"},
+        {"{\"model_type\":\"gemma3_text\",\"rope_parameters\":{\"sliding_attention\":{\"rope_type\":\"linear\"}}}",
+         MG_ERR_UNSUPPORTED, "linear"},
+        {"{\"model_type\":\"gemma\",\"use_bidirectional_attention\":true}", MG_ERR_UNSUPPORTED, "later tokens"},
+        {"{\"model_type\":\"phi3\",\"rope_scaling\":{\"type\":\"su\",\"long_factor\":[1]}}", MG_ERR_UNSUPPORTED,
+         "longrope"},
         {"{\"model_type\":\"mixtral\",\"num_local_experts\":2,\"num_experts_per_tok\":3}", MG_ERR_CONFLICT,
          "num_experts_per_tok' is 3"},
     };
@@ -124,13 +139,34 @@ Test(arch_config, bad_configurations_are_refused_by_name) {
 
 /* Any value in any field: an answer, never a crash; and what is accepted can be counted and enumerated. */
 Test(arch_config, every_field_survives_every_value) {
-    static const char *const fields[] = {
-        "num_hidden_layers",   "hidden_size",       "intermediate_size",   "num_attention_heads",
-        "num_key_value_heads", "head_dim",          "vocab_size",          "max_position_embeddings",
-        "rms_norm_eps",        "rope_theta",        "rope_scaling",        "rope_parameters",
-        "sliding_window",      "num_local_experts", "num_experts_per_tok", "tie_word_embeddings",
-        "hidden_act",          "eos_token_id",      "attention_bias",      "original_max_position_embeddings",
-        "architectures",       "model_type",        "quantization_config"};
+    static const char *const fields[] = {"num_hidden_layers",
+                                         "hidden_size",
+                                         "intermediate_size",
+                                         "num_attention_heads",
+                                         "num_key_value_heads",
+                                         "head_dim",
+                                         "vocab_size",
+                                         "max_position_embeddings",
+                                         "rms_norm_eps",
+                                         "rope_theta",
+                                         "rope_scaling",
+                                         "rope_parameters",
+                                         "sliding_window",
+                                         "num_local_experts",
+                                         "num_experts_per_tok",
+                                         "tie_word_embeddings",
+                                         "hidden_act",
+                                         "eos_token_id",
+                                         "attention_bias",
+                                         "original_max_position_embeddings",
+                                         "architectures",
+                                         "model_type",
+                                         "quantization_config",
+                                         "layer_types",
+                                         "partial_rotary_factor",
+                                         "query_pre_attn_scalar",
+                                         "sliding_window_pattern",
+                                         "rope_local_base_freq"};
     static const char *const values[] = {
         "-1",
         "0",
@@ -158,18 +194,18 @@ Test(arch_config, every_field_survives_every_value) {
         "{\"type\":\"yarn\",\"factor\":null}",
         "{\"type\":\"dynamic\",\"factor\":2}",
         "{\"type\":7}"};
-    static const char *const families[] = {"llama", "mistral", "mixtral"};
+    static const char *const families[] = {"llama", "mistral", "mixtral", "phi3", "gemma3_text", "stablelm"};
     size_t n_fields = sizeof fields / sizeof *fields, n_values = sizeof values / sizeof *values, accepted = 0,
            refused = 0;
-    for (size_t f = 0; f < 3 * n_fields * n_values; f++) {
+    for (size_t f = 0; f < 6 * n_fields * n_values; f++) {
         char text[1024];
         mg_json *j = NULL;
         mg_model *m = NULL;
         mg_error err = {0};
-        const char *field = fields[f / 3 % n_fields];
+        const char *field = fields[f / 6 % n_fields];
         bool own = strcmp(field, "model_type") == 0;
-        snprintf(text, sizeof text, "{%s%s%s\"%s\":%s}", own ? "" : "\"model_type\":\"", own ? "" : families[f % 3],
-                 own ? "" : "\",", field, values[f / 3 / n_fields]);
+        snprintf(text, sizeof text, "{%s%s%s\"%s\":%s}", own ? "" : "\"model_type\":\"", own ? "" : families[f % 6],
+                 own ? "" : "\",", field, values[f / 6 / n_fields]);
         if (mg_json_parse(&j, (mg_span){(const uint8_t *)text, strlen(text)}, "test", &err) != MG_OK) continue;
         mg_status st = mg_model_from_config(&m, j, &err);
         mg_json_free(j);
@@ -235,6 +271,123 @@ Test(arch_config, counts_of_known_models) {
         mg_model_free(m);
         mg_json_free(j);
     }
+}
+
+/* Totals as transformers counts the parameters of models made from these configurations. */
+Test(arch_config, counts_of_dense_families) {
+    static const struct {
+        const char *config;
+        uint64_t total;
+    } known[] = {
+        {"{\"model_type\":\"qwen2\",\"hidden_size\":3584,\"intermediate_size\":18944,\"num_hidden_layers\":28,"
+         "\"num_attention_heads\":28,\"num_key_value_heads\":4,\"vocab_size\":152064}",
+         7615616512},
+        {"{\"model_type\":\"qwen3\",\"intermediate_size\":12288,\"num_hidden_layers\":36,\"num_key_value_heads\":8}",
+         8190735360},
+        {"{\"model_type\":\"smollm3\"}", 3075098624},
+        {"{\"model_type\":\"stablelm\",\"hidden_size\":2048,\"intermediate_size\":5632,\"num_hidden_layers\":24,"
+         "\"vocab_size\":100352,\"use_qkv_bias\":true}",
+         1644515328},
+        {"{\"model_type\":\"olmo2\",\"vocab_size\":100352}", 7298617344},
+        {"{\"model_type\":\"phi3\"}", 3821079552},
+        {"{\"model_type\":\"granite\",\"hidden_size\":2048,\"intermediate_size\":8192,\"num_hidden_layers\":40,"
+         "\"num_key_value_heads\":8,\"vocab_size\":49152,\"tie_word_embeddings\":true}",
+         2533525504},
+        {"{\"model_type\":\"gemma\"}", 8537680896},
+        {"{\"model_type\":\"gemma2\"}", 2614341888},
+        {"{\"model_type\":\"gemma3_text\",\"hidden_size\":1152,\"intermediate_size\":6912,\"num_attention_heads\":4,"
+         "\"num_key_value_heads\":1,\"vocab_size\":262144}",
+         999885952},
+    };
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        mg_model *m = from_config(known[i].config);
+        mg_counts c = mg_model_counts(m);
+        cr_assert_eq(c.total, known[i].total, "%s: %llu", known[i].config, (unsigned long long)c.total);
+        cr_assert_eq(c.active, c.total);
+        mg_model_free(m);
+    }
+}
+
+/* Layers with a window (w), without rotation (n), with frequencies of their own (l). */
+static void expect_layers(const char *config, const char *want) {
+    mg_model *m = from_config(config);
+    char found[64] = "";
+    for (int64_t l = 0; l < mg_hp_i(m, MG_K_LAYERS); l++) {
+        const mg_layer *x = &m->layers[l];
+        strcat(found, x->rope_plain ? "l" : x->window ? "w" : !x->rope ? "n" : ".");
+        cr_assert(!x->rope_plain || (x->window && x->rope_theta == 500));
+    }
+    cr_assert_str_eq(found, want, "%s", config);
+    mg_model_free(m);
+}
+
+Test(arch_config, windows_and_rotation_by_layer) {
+#define SIX(type, rest) "{\"model_type\":\"" type "\",\"num_hidden_layers\":6" rest "}"
+    expect_layers(SIX("qwen2", ""), "......");
+    expect_layers(SIX("qwen2", ",\"sliding_window\":7,\"max_window_layers\":2"), "......");
+    expect_layers(SIX("qwen2", ",\"use_sliding_window\":true,\"max_window_layers\":2"), "..wwww");
+    expect_layers(SIX("qwen3", ",\"use_sliding_window\":true,\"layer_types\":[\"full_attention\",\"sliding_attention\","
+                               "\"full_attention\",\"full_attention\",\"sliding_attention\",\"full_attention\"]"),
+                  ".w..w.");
+    expect_layers(SIX("phi3", ",\"sliding_window\":7"), "wwwwww");
+    expect_layers(SIX("smollm3", ""), "...n..");
+    expect_layers(SIX("smollm3", ",\"no_rope_layer_interval\":2"), ".n.n.n");
+    expect_layers(SIX("smollm3", ",\"no_rope_layers\":[1,0,0,1,1,1]"), ".nn...");
+    expect_layers(SIX("gemma2", ""), "w.w.w.");
+    expect_layers(SIX("gemma3_text", ",\"rope_local_base_freq\":500.0"), "lllll.");
+    expect_layers(SIX("gemma3_text", ",\"rope_local_base_freq\":500.0,\"sliding_window_pattern\":3"), "ll.ll.");
+    expect_layers(SIX("gemma3_text", ",\"rope_parameters\":{\"sliding_attention\":{\"rope_theta\":500.0}},"
+                                     "\"sliding_window_pattern\":2"),
+                  "l.l.l.");
+}
+
+/* A list is the period it amounts to, where it amounts to one; else it cannot be written from numbers. */
+Test(arch_config, lists_of_layers_become_periods) {
+    mg_model *m = from_config(SIX("smollm3", ",\"no_rope_layers\":[1,1,0,1,1,0]"));
+    cr_assert_eq(mg_hp_i(m, MG_K_NOPE_PERIOD), 3);
+    mg_json *j;
+    mg_error err = {0};
+    cr_assert_eq(mg_arch_new_config(&j, m->arch, &m->hp, MG_BF16, &err), MG_OK);
+    cr_assert_eq(mg_json_len(mg_json_get(j, "no_rope_layers")), 6);
+    mg_json_free(j);
+    mg_model_free(m);
+    m = from_config(SIX("smollm3", ",\"no_rope_layers\":[0,1,0,1,1,0]"));
+    cr_assert_eq(mg_hp_i(m, MG_K_NOPE_PERIOD), -1);
+    cr_assert_eq(mg_arch_new_config(&j, m->arch, &m->hp, MG_BF16, &err), MG_ERR_UNSUPPORTED);
+    char text[512];
+    cr_assert_eq(mg_arch_gguf_losses(m, text, sizeof text), 1);
+    cr_assert(strstr(text, "no_rope_layer_interval"), "%s", text);
+    mg_kvs kv;
+    mg_kvs_init(&kv);
+    cr_assert_eq(mg_arch_gguf_keys(&kv, m->arch, &m->hp, 0, &err), MG_OK, "%s", error_text(&err));
+    cr_assert_null(mg_kvs_get(&kv, "smollm3.rope.no_rope_layer_interval"));
+    mg_kvs_release(&kv);
+    mg_model_free(m);
+}
+
+Test(arch_config, numbers_of_dense_families) {
+    mg_model *m = from_config("{\"model_type\":\"stablelm\",\"partial_rotary_factor\":0.4}"); /* heads of 80 */
+    cr_assert_eq(mg_hp_i(m, MG_K_ROPE_DIM), 32);
+    mg_model_free(m);
+    m = from_config(
+        "{\"model_type\":\"stablelm\",\"rope_parameters\":{\"partial_rotary_factor\":0.5,\"rope_theta\":9e4}}");
+    cr_assert(mg_hp_i(m, MG_K_ROPE_DIM) == 40 && mg_hp_f(m, MG_K_ROPE_THETA) == 9e4);
+    mg_model_free(m);
+    m = from_config("{\"model_type\":\"gemma2\",\"attn_logit_softcapping\":null,\"query_pre_attn_scalar\":144}");
+    cr_assert(mg_hp_f(m, MG_K_ATTN_SOFTCAP) == 0 && mg_hp_f(m, MG_K_FINAL_SOFTCAP) == 30);
+    cr_assert(mg_hp_i(m, MG_K_ATTN_SCALE_DIM) == 144 && mg_hp_f(m, MG_K_EMBED_SCALE) == sqrt(2304));
+    mg_model_free(m);
+    m = from_config("{\"model_type\":\"gemma\",\"hidden_act\":\"gelu\"}");
+    cr_assert_eq(mg_hp_i(m, MG_K_ACT), MG_ACT_GELU_TANH, "the first files say gelu and mean its tanh form");
+    mg_model_free(m);
+    m = from_config("{\"model_type\":\"granite\"}");
+    cr_assert_eq(mg_hp_f(m, MG_K_ATTN_SCALE), 1, "the class's default, not the root of the head size");
+    mg_model_free(m);
+    m = from_config(
+        SIX("gemma3_text", ",\"rope_theta\":7e5,\"rope_scaling\":{\"rope_type\":\"linear\",\"factor\":8.0}"));
+    cr_assert(mg_hp_f(m, MG_K_ROPE_THETA) == 7e5 && mg_hp_f(m, MG_K_ROPE_FACTOR) == 8);
+    cr_assert(mg_hp_f(m, MG_K_ROPE_THETA_LOCAL) == 10000 && m->layers[0].rope_plain && !m->layers[5].rope_plain);
+    mg_model_free(m);
 }
 
 /* ---- written configurations ---- */

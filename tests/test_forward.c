@@ -163,16 +163,7 @@ Test(forward, sliding_window) {
 }
 /* Dense families: norms of query and key, biases, partial rotation, layer norms, caps, scales, windows by layer. */
 static const char *const dense[] = {
-    "qwen2",
-    "qwen3",
-    "smollm3",
-    "stablelm",
-    "olmo2",
-    "phi3",
-    "granite",
-    "gemma",
-    "gemma2",
-    "gemma3_text",
+    "qwen2", "qwen3", "smollm3", "stablelm", "olmo2", "phi3", "granite", "gemma", "gemma2", "gemma3_text",
 };
 Test(forward, dense_families) {
     for (size_t i = 0; i < sizeof dense / sizeof *dense; i++) against_reference(dense[i]);
@@ -237,6 +228,7 @@ Test(forward, threads_chunks_and_cache_do_not_change_bits) {
     same_bits("llama_rope_yarn");
     same_bits("mistral_swa");
     for (size_t i = 0; i < sizeof mixtures / sizeof *mixtures; i++) same_bits(mixtures[i]);
+    for (size_t i = 0; i < sizeof dense / sizeof *dense; i++) same_bits(dense[i]);
 }
 
 /* Kept weights: the same bits when all, some or none of them fit, for one token and for many. */
@@ -396,6 +388,12 @@ Test(forward, long_text_full) {
 }
 Test(forward, long_text_window) {
     long_text("mistral_swa");
+}
+/* Caps with a window on every other layer; two rotary bases; layer norms and a rotated part of a head. */
+Test(forward, long_text_dense_families) {
+    long_text("gemma2");
+    long_text("gemma3_text");
+    long_text("stablelm");
 }
 Test(forward, long_text_experts) {
     long_text("mixtral");

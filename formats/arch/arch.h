@@ -141,6 +141,7 @@ typedef struct mg_config_row {
     mg_fallback gguf_absent;
     double lo, hi;             /* accepted range of stated values; both 0 = any */
     const mg_enum_name *names; /* kind E: the spellings */
+    bool gguf_unread;          /* written for the reference's sake; the value follows from the tensors or is fixed */
     bool quiet;                /* a fallback is no news (no sentence in mg_model.assumptions) */
     mg_key only_if; /* a stated value counts only when this key is not 0, and is 0 otherwise; key 0 (VOCAB): always */
     bool lost_in_gguf; /* the GGUF layout cannot say a value other than the fallback: see mg_arch_gguf_losses */

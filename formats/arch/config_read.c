@@ -290,7 +290,7 @@ mg_status mg_config_read_gguf(mg_model *m, mg_config_state *st, const mg_kvs *kv
     st->gguf = true;
     for (uint32_t i = 0; i < m->arch->n_config; i++) {
         const mg_config_row *r = &m->arch->config[i];
-        if (!r->gguf || r->gguf_when == MG_GGUF_FILE_TYPE) continue;
+        if (!r->gguf || r->gguf_unread || r->gguf_when == MG_GGUF_FILE_TYPE) continue;
         gguf_name(name, sizeof name, m->arch, r->gguf);
         const mg_kv *v = mg_kvs_get(kv, name);
         if (!v) continue;

@@ -4,8 +4,9 @@
  * k and v as an option. StableLM 2 12B also norms every head of q and k with a LayerNorm of its own and runs attention
  * and feed-forward side by side: both are refused.
  *
- * GGUF "stablelm" keeps the order of q and k and states the number of rotated elements. Its converter writes no rotary
- * base; llama.cpp reads one when it is there, so another base than 10000 is written. */
+ * GGUF "stablelm": use_parallel_residual has been written wrongly by old converters and no reader looks at it; whether
+ * the feed-forward has a norm tells. The format keeps the order of q and k and states the number of rotated elements.
+ * Its converter writes no rotary base; llama.cpp reads one when it is there, so another base than 10000 is written. */
 #include "formats/arch/arch_rows.h"
 
 static const mg_config_row config[] = {
@@ -20,8 +21,8 @@ static const mg_config_row config[] = {
      .gguf = "use_parallel_residual",
      .gguf_type = MG_KV_BOOL,
      .gguf_when = MG_GGUF_ALWAYS,
+     .gguf_unread = true,
      .absent = VALUE_(0),
-     .gguf_absent = VALUE_(1),
      .quiet = true},
     {.key = MG_K_NORM_EPS,
      .hf = {"layer_norm_eps"},
@@ -62,7 +63,7 @@ static const char *const ignored[] = {LLAMA_IGNORED};
 
 const mg_arch mg_arch_stablelm = {
     .name = "stablelm",
-    .hf_classes = {"StableLmForCausalLM", "StableLMEpochForCausalLM"},
+    .hf_classes = {"StableLmForCausalLM"},
     .gguf_arch = "stablelm",
     .gguf_match = MG_GGUF_MATCH_DENSE,
     .block = {.norm = MG_NORM_LAYER, .rope = MG_ROPE_HALF, .router = MG_ROUTER_NONE},

@@ -7,7 +7,7 @@ import re
 import tree
 
 FAMILIES = re.compile(r"llama|mistral|mixtral|qwen|gemma|deepseek|gpt_?oss|phi3|phimoe|olmo|dbrx|jamba|arctic|cohere|falcon|granite|"
-                      r"starcoder|minicpm|internlm|baichuan|chatglm", re.I)
+                      r"starcoder|smollm|stablelm|minicpm|internlm|baichuan|chatglm", re.I)
 
 # Not families: programs, a layout on disk, a rotary scaling, and GGUF's word for a SentencePiece vocabulary.
 ELSEWHERE = re.compile("|".join([
