@@ -87,8 +87,7 @@ mg_status mg_compare_run(mg_model *reference, mg_candidate *cand, uint32_t n, co
                          mg_error *err) {
     if (opt->windows) MG_TRY(run_drift(reference, cand, n, opt, err));
     for (uint32_t i = 0; opt->weights && i < n; i++) {
-        mg_status st =
-            mg_weight_diff_run(&cand[i].weights, reference, cand[i].model, opt->pool, opt->weight_progress, err);
+        mg_status st = mg_weight_diff_run(&cand[i].weights, reference, cand[i].model, opt->pool, opt->progress, err);
         if (st != MG_OK) {
             mg_error_at(err, cand[i].path, NULL);
             return st;

@@ -19,12 +19,12 @@ typedef struct mg_candidate {
 
 typedef struct mg_compare_options {
     mg_pool *pool;
-    const mg_windows *windows;    /* NULL: no forward pass, only weights */
-    uint32_t experts_per_token;   /* 0 = the models' own; MG_EXPERTS_ALL */
-    uint64_t memory;              /* bytes for activations and logits of all models together; 0 = 1 GiB */
-    bool weights;                 /* compare weight by weight */
-    mg_progress *progress;        /* counts scored positions; may be NULL */
-    mg_progress *weight_progress; /* counts bytes of the candidates' weights; may be NULL */
+    const mg_windows *windows;  /* NULL: no forward pass, only weights */
+    uint32_t experts_per_token; /* 0 = the models' own; MG_EXPERTS_ALL */
+    uint64_t memory;            /* bytes for activations and logits of all models together; 0 = 1 GiB */
+    bool weights;               /* compare weight by weight */
+    mg_progress
+        *progress; /* counts scored positions, then bytes of weights: ask for one of them at a time; may be NULL */
 } mg_compare_options;
 
 /* Each candidate has its path and model set and the rest zeroed, and is released by the caller in every case.

@@ -241,25 +241,26 @@ static mg_status check_thresholds(const args *a, mg_error *err) {
     return st;
 }
 
+/* One of the two comparisons under a progress of its own, so that its rate is its own. */
+static mg_status compare_part(run *r, const args *a, bool weights, const char *unit, uint64_t total, mg_error *err) {
+    mg_compare_options opt = {.pool = r->pool,
+                              .windows = weights ? NULL : &r->windows,
+                              .experts_per_token = a->c.experts_per_token,
+                              .memory = a->c.memory,
+                              .weights = weights};
+    MG_TRY(mg_progress_new(&opt.progress, a->c.progress, weights ? "weights" : "verify", total, err));
+    mg_progress_unit(opt.progress, unit);
+    mg_status st = mg_compare_run(r->reference.m, r->cand, r->n, &opt, err);
+    mg_progress_free(opt.progress);
+    return st;
+}
+
 static mg_status compare(run *r, const args *a, mg_error *err) {
-    mg_progress *tokens = NULL, *weights = NULL;
     uint64_t bytes = 0;
     for (uint32_t i = 0; i < r->n; i++)
         for (uint32_t t = 0; t < r->models[i].ckpt->n_tensors; t++) bytes += r->models[i].ckpt->tensors[t].n_bytes;
-    mg_status st = mg_progress_new(&tokens, a->c.progress, "verify", r->windows.scored, err);
-    if (st == MG_OK && a->weights) st = mg_progress_new(&weights, a->c.progress, "weights", bytes, err);
-    mg_progress_unit(tokens, "tokens");
-    mg_compare_options opt = {.pool = r->pool,
-                              .windows = &r->windows,
-                              .experts_per_token = a->c.experts_per_token,
-                              .memory = a->c.memory,
-                              .weights = a->weights,
-                              .progress = tokens,
-                              .weight_progress = weights};
-    if (st == MG_OK) st = mg_compare_run(r->reference.m, r->cand, r->n, &opt, err);
-    mg_progress_free(tokens);
-    mg_progress_free(weights);
-    return st;
+    MG_TRY(compare_part(r, a, false, "tokens", r->windows.scored, err));
+    return a->weights ? compare_part(r, a, true, NULL, bytes, err) : MG_OK;
 }
 
 static mg_status work(run *r, const args *a, uint32_t *failed, mg_error *err) {
