@@ -4,6 +4,7 @@
 #include "convert/gates.h"
 
 #include "convert/gates_tokens.h"
+#include "quant/codec.h"
 #include "quant/math/f64.h"
 
 #include <math.h>
@@ -32,15 +33,81 @@ static double next_normal(uint64_t *state) {
     return r * cs;
 }
 
+/* Gram-Schmidt over the rows of one layer, twice for rounding's sake; rows beyond `hidden` of them cannot be
+ * orthogonal to all others and are only made of length 1. */
+static void orthonormalise(double *rows, uint32_t n, uint64_t hidden) {
+    for (uint32_t e = 0; e < n; e++) {
+        double *v = rows + e * hidden, norm = 0;
+        for (unsigned pass = 0; pass < 2; pass++)
+            for (uint32_t o = 0; o < e && e < hidden; o++) {
+                double dot = 0;
+                for (uint64_t k = 0; k < hidden; k++) dot += v[k] * rows[o * hidden + k];
+                for (uint64_t k = 0; k < hidden; k++) v[k] -= dot * rows[o * hidden + k];
+            }
+        for (uint64_t k = 0; k < hidden; k++) norm += v[k] * v[k];
+        norm = norm > 0 ? sqrt(norm) : 1;
+        for (uint64_t k = 0; k < hidden; k++) v[k] /= norm;
+    }
+}
+
+static mg_status orthogonal_rows(uint64_t *state, uint32_t layers, uint32_t experts, uint64_t hidden, float *rows,
+                                 mg_error *err) {
+    uint64_t n = experts * hidden;
+    double *layer = malloc(n * sizeof *layer);
+    if (!layer) return mg_fail_nomem(err, n * sizeof *layer);
+    for (uint32_t l = 0; l < layers; l++) {
+        for (uint64_t i = 0; i < n; i++) layer[i] = next_normal(state);
+        orthonormalise(layer, experts, hidden);
+        for (uint64_t i = 0; i < n; i++) rows[l * n + i] = (float)layer[i];
+    }
+    free(layer);
+    return MG_OK;
+}
+
 mg_status mg_gates_random(mg_gate_mode mode, uint64_t seed, uint32_t layers, uint32_t experts, uint64_t hidden,
                           float *rows, mg_error *err) {
-    if (mode != MG_GATE_RANDOM && mode != MG_GATE_UNIFORM_RANDOM)
-        return mg_fail(err, MG_ERR_INTERNAL, "gate mode '%s' is not seeded", mg_gate_mode_name(mode));
     uint64_t state = seed, n = (uint64_t)layers * experts * hidden;
     double bound = 1 / sqrt((double)hidden);
+    if (mode == MG_GATE_ORTHOGONAL) return orthogonal_rows(&state, layers, experts, hidden, rows, err);
+    if (mode != MG_GATE_RANDOM && mode != MG_GATE_UNIFORM_RANDOM)
+        return mg_fail(err, MG_ERR_INTERNAL, "gate mode '%s' is not seeded", mg_gate_mode_name(mode));
     for (uint64_t i = 0; i < n; i++)
         rows[i] = (float)(mode == MG_GATE_RANDOM ? next_normal(&state) : (2 * next_unit(&state) - 1) * bound);
     return MG_OK;
+}
+
+/* ---- rows from a file ---- */
+
+static mg_status read_router(mg_checkpoint *c, const mg_tensor *want, float *rows, mg_error *err) {
+    uint32_t t = mg_checkpoint_find(c, want->name);
+    mg_error_at(err, c->path, want->name);
+    if (t == MG_STRMAP_NONE) return mg_fail(err, MG_ERR_FORMAT, "the gate file has no such tensor");
+    const mg_tensor *found = &c->tensors[t];
+    if (!mg_dtype_is_float(found->dtype))
+        return mg_fail(err, MG_ERR_FORMAT, "gates of type %s", mg_dtype_get(found->dtype)->name);
+    MG_TRY(mg_tensor_expect_shape(found, want->rank, want->shape, err));
+    void *raw = malloc(found->n_bytes + 1);
+    if (!raw) return mg_fail_nomem(err, found->n_bytes);
+    mg_status st = mg_checkpoint_read(c, t, 0, raw, found->n_bytes, err);
+    if (st == MG_OK) mg_codec_get(found->dtype)->decode(raw, found->n_elements, rows);
+    free(raw);
+    return st;
+}
+
+mg_status mg_gates_from_file(const char *path, mg_model *target, float *rows, mg_error *err) {
+    mg_checkpoint *c;
+    MG_TRY(mg_checkpoint_open(&c, path, err));
+    mg_status st = MG_OK;
+    for (uint32_t l = 0; st == MG_OK && l < (uint32_t)mg_hp_i(target, MG_K_LAYERS); l++) {
+        const mg_bound *b = mg_model_find(target, MG_R_ROUTER, l, 0);
+        if (!b) continue;
+        const mg_tensor *want = mg_model_tensor(target, b);
+        mg_error place = {0};
+        st = read_router(c, want, rows + l * want->n_elements, &place);
+        if (st != MG_OK && err) *err = place;
+    }
+    mg_checkpoint_free(c);
+    return st;
 }
 
 /* ---- rows from prompts ---- */

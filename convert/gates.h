@@ -18,9 +18,14 @@ typedef struct mg_fit_report {
     uint64_t tokens;
 } mg_fit_report;
 
-/* random and uniform_random: rows from the seed alone. */
+/* random, uniform_random and orthogonal: rows from the seed alone. */
 mg_status mg_gates_random(mg_gate_mode mode, uint64_t seed, uint32_t layers, uint32_t experts, uint64_t hidden,
                           float *rows, mg_error *err) MG_MUST_CHECK;
+
+/* rows of a safetensors file of float tensors [experts, hidden], one per layer, named as the result names its routers
+ * (such as the gates of another merge). MG_ERR_FORMAT names what is missing or has another shape. target: the merged
+ * model, for the names. */
+mg_status mg_gates_from_file(const char *path, mg_model *target, float *rows, mg_error *err) MG_MUST_CHECK;
 
 /* hidden, hidden_avg, cheap_embed: from the base model alone, mergekit-moe's formulas in f32. */
 mg_status mg_gates_from_prompts(const mg_merge_spec *spec, mg_model *base, const mg_tokenizer *tok,

@@ -58,6 +58,11 @@ static mg_status stage_id(const gate_work *g, mg_xxh128 *id, mg_error *err) {
         mg_xxh128_update(h, &x->residual_scale, sizeof x->residual_scale);
         st = hash_checkpoint(h, g->run->merge->donors[e + 1].ckpt, err);
     }
+    if (st == MG_OK && g->spec->gate_file) {
+        char hex[65];
+        st = mg_sha256_file(g->spec->gate_file, hex, err);
+        if (st == MG_OK) mg_xxh128_update(h, hex, 64);
+    }
     *id = mg_xxh128_final(h);
     mg_xxh128_free(h);
     return st;
@@ -100,25 +105,74 @@ static mg_status compute_from_prompts(gate_work *g, mg_error *err) {
     return st;
 }
 
+static double gate_cosine(const gate_work *g, uint32_t layer, uint32_t a, uint32_t b) {
+    const float *x = g->run->rows + ((uint64_t)layer * g->shape.experts + a) * g->shape.hidden;
+    const float *y = g->run->rows + ((uint64_t)layer * g->shape.experts + b) * g->shape.hidden;
+    double xy = 0, xx = 0, yy = 0;
+    for (uint64_t k = 0; k < g->shape.hidden; k++) {
+        xy += (double)x[k] * (double)y[k];
+        xx += (double)x[k] * (double)x[k];
+        yy += (double)y[k] * (double)y[k];
+    }
+    return xx > 0 && yy > 0 ? xy / sqrt(xx * yy) : 0;
+}
+
+static mg_status compute_rows(gate_work *g, mg_error *err) {
+    const mg_gate_shape *s = &g->shape;
+    mg_gate_mode mode = g->spec->gate_mode;
+    switch (mode) {
+    case MG_GATE_RANDOM:
+    case MG_GATE_UNIFORM_RANDOM:
+    case MG_GATE_ORTHOGONAL:
+        return mg_gates_random(mode, g->opt->seed, s->layers, s->experts, s->hidden, g->run->rows, err);
+    case MG_GATE_FILE:
+        return mg_gates_from_file(g->spec->gate_file, g->run->model, g->run->rows, err);
+    default:
+        return compute_from_prompts(g, err);
+    }
+}
+
+/* Rows must be finite; two that nearly coincide are worth a word, since the router can then hardly tell the experts
+ * apart. */
+static mg_status inspect_rows(const gate_work *g, mg_error *err) {
+    const mg_gate_shape *s = &g->shape;
+    double worst = -1;
+    uint32_t at = 0, a = 0, b = 0;
+    for (uint64_t i = 0; i < s->layers * (s->experts * s->hidden); i++)
+        if (!isfinite(g->run->rows[i])) return mg_fail(err, MG_ERR_FORMAT, "a router row is not finite");
+    for (uint32_t l = 0; l < s->layers; l++)
+        for (uint32_t i = 0; i < s->experts; i++)
+            for (uint32_t j = i + 1; j < s->experts; j++) {
+                double c = gate_cosine(g, l, i, j);
+                if (c <= worst) continue;
+                worst = c;
+                at = l;
+                a = i;
+                b = j;
+            }
+    if (s->experts > 1)
+        note(g->opt, "most alike gates: experts %u and %u in layer %u, cosine %.3f%s", a, b, at, worst,
+             worst > 0.98 ? "; the router can hardly tell them apart" : "");
+    return MG_OK;
+}
+
 static mg_status compute_gates(gate_work *g, mg_error *err) {
     mg_merge_run *r = g->run;
     mg_gate_mode mode = g->spec->gate_mode;
+    const char *path = g->opt->stage_path;
     mg_xxh128 id;
     MG_TRY(stage_id(g, &id, err));
-    const char *path = g->opt->stage_path;
-    if (path && mg_gate_stage_load(path, id, g->shape, r->rows)) {
+    bool again = path && mg_gate_stage_load(path, id, g->shape, r->rows);
+    if (again) {
         note(g->opt, "routers of the interrupted run are used again");
     } else {
-        note(g->opt, "gate mode '%s'%s", mg_gate_mode_name(mode),
+        note(g->opt, "gate mode '%s'%s", mode == MG_GATE_FILE ? g->spec->gate_file : mg_gate_mode_name(mode),
              g->spec->gate_mode_given ? "" : " (the recipe names none; mergekit would take 'hidden')");
-        if (mode == MG_GATE_RANDOM || mode == MG_GATE_UNIFORM_RANDOM)
-            MG_TRY(
-                mg_gates_random(mode, g->opt->seed, g->shape.layers, g->shape.experts, g->shape.hidden, r->rows, err));
-        else
-            MG_TRY(compute_from_prompts(g, err));
+        MG_TRY(compute_rows(g, err));
         if (path) MG_TRY(mg_gate_stage_save(path, id, g->shape, r->rows, err));
-        if (mode == MG_GATE_FIT) return MG_OK; /* supplied layer by layer already */
     }
+    MG_TRY(inspect_rows(g, err));
+    if (mode == MG_GATE_FIT && !again) return MG_OK; /* supplied layer by layer already */
     uint64_t n = g->shape.experts * g->shape.hidden;
     for (uint32_t l = 0; l < g->shape.layers; l++)
         MG_TRY(mg_expr_supply(r->plan, r->merge->routers[l], r->rows + l * n, err));
@@ -167,17 +221,4 @@ void mg_merge_run_free(mg_merge_run *r) {
     free(r->reports);
     free(r->rows);
     free(r);
-}
-
-double mg_merge_run_gate_cosine(const mg_merge_run *r, uint32_t layer, uint32_t a, uint32_t b) {
-    uint64_t h = (uint64_t)mg_hp_i(r->model, MG_K_HIDDEN);
-    const float *x = r->rows + ((uint64_t)layer * r->merge->spec->n_experts + a) * h;
-    const float *y = r->rows + ((uint64_t)layer * r->merge->spec->n_experts + b) * h;
-    double xy = 0, xx = 0, yy = 0;
-    for (uint64_t k = 0; k < h; k++) {
-        xy += (double)x[k] * (double)y[k];
-        xx += (double)x[k] * (double)x[k];
-        yy += (double)y[k] * (double)y[k];
-    }
-    return xx > 0 && yy > 0 ? xy / sqrt(xx * yy) : 0;
 }

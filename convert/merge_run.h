@@ -33,7 +33,4 @@ mg_status mg_merge_run_new(mg_merge_run **out, const mg_merge_spec *spec, const 
                            mg_error *err) MG_MUST_CHECK;
 void mg_merge_run_free(mg_merge_run *r);
 
-/* Cosines of router rows a and b of a layer: how alike two gates are (1: the same direction). */
-double mg_merge_run_gate_cosine(const mg_merge_run *r, uint32_t layer, uint32_t a, uint32_t b);
-
 #endif

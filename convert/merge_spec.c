@@ -14,8 +14,14 @@
 #define MAX_PROMPT_FILE (64u << 20)
 
 static const char *const mode_names[MG_GATE_MODE_COUNT + 1] = {
-    [MG_GATE_HIDDEN] = "hidden", [MG_GATE_HIDDEN_AVG] = "hidden_avg",         [MG_GATE_CHEAP_EMBED] = "cheap_embed",
-    [MG_GATE_RANDOM] = "random", [MG_GATE_UNIFORM_RANDOM] = "uniform_random", [MG_GATE_FIT] = "fit",
+    [MG_GATE_HIDDEN] = "hidden",
+    [MG_GATE_HIDDEN_AVG] = "hidden_avg",
+    [MG_GATE_CHEAP_EMBED] = "cheap_embed",
+    [MG_GATE_RANDOM] = "random",
+    [MG_GATE_UNIFORM_RANDOM] = "uniform_random",
+    [MG_GATE_FIT] = "fit",
+    [MG_GATE_ORTHOGONAL] = "orthogonal",
+    [MG_GATE_FILE] = "FILE.safetensors",
 };
 
 const char *mg_gate_mode_name(mg_gate_mode m) {
@@ -27,7 +33,12 @@ mg_status mg_gate_mode_parse(const char *text, mg_gate_mode *out, mg_error *err)
         *out = MG_GATE_HIDDEN;
         return MG_OK;
     }
-    for (int m = 0; m < MG_GATE_MODE_COUNT; m++)
+    size_t n = strlen(text);
+    if (n > 12 && strcmp(text + n - 12, ".safetensors") == 0) {
+        *out = MG_GATE_FILE;
+        return MG_OK;
+    }
+    for (int m = 0; m < MG_GATE_FILE; m++)
         if (strcmp(text, mode_names[m]) == 0) {
             *out = (mg_gate_mode)m;
             return MG_OK;
@@ -72,12 +83,21 @@ static mg_status get_expert(mg_merge_spec *s, const char *dir, const mg_yaml *v,
     return MG_OK;
 }
 
-static mg_status get_scalars(mg_merge_spec *s, const mg_yaml *root, mg_error *err) {
+static mg_status set_gate(mg_merge_spec *s, const char *dir, const char *text, mg_error *err) {
+    MG_TRY(mg_gate_mode_parse(text, &s->gate_mode, err));
+    s->gate_mode_given = true;
+    return s->gate_mode == MG_GATE_FILE ? mg_merge_yaml_resolve(&s->arena, dir, text, &s->gate_file, err) : MG_OK;
+}
+
+mg_status mg_merge_spec_set_gate(mg_merge_spec *s, const char *text, mg_error *err) {
+    return set_gate(s, ".", text, err);
+}
+
+static mg_status get_scalars(mg_merge_spec *s, const char *dir, const mg_yaml *root, mg_error *err) {
     const mg_yaml *v = mg_yaml_get(root, "gate_mode");
     if (v && !mg_yaml_is_null(v)) {
         if (v->type != MG_YAML_SCALAR) return mg_merge_yaml_schema(err, v, "gate_mode", "a name");
-        MG_TRY(mg_gate_mode_parse(v->text, &s->gate_mode, err));
-        s->gate_mode_given = true;
+        MG_TRY(set_gate(s, dir, v->text, err));
     }
     s->dtype = MG_DTYPE_COUNT;
     MG_TRY(mg_merge_yaml_dtype(root, "dtype", &s->dtype, err));
@@ -115,7 +135,7 @@ static mg_status read_root(mg_merge_spec *s, const char *dir, const mg_yaml *roo
     MG_TRY(MG_ARENA_NEW(&s->arena, &s->experts, experts->n_children, err));
     for (const mg_yaml *v = experts->child; v; v = v->next)
         MG_TRY(get_expert(s, dir, v, &s->experts[s->n_experts++], err));
-    return get_scalars(s, root, err);
+    return get_scalars(s, dir, root, err);
 }
 
 mg_status mg_merge_spec_load(mg_merge_spec **out, const char *path, mg_error *err) {
@@ -203,7 +223,8 @@ static bool same_prompts(const mg_prompts *a, const mg_prompts *b) {
 }
 
 mg_status mg_merge_spec_check(const mg_merge_spec *s, bool same_models_ok, mg_error *err) {
-    bool random = s->gate_mode == MG_GATE_RANDOM || s->gate_mode == MG_GATE_UNIFORM_RANDOM;
+    bool random = s->gate_mode == MG_GATE_RANDOM || s->gate_mode == MG_GATE_UNIFORM_RANDOM ||
+                  s->gate_mode == MG_GATE_ORTHOGONAL || s->gate_mode == MG_GATE_FILE; /* no prompts needed */
     bool same_all = s->n_experts > 1, same_sources = s->n_experts > 1;
     for (uint32_t i = 0; i < s->n_experts; i++) {
         const mg_merge_expert *e = &s->experts[i], *first = &s->experts[0];

@@ -13,11 +13,14 @@ typedef enum mg_gate_mode {
     MG_GATE_RANDOM,         /* standard normal rows */
     MG_GATE_UNIFORM_RANDOM, /* uniform in +-1/sqrt(hidden) */
     MG_GATE_FIT,            /* ours: multinomial logistic regression at the router's true input, layer by layer */
+    MG_GATE_ORTHOGONAL,     /* ours: random rows made orthogonal and of length 1, for training routers later */
+    MG_GATE_FILE,           /* ours: rows from a safetensors file */
     MG_GATE_MODE_COUNT,
 } mg_gate_mode;
 
 const char *mg_gate_mode_name(mg_gate_mode m);
-/* MG_ERR_USAGE with the nearest name. "hidden_last" is MG_GATE_HIDDEN, as in mergekit. */
+/* MG_ERR_USAGE with the nearest name. "hidden_last" is MG_GATE_HIDDEN, as in mergekit; a name ending in .safetensors is
+ * MG_GATE_FILE. */
 mg_status mg_gate_mode_parse(const char *text, mg_gate_mode *out, mg_error *err) MG_MUST_CHECK;
 
 typedef struct mg_prompts {
@@ -40,6 +43,7 @@ typedef struct mg_merge_spec {
     uint32_t experts_per_token; /* 2 when absent */
     mg_gate_mode gate_mode;
     bool gate_mode_given;
+    const char *gate_file;    /* MG_GATE_FILE: resolved path */
     mg_dtype dtype;           /* MG_DTYPE_COUNT when absent: the base config's */
     const char *architecture; /* beginning of the wanted output family's name, any case; NULL: the first that fits */
     const char *text;         /* the file verbatim, copied into the output as mergekit_moe_config.yml */
@@ -58,6 +62,10 @@ void mg_merge_spec_free(mg_merge_spec *s);
 /* Append the non-empty lines of a text file to the positive prompts of the expert called name: the last component of
  * its source_model, or its index. MG_ERR_USAGE when no or more than one expert is called so. */
 mg_status mg_merge_spec_add_text(mg_merge_spec *s, const char *name, const char *file, mg_error *err) MG_MUST_CHECK;
+
+/* Take another gate mode than the recipe's, as --gate does: a name, or a safetensors file from the working directory.
+ */
+mg_status mg_merge_spec_set_gate(mg_merge_spec *s, const char *text, mg_error *err) MG_MUST_CHECK;
 
 /* The checks that depend on the final gate mode. same_models_ok: mergekit's
  * --i-understand-this-is-not-useful-without-training. */

@@ -54,7 +54,9 @@ static mg_status parse(args *a, int argc, char **argv, bool *done, mg_error *err
         {"--manifest", MG_OPT_FLAG, &a->manifest, NULL, "write NAME.manifest.json: inputs, recipe and hashes"},
         {NULL, MG_OPT_GROUP, NULL, NULL, "Routers"},
         {"--gate", MG_OPT_STR, &a->gate, "MODE",
-         "fit, hidden, hidden_avg, cheap_embed, random or uniform_random; overrides the recipe"},
+         "fit, hidden, hidden_avg, cheap_embed, random, uniform_random, orthogonal, or a safetensors file of router "
+         "rows; "
+         "overrides the recipe"},
         {"--text", MG_OPT_LIST, &a->text, "NAME=FILE",
          "more positive prompts of an expert (last part of its path, or its index), one per line"},
         {"--random-seed", MG_OPT_U64, &a->seed, "N", "seed of random routers (default 0)"},

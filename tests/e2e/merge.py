@@ -54,6 +54,18 @@ for name, options in {"a": [], "b": ["-t", 1], "c": ["--random-seed", 7]}.items(
 same(digests["a"], digests["b"], "random gates for 1 thread")
 check(digests["a"] != digests["c"], "the seed changes nothing")
 
+# ---- gates from a file: with mergekit's own, the whole model is the reference; orthogonal rows are ----
+run("merge", GOLDEN / "moe4_hidden.yml", WORK / "from_file", "-q", "--gate", GOLDEN / "gates_hidden.safetensors")
+same(common.sha256(WORK / "from_file/model.safetensors"), common.sha256(reference / "model.safetensors"), "mergekit's gates from a file")
+run("merge", GOLDEN / "moe4_hidden.yml", WORK / "never", "-q", "--gate", reference / "../moe4/model.safetensors.x.safetensors", expect=5)
+run("merge", GOLDEN / "moe4_hidden.yml", WORK / "never", "-q", "--gate", DATA / "models/donors/base/model.safetensors", expect=3)
+run("merge", GOLDEN / "moe4_hidden.yml", WORK / "orthogonal", "-q", "--gate", "orthogonal")
+for name, t in common.read_safetensors(WORK / "orthogonal/model.safetensors")[1].items():
+    if "gate.weight" in name:
+        r = rows(t)  # bf16 rounding moves each of 256 products by 2^-9 of it at most
+        check(all(abs(cosine(r[i], r[j])) < 0.01 for i in range(4) for j in range(i)), f"{name} is not orthogonal")
+        check(all(abs(sum(x * x for x in row) - 1) < 0.01 for row in r), f"{name}: lengths")
+
 # ---- fit on the sample donors: finds its experts, is the same for every thread count and instruction set ----
 recipe = SAMPLES / "moe4.yml"
 text = run("merge", recipe, WORK / "fit").err
