@@ -11,6 +11,8 @@
 #include "formats/base/file.h"
 #include "formats/gguf.h"
 #include "formats/hf_dir.h"
+#include "formats/native_dir.h"
+#include "formats/torch_file.h"
 
 static bool ends_with(const char *s, const char *tail) {
     size_t n = strlen(s), m = strlen(tail);
@@ -46,14 +48,11 @@ static mg_status refuse_kind(const char *path, mg_error *err) {
         return mg_fail(err, MG_ERR_FORMAT,
                        "is one piece of a file split by bytes: join the pieces first (cat a.part1of2 "
                        "a.part2of2 > a)");
-    if (ends_with(path, ".pth") || ends_with(path, ".pt") || ends_with(path, ".bin"))
-        return mg_fail(err, MG_ERR_UNSUPPORTED,
-                       "is a pickle (.pth/.pt/.bin), which this version does not read: save it as "
-                       "safetensors first");
     if (ends_with(path, ".yml") || ends_with(path, ".yaml"))
         return mg_fail(err, MG_ERR_UNSUPPORTED, "a merge YAML cannot be opened as a model here");
     if (ends_with(path, ".json")) return mg_fail(err, MG_ERR_FORMAT, "is JSON, no weights: name the directory");
-    return mg_fail(err, MG_ERR_UNSUPPORTED, "name tells no model kind: expected a directory, .safetensors or .gguf");
+    return mg_fail(err, MG_ERR_UNSUPPORTED,
+                   "name tells no model kind: expected a directory, .safetensors, .gguf, .pth, .pt or .bin");
 }
 
 static mg_status open_kind(mg_checkpoint **out, const char *path, mg_error *err) {
@@ -61,7 +60,9 @@ static mg_status open_kind(mg_checkpoint **out, const char *path, mg_error *err)
     if (!path[0]) return mg_fail(err, MG_ERR_USAGE, "path is empty");
     if (strncmp(path, "hf:", 3) == 0) return refuse_missing(path, ENOENT, err);
     if (lstat(path, &sb) != 0) return refuse_missing(path, errno, err);
-    if (mg_path_is_dir(path)) return mg_hf_dir_open(out, path, err);
+    if (mg_path_is_dir(path))
+        return mg_native_dir_is(path) ? mg_native_dir_open(out, path, err) : mg_hf_dir_open(out, path, err);
+    if (mg_torch_is_name(path)) return mg_torch_open(out, path, err);
     if (ends_with(path, ".safetensors")) return mg_safetensors_open(out, path, err);
     if (ends_with(path, ".gguf")) return mg_gguf_open(out, path, err);
     return refuse_kind(path, err);

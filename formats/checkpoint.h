@@ -10,7 +10,14 @@
 #include "formats/kv.h"
 #include "formats/tensor.h"
 
-typedef enum mg_container { MG_CONTAINER_SAFETENSORS, MG_CONTAINER_HF_DIR, MG_CONTAINER_GGUF, MG_CONTAINER_PLAN } mg_container;
+typedef enum mg_container {
+    MG_CONTAINER_SAFETENSORS,
+    MG_CONTAINER_HF_DIR, /* safetensors or pickles, with config.json */
+    MG_CONTAINER_GGUF,
+    MG_CONTAINER_PLAN,
+    MG_CONTAINER_TORCH,  /* one .pth, .pt or .bin */
+    MG_CONTAINER_NATIVE, /* directory with params.json and consolidated.* */
+} mg_container;
 
 typedef struct mg_checkpoint mg_checkpoint;
 
@@ -34,6 +41,7 @@ struct mg_checkpoint {
     uint32_t n_files;
     const mg_json *config;        /* Hugging Face config.json; NULL for GGUF and for a bare .safetensors without one */
     const mg_json *generation_config; /* or NULL */
+    const mg_json *params;        /* params.json of a Mistral- or Meta-native release; NULL otherwise. Its tensors have native names */
     const mg_kvs *kv;             /* GGUF metadata; NULL otherwise */
     const mg_kvs *st_metadata;    /* safetensors __metadata__ of the first file as strings; may be NULL */
     uint64_t alignment;           /* GGUF: general.alignment in force; 0 otherwise */
@@ -41,7 +49,7 @@ struct mg_checkpoint {
     uint32_t n_notes;
 };
 
-/* Open PATH: a Hugging Face directory, a .safetensors file, or a .gguf file, told by what is there, never by magic sniffing of
+/* Open PATH: a Hugging Face or native directory, a .safetensors, .gguf, .pth, .pt or .bin file, told by what is there, never by magic sniffing of
  * shards. Headers only are read, every extent is checked against the real file size. Kinds that CLI.md lists and that are
  * not built yet are MG_ERR_UNSUPPORTED by name. *out is the caller's (mg_checkpoint_free). */
 mg_status mg_checkpoint_open(mg_checkpoint **out, const char *path, mg_error *err) MG_MUST_CHECK;

@@ -9,13 +9,19 @@
 
 #include "formats/base/hash.h"
 #include "formats/hf_dir.h"
+#include "formats/safetensors.h"
+#include "formats/strided.h"
+#include "formats/torch_file.h"
 
 #define EDGE (64u << 10) /* bytes hashed at each end of a file for its identity */
 
 static mg_status read_bytes(mg_checkpoint *base, uint32_t t, uint64_t offset, void *dst, uint64_t n, mg_error *err) {
     mg_files_ckpt *c = (mg_files_ckpt *)base;
     const mg_tensor *tensor = &base->tensors[t];
-    mg_status st = mg_file_read(c->files[tensor->file], tensor->offset + offset, dst, n, err);
+    const mg_file *f = c->files[tensor->file];
+    const uint64_t *strides = c->strides ? c->strides[t] : NULL;
+    mg_status st = strides ? mg_strided_read(f, tensor, strides, offset, dst, n, err)
+                           : mg_file_read(f, tensor->offset + offset, dst, n, err);
     if (st != MG_OK) mg_error_at(err, base->files[tensor->file], tensor->name);
     return st;
 }
@@ -87,8 +93,10 @@ void mg_files_ckpt_free(mg_files_ckpt *c) {
     free(c->base.files);
     free(c->tensors);
     free(c->notes);
+    free(c->strides);
     if (c->config) mg_json_free(c->config);
     if (c->generation_config) mg_json_free(c->generation_config);
+    if (c->params) mg_json_free(c->params);
     mg_strmap_release(&c->base.by_name);
     mg_kvs_release(&c->kv);
     mg_kvs_release(&c->metadata);
@@ -139,15 +147,41 @@ mg_status mg_files_ckpt_add_tensors(mg_files_ckpt *c, const mg_tensor *t, uint32
         mg_tensor *p = realloc(c->tensors, total * sizeof *p);
         if (!p) return mg_fail_nomem(err, total * sizeof *p);
         c->tensors = p;
+        const uint64_t **s = realloc(c->strides, total * sizeof *s);
+        if (!s) return mg_fail_nomem(err, total * sizeof *s);
+        c->strides = s;
         c->tensors_cap = (uint32_t)total;
     }
     for (uint32_t i = 0; i < n; i++) {
         c->tensors[c->base.n_tensors + i] = t[i];
         c->tensors[c->base.n_tensors + i].file = c->base.n_files - 1;
+        c->strides[c->base.n_tensors + i] = NULL;
     }
     c->base.n_tensors = (uint32_t)total;
     c->base.tensors = c->tensors;
     return MG_OK;
+}
+
+mg_status mg_files_ckpt_add_safetensors(mg_files_ckpt *c, const char *path, const char *name, mg_error *err) {
+    mg_st_header h;
+    bool first = c->base.n_files == 0;
+    MG_TRY(mg_files_ckpt_add_file(c, path, name, err));
+    MG_TRY(mg_safetensors_read(&h, c->files[c->base.n_files - 1], &c->arena, first ? &c->metadata : NULL, err));
+    if (first && h.has_metadata) c->base.st_metadata = &c->metadata;
+    return mg_files_ckpt_add_tensors(c, h.tensors, h.n_tensors, err);
+}
+
+mg_status mg_files_ckpt_add_torch(mg_files_ckpt *c, const char *path, const char *name, mg_error *err) {
+    mg_torch_file t;
+    uint32_t before = c->base.n_tensors;
+    MG_TRY(mg_files_ckpt_add_file(c, path, name, err));
+    MG_TRY(mg_torch_read(&t, c->files[c->base.n_files - 1], &c->arena, err));
+    MG_TRY(mg_files_ckpt_add_tensors(c, t.tensors, t.n_tensors, err));
+    for (uint32_t i = 0; i < t.n_tensors; i++) c->strides[before + i] = t.strides[i];
+    if (t.inside) MG_TRY(mg_files_ckpt_note(c, err, "%s: the tensors are those of its entry '%s'", name, t.inside));
+    if (!t.n_skipped) return MG_OK;
+    return mg_files_ckpt_note(c, err, "%s: %" PRIu32 " entries are no tensors and were not read, the first is '%.200s'",
+                              name, t.n_skipped, t.skipped);
 }
 
 mg_status mg_files_ckpt_index(mg_files_ckpt *c, mg_error *err) {
@@ -208,4 +242,17 @@ mg_status mg_files_ckpt_load_config(mg_files_ckpt *c, const char *dir, bool requ
     c->base.config = c->config;
     c->base.generation_config = c->generation_config;
     return MG_OK;
+}
+
+mg_status mg_files_ckpt_load_params(mg_files_ckpt *c, const char *dir, mg_error *err) {
+    MG_TRY(load_object(&c->params, dir, "params.json", err));
+    c->base.params = c->params;
+    return MG_OK;
+}
+
+mg_status mg_files_ckpt_load_side(mg_files_ckpt *c, const char *name, mg_error *err) {
+    const char *dir = c->base.dir;
+    bool params = has_entry(dir, "params.json"), native = strncmp(name, "consolidated", 12) == 0;
+    if (params && (native || !has_entry(dir, "config.json"))) return mg_files_ckpt_load_params(c, dir, err);
+    return mg_files_ckpt_load_config(c, dir, false, err);
 }

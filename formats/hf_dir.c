@@ -11,9 +11,13 @@
 #include "formats/base/jsonlex.h"
 #include "formats/container.h"
 #include "formats/safetensors.h"
+#include "formats/torch_file.h"
 
-#define SINGLE "model.safetensors"
-#define INDEX  "model.safetensors.index.json"
+/* The names under which weights count, in order of precedence, and what their index may name. */
+static const struct kind {
+    const char *single, *index, *suffix;
+} kinds[] = {{"model.safetensors", "model.safetensors.index.json", ".safetensors"},
+             {"pytorch_model.bin", "pytorch_model.bin.index.json", ".bin"}};
 
 static bool ends_with(const char *s, const char *tail) {
     size_t n = strlen(s), m = strlen(tail);
@@ -52,17 +56,12 @@ mg_status mg_hf_check_link(const char *dir, const char *name, mg_error *err) {
     return st;
 }
 
-/* Open dir/name as the next file and append its tensors. */
-static mg_status add_shard(mg_files_ckpt *c, const char *dir, const char *name, mg_error *err) {
+mg_status mg_hf_add_shard(mg_files_ckpt *c, const char *dir, const char *name, mg_error *err) {
     char path[4096];
-    mg_st_header h;
-    bool first = c->base.n_files == 0;
     MG_TRY(mg_path_join(path, sizeof path, dir, name, err));
     MG_TRY(mg_hf_check_link(dir, name, err));
-    MG_TRY(mg_files_ckpt_add_file(c, path, name, err));
-    MG_TRY(mg_safetensors_read(&h, c->files[c->base.n_files - 1], &c->arena, first ? &c->metadata : NULL, err));
-    if (first && h.has_metadata) c->base.st_metadata = &c->metadata;
-    return mg_files_ckpt_add_tensors(c, h.tensors, h.n_tensors, err);
+    return mg_torch_is_name(name) ? mg_files_ckpt_add_torch(c, path, name, err)
+                                  : mg_files_ckpt_add_safetensors(c, path, name, err);
 }
 
 /* ---- the index ---- */
@@ -78,6 +77,7 @@ typedef struct shard_index {
     uint32_t n_shards, shards_cap;
     bool has_total;
     uint64_t total_size;
+    const char *file, *suffix; /* name of the index; end of the names of shards */
     mg_jsonlex lx;
 } shard_index;
 
@@ -109,7 +109,11 @@ static mg_status index_shard(shard_index *ix, const char *file, size_t len, uint
         mg_error_offset(err, ix->lx.token_at);
         return MG_ERR_FORMAT;
     }
-    if (!ends_with(file, ".safetensors")) return index_bad(ix, err, "index names a file that is no .safetensors");
+    if (!ends_with(file, ix->suffix)) {
+        mg_fail(err, MG_ERR_FORMAT, "index names a file that is no %s", ix->suffix);
+        mg_error_offset(err, ix->lx.token_at);
+        return MG_ERR_FORMAT;
+    }
     MG_TRY(grow_pair((void **)&ix->shards, sizeof *ix->shards, ix->n_shards, ix->shards_cap, err));
     if (ix->n_shards == ix->shards_cap) ix->shards_cap = ix->shards_cap ? ix->shards_cap * 2 : 64;
     *shard = ix->n_shards;
@@ -259,7 +263,7 @@ static mg_status note_total(mg_files_ckpt *c, const shard_index *ix, mg_error *e
     for (uint32_t i = 0; i < c->base.n_tensors; i++)
         sum += c->base.tensors[i].n_bytes; /* each <= its file: no overflow */
     if (!ix->has_total || ix->total_size == sum) return MG_OK;
-    return mg_files_ckpt_note(c, err, "%s: total_size is %" PRIu64 ", the tensors have %" PRIu64 " bytes", INDEX,
+    return mg_files_ckpt_note(c, err, "%s: total_size is %" PRIu64 ", the tensors have %" PRIu64 " bytes", ix->file,
                               ix->total_size, sum);
 }
 
@@ -267,7 +271,7 @@ static mg_status note_strays(mg_files_ckpt *c, const char *dir, const shard_inde
     DIR *d = opendir(dir);
     mg_status st = MG_OK;
     for (struct dirent *e; d && st == MG_OK && (e = readdir(d)) != NULL;)
-        if (ends_with(e->d_name, ".safetensors") && e->d_name[0] != '.' &&
+        if (ends_with(e->d_name, ix->suffix) && e->d_name[0] != '.' &&
             mg_strmap_get(&ix->shard_of, e->d_name, strlen(e->d_name)) == MG_STRMAP_NONE)
             st = mg_files_ckpt_note(c, err, "'%s' is not named by the index and was not read", e->d_name);
     if (d) closedir(d);
@@ -277,8 +281,8 @@ static mg_status note_strays(mg_files_ckpt *c, const char *dir, const shard_inde
 static mg_status add_sharded(mg_files_ckpt *c, const char *dir, shard_index *ix, mg_error *err) {
     char path[4096], *text = NULL;
     size_t n = 0;
-    MG_TRY(mg_path_join(path, sizeof path, dir, INDEX, err));
-    MG_TRY(mg_hf_check_link(dir, INDEX, err));
+    MG_TRY(mg_path_join(path, sizeof path, dir, ix->file, err));
+    MG_TRY(mg_hf_check_link(dir, ix->file, err));
     mg_status st = mg_file_slurp(path, MG_HF_INDEX_CAP, &text, &n, err);
     if (st == MG_OK) st = index_parse(ix, (mg_span){(const uint8_t *)text, n}, err);
     free(text);
@@ -292,7 +296,7 @@ static mg_status add_sharded(mg_files_ckpt *c, const char *dir, shard_index *ix,
     memcpy(sorted, ix->shards, ix->n_shards * sizeof *sorted);
     qsort(sorted, ix->n_shards, sizeof *sorted, by_string);
     for (uint32_t i = 0; st == MG_OK && i < ix->n_shards; i++) {
-        st = add_shard(c, dir, sorted[i], err);
+        st = mg_hf_add_shard(c, dir, sorted[i], err);
         if (st == MG_OK) st = check_shard_tensors(c, ix, sorted[i], err);
     }
     free(sorted);
@@ -313,55 +317,65 @@ static bool has(const char *dir, const char *name) {
     return mg_path_join(path, sizeof path, dir, name, NULL) == MG_OK && lstat(path, &sb) == 0;
 }
 
+bool mg_hf_has_weights(const char *dir) {
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++)
+        if (has(dir, kinds[i].single) || has(dir, kinds[i].index)) return true;
+    return false;
+}
+
 /* No weights under the names that count: say what there is instead. */
 static mg_status explain_no_weights(const char *dir, mg_error *err) {
     bool pickle = false, shard = false, gguf = false;
     DIR *d = opendir(dir);
     for (struct dirent *e; d && (e = readdir(d)) != NULL;) {
-        pickle |= ends_with(e->d_name, ".bin") || ends_with(e->d_name, ".pth") || ends_with(e->d_name, ".pt");
+        pickle |= mg_torch_is_name(e->d_name);
         shard |= ends_with(e->d_name, ".safetensors");
         gguf |= ends_with(e->d_name, ".gguf");
     }
     if (d) closedir(d);
     if (shard)
         return mg_fail(err, MG_ERR_FORMAT,
-                       "has .safetensors files but neither %s nor %s: without an index only %s counts", SINGLE, INDEX,
-                       SINGLE);
+                       "has .safetensors files but neither %s nor %s: without an index only %s counts", kinds[0].single,
+                       kinds[0].index, kinds[0].single);
     if (pickle)
-        return mg_fail(err, MG_ERR_UNSUPPORTED,
-                       "weights are pickles (.bin/.pth/.pt), which this version does not read: save the "
-                       "model with safe_serialization first");
+        return mg_fail(err, MG_ERR_FORMAT,
+                       "has .bin, .pth or .pt files but neither %s nor %s; a single file can be named itself",
+                       kinds[1].single, kinds[1].index);
     if (gguf) return mg_fail(err, MG_ERR_FORMAT, "has no safetensors weights; name the .gguf file itself");
-    return mg_fail(err, MG_ERR_FORMAT, "has no weights (%s or %s)", SINGLE, INDEX);
+    return mg_fail(err, MG_ERR_FORMAT, "has no weights (%s or %s)", kinds[0].single, kinds[0].index);
 }
 
-static mg_status index_names_single(const shard_index *ix, mg_error *err) {
-    if (mg_strmap_get(&ix->shard_of, SINGLE, sizeof SINGLE - 1) != MG_STRMAP_NONE) return MG_OK;
+static mg_status index_names_single(const shard_index *ix, const char *single, mg_error *err) {
+    if (!single || mg_strmap_get(&ix->shard_of, single, strlen(single)) != MG_STRMAP_NONE) return MG_OK;
     return mg_fail(err, MG_ERR_CONFLICT,
                    "holds both %s and an index that does not name it: loaders disagree about which counts, "
                    "remove one",
-                   SINGLE);
+                   single);
 }
 
-static mg_status fill_dir(mg_files_ckpt *c, const char *dir, mg_error *err) {
-    bool single = has(dir, SINGLE), sharded = has(dir, INDEX);
-    if (!has(dir, "config.json") && has(dir, "params.json"))
-        return mg_fail(err, MG_ERR_UNSUPPORTED,
-                       "is a Mistral-native directory (params.json), which this version does not read");
-    MG_TRY(mg_files_ckpt_load_config(c, dir, true, err));
-    if (!single && !sharded) return explain_no_weights(dir, err);
-    if (!sharded) {
-        MG_TRY(add_shard(c, dir, SINGLE, err));
-        return mg_files_ckpt_index(c, err);
-    }
-    shard_index ix = {0};
+mg_status mg_hf_add_indexed(mg_files_ckpt *c, const char *dir, const char *index, const char *suffix,
+                            const char *single, mg_error *err) {
+    shard_index ix = {.file = index, .suffix = suffix};
     mg_arena_init(&ix.arena, 0);
     mg_strmap_init(&ix.tensors);
     mg_strmap_init(&ix.shard_of);
     mg_status st = add_sharded(c, dir, &ix, err);
-    if (st == MG_OK && single) st = index_names_single(&ix, err);
+    if (st == MG_OK) st = index_names_single(&ix, single, err);
     index_release(&ix);
     return st;
+}
+
+static mg_status fill_dir(mg_files_ckpt *c, const char *dir, mg_error *err) {
+    MG_TRY(mg_files_ckpt_load_config(c, dir, true, err));
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        const struct kind *k = &kinds[i];
+        bool single = has(dir, k->single);
+        if (has(dir, k->index)) return mg_hf_add_indexed(c, dir, k->index, k->suffix, single ? k->single : NULL, err);
+        if (!single) continue;
+        MG_TRY(mg_hf_add_shard(c, dir, k->single, err));
+        return mg_files_ckpt_index(c, err);
+    }
+    return explain_no_weights(dir, err);
 }
 
 mg_status mg_hf_dir_open(mg_checkpoint **out, const char *dir, mg_error *err) {
@@ -379,15 +393,11 @@ mg_status mg_hf_dir_open(mg_checkpoint **out, const char *dir, mg_error *err) {
 }
 
 static mg_status fill_single(mg_files_ckpt *c, const char *path, mg_error *err) {
-    mg_st_header h;
     const char *slash = strrchr(path, '/');
     MG_TRY(mg_files_ckpt_set_dir_of(c, path, err));
-    MG_TRY(mg_files_ckpt_add_file(c, path, slash ? slash + 1 : path, err));
-    MG_TRY(mg_safetensors_read(&h, c->files[0], &c->arena, &c->metadata, err));
-    if (h.has_metadata) c->base.st_metadata = &c->metadata;
-    MG_TRY(mg_files_ckpt_add_tensors(c, h.tensors, h.n_tensors, err));
+    MG_TRY(mg_files_ckpt_add_safetensors(c, path, slash ? slash + 1 : path, err));
     MG_TRY(mg_files_ckpt_index(c, err));
-    return mg_files_ckpt_load_config(c, c->base.dir, false, err);
+    return mg_files_ckpt_load_side(c, slash ? slash + 1 : path, err);
 }
 
 mg_status mg_safetensors_open(mg_checkpoint **out, const char *path, mg_error *err) {

@@ -50,7 +50,7 @@ static void say(const checker *c, const char *text) {
 /* Captures and importance matrices are checkpoints without a model in them. */
 static bool is_model(const mg_checkpoint *c) {
     mg_str type;
-    if (c->container == MG_CONTAINER_HF_DIR) return true;
+    if (c->container == MG_CONTAINER_HF_DIR || c->params) return true;
     if (mg_kv_str(mg_kvs_get(c->kv, "general.type"), &type) && strcmp(type.data, "model") != 0) return false;
     return mg_kvs_get(c->kv, "general.architecture") != NULL;
 }

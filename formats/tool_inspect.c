@@ -83,7 +83,7 @@ static mg_status open_path(inspection *in, mg_error *err) {
 
 /* A file that is no model (captures, importance matrices) has no family, and that is no error. */
 static bool is_model(const inspection *in) {
-    if (!in->ckpt || in->ckpt->container == MG_CONTAINER_HF_DIR) return true;
+    if (!in->ckpt || in->ckpt->container == MG_CONTAINER_HF_DIR || in->ckpt->params) return true;
     mg_str type;
     if (mg_kv_str(mg_kvs_get(in->ckpt->kv, "general.type"), &type) && strcmp(type.data, "model") != 0) return false;
     return mg_kvs_get(in->ckpt->kv, "general.architecture") != NULL;
@@ -119,6 +119,10 @@ static const char *format_name(const inspection *in) {
         return "gguf";
     case MG_CONTAINER_PLAN:
         return "plan";
+    case MG_CONTAINER_TORCH:
+        return "torch";
+    case MG_CONTAINER_NATIVE:
+        return "native";
     }
     return "?";
 }

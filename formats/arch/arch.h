@@ -65,17 +65,30 @@ typedef struct mg_block {
 } mg_block;
 
 /* On-disk layouts a family may have; rows of the tensor table carry patterns and views per layout. */
-typedef enum mg_layout { MG_LAYOUT_HF, MG_LAYOUT_GGUF, MG_LAYOUT_COUNT } mg_layout;
+typedef enum mg_layout {
+    MG_LAYOUT_HF,
+    MG_LAYOUT_GGUF,
+    MG_LAYOUT_NATIVE, /* releases with params.json and consolidated.*: Mistral's and Meta's own names (mg_native) */
+    MG_LAYOUT_COUNT
+} mg_layout;
 
 /* ---- symbols ------------------------------------------------------------------------------------------------------
  */
 
-/* A number in a table row: a literal, (a * b * mul / div) over canonical keys, a sum, or the index of the expanded
- * expert. */
-typedef enum mg_sym_kind { MG_SYM_NONE, MG_SYM_LIT, MG_SYM_KEY, MG_SYM_KEYS, MG_SYM_SUM, MG_SYM_EXPERT } mg_sym_kind;
+/* A number in a table row: a literal, (a * b * mul / div) over canonical keys, a sum, the index of the expanded expert,
+ * or that index times a key (first row of an expert in a matrix that stacks them). */
+typedef enum mg_sym_kind {
+    MG_SYM_NONE,
+    MG_SYM_LIT,
+    MG_SYM_KEY,
+    MG_SYM_KEYS,
+    MG_SYM_SUM,
+    MG_SYM_EXPERT,
+    MG_SYM_EXPERT_KEY
+} mg_sym_kind;
 typedef struct mg_sym {
     mg_sym_kind kind;
-    mg_key a, b;       /* KEY: a; KEYS and SUM: a and b */
+    mg_key a, b;       /* KEY, EXPERT_KEY: a; KEYS and SUM: a and b */
     uint32_t mul, div; /* LIT: mul is the value; 0 means 1 otherwise */
     mg_key c;          /* SUM: (a + b * mul) * c; key 0 (VOCAB) means 1 */
 } mg_sym;
@@ -174,6 +187,26 @@ typedef struct mg_config_edit {
     bool remove;
 } mg_config_edit;
 
+/* ---- params.json ---------------------------------------------------------------------------------------------------
+ */
+
+/* A field of params.json. The range of a stated value is the config row's; -1 means not stated (Meta's vocab_size). */
+typedef struct mg_native_row {
+    mg_key key;
+    const char *path;     /* dotted */
+    mg_fallback absent;   /* SAME: as in config.json */
+    mg_fallback windowed; /* absent while WINDOW is stated; SAME: as absent */
+} mg_native_row;
+
+/* How a family's native releases are told and read. A field that neither a row nor `ignored` names is refused by name
+ * unless it is null or false: it may change the mathematics. */
+typedef struct mg_native {
+    const char *has, *lacks; /* params.json has the one field and lacks the other (may be NULL) */
+    const mg_native_row *rows;
+    uint32_t n_rows;
+    const char *const *ignored; /* top-level fields without meaning for the weights; NULL-terminated, may be NULL */
+} mg_native;
+
 /* ---- tensors ------------------------------------------------------------------------------------------------------
  */
 
@@ -257,6 +290,7 @@ typedef struct mg_arch {
     const char *const *ignored;    /* patterns of stored tensors that carry no weight; NULL-terminated */
     const mg_made_from *made_from; /* NULL for dense families */
     const mg_config_edit *edits;   /* how made_from families' configs become ours; ended by field NULL */
+    const mg_native *native;       /* NULL: no native releases; forms[MG_LAYOUT_NATIVE] are then unused */
 } mg_arch;
 
 uint32_t mg_arch_count(void);
@@ -268,6 +302,8 @@ const mg_arch *mg_arch_find(const char *name);
 mg_status mg_arch_of_config(const mg_arch **out, const mg_json *config, mg_error *err) MG_MUST_CHECK;
 /* Family of a GGUF file from general.architecture and expert_count. */
 mg_status mg_arch_of_gguf(const mg_arch **out, const mg_kvs *kv, mg_error *err) MG_MUST_CHECK;
+/* Family of a params.json. MG_ERR_UNSUPPORTED when no family's native releases look like it. */
+mg_status mg_arch_of_params(const mg_arch **out, const mg_json *params, mg_error *err) MG_MUST_CHECK;
 /* True when arch can be made from donors of family `donor`. */
 bool mg_arch_made_from(const mg_arch *arch, const mg_arch *donor);
 /* The expert role a dense role becomes, or MG_ROLE_COUNT when the role stays the base's. */
@@ -318,9 +354,9 @@ bool mg_model_has(const void *model, mg_role role, uint32_t layer, uint32_t expe
 
 /* All tensors of a model of family arch in a layout. layers: [LAYERS] (of a model opened from a config or a
  * checkpoint). has NULL: what hp says (biases by ATTN_BIAS/MLP_BIAS, output head unless TIED). With has: those for
- * which it is true. ROPE_FREQS is generated for GGUF when ROPE_TYPE is llama3 and `has` does not offer it. Order: HF by
- * name (bytes), as safetensors files are written; GGUF model tensors, then layers; mg_targets_order gives the reference
- * converter's. *out is initialised here and released by the caller, also after a failure. */
+ * which it is true. ROPE_FREQS is generated for GGUF when ROPE_TYPE is llama3 and `has` does not offer it. Order: HF
+ * and native by name (bytes), as safetensors files are written; GGUF model tensors, then layers; mg_targets_order gives
+ * the reference converter's. *out is initialised here and released by the caller, also after a failure. */
 mg_status mg_arch_targets(mg_targets *out, const mg_arch *arch, const mg_hparams *hp, const mg_layer *layers,
                           mg_layout layout, mg_has_fn has, const void *ctx, mg_error *err) MG_MUST_CHECK;
 void mg_targets_release(mg_targets *t);

@@ -10,6 +10,7 @@
 /* What is known about each key besides its value in hp. */
 typedef struct mg_config_state {
     bool gguf;                                     /* the source is GGUF metadata */
+    const mg_native *native;                       /* the source is params.json; else NULL */
     bool null[MG_KEY_COUNT];                       /* stated as null */
     bool fixed[MG_KEY_COUNT];                      /* not stated, but known from tensor shapes: no fallback */
     uint64_t tokens;                               /* GGUF: length of tokenizer.ggml.tokens, 0 when absent */
@@ -22,12 +23,25 @@ typedef struct mg_config_state {
 mg_status mg_config_read_json(mg_model *m, mg_config_state *st, const mg_json *config, mg_error *err) MG_MUST_CHECK;
 mg_status mg_config_read_gguf(mg_model *m, mg_config_state *st, const mg_kvs *kv, mg_error *err) MG_MUST_CHECK;
 
+mg_status mg_config_read_params(mg_model *m, mg_config_state *st, const mg_json *params, mg_error *err) MG_MUST_CHECK;
+/* Read one JSON value into hp by a config row: type, range and spelling of enumerators are checked. */
+mg_status mg_config_take_json(mg_hparams *hp, const mg_config_row *r, const mg_json *v, const char *field,
+                              mg_error *err) MG_MUST_CHECK;
+/* What a key that params.json does not state is there; NULL when nothing special, or the source is another. */
+const mg_fallback *mg_native_absent(const mg_config_state *st, const mg_hparams *hp, mg_key key);
+/* Path of a key in params.json, NULL when it has none. */
+const char *mg_native_spelling(const mg_arch *arch, mg_key key);
+/* How the source spells keys. */
+static inline mg_layout mg_state_layout(const mg_config_state *st) {
+    return st->gguf ? MG_LAYOUT_GGUF : st->native ? MG_LAYOUT_NATIVE : MG_LAYOUT_HF;
+}
+
 /* config.c: fill keys that are neither stated nor fixed from the fallbacks of the rows. May be repeated. */
 mg_status mg_config_resolve(mg_model *m, const mg_config_state *st, mg_error *err) MG_MUST_CHECK;
 /* Sentences for fallbacks that are not quiet. */
 mg_status mg_config_note(mg_model *m, const mg_config_state *st, mg_error *err) MG_MUST_CHECK;
 /* The checks that hold whatever the source (divisibility, top-k <= experts ...). MG_ERR_CONFLICT. */
-mg_status mg_config_check(const mg_model *m, bool gguf, mg_error *err) MG_MUST_CHECK;
+mg_status mg_config_check(const mg_model *m, mg_layout layout, mg_error *err) MG_MUST_CHECK;
 /* m->layers from hp and the lists. A list sets the periods of its trait to what it amounts to (-1: to none). */
 mg_status mg_config_layers(mg_model *m, const mg_config_state *st, mg_error *err) MG_MUST_CHECK;
 /* Does layer l have the trait, by the keys alone? */
@@ -37,8 +51,10 @@ bool mg_trait_by_keys(const mg_hparams *hp, mg_layer_trait trait, uint64_t l);
 bool mg_fallback_value(const mg_hparams *hp, const mg_fallback *fb, double *out);
 /* Does layer l have routed experts? */
 bool mg_layer_routes(const mg_model *m, uint32_t layer);
-/* How the source spells a key, for messages ("num_hidden_layers", "llama.block_count"). buf of 96. */
-const char *mg_config_spelling(const mg_arch *arch, mg_key key, bool gguf, char *buf, size_t size);
+/* How a layout spells a key, for messages ("num_hidden_layers", "llama.block_count", "n_layers"). buf of 96. */
+const char *mg_config_spelling(const mg_arch *arch, mg_key key, mg_layout layout, char *buf, size_t size);
+/* The layout of a checkpoint's names. */
+mg_layout mg_layout_of(const mg_checkpoint *c);
 /* 'I', 'F', 'B' or 'E' of keys.inc. */
 char mg_key_kind(mg_key k);
 

@@ -19,6 +19,7 @@
 /* a + b; (a + b * m) * c */
 #define KSUM_(a, b)        {MG_SYM_SUM, MG_K_##a, MG_K_##b, 0, 0, MG_K_VOCAB}
 #define KSUMX_(a, b, m, c) {MG_SYM_SUM, MG_K_##a, MG_K_##b, m, 0, MG_K_##c}
+#define EXPERTX_(k) {MG_SYM_EXPERT_KEY, MG_K_##k, MG_K_##k, 0, 0, MG_K_VOCAB}
 #define EXPERT_    {MG_SYM_EXPERT, MG_K_VOCAB, MG_K_VOCAB, 0, 0, MG_K_VOCAB}
 
 /* Views. */
@@ -200,19 +201,28 @@
     {.role = MG_R_##r, .when = cond, .shape = {__VA_ARGS__}, \
      .forms = {[MG_LAYOUT_HF] = {NAME_(hf_name)}, [MG_LAYOUT_GGUF] = {VIEW_(gguf_name, UNPERM_(heads))}}}
 
+/* WN_, QN_: the same with a place in native releases, which keep rotary pairs as GGUF does. */
+#define WN_(r, cond, hf_name, gguf_name, native, ...) \
+    {.role = MG_R_##r, .when = cond, .shape = {__VA_ARGS__}, .forms = { \
+        [MG_LAYOUT_HF] = {NAME_(hf_name)}, [MG_LAYOUT_GGUF] = {NAME_(gguf_name)}, [MG_LAYOUT_NATIVE] = {NAME_(native)}}}
+#define QN_(r, cond, heads, hf_name, gguf_name, native, ...) \
+    {.role = MG_R_##r, .when = cond, .shape = {__VA_ARGS__}, .forms = { \
+        [MG_LAYOUT_HF] = {NAME_(hf_name)}, [MG_LAYOUT_GGUF] = {VIEW_(gguf_name, UNPERM_(heads))}, \
+        [MG_LAYOUT_NATIVE] = {VIEW_(native, UNPERM_(heads))}}}
+
 #define LLAMA_TENSORS_MODEL \
     {.role = MG_R_ROPE_FREQS, .when = MG_IF_LLAMA3, .shape = {KD_(ROPE_DIM, 2)}, .forms = {[MG_LAYOUT_GGUF] = {NAME_("rope_freqs.weight")}}}, \
-    W_(TOKEN_EMBD, MG_IF_ALWAYS, "model.embed_tokens.weight", "token_embd.weight", K_(VOCAB), K_(HIDDEN)), \
-    W_(OUTPUT_NORM, MG_IF_ALWAYS, "model.norm.weight", "output_norm.weight", K_(HIDDEN)), \
-    W_(OUTPUT, MG_IF_UNTIED, "lm_head.weight", "output.weight", K_(VOCAB), K_(HIDDEN))
+    WN_(TOKEN_EMBD, MG_IF_ALWAYS, "model.embed_tokens.weight", "token_embd.weight", "tok_embeddings.weight", K_(VOCAB), K_(HIDDEN)), \
+    WN_(OUTPUT_NORM, MG_IF_ALWAYS, "model.norm.weight", "output_norm.weight", "norm.weight", K_(HIDDEN)), \
+    WN_(OUTPUT, MG_IF_UNTIED, "lm_head.weight", "output.weight", "output.weight", K_(VOCAB), K_(HIDDEN))
 
 #define LLAMA_TENSORS_ATTENTION \
-    W_(ATTN_NORM, MG_IF_ALWAYS, "model.layers.{l}.input_layernorm.weight", "blk.{l}.attn_norm.weight", K_(HIDDEN)), \
-    Q_(ATTN_Q, MG_IF_ALWAYS, HEADS, "model.layers.{l}.self_attn.q_proj.weight", "blk.{l}.attn_q.weight", KK_(HEADS, HEAD_DIM), K_(HIDDEN)), \
-    Q_(ATTN_K, MG_IF_ALWAYS, KV_HEADS, "model.layers.{l}.self_attn.k_proj.weight", "blk.{l}.attn_k.weight", KK_(KV_HEADS, HEAD_DIM), K_(HIDDEN)), \
-    W_(ATTN_V, MG_IF_ALWAYS, "model.layers.{l}.self_attn.v_proj.weight", "blk.{l}.attn_v.weight", KK_(KV_HEADS, V_HEAD_DIM), K_(HIDDEN)), \
-    W_(ATTN_O, MG_IF_ALWAYS, "model.layers.{l}.self_attn.o_proj.weight", "blk.{l}.attn_output.weight", K_(HIDDEN), KK_(HEADS, V_HEAD_DIM)), \
-    W_(FFN_NORM, MG_IF_ALWAYS, "model.layers.{l}.post_attention_layernorm.weight", "blk.{l}.ffn_norm.weight", K_(HIDDEN))
+    WN_(ATTN_NORM, MG_IF_ALWAYS, "model.layers.{l}.input_layernorm.weight", "blk.{l}.attn_norm.weight", "layers.{l}.attention_norm.weight", K_(HIDDEN)), \
+    QN_(ATTN_Q, MG_IF_ALWAYS, HEADS, "model.layers.{l}.self_attn.q_proj.weight", "blk.{l}.attn_q.weight", "layers.{l}.attention.wq.weight", KK_(HEADS, HEAD_DIM), K_(HIDDEN)), \
+    QN_(ATTN_K, MG_IF_ALWAYS, KV_HEADS, "model.layers.{l}.self_attn.k_proj.weight", "blk.{l}.attn_k.weight", "layers.{l}.attention.wk.weight", KK_(KV_HEADS, HEAD_DIM), K_(HIDDEN)), \
+    WN_(ATTN_V, MG_IF_ALWAYS, "model.layers.{l}.self_attn.v_proj.weight", "blk.{l}.attn_v.weight", "layers.{l}.attention.wv.weight", KK_(KV_HEADS, V_HEAD_DIM), K_(HIDDEN)), \
+    WN_(ATTN_O, MG_IF_ALWAYS, "model.layers.{l}.self_attn.o_proj.weight", "blk.{l}.attn_output.weight", "layers.{l}.attention.wo.weight", K_(HIDDEN), KK_(HEADS, V_HEAD_DIM)), \
+    WN_(FFN_NORM, MG_IF_ALWAYS, "model.layers.{l}.post_attention_layernorm.weight", "blk.{l}.ffn_norm.weight", "layers.{l}.ffn_norm.weight", K_(HIDDEN))
 
 /* The same without GGUF's rotary order: llama.cpp rotates halves for these families. */
 #define NEOX_TENSORS_ATTENTION \
@@ -256,9 +266,9 @@
     NORM_LESS_ONE_(FFN_POST_NORM, "model.layers.{l}.post_feedforward_layernorm.weight", "blk.{l}.post_ffw_norm.weight", K_(HIDDEN))
 
 #define LLAMA_TENSORS_FFN \
-    W_(FFN_GATE, MG_IF_DENSE, "model.layers.{l}.mlp.gate_proj.weight", "blk.{l}.ffn_gate.weight", K_(FFN), K_(HIDDEN)), \
-    W_(FFN_DOWN, MG_IF_DENSE, "model.layers.{l}.mlp.down_proj.weight", "blk.{l}.ffn_down.weight", K_(HIDDEN), K_(FFN)), \
-    W_(FFN_UP, MG_IF_DENSE, "model.layers.{l}.mlp.up_proj.weight", "blk.{l}.ffn_up.weight", K_(FFN), K_(HIDDEN))
+    WN_(FFN_GATE, MG_IF_DENSE, "model.layers.{l}.mlp.gate_proj.weight", "blk.{l}.ffn_gate.weight", "layers.{l}.feed_forward.w1.weight", K_(FFN), K_(HIDDEN)), \
+    WN_(FFN_DOWN, MG_IF_DENSE, "model.layers.{l}.mlp.down_proj.weight", "blk.{l}.ffn_down.weight", "layers.{l}.feed_forward.w2.weight", K_(HIDDEN), K_(FFN)), \
+    WN_(FFN_UP, MG_IF_DENSE, "model.layers.{l}.mlp.up_proj.weight", "blk.{l}.ffn_up.weight", "layers.{l}.feed_forward.w3.weight", K_(FFN), K_(HIDDEN))
 
 #define LLAMA_TENSORS_FFN_BIAS \
     W_(FFN_GATE_BIAS, MG_IF_DENSE_MLP_BIAS, "model.layers.{l}.mlp.gate_proj.bias", "blk.{l}.ffn_gate.bias", K_(FFN)), \
@@ -336,6 +346,17 @@
     {.key = MG_K_ATTN_SCALE_DIM, .hf = {"query_pre_attn_scalar"}, .gguf = "attention.query_pre_attn_scalar", .gguf_type = MG_KV_U32, \
      .gguf_when = MG_GGUF_UNUSUAL, .absent = VALUE_(256), .gguf_absent = {MG_FB_SCORE_DIM, MG_K_VOCAB, MG_K_VOCAB, layers}, \
      .lo = 1, .hi = MAX_SIZE, .lost_in_gguf = true}
+
+/* ---- native releases (params.json) ---- */
+#define NATIVE_SIZES \
+    {.key = MG_K_HIDDEN, .path = "dim"}, {.key = MG_K_LAYERS, .path = "n_layers"}, {.key = MG_K_HEADS, .path = "n_heads"}, \
+    {.key = MG_K_KV_HEADS, .path = "n_kv_heads", .absent = SAME_AS_(HEADS)}, {.key = MG_K_HEAD_DIM, .path = "head_dim"}, \
+    {.key = MG_K_V_HEAD_DIM, .path = "head_dim"}, {.key = MG_K_NORM_EPS, .path = "norm_eps"}, {.key = MG_K_VOCAB, .path = "vocab_size"}
+/* Mistral's own reader takes a base of 1e6, or 1e4 for the windowed models of 2023, when the file states none. */
+#define NATIVE_MISTRAL \
+    NATIVE_SIZES, {.key = MG_K_FFN, .path = "hidden_dim"}, {.key = MG_K_WINDOW, .path = "sliding_window", .absent = VALUE_(0)}, \
+    {.key = MG_K_ROPE_THETA, .path = "rope_theta", .absent = VALUE_(1000000), .windowed = VALUE_(10000)}, \
+    {.key = MG_K_CONTEXT, .path = "max_seq_len", .absent = VALUE_(32768)}, {.key = MG_K_TIED, .path = "tied_embeddings"}
 
 /* Rotary inverse frequencies that old checkpoints stored as buffers. */
 #define LLAMA_IGNORED "model.layers.{l}.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq", NULL

@@ -17,8 +17,8 @@ typedef struct binder {
     mg_error *err;
 } binder;
 
-static mg_layout layout_of(const mg_checkpoint *c) {
-    return c->kv ? MG_LAYOUT_GGUF : MG_LAYOUT_HF;
+mg_layout mg_layout_of(const mg_checkpoint *c) {
+    return c->kv ? MG_LAYOUT_GGUF : c->params ? MG_LAYOUT_NATIVE : MG_LAYOUT_HF;
 }
 
 static uint32_t lookup(const mg_model *m, const char *pattern, uint32_t l, uint32_t e, char *name, size_t size) {
@@ -34,7 +34,8 @@ static mg_key decided_by(const mg_model *m, const mg_config_state *st, mg_key ke
     for (uint32_t steps = 0; steps < m->arch->n_config; steps++) {
         const mg_config_row *r = mg_arch_config_row(m->arch, key);
         if (!r || m->hp.present[key] || st->fixed[key]) break;
-        const mg_fallback *fb = st->gguf && r->gguf_absent.kind != MG_FB_SAME ? &r->gguf_absent : &r->absent;
+        const mg_fallback *fb = mg_native_absent(st, &m->hp, key);
+        if (!fb) fb = st->gguf && r->gguf_absent.kind != MG_FB_SAME ? &r->gguf_absent : &r->absent;
         if (fb->kind == MG_FB_VALUE || (fb->kind == MG_FB_TOKENS && !st->tokens)) return key;
         if (fb->kind != MG_FB_KEY) break;
         key = fb->key;
@@ -57,7 +58,7 @@ static void fix_from(mg_model *m, mg_config_state *st, const mg_tensor *t, const
 static void fix_layers(mg_model *m, mg_config_state *st) {
     const mg_tensor_row *r = mg_arch_row(m->arch, MG_R_ATTN_NORM);
     if (!r) r = mg_arch_row(m->arch, MG_R_ATTN_POST_NORM);
-    const char *pattern = r ? r->forms[layout_of(m->ckpt)][0].pattern : NULL;
+    const char *pattern = r ? r->forms[mg_layout_of(m->ckpt)][0].pattern : NULL;
     char name[256];
     uint32_t l = 0;
     if (!pattern || m->hp.present[MG_K_LAYERS]) return;
@@ -99,7 +100,7 @@ void mg_bind_dense(mg_model *m, const mg_config_state *st) {
 
 void mg_bind_sizes(mg_model *m, mg_config_state *st) {
     char name[256];
-    mg_layout layout = layout_of(m->ckpt);
+    mg_layout layout = mg_layout_of(m->ckpt);
     fix_layers(m, st);
     for (uint32_t i = 0; i < m->arch->n_tensors; i++) {
         const mg_tensor_row *r = &m->arch->tensors[i];
@@ -125,7 +126,7 @@ static void expected_text(const binder *b, const mg_sym *syms, const uint64_t *s
     for (uint32_t d = 0; d < rank && n < size; d++) {
         const char *what = "";
         if (syms[d].kind == MG_SYM_KEY && !syms[d].mul && !syms[d].div)
-            what = mg_config_spelling(b->m->arch, syms[d].a, b->layout == MG_LAYOUT_GGUF, key, sizeof key);
+            what = mg_config_spelling(b->m->arch, syms[d].a, b->layout, key, sizeof key);
         n += (size_t)snprintf(buf + n, size - n, "%s%s%s%llu", d ? ", " : "", what, *what ? " " : "",
                               (unsigned long long)shape[d]);
     }
@@ -216,11 +217,11 @@ static mg_status bind_role(binder *b, const mg_tensor_row *r, uint32_t l, uint32
 
 /* ---- all roles ---- */
 
-static mg_status alloc_bounds(mg_model *m, bool gguf, mg_error *err) {
+static mg_status alloc_bounds(mg_model *m, mg_layout layout, mg_error *err) {
     char name[96];
     if ((uint64_t)m->hp.i[MG_K_LAYERS] > m->ckpt->n_tensors)
         return mg_fail(err, MG_ERR_CONFLICT, "'%s' is %lld, but there are only %u tensors",
-                       mg_config_spelling(m->arch, MG_K_LAYERS, gguf, name, sizeof name),
+                       mg_config_spelling(m->arch, MG_K_LAYERS, layout, name, sizeof name),
                        (long long)m->hp.i[MG_K_LAYERS], m->ckpt->n_tensors);
     uint64_t layers = (uint64_t)m->hp.i[MG_K_LAYERS], n, per_layer = 0;
     for (uint32_t i = 0; i < m->arch->n_tensors; i++) {
@@ -249,8 +250,8 @@ static mg_status bind_row(binder *b, const mg_tensor_row *r) {
 
 /* A tensor of a layer the model does not have. */
 static bool extra_layer(const mg_model *m, const char *name) {
-    static const char *const prefixes[MG_LAYOUT_COUNT] = {"model.layers.", "blk."};
-    const char *prefix = prefixes[layout_of(m->ckpt)];
+    static const char *const prefixes[MG_LAYOUT_COUNT] = {"model.layers.", "blk.", "layers."};
+    const char *prefix = prefixes[mg_layout_of(m->ckpt)];
     const size_t n = strlen(prefix);
     int64_t l = 0;
     if (strncmp(name, prefix, n) != 0 || name[n] < '0' || name[n] > '9') return false;
@@ -326,8 +327,8 @@ static void keys_from_tensors(mg_model *m) {
 }
 
 mg_status mg_bind(mg_model *m, const mg_config_state *st, mg_error *err) {
-    binder b = {.m = m, .layout = layout_of(m->ckpt), .err = err};
-    MG_TRY(alloc_bounds(m, st->gguf, err));
+    binder b = {.m = m, .layout = mg_layout_of(m->ckpt), .err = err};
+    MG_TRY(alloc_bounds(m, b.layout, err));
     for (uint32_t i = 0; i < m->arch->n_tensors; i++) MG_TRY(bind_row(&b, &m->arch->tensors[i]));
     MG_TRY(check_claims(&b));
     if (st->gguf) keys_from_tensors(m);

@@ -6,7 +6,9 @@
 #include <string.h>
 
 /* The fallback that applies to a row for this source. */
-static const mg_fallback *fallback_of(const mg_config_row *r, const mg_config_state *st) {
+static const mg_fallback *fallback_of(const mg_model *m, const mg_config_row *r, const mg_config_state *st) {
+    const mg_fallback *native = mg_native_absent(st, &m->hp, r->key);
+    if (native) return native;
     if (st->gguf && r->gguf_absent.kind != MG_FB_SAME) return &r->gguf_absent;
     if (st->null[r->key] && r->null.kind != MG_FB_SAME) return &r->null;
     return &r->absent;
@@ -57,11 +59,12 @@ bool mg_fallback_value(const mg_hparams *hp, const mg_fallback *fb, double *out)
     return false;
 }
 
-static mg_status no_quotient(mg_model *m, const mg_config_row *r, const mg_fallback *fb, bool gguf, mg_error *err) {
+static mg_status no_quotient(mg_model *m, const mg_config_row *r, const mg_fallback *fb, mg_layout layout,
+                             mg_error *err) {
     char na[96], nb[96];
     return mg_fail(err, MG_ERR_CONFLICT, "'%s' is %lld, expected a multiple of '%s' (%lld) as '%s' is not stated",
-                   mg_config_spelling(m->arch, fb->key, gguf, na, sizeof na), (long long)m->hp.i[fb->key],
-                   mg_config_spelling(m->arch, fb->by, gguf, nb, sizeof nb), (long long)m->hp.i[fb->by],
+                   mg_config_spelling(m->arch, fb->key, layout, na, sizeof na), (long long)m->hp.i[fb->key],
+                   mg_config_spelling(m->arch, fb->by, layout, nb, sizeof nb), (long long)m->hp.i[fb->by],
                    mg_key_name(r->key));
 }
 
@@ -85,7 +88,7 @@ static mg_status resolve_key(mg_model *m, const mg_config_state *st, const mg_co
     if (done[r->key] || (hp->present[r->key] && !zero) || st->fixed[r->key]) return MG_OK;
     if (depth > m->arch->n_config)
         return mg_fail(err, MG_ERR_INTERNAL, "the fallback of %s leads back to it", mg_key_name(r->key));
-    const mg_fallback *fb = zero ? &r->zero : fallback_of(r, st);
+    const mg_fallback *fb = zero ? &r->zero : fallback_of(m, r, st);
     const bool two =
         fb->kind == MG_FB_QUOTIENT || fb->kind == MG_FB_PRODUCT || fb->kind == MG_FB_PART || fb->kind == MG_FB_RATIO;
     if (two || fb->kind == MG_FB_KEY || fb->kind == MG_FB_ROOT) MG_TRY(resolve_used(m, st, fb->key, depth, done, err));
@@ -94,13 +97,13 @@ static mg_status resolve_key(mg_model *m, const mg_config_state *st, const mg_co
     done[r->key] = true;
     if (fb->kind == MG_FB_REQUIRED)
         return mg_fail(err, MG_ERR_CONFLICT, "'%s' is missing",
-                       mg_config_spelling(m->arch, r->key, st->gguf, name, sizeof name));
+                       mg_config_spelling(m->arch, r->key, mg_state_layout(st), name, sizeof name));
     if (fb->kind == MG_FB_TOKENS) /* without tokens the embedding's rows decide (mg_model_open) */
         v = (double)st->tokens;
     else if (fb->kind == MG_FB_TENSORS) /* binding decides; until then the most tensors are allowed for */
         v = 0;
     else if (!mg_fallback_value(hp, fb, &v))
-        return no_quotient(m, r, fb, st->gguf, err);
+        return no_quotient(m, r, fb, mg_state_layout(st), err);
     if (mg_key_kind(r->key) == 'F')
         hp->f[r->key] = v;
     else
@@ -136,8 +139,8 @@ mg_status mg_config_note(mg_model *m, const mg_config_state *st, mg_error *err) 
     for (uint32_t i = 0; i < m->arch->n_config; i++) {
         const mg_config_row *r = &m->arch->config[i];
         if (r->gguf_when == MG_GGUF_FILE_TYPE || r->quiet || m->hp.present[r->key]) continue;
-        const mg_fallback *fb = fallback_of(r, st);
-        mg_config_spelling(m->arch, r->key, st->gguf, name, sizeof name);
+        const mg_fallback *fb = fallback_of(m, r, st);
+        mg_config_spelling(m->arch, r->key, mg_state_layout(st), name, sizeof name);
         if (st->fixed[r->key])
             MG_TRY(mg_model_assume(m, err, "'%s' is not stated: %lld, from the shapes of the tensors", name,
                                    (long long)m->hp.i[r->key]));
@@ -155,13 +158,13 @@ mg_status mg_config_note(mg_model *m, const mg_config_state *st, mg_error *err) 
 
 typedef struct check {
     const mg_model *m;
-    bool gguf;
+    mg_layout layout;
     mg_error *err;
 } check;
 
 static mg_status bad(const check *c, mg_key key, const char *expected) {
     char name[96];
-    mg_config_spelling(c->m->arch, key, c->gguf, name, sizeof name);
+    mg_config_spelling(c->m->arch, key, c->layout, name, sizeof name);
     if (mg_key_kind(key) == 'F')
         return mg_fail(c->err, MG_ERR_CONFLICT, "'%s' is %.9g, expected %s", name, c->m->hp.f[key], expected);
     return mg_fail(c->err, MG_ERR_CONFLICT, "'%s' is %lld, expected %s", name, (long long)c->m->hp.i[key], expected);
@@ -213,7 +216,7 @@ static mg_status check_experts(const check *c) {
     const bool sigmoid = c->m->arch->block.router == MG_ROUTER_SIGMOID;
     if (i[MG_K_SCORE_FUNC] && i[MG_K_SCORE_FUNC] != (sigmoid ? MG_SCORE_SIGMOID : MG_SCORE_SOFTMAX))
         return mg_fail(c->err, MG_ERR_UNSUPPORTED, "'%s' is not %s, which is what family '%s' routes by",
-                       mg_config_spelling(c->m->arch, MG_K_SCORE_FUNC, c->gguf, text, sizeof text),
+                       mg_config_spelling(c->m->arch, MG_K_SCORE_FUNC, c->layout, text, sizeof text),
                        sigmoid ? "sigmoid" : "softmax", c->m->arch->name);
     if (i[MG_K_GRID_X] && i[MG_K_GRID_X] * i[MG_K_GRID_Y] != i[MG_K_EXPERTS]) {
         snprintf(text, sizeof text, "the cells of the grid, %lld x %lld", (long long)i[MG_K_GRID_X],
@@ -244,10 +247,10 @@ static mg_status check_product(const check *c) {
     return mg_fail(c->err, MG_ERR_CONFLICT, "the sizes make a model of %.3g parameters, expected less than 1e17", n);
 }
 
-mg_status mg_config_check(const mg_model *m, bool gguf, mg_error *err) {
+mg_status mg_config_check(const mg_model *m, mg_layout layout, mg_error *err) {
     static const mg_key positive[] = {MG_K_VOCAB,    MG_K_HIDDEN,     MG_K_LAYERS, MG_K_HEADS,  MG_K_KV_HEADS,
                                       MG_K_HEAD_DIM, MG_K_V_HEAD_DIM, MG_K_FFN,    MG_K_CONTEXT};
-    check c = {m, gguf, err};
+    check c = {m, layout, err};
     char name[96];
     for (size_t k = 0; k < sizeof positive / sizeof *positive; k++)
         if (m->hp.i[positive[k]] < 1) return bad(&c, positive[k], "at least 1");
@@ -256,7 +259,7 @@ mg_status mg_config_check(const mg_model *m, bool gguf, mg_error *err) {
     MG_TRY(check_rope(&c));
     if (m->hp.i[MG_K_PARALLEL])
         return mg_fail(err, MG_ERR_UNSUPPORTED, "attention and feed-forward side by side ('%s') are not built",
-                       mg_config_spelling(m->arch, MG_K_PARALLEL, gguf, name, sizeof name));
+                       mg_config_spelling(m->arch, MG_K_PARALLEL, layout, name, sizeof name));
     return check_experts(&c);
 }
 

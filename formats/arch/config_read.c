@@ -110,7 +110,8 @@ static mg_status enum_value(const mg_config_row *r, const char *s, const char *f
     return mg_fail(err, MG_ERR_UNSUPPORTED, "'%s' is \"%.60s\", which this version does not know", field, s);
 }
 
-static mg_status take_json(mg_hparams *hp, const mg_config_row *r, const mg_json *v, const char *field, mg_error *err) {
+mg_status mg_config_take_json(mg_hparams *hp, const mg_config_row *r, const mg_json *v, const char *field,
+                              mg_error *err) {
     char found[80];
     bool b;
     describe(v, found, sizeof found);
@@ -225,7 +226,7 @@ mg_status mg_config_read_json(mg_model *m, mg_config_state *st, const mg_json *c
                 st->null[r->key] = true;
                 continue;
             }
-            MG_TRY(take_json(&m->hp, r, v, r->hf[s], err));
+            MG_TRY(mg_config_take_json(&m->hp, r, v, r->hf[s], err));
             m->hp.present[r->key] = true;
         }
     }
@@ -270,14 +271,17 @@ static void gguf_name(char *buf, size_t size, const mg_arch *arch, const char *s
         snprintf(buf, size, "%s.%s", arch->gguf_arch, suffix);
 }
 
-const char *mg_config_spelling(const mg_arch *arch, mg_key key, bool gguf, char *buf, size_t size) {
+const char *mg_config_spelling(const mg_arch *arch, mg_key key, mg_layout layout, char *buf, size_t size) {
     snprintf(buf, size, "%s", mg_key_name(key));
     for (uint32_t i = arch->n_config; i-- > 0;) { /* a key without a spelling goes by what it falls back on, above it */
         const mg_config_row *r = &arch->config[i];
         if (r->key != key || r->gguf_when == MG_GGUF_FILE_TYPE) continue;
-        if (gguf && r->gguf)
+        const char *native = layout == MG_LAYOUT_NATIVE ? mg_native_spelling(arch, key) : NULL;
+        if (native)
+            snprintf(buf, size, "%s", native);
+        else if (layout == MG_LAYOUT_GGUF && r->gguf)
             gguf_name(buf, size, arch, r->gguf);
-        else if (!gguf && r->hf[0])
+        else if (layout == MG_LAYOUT_HF && r->hf[0])
             snprintf(buf, size, "%s", r->hf[0]);
         else if (r->absent.kind == MG_FB_KEY)
             key = r->absent.key;
@@ -336,7 +340,7 @@ const char *mg_model_key_text(const mg_model *m, mg_key key, char *buf, size_t s
     char name[96];
     int64_t v = m->hp.i[key];
     const char *word = value_name(m->arch, key, v);
-    mg_config_spelling(m->arch, key, m->ckpt && m->ckpt->kv, name, sizeof name);
+    mg_config_spelling(m->arch, key, m->ckpt ? mg_layout_of(m->ckpt) : MG_LAYOUT_HF, name, sizeof name);
     switch (mg_key_kind(key)) {
     case 'F':
         snprintf(buf, size, "%s %.9g", name, m->hp.f[key]);

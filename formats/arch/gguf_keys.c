@@ -92,7 +92,7 @@ uint32_t mg_arch_gguf_losses(const mg_model *m, char *buf, size_t size) {
                 break;
         }
         if (!r->lost_in_gguf || v == other) continue;
-        mg_config_spelling(m->arch, r->key, false, name, sizeof name);
+        mg_config_spelling(m->arch, r->key, MG_LAYOUT_HF, name, sizeof name);
         if (used < size)
             used += (size_t)snprintf(buf + used, size - used,
                                      "%s'%s' (%g) has no key in GGUF's architecture '%s': %sreaders will assume %g",

@@ -37,6 +37,14 @@ static const mg_tensor_row tensors[] = {LLAMA_TENSORS_MODEL, LLAMA_TENSORS_ATTEN
 
 static const char *const ignored[] = {LLAMA_IGNORED};
 
+/* Meta's params.json states how the inner size was computed, not the size itself; the tensors have it. */
+static const mg_native_row params[] = {NATIVE_SIZES,
+                                       {.key = MG_K_ROPE_THETA, .path = "rope_theta", .absent = VALUE_(10000)},
+                                       {.key = MG_K_CONTEXT, .path = "max_seq_len"}};
+static const char *const params_ignored[] = {"multiple_of", "ffn_dim_multiplier", "max_batch_size", NULL};
+static const mg_native native = {
+    .has = "multiple_of", .lacks = "moe", .rows = params, .n_rows = MG_LEN(params), .ignored = params_ignored};
+
 const mg_arch mg_arch_llama = {
     .name = "llama",
     .hf_classes = {"LlamaForCausalLM", "LLaMAForCausalLM"},
@@ -50,4 +58,5 @@ const mg_arch mg_arch_llama = {
     .tensors = tensors,
     .n_tensors = MG_LEN(tensors),
     .ignored = ignored,
+    .native = &native,
 };

@@ -30,6 +30,9 @@ static const mg_tensor_row tensors[] = {LLAMA_TENSORS_MODEL, LLAMA_TENSORS_ATTEN
 
 static const char *const ignored[] = {LLAMA_IGNORED};
 
+static const mg_native_row params[] = {NATIVE_MISTRAL};
+static const mg_native native = {.has = "hidden_dim", .lacks = "moe", .rows = params, .n_rows = MG_LEN(params)};
+
 const mg_arch mg_arch_mistral = {
     .name = "mistral",
     .hf_classes = {"MistralForCausalLM"},
@@ -43,4 +46,5 @@ const mg_arch mg_arch_mistral = {
     .tensors = tensors,
     .n_tensors = MG_LEN(tensors),
     .ignored = ignored,
+    .native = &native,
 };

@@ -33,21 +33,35 @@ static const mg_config_row config[] = {
 static const mg_config_refusal refusals[] = {LLAMA_REFUSALS};
 
 /* clang-format off */
+/* Mistral's own names: one tensor per expert (consolidated.safetensors, what we write), or the experts of a layer below
+ * each other as in the first release: rows e*I .. e*I + I - 1 of a matrix [E*I, H], w2's transposed. */
+#define NATIVE_(name, ...) \
+    [MG_LAYOUT_NATIVE] = {NAME_("layers.{l}.feed_forward.experts.{e}." name ".weight"), \
+        {.pattern = "layers.{l}.block_sparse_moe." name, \
+         .views = {{.kind = MG_VIEW_ROWS, .a = EXPERTX_(EXPERT_FFN), .b = K_(EXPERT_FFN)}, __VA_ARGS__}, \
+         .stored = {KK_(EXPERTS, EXPERT_FFN), K_(HIDDEN)}}}
+#define STACK_(r, rows, cols, gguf_name, native, ...) \
+    {.role = MG_R_##r, .when = MG_IF_MOE, .shape = {K_(rows), K_(cols)}, .flush = 1, .forms = { \
+        [MG_LAYOUT_HF] = {__VA_ARGS__}, [MG_LAYOUT_GGUF] = {STACKED_(gguf_name, rows, cols)}, native}}
 static const mg_tensor_row tensors[] = {
     LLAMA_TENSORS_MODEL,
     LLAMA_TENSORS_ATTENTION,
     {.role = MG_R_ROUTER, .when = MG_IF_MOE, .shape = {K_(EXPERTS), K_(HIDDEN)}, .forms = {
         [MG_LAYOUT_HF] = {NAME_("model.layers.{l}.block_sparse_moe.gate.weight"), NAME_("model.layers.{l}.mlp.gate.weight")},
-        [MG_LAYOUT_GGUF] = {NAME_("blk.{l}.ffn_gate_inp.weight")}}},
-    EXPERT_GATE_(NAME_("model.layers.{l}.block_sparse_moe.experts.{e}.w1.weight"),
-                 FUSED_("model.layers.{l}.mlp.experts.gate_up_proj", GATE_ROWS_),
-                 NAME_("model.layers.{l}.mlp.experts.{e}.gate_proj.weight")),
-    EXPERT_DOWN_(NAME_("model.layers.{l}.block_sparse_moe.experts.{e}.w2.weight"),
-                 STACKED_("model.layers.{l}.mlp.experts.down_proj", HIDDEN, EXPERT_FFN),
-                 NAME_("model.layers.{l}.mlp.experts.{e}.down_proj.weight")),
-    EXPERT_UP_(NAME_("model.layers.{l}.block_sparse_moe.experts.{e}.w3.weight"),
-               FUSED_("model.layers.{l}.mlp.experts.gate_up_proj", UP_ROWS_),
-               NAME_("model.layers.{l}.mlp.experts.{e}.up_proj.weight")),
+        [MG_LAYOUT_GGUF] = {NAME_("blk.{l}.ffn_gate_inp.weight")},
+        [MG_LAYOUT_NATIVE] = {NAME_("layers.{l}.feed_forward.gate.weight"), NAME_("layers.{l}.block_sparse_moe.gate.weight")}}},
+    STACK_(EXPERT_GATE, EXPERT_FFN, HIDDEN, "blk.{l}.ffn_gate_exps.weight", NATIVE_("w1", {.kind = MG_VIEW_END}),
+            NAME_("model.layers.{l}.block_sparse_moe.experts.{e}.w1.weight"),
+            FUSED_("model.layers.{l}.mlp.experts.gate_up_proj", GATE_ROWS_),
+            NAME_("model.layers.{l}.mlp.experts.{e}.gate_proj.weight")),
+    STACK_(EXPERT_DOWN, HIDDEN, EXPERT_FFN, "blk.{l}.ffn_down_exps.weight", NATIVE_("w2", {.kind = MG_VIEW_TRANSPOSE}),
+            NAME_("model.layers.{l}.block_sparse_moe.experts.{e}.w2.weight"),
+            STACKED_("model.layers.{l}.mlp.experts.down_proj", HIDDEN, EXPERT_FFN),
+            NAME_("model.layers.{l}.mlp.experts.{e}.down_proj.weight")),
+    STACK_(EXPERT_UP, EXPERT_FFN, HIDDEN, "blk.{l}.ffn_up_exps.weight", NATIVE_("w3", {.kind = MG_VIEW_END}),
+            NAME_("model.layers.{l}.block_sparse_moe.experts.{e}.w3.weight"),
+            FUSED_("model.layers.{l}.mlp.experts.gate_up_proj", UP_ROWS_),
+            NAME_("model.layers.{l}.mlp.experts.{e}.up_proj.weight")),
 };
 /* clang-format on */
 
@@ -75,6 +89,11 @@ static const mg_config_edit edits[] = {
     {.field = NULL},
 };
 
+static const mg_native_row params[] = {NATIVE_MISTRAL,
+                                       {.key = MG_K_EXPERTS, .path = "moe.num_experts"},
+                                       {.key = MG_K_EXPERTS_USED, .path = "moe.num_experts_per_tok"}};
+static const mg_native native = {.has = "moe", .rows = params, .n_rows = MG_LEN(params)};
+
 const mg_arch mg_arch_mixtral = {
     .name = "mixtral",
     .hf_classes = {"MixtralForCausalLM"},
@@ -89,5 +108,6 @@ const mg_arch mg_arch_mixtral = {
     .n_tensors = MG_LEN(tensors),
     .ignored = ignored,
     .made_from = &made_from,
+    .native = &native,
     .edits = edits,
 };

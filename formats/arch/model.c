@@ -45,7 +45,7 @@ void mg_model_free(mg_model *m) {
 /* Everything that follows from the numbers. */
 static mg_status settle(mg_model *m, const mg_config_state *st, mg_error *err) {
     MG_TRY(mg_config_resolve(m, st, err));
-    MG_TRY(mg_config_check(m, st->gguf, err));
+    MG_TRY(mg_config_check(m, mg_state_layout(st), err));
     MG_TRY(mg_config_note(m, st, err));
     if (m->ckpt) mg_bind_dense(m, st);
     return mg_config_layers(m, st, err);
@@ -78,9 +78,12 @@ static mg_status open_checkpoint(mg_model *m, mg_error *err) {
     } else if (c->config) {
         MG_TRY(mg_arch_of_config(&m->arch, c->config, err));
         MG_TRY(mg_config_read_json(m, &st, c->config, err));
+    } else if (c->params) {
+        MG_TRY(mg_arch_of_params(&m->arch, c->params, err));
+        MG_TRY(mg_config_read_params(m, &st, c->params, err));
     } else {
         return mg_fail(err, MG_ERR_FORMAT,
-                       "no config.json beside it: a safetensors file alone does not say which family it is nor its "
+                       "no config.json beside it: a file of tensors alone does not say which family it is nor its "
                        "rotary base; put the model's config.json into the same directory");
     }
     mg_bind_sizes(m, &st);

@@ -21,6 +21,9 @@ uint64_t mg_sym_value(const mg_sym *s, const mg_hparams *hp, uint32_t expert) {
             !mg_mul_u64(v, s->c ? (uint64_t)hp->i[s->c] : 1, &v))
             return UINT64_MAX;
         return v;
+    case MG_SYM_EXPERT_KEY:
+        if (!mg_mul_u64((uint64_t)hp->i[s->a], expert, &v)) return UINT64_MAX;
+        break;
     case MG_SYM_KEY:
         v = (uint64_t)hp->i[s->a];
         break;

@@ -100,6 +100,8 @@ static mg_status target_named(builder *b, const char *name, const mg_target *lik
     return mg_strmap_put(&b->names, t->name, strlen(name), *index, NULL, b->err);
 }
 
+static const char *const layout_name[MG_LAYOUT_COUNT] = {"Hugging Face", "GGUF", "native"};
+
 static mg_status add_piece(builder *b, uint32_t row, uint32_t l, uint32_t e, bool generated) {
     const mg_tensor_row *r = &b->arch->tensors[row];
     const mg_form *f = &r->forms[b->layout][0];
@@ -110,7 +112,7 @@ static mg_status add_piece(builder *b, uint32_t row, uint32_t l, uint32_t e, boo
     uint32_t rank = mg_sym_shape(shape, r->shape, 3, b->hp, e);
     if (!f->pattern)
         return mg_fail(b->err, MG_ERR_UNSUPPORTED, "'%s' has no place in the %s layout of family '%s'",
-                       mg_role_name(r->role), b->layout == MG_LAYOUT_GGUF ? "GGUF" : "Hugging Face", b->arch->name);
+                       mg_role_name(r->role), layout_name[b->layout], b->arch->name);
     if (!mg_pattern_expand(name, sizeof name, f->pattern, b->hp, l, e))
         return mg_fail(b->err, MG_ERR_INTERNAL, "pattern too long");
     bool own = f->stored[0].kind != MG_SYM_NONE;
@@ -213,7 +215,7 @@ static mg_status build(builder *b) {
         for (uint32_t i = 0; i < b->arch->n_tensors; i++)
             if (mg_role_scope(b->arch->tensors[i].role) != MG_SCOPE_MODEL) MG_TRY(add_row(b, i, l));
     MG_TRY(assign_parts(b));
-    if (b->layout == MG_LAYOUT_HF && b->out->n) qsort(b->out->items, b->out->n, sizeof *b->out->items, by_name);
+    if (b->layout != MG_LAYOUT_GGUF && b->out->n) qsort(b->out->items, b->out->n, sizeof *b->out->items, by_name);
     return MG_OK;
 }
 

@@ -199,8 +199,8 @@ def index_cases():
     for i, name in enumerate(("pytorch_model.bin", "consolidated.00.pth", "model.pt")):
         path = folder(f"I08_{i}")
         (path / name).write_bytes(b"PK\3\4")
-        judge(f"I08 {name}", path, 4, "pickle")
-        judge(f"I08 {name} itself", path / name, 4, "pickle")
+        judge(f"I08 {name}", path, 3, "end record" if i == 0 else "neither pytorch_model.bin nor")
+        judge(f"I08 {name} itself", path / name, 3, "end record")
     path = folder("I09")
     (path / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n")
     judge("I09", path, 3, "model.safetensors", "git lfs pull")
@@ -214,7 +214,7 @@ def index_cases():
         judge(f"K18 {text!r}", folder(f"K18_{i}", index, SHARDS, config=text), 3, "config.json")
     native = folder("I17", None, {"consolidated.safetensors": ["a"]}, config=None)
     (native / "params.json").write_text("{}")
-    judge("I17 Mistral-native", native, 4, "Mistral")
+    judge("I17 params.json of no family", native, 0, "none of the fields")
     judge("I18 not there", WORK / "no_such.safetensors", 5, "No such file")
     judge("I19 cut into pieces", touch("y.gguf.part1of2"), 3, "join the pieces")
 
