@@ -264,7 +264,8 @@ mg_status mg_forward_logits(mg_forward *f, mg_model *m, const float *x, uint64_t
     if (!w) MG_TRY(mg_need(&w, m, MG_R_TOKEN_EMBD, 0, 0, err));
     MG_TRY(mg_fbuf_need(&f->normed, n, hidden, err));
     MG_TRY(mg_forward_final_norm(f, m, x, n, f->normed.p, err));
-    mg_linear_job job = {.w = w, .y = logits, .ldy = mg_bound_rows(w)};
+    mg_linear_job job = {
+        .w = w, .bias = mg_model_find(m, MG_R_OUTPUT_BIAS, 0, 0), .y = logits, .ldy = mg_bound_rows(w)};
     MG_TRY(mg_linear_pack_buf(&f->lin, &job.x, &f->packed, f->normed.p, hidden, n, hidden, err));
     MG_TRY(mg_linear_run(&f->lin, m, &job, 1, err));
     return finish_logits(f, m, logits, n * job.ldy, err);

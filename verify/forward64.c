@@ -211,7 +211,7 @@ mg_status mg_forward64_logits(mg_forward64 *f, mg_model *m, const double *x, uin
     const mg_bound *w = mg_model_find(m, MG_R_OUTPUT, 0, 0);
     if (!w) MG_TRY(mg_need(&w, m, MG_R_TOKEN_EMBD, 0, 0, err));
     const uint64_t vocab = mg_bound_rows(w);
-    MG_TRY(linear(f, m, MG_R_OUTPUT, MG_ROLE_COUNT, 0, 0, y, NULL, n, hidden, logits, vocab, err));
+    MG_TRY(linear(f, m, MG_R_OUTPUT, MG_R_OUTPUT_BIAS, 0, 0, y, NULL, n, hidden, logits, vocab, err));
     const double divisor = mg_hp_f(m, MG_K_LOGIT_SCALE), cap = mg_hp_f(m, MG_K_FINAL_SOFTCAP);
     for (uint64_t i = 0; i < n * vocab; i++) {
         if (divisor != 0) logits[i] /= divisor;

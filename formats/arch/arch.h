@@ -221,6 +221,7 @@ typedef enum mg_cond {
     MG_IF_LLAMA3,         /* ROPE_TYPE is llama3: generated for GGUF, optional when read */
     MG_IF_UNTIED,         /* TIED is false */
     MG_IF_ATTN_BIAS,      /* ATTN_BIAS */
+    MG_IF_HEAD_BIAS,      /* HEAD_BIAS */
     MG_IF_QK_NORM,        /* QK_NORM */
     MG_IF_DENSE_MLP_BIAS, /* dense layer and MLP_BIAS */
 } mg_cond;

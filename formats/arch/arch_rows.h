@@ -136,6 +136,16 @@
 #define CONFIG_COMMON(tied, bos, eos) CONFIG_TIED_AND_IDS(tied, bos, eos), CONFIG_ACT("hidden_act", MG_ACT_SILU, mg_act_names)
 #define LLAMA_CONFIG_TAIL(head_when) CONFIG_HEADS(head_when), CONFIG_VOCAB(32000, MG_GGUF_ALWAYS), CONFIG_COMMON(0, 1, 2)
 
+/* Granite's multipliers. */
+#define GRANITE_SCALE(k, hf_name, gguf_name, without) \
+    {.key = MG_K_##k, .hf = {hf_name}, .gguf = gguf_name, .gguf_type = MG_KV_F32, .gguf_when = MG_GGUF_ALWAYS, \
+     .absent = VALUE_(1), .gguf_absent = VALUE_(without), .lo = 0, .hi = 1e9}
+#define GRANITE_SCALES \
+    GRANITE_SCALE(ATTN_SCALE, "attention_multiplier", "attention.scale", 0), \
+    GRANITE_SCALE(EMBED_SCALE, "embedding_multiplier", "embedding_scale", 1), \
+    GRANITE_SCALE(RESIDUAL_SCALE, "residual_multiplier", "residual_scale", 1), \
+    GRANITE_SCALE(LOGIT_SCALE, "logits_scaling", "logit_scale", 1)
+
 /* ---- configuration of mixtures ---- */
 #define CONFIG_EXPERTS(n, used, used_name, ...) \
     {.key = MG_K_EXPERTS, .hf = {__VA_ARGS__}, .gguf = "expert_count", .gguf_type = MG_KV_U32, .gguf_when = MG_GGUF_ALWAYS, \

@@ -188,7 +188,8 @@ static mg_status bind_form(binder *b, uint32_t t, const mg_tensor_row *r, const 
 
 /* GGUF metadata does not state these; the tensors do. */
 static bool told_by_tensors(mg_cond c) {
-    return c == MG_IF_UNTIED || c == MG_IF_ATTN_BIAS || c == MG_IF_QK_NORM || c == MG_IF_DENSE_MLP_BIAS;
+    return c == MG_IF_UNTIED || c == MG_IF_ATTN_BIAS || c == MG_IF_QK_NORM || c == MG_IF_HEAD_BIAS ||
+           c == MG_IF_DENSE_MLP_BIAS;
 }
 
 static bool wanted(const binder *b, const mg_tensor_row *r, const mg_layer *layer, bool *required) {
@@ -321,6 +322,7 @@ static void keys_from_tensors(mg_model *m) {
         const mg_tensor_row *r = &m->arch->tensors[i];
         if (!mg_model_find(m, r->role, 0, 0)) continue;
         if (r->when == MG_IF_ATTN_BIAS) m->hp.i[MG_K_ATTN_BIAS] = 1;
+        if (r->when == MG_IF_HEAD_BIAS) m->hp.i[MG_K_HEAD_BIAS] = 1;
         if (r->when == MG_IF_QK_NORM) m->hp.i[MG_K_QK_NORM] = 1;
         if (r->when == MG_IF_DENSE_MLP_BIAS) m->hp.i[MG_K_MLP_BIAS] = 1;
     }

@@ -8,22 +8,13 @@
  * attention.scale divides by the root. */
 #include "formats/arch/arch_rows.h"
 
-#define SCALE(k, hf_name, gguf_name, without)                                                                          \
-    {                                                                                                                  \
-        .key = MG_K_##k, .hf = {hf_name}, .gguf = gguf_name, .gguf_type = MG_KV_F32, .gguf_when = MG_GGUF_ALWAYS,      \
-        .absent = VALUE_(1), .gguf_absent = VALUE_(without), .lo = 0, .hi = 1e9                                        \
-    }
-
 static const mg_config_row config[] = {
     CONFIG_SIZES(32, 2048, 4096, 11008, 32, SAME_AS_(HEADS)),
     LLAMA_CONFIG_ROPE(10000),
     LLAMA_CONFIG_EPS(1e-6),
     CONFIG_HEADS(MG_GGUF_UNUSUAL),
     CONFIG_VOCAB(32000, MG_GGUF_ALWAYS),
-    SCALE(ATTN_SCALE, "attention_multiplier", "attention.scale", 0),
-    SCALE(EMBED_SCALE, "embedding_multiplier", "embedding_scale", 1),
-    SCALE(RESIDUAL_SCALE, "residual_multiplier", "residual_scale", 1),
-    SCALE(LOGIT_SCALE, "logits_scaling", "logit_scale", 1),
+    GRANITE_SCALES,
     CONFIG_COMMON(0, 1, 2),
     {.key = MG_K_ATTN_BIAS, .hf = {"attention_bias"}, .absent = VALUE_(0), .gguf_absent = TENSORS_, .quiet = true},
     {.key = MG_K_MLP_BIAS, .hf = {"mlp_bias"}, .absent = VALUE_(0), .gguf_absent = TENSORS_, .quiet = true},

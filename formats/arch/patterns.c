@@ -116,6 +116,8 @@ bool mg_cond_holds(mg_cond c, const mg_hparams *hp, const mg_layer *layer) {
         return !hp->i[MG_K_TIED];
     case MG_IF_ATTN_BIAS:
         return hp->i[MG_K_ATTN_BIAS] != 0;
+    case MG_IF_HEAD_BIAS:
+        return hp->i[MG_K_HEAD_BIAS] != 0;
     case MG_IF_QK_NORM:
         return hp->i[MG_K_QK_NORM] != 0;
     case MG_IF_DENSE_MLP_BIAS:
