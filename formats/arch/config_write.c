@@ -39,7 +39,8 @@ static mg_status sort_keys(mg_json **obj, mg_error *err) {
     return MG_OK;
 }
 
-static mg_status apply_edit(mg_json *config, const mg_config_edit *e, uint32_t experts, uint32_t used, mg_error *err) {
+/* hp: the base's numbers, with those of the routing set. */
+static mg_status apply_edit(mg_json *config, const mg_config_edit *e, const mg_hparams *hp, mg_error *err) {
     mg_json *v = NULL;
     if (e->keep && mg_json_get(config, e->field)) return MG_OK;
     if (e->remove) {
@@ -49,15 +50,15 @@ static mg_status apply_edit(mg_json *config, const mg_config_edit *e, uint32_t e
     if (e->json)
         MG_TRY(mg_json_parse(&v, (mg_span){(const uint8_t *)e->json, strlen(e->json)}, "family table", err));
     else
-        v = mg_json_new_i64(e->key == MG_K_EXPERTS ? experts : used);
+        v = mg_json_new_i64(hp->i[e->key]);
     if (!v) return mg_fail_nomem(err, 64);
     mg_json_set(config, e->field, v);
     return MG_OK;
 }
 
-static mg_status edited(mg_json **config, const mg_arch *arch, uint32_t experts, uint32_t used, mg_error *err) {
+static mg_status edited(mg_json **config, const mg_arch *arch, const mg_hparams *hp, mg_error *err) {
     bool sorted = keys_sorted(*config);
-    for (const mg_config_edit *e = arch->edits; e && e->field; e++) MG_TRY(apply_edit(*config, e, experts, used, err));
+    for (const mg_config_edit *e = arch->edits; e && e->field; e++) MG_TRY(apply_edit(*config, e, hp, err));
     return sorted ? sort_keys(config, err) : MG_OK;
 }
 
@@ -71,8 +72,14 @@ mg_status mg_arch_make_config(mg_json **out, const mg_arch *arch, const mg_json 
         return mg_fail(err, MG_ERR_UNSUPPORTED, "family '%s' is not made from '%s'", arch->name, from->name);
     if (experts < 1 || used < 1 || used > experts)
         return mg_fail(err, MG_ERR_CONFLICT, "%u experts per token of %u experts", used, experts);
+    mg_model *numbers;
+    MG_TRY(mg_model_from_config(&numbers, base, err));
+    mg_hparams hp = numbers->hp;
+    mg_model_free(numbers);
+    hp.i[MG_K_EXPERTS] = experts;
+    hp.i[MG_K_EXPERTS_USED] = used;
     MG_TRY(mg_json_dup(&config, base, err));
-    mg_status st = edited(&config, arch, experts, used, err);
+    mg_status st = edited(&config, arch, &hp, err);
     if (st == MG_OK)
         *out = config;
     else

@@ -48,6 +48,30 @@ static const mg_tensor_row tensors[] = {
 
 static const char *const ignored[] = {LLAMA_IGNORED};
 
+static const mg_made_from made_from = {
+    .families = {"qwen3"},
+    .roles = {{MG_R_FFN_GATE, MG_R_EXPERT_GATE}, {MG_R_FFN_UP, MG_R_EXPERT_UP}, {MG_R_FFN_DOWN, MG_R_EXPERT_DOWN}},
+    .n_roles = 3,
+};
+
+/* What mergekit-moe writes: every layer routes, chosen weights are divided by their sum. The window goes, as for the
+ * other mixtures: this family has one for all layers or none, dense Qwen3 one per layer. */
+static const mg_config_edit edits[] = {
+    {.field = "architectures", .json = "[\"Qwen3MoeForCausalLM\"]"},
+    {.field = "model_type", .json = "\"qwen3_moe\""},
+    {.field = "num_experts", .key = MG_K_EXPERTS},
+    {.field = "num_experts_per_tok", .key = MG_K_EXPERTS_USED},
+    {.field = "moe_intermediate_size", .key = MG_K_FFN},
+    {.field = "norm_topk_prob", .json = "true"},
+    {.field = "decoder_sparse_step", .json = "1"},
+    {.field = "mlp_only_layers", .json = "[]"},
+    {.field = "use_sliding_window", .json = "false"},
+    {.field = "sliding_window", .json = "null"},
+    {.field = "layer_types", .remove = true},
+    {.field = "auto_map", .remove = true},
+    {.field = NULL},
+};
+
 const mg_arch mg_arch_qwen3_moe = {
     .name = "qwen3_moe",
     .hf_classes = {"Qwen3MoeForCausalLM"},
@@ -62,4 +86,6 @@ const mg_arch mg_arch_qwen3_moe = {
     .n_tensors = MG_LEN(tensors),
     .dense_list = "mlp_only_layers",
     .ignored = ignored,
+    .made_from = &made_from,
+    .edits = edits,
 };

@@ -136,6 +136,30 @@ run("extract", WORK / "fit", WORK / "never", "--expert", 4, "-q", expect=2)
 run("extract", SAMPLES / "donors/base", WORK / "never", "--expert", 0, "-q", expect=4)
 
 
+# ---- Qwen3 donors become a Qwen3-MoE, with every weight of the trunk (q and k norms too) the base's ----
+qwen = DATA / "models/tiny/qwen3"
+(WORK / "qwen.yml").write_text(f"base_model: {qwen}\ngate_mode: random\nexperts:\n" + f"  - source_model: {qwen}\n" * 3)
+run("merge", WORK / "qwen.yml", WORK / "qwen", "-q")
+dense = common.read_safetensors(qwen / "model.safetensors")[1]
+found = common.read_safetensors(WORK / "qwen/model.safetensors")[1]
+want = {name: t.sha256() for name, t in dense.items() if ".mlp." not in name}
+for name, t in dense.items():
+    if ".mlp." in name:
+        want |= {name.replace(".mlp.", f".mlp.experts.{e}."): t.sha256() for e in range(3)}
+same({n: t.sha256() for n, t in found.items() if not n.endswith("mlp.gate.weight")}, want, "tensors of the Qwen3-MoE")
+same(len(found) - len(want), 3, "its routers")
+config = json.loads((WORK / "qwen/config.json").read_text())
+for key, value in {"model_type": "qwen3_moe", "num_experts": 3, "num_experts_per_tok": 2, "norm_topk_prob": True,
+                   "decoder_sparse_step": 1, "moe_intermediate_size": config["intermediate_size"]}.items():
+    same(config[key], value, f"Qwen3-MoE: {key}")
+# equal experts: whatever the routers say, the mixture is the dense model, up to the rounding of a weighted mean
+(WORK / "small.txt").write_text("1 20 30 40 50 60 70 80\n")
+mixture, alone = (perplexity(m, WORK / "small.txt") for m in (WORK / "qwen", qwen))
+check(abs(mixture / alone - 1) < 1e-5, f"a mixture of equal experts has perplexity {mixture}, the expert {alone}")
+run("extract", WORK / "qwen", WORK / "qwen1", "--expert", 1, "-q")
+same(common.sha256(WORK / "qwen1/model.safetensors"), common.sha256(qwen / "model.safetensors"), "an expert of the Qwen3-MoE")
+
+
 # ---- refusals: the right code, a message that names the thing, nothing written ----
 def refuse(code, words, text, *options, name="bad"):
     (WORK / f"{name}.yml").write_text(text)
@@ -158,7 +182,7 @@ refuse(8, ["same prompts"], two.replace("[two]", "[one]"))
 refuse(8, ["same model"], two.replace("donors/code", "donors/prose"))
 refuse(5, ["nowhere"], two.replace("donors/code", "donors/nowhere"))
 refuse(4, ["shared_experts"], two + "shared_experts: [{source_model: x}]\n")
-refuse(4, ["qwen"], two + "architecture: qwen\n")
+refuse(4, ["qwen"], two + "architecture: qwen\n")  # from Mistral donors
 refuse(3, ["dtype"], two + "dtype: int3\n")
 refuse(3, [], "experts: [\n")
 refuse(4, ["slerp"], f"merge_method: slerp\nmodels:\n  - model: {base}\n")
