@@ -3,6 +3,7 @@
 
 #include "convert/same_tokenizer.h"
 #include "formats/arch/arch.h"
+#include "quant/group_checkpoint.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -16,7 +17,7 @@ mg_status mg_donors_open(mg_donor *d, uint32_t n, mg_error *err) {
             d[i].shared = true;
         }
         if (d[i].shared) continue;
-        MG_TRY(mg_checkpoint_open(&d[i].ckpt, d[i].path, err));
+        MG_TRY(mg_group_checkpoint_open(&d[i].ckpt, d[i].path, err));
         MG_TRY(mg_model_open(&d[i].model, d[i].ckpt, err));
         if (!d[i].ckpt->config) {
             mg_error_at(err, d[i].path, NULL);

@@ -5,6 +5,7 @@
 #include "formats/base/file.h"
 #include "formats/base/options.h"
 #include "formats/base/pool.h"
+#include "quant/group_checkpoint.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -176,7 +177,7 @@ int main(int argc, char **argv) {
     mg_interrupt_install();
     mg_status st = parse(&a, argc, argv, &done, &err);
     if (st == MG_OK && !done) {
-        st = mg_checkpoint_open(&c, a.in, &err);
+        st = mg_group_checkpoint_open(&c, a.in, &err);
         if (st == MG_OK) st = mg_model_open(&m, c, &err);
         if (st == MG_OK) st = mg_plan_new(&p, &err);
         if (st == MG_OK) st = work(&a, p, m, &err);

@@ -4,6 +4,7 @@
 #include "formats/base/file.h"
 #include "formats/base/options.h"
 #include "formats/base/pool.h"
+#include "quant/group_checkpoint.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -80,7 +81,7 @@ static mg_status extract_all(const args *a, mg_model *m, mg_error *err) {
 static mg_status work(const args *a, mg_error *err) {
     mg_checkpoint *ckpt = NULL;
     mg_model *m = NULL;
-    mg_status st = mg_checkpoint_open(&ckpt, a->words.items[0], err);
+    mg_status st = mg_group_checkpoint_open(&ckpt, a->words.items[0], err);
     if (st == MG_OK) st = mg_model_open(&m, ckpt, err);
     if (st == MG_OK && mg_hp_i(m, MG_K_EXPERTS) == 0)
         st = mg_fail(err, MG_ERR_UNSUPPORTED, "'%s' has no experts", a->words.items[0]);

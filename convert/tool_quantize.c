@@ -4,6 +4,7 @@
 #include "convert/tool_plan.h"
 #include "formats/base/options.h"
 #include "formats/base/pool.h"
+#include "quant/group_checkpoint.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -200,7 +201,7 @@ static mg_status make_plan(run *r, args *a, mg_error *err) {
     bool details = a->common.verbose && !a->common.quiet;
     r->opt.note = details ? say : NULL;
     r->opt.note_ctx = &a->common.quiet;
-    MG_TRY(mg_checkpoint_open(&r->in, t->in, err));
+    MG_TRY(mg_group_checkpoint_open(&r->in, t->in, err));
     MG_TRY(mg_quantize_source_open(&r->source, r->in, NULL, err));
     if (!r->source.had_tokenizer)
         say(&a->common.quiet, "the model has no tokenizer files: the result has no tokenizer keys");

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 
 #include "formats/base/file.h"
+#include "quant/group_checkpoint.h"
 
 #define TEXT_CAP (512u << 20)
 
@@ -26,7 +27,7 @@ mg_status mg_tool_model_open(mg_tool_model *t, const char *path, mg_error *err) 
         st = open_recipe(t, path, err);
         if (st == MG_OK) t->ckpt = t->recipe->ckpt;
     } else {
-        st = mg_checkpoint_open(&t->ckpt, path, err);
+        st = mg_group_checkpoint_open(&t->ckpt, path, err);
         if (st == MG_OK) st = mg_model_open(&t->m, t->ckpt, err);
     }
     if (st == MG_OK) st = mg_forward_check(t->m, err);

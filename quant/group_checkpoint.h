@@ -1,0 +1,24 @@
+/* group_checkpoint.h - quantized Hugging Face checkpoints (AWQ, GPTQ, compressed-tensors, FP8) as the dense models that
+ * they stand for: X.qweight, X.scales, ... become one tensor X.weight of F32, decoded as it is read, and config.json
+ * loses its quantization_config. Nobody who works with the result sees a difference from a float checkpoint.
+ *
+ * Memory: a few bands of unpacked rows (quant/group_decode.h), whatever the size of the weights. */
+#ifndef MG_QUANT_GROUP_CHECKPOINT_H
+#define MG_QUANT_GROUP_CHECKPOINT_H
+
+#include "formats/checkpoint.h"
+
+/* Bytes of unpacked codes kept at once, at most: MG_GROUP_BANDS bands of MG_GROUP_BAND_BYTES. */
+#define MG_GROUP_BANDS      8
+#define MG_GROUP_BAND_BYTES (4u << 20)
+
+/* mg_checkpoint_open, and the dense view when the weights are quantized. What every tool opens models with, except
+ * those that show or check what is stored. MG_ERR_UNSUPPORTED names a quantization that is not read; MG_ERR_FORMAT
+ * names tensor, found and expected where parts do not fit together. */
+mg_status mg_group_checkpoint_open(mg_checkpoint **out, const char *path, mg_error *err) MG_MUST_CHECK;
+
+/* The dense view of an opened checkpoint. *out is inner itself when nothing is quantized; else inner belongs to *out.
+ * After a failure inner is still the caller's. Tensors keep their order, each weight in the place of its codes. */
+mg_status mg_group_checkpoint_wrap(mg_checkpoint **out, mg_checkpoint *inner, mg_error *err) MG_MUST_CHECK;
+
+#endif
