@@ -53,12 +53,12 @@ mg_status mg_convert_outtype_dtype(void *ctx, const mg_convert_item *item, mg_dt
 
 /* ---- tensors ---- */
 
-/* llama3 rope scaling as a tensor. */
+/* Rotary factors as a tensor. */
 static mg_status generated(mg_plan *p, const mg_model *m, const mg_target *t, const mg_expr **out, mg_error *err) {
     uint64_t n = t->shape[0];
     float *v = malloc((size_t)n * sizeof *v);
     if (!v) return mg_fail_nomem(err, n * sizeof *v);
-    mg_status st = mg_arch_rope_factors(v, n, &m->hp, err);
+    mg_status st = mg_arch_generate(v, n, t->parts[0].role, &m->hp, err);
     if (st == MG_OK) st = mg_expr_const(p, MG_F32, t->rank, t->shape, v, out, err);
     free(v);
     return st;

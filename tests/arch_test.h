@@ -100,7 +100,7 @@ static inline float *read_exact(mg_model *m, const mg_bound *bound) {
 static inline void expect_same_weights(mg_model *a, mg_model *b) {
     for (uint32_t i = 0; i < a->arch->n_tensors; i++) {
         mg_role role = a->arch->tensors[i].role;
-        if (role == MG_R_ROPE_FREQS) continue;
+        if (role == MG_R_ROPE_FREQS || role == MG_R_ROPE_FACTORS_LONG || role == MG_R_ROPE_FACTORS_SHORT) continue;
         for (uint32_t l = 0; l < (uint32_t)mg_hp_i(a, MG_K_LAYERS); l++)
             for (uint32_t e = 0; e == 0 || e < (uint32_t)mg_hp_i(a, MG_K_EXPERTS); e++) {
                 const mg_bound *x = mg_model_find(a, role, l, e), *y = mg_model_find(b, role, l, e);
@@ -122,8 +122,8 @@ static const char *const tiny[] __attribute__((unused)) = {
     "tiny/llama", "tiny/llama_rope_linear", "tiny/llama_rope_llama3", "tiny/llama_rope_yarn", "tiny/mistral",
     "tiny/mistral_swa", "tiny/mixtral", "donors/prose", "donors/math",
     /* dense */
-    "tiny/qwen2", "tiny/qwen3", "tiny/smollm3", "tiny/stablelm", "tiny/olmo2", "tiny/phi3", "tiny/granite", "tiny/gemma",
-    "tiny/gemma2", "tiny/gemma3_text",
+    "tiny/qwen2", "tiny/qwen3", "tiny/smollm3", "tiny/stablelm", "tiny/olmo2", "tiny/phi3", "tiny/phi3_longrope", "tiny/granite",
+    "tiny/gemma", "tiny/gemma2", "tiny/gemma3_text",
     /* mixtures */
     "tiny/qwen2_moe", "tiny/mesh_no_exchange", "tiny/mesh_k1", "tiny/mesh_k2", "tiny/mesh_dense",
     "tiny/qwen3_moe", "tiny/nekomind", "tiny/nekomind_untied", "tiny/olmoe", "tiny/hunyuan_v1_moe", "tiny/dots1",

@@ -122,8 +122,15 @@ Test(arch_config, bad_configurations_are_refused_by_name) {
         {"{\"model_type\":\"gemma3_text\",\"rope_parameters\":{\"sliding_attention\":{\"rope_type\":\"linear\"}}}",
          MG_ERR_UNSUPPORTED, "linear"},
         {"{\"model_type\":\"gemma\",\"use_bidirectional_attention\":true}", MG_ERR_UNSUPPORTED, "later tokens"},
-        {"{\"model_type\":\"phi3\",\"rope_scaling\":{\"type\":\"su\",\"long_factor\":[1]}}", MG_ERR_UNSUPPORTED,
-         "longrope"},
+        {"{\"model_type\":\"phi3\",\"rope_scaling\":{\"type\":\"su\",\"long_factor\":[1]}}", MG_ERR_CONFLICT,
+         "short_factor' has 0 values, expected 48"},
+        {"{\"model_type\":\"phi3\",\"head_dim\":2,\"rope_scaling\":{\"type\":\"yarn\",\"short_factor\":[1],"
+         "\"long_factor\":[-1]}}",
+         MG_ERR_CONFLICT, "long_factor' of pair 0 is -1"},
+        {"{\"model_type\":\"phi3\",\"rope_scaling\":{\"type\":\"su\",\"long_factor\":[\"x\"]}}", MG_ERR_CONFLICT,
+         "no number"},
+        {"{\"model_type\":\"phi3\",\"rope_scaling\":{\"type\":\"su\",\"long_factor\":7}}", MG_ERR_CONFLICT,
+         "not a list"},
         {"{\"model_type\":\"mixtral\",\"num_local_experts\":2,\"num_experts_per_tok\":3}", MG_ERR_CONFLICT,
          "num_experts_per_tok' is 3"},
     };
@@ -438,6 +445,7 @@ Test(arch_config, a_config_from_numbers_reads_back_as_the_same_numbers) {
             cr_assert_eq(m->hp.i[k], n->hp.i[k], "%s %s", tiny[i], mg_key_name((mg_key)k));
             cr_assert_eq(m->hp.f[k], n->hp.f[k], "%s %s", tiny[i], mg_key_name((mg_key)k));
         }
+        cr_assert(memcmp(m->hp.rope_factors, n->hp.rope_factors, sizeof m->hp.rope_factors) == 0, "%s", tiny[i]);
         cr_assert_eq(mg_config_dtype(config), MG_BF16);
         cr_assert_eq(mg_config_dtype(c->config), MG_BF16);
         mg_json_free(config);

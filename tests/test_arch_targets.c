@@ -22,7 +22,8 @@ static memory_checkpoint *rewrite(mg_model *source, const mg_arch *arch, mg_layo
         cr_assert_eq(mg_checkpoint_find(&c->base, x->name), MG_STRMAP_NONE, "names are unique");
         if (x->generated) {
             uint32_t g = memory_add(c, x->name, MG_F32, x->rank, x->shape);
-            cr_assert_eq(mg_arch_rope_factors((float *)(void *)c->data[g], x->shape[0], &source->hp, &err), MG_OK);
+            cr_assert_eq(
+                mg_arch_generate((float *)(void *)c->data[g], x->shape[0], x->parts[0].role, &source->hp, &err), MG_OK);
             continue;
         }
         mg_bound b;
@@ -79,6 +80,7 @@ Test(arch_targets, hf_to_gguf_and_back_is_the_identity) {
             cr_assert_eq(m->hp.i[k], g->hp.i[k], "%s %s", tiny[i], mg_key_name((mg_key)k));
             cr_assert_eq((float)m->hp.f[k], (float)g->hp.f[k], "%s %s", tiny[i], mg_key_name((mg_key)k));
         }
+        cr_assert(memcmp(m->hp.rope_factors, g->hp.rope_factors, sizeof m->hp.rope_factors) == 0, "%s", tiny[i]);
         /* back to Hugging Face names: the very tensors we started from */
         if (mg_hp_i(m, MG_K_ROPE_TYPE) != MG_ROPE_LLAMA3) {
             memory_checkpoint *hf = rewrite(g, m->arch, MG_LAYOUT_HF, NULL);

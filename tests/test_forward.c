@@ -163,7 +163,8 @@ Test(forward, sliding_window) {
 }
 /* Dense families: norms of query and key, biases, partial rotation, layer norms, caps, scales, windows by layer. */
 static const char *const dense[] = {
-    "qwen2", "qwen3", "smollm3", "stablelm", "olmo2", "phi3", "granite", "gemma", "gemma2", "gemma3_text",
+    "qwen2",         "qwen3",   "smollm3", "stablelm", "olmo2",       "phi3",
+    "phi3_longrope", "granite", "gemma",   "gemma2",   "gemma3_text",
 };
 Test(forward, dense_families) {
     for (size_t i = 0; i < sizeof dense / sizeof *dense; i++) against_reference(dense[i]);
@@ -330,6 +331,21 @@ Test(forward, refuses_ids_outside_the_vocabulary_and_a_full_cache) {
     b = (mg_batch){.n_seqs = 1, .len = &many, .n_tokens = 17};
     cr_assert_eq(mg_forward_run(x.f, x.m, c, &b, x.ids, h, NULL, NULL, &e2), MG_ERR_LIMIT);
     mg_kvcache_free(c);
+    free(h);
+    close_tiny(&x);
+}
+
+/* Factors of the long kind would not fit the keys that a cache holds: refused, never approximated. */
+Test(forward, longrope_ends_with_the_first_context) {
+    fixture x = open_tiny("phi3_longrope", 1);
+    mg_error err = {0};
+    int32_t ids[33] = {0};
+    float *h = malloc(33 * x.hidden * sizeof *h);
+    uint32_t len = 32;
+    mg_batch b = {.n_seqs = 1, .len = &len, .n_tokens = 32};
+    ok(mg_forward_run(x.f, x.m, NULL, &b, ids, h, NULL, NULL, &err), &err);
+    b.n_tokens = len = 33;
+    cr_assert_eq(mg_forward_run(x.f, x.m, NULL, &b, ids, h, NULL, NULL, &err), MG_ERR_UNSUPPORTED);
     free(h);
     close_tiny(&x);
 }

@@ -122,8 +122,15 @@ mg_status mg_rope_frequencies(mg_model *m, uint32_t layer, uint64_t half, uint64
     case MG_ROPE_DYNAMIC: /* the frequencies change with the length of the text once it passes the trained context */
         if (positions <= (uint64_t)hp->i[MG_K_CONTEXT]) return MG_OK;
         return unsupported("dynamic rotary scaling beyond the trained context", err);
-    case MG_ROPE_LONGROPE:
-        return unsupported("longrope scaling", err);
+    case MG_ROPE_LONGROPE: /* likewise: other factors, and other keys in the cache, once it passes the first context */
+        if (positions > (uint64_t)hp->i[MG_K_ROPE_ORIG_CONTEXT])
+            return unsupported("longrope scaling beyond the context before extension", err);
+        if (hp->n_rope_factors[0] != half)
+            return mg_fail(err, MG_ERR_CONFLICT, "%u rotary factors for %llu pairs", hp->n_rope_factors[0],
+                           (unsigned long long)half);
+        for (uint64_t i = 0; i < half; i++) inv[i] = 1.0f / (hp->rope_factors[0][i] * power(theta, i, half));
+        if (hp->f[MG_K_ROPE_ATTN_FACTOR] > 0) *factor = (float)hp->f[MG_K_ROPE_ATTN_FACTOR];
+        return MG_OK;
     }
     return unsupported("this rotary scaling", err);
 }

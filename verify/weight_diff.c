@@ -161,7 +161,8 @@ static mg_status add_pair(mg_weight_diff *out, pair *p, mg_model *ref, mg_model 
     const mg_bound *a = mg_model_find(ref, role, l, e), *b = mg_model_find(cand, role, l, e);
     if (!a && role == MG_R_OUTPUT && b) a = mg_model_find(ref, MG_R_TOKEN_EMBD, 0, 0); /* tied on one side only */
     if (!b && role == MG_R_OUTPUT && a) b = mg_model_find(cand, MG_R_TOKEN_EMBD, 0, 0);
-    if (role == MG_R_ROPE_FREQS || (!a && !b)) return MG_OK; /* rope factors are the config in another form */
+    const bool factors = role == MG_R_ROPE_FREQS || role == MG_R_ROPE_FACTORS_LONG || role == MG_R_ROPE_FACTORS_SHORT;
+    if (factors || (!a && !b)) return MG_OK; /* rope factors are the config in another form */
     mg_weight_stat *s = &out->items[out->n];
     const mg_model *named = b ? cand : ref;
     const mg_tensor *t = mg_model_tensor(named, b ? b : a);

@@ -125,6 +125,7 @@ typedef enum mg_gguf_when {
     MG_GGUF_SCALED,      /* ROPE_TYPE is linear or yarn */
     MG_GGUF_YARN,        /* ROPE_TYPE is yarn */
     MG_GGUF_YARN_STATED, /* both */
+    MG_GGUF_LONGROPE,    /* ROPE_TYPE is longrope */
     MG_GGUF_UNUSUAL,     /* a reader would assume another value without it */
     MG_GGUF_FILE_TYPE,   /* not a key of ours: the place of general.file_type in the order */
 } mg_gguf_when;
@@ -219,6 +220,7 @@ typedef enum mg_cond {
     MG_IF_EXCHANGE,       /* layer with routed experts, and EXCHANGE */
     MG_IF_STORED,         /* only when the file has it */
     MG_IF_LLAMA3,         /* ROPE_TYPE is llama3: generated for GGUF, optional when read */
+    MG_IF_LONGROPE,       /* ROPE_TYPE is longrope: generated for GGUF and, where found, what makes it longrope */
     MG_IF_UNTIED,         /* TIED is false */
     MG_IF_ATTN_BIAS,      /* ATTN_BIAS */
     MG_IF_HEAD_BIAS,      /* HEAD_BIAS */
@@ -338,7 +340,7 @@ typedef struct mg_target {
     const mg_part *parts;
     uint32_t n_parts;
     mg_view views[MG_MAX_VIEWS]; /* the same for every part; ended by MG_VIEW_END */
-    bool generated;              /* no source holds it: values come from mg_arch_rope_factors (role ROPE_FREQS, f32) */
+    bool generated;              /* no source holds it: values come from mg_arch_generate (f32) */
     bool always_f32;     /* the reference converter keeps it F32 whatever --outtype is: vectors, norms, routers */
     uint32_t row, flush; /* of the tensor row it came from: place in the table and group (mg_targets_order) */
 } mg_target;
@@ -378,6 +380,9 @@ uint32_t mg_target_part_of_row(const mg_target *t, uint64_t row, uint64_t *row_i
 /* Factors of the llama3 rope scaling as rope_freqs.weight stores them, n = ROPE_DIM / 2, from ROPE_* keys:
  * frequency f_i = theta^(-2i/n'), wavelength 2 pi / f_i; below orig/high: 1; above orig/low: factor; smooth between. */
 mg_status mg_arch_rope_factors(float *out, uint64_t n, const mg_hparams *hp, mg_error *err) MG_MUST_CHECK;
+
+/* Values of a generated target of that role: the llama3 factors, or a list of a longrope scaling. */
+mg_status mg_arch_generate(float *out, uint64_t n, mg_role role, const mg_hparams *hp, mg_error *err) MG_MUST_CHECK;
 
 /* Append the architecture's keys in the reference converter's order: block_count ... value_length, general.file_type,
  * vocab_size, rope.dimension_count. file_type: ggml's ftype number. general.architecture and all else is the caller's.

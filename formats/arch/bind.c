@@ -195,7 +195,7 @@ static bool told_by_tensors(mg_cond c) {
 static bool wanted(const binder *b, const mg_tensor_row *r, const mg_layer *layer, bool *required) {
     bool gguf = b->layout == MG_LAYOUT_GGUF;
     *required = false;
-    if (r->when == MG_IF_STORED || r->when == MG_IF_LLAMA3) return true;
+    if (r->when == MG_IF_STORED || r->when == MG_IF_LLAMA3 || r->when == MG_IF_LONGROPE) return true;
     if (gguf && r->when == MG_IF_DENSE_MLP_BIAS) return !layer->moe;
     if (gguf && told_by_tensors(r->when)) return true;
     return *required = mg_cond_holds(r->when, &b->m->hp, layer);
@@ -328,11 +328,35 @@ static void keys_from_tensors(mg_model *m) {
     }
 }
 
+/* The lists of a longrope scaling, which GGUF stores as tensors and otherwise does not mention. */
+static mg_status factors_from_tensors(mg_model *m, mg_error *err) {
+    static const mg_role roles[2] = {MG_R_ROPE_FACTORS_SHORT, MG_R_ROPE_FACTORS_LONG};
+    uint32_t found = 0;
+    for (int k = 0; k < 2; k++) {
+        const mg_bound *b = mg_model_find(m, roles[k], 0, 0);
+        if (!b) continue;
+        const mg_tensor *t = mg_model_tensor(m, b);
+        if (t->dtype != MG_F32 || t->n_elements > MG_MAX_ROPE_PAIRS) {
+            mg_fail(err, MG_ERR_UNSUPPORTED, "rotary factors of type %s, expected up to %d of type F32",
+                    mg_dtype_get(t->dtype)->name, MG_MAX_ROPE_PAIRS);
+            mg_error_at(err, NULL, t->name);
+            return MG_ERR_UNSUPPORTED;
+        }
+        MG_TRY(mg_model_read_rows(m, b, 0, 1, m->hp.rope_factors[k], err));
+        m->hp.n_rope_factors[k] = (uint32_t)t->n_elements;
+        found++;
+    }
+    if (!found) return MG_OK;
+    m->hp.i[MG_K_ROPE_TYPE] = MG_ROPE_LONGROPE;
+    return mg_config_check(m, true, err);
+}
+
 mg_status mg_bind(mg_model *m, const mg_config_state *st, mg_error *err) {
     binder b = {.m = m, .layout = mg_layout_of(m->ckpt), .err = err};
     MG_TRY(alloc_bounds(m, b.layout, err));
     for (uint32_t i = 0; i < m->arch->n_tensors; i++) MG_TRY(bind_row(&b, &m->arch->tensors[i]));
     MG_TRY(check_claims(&b));
-    if (st->gguf) keys_from_tensors(m);
-    return MG_OK;
+    if (!st->gguf) return MG_OK;
+    keys_from_tensors(m);
+    return factors_from_tensors(m, err);
 }

@@ -111,6 +111,16 @@ static mg_status resolve_key(mg_model *m, const mg_config_state *st, const mg_co
     return MG_OK;
 }
 
+/* The multiplier of a longrope scaling: stated, or from the factor, which is the ratio of the contexts unless stated.
+ * In GGUF it is stated or 1. */
+static void settle_longrope(mg_hparams *hp, bool gguf) {
+    if (hp->i[MG_K_ROPE_TYPE] != MG_ROPE_LONGROPE || hp->f[MG_K_ROPE_ATTN_FACTOR] > 0 || gguf) return;
+    const double orig = (double)hp->i[MG_K_ROPE_ORIG_CONTEXT];
+    const double factor =
+        hp->f[MG_K_ROPE_FACTOR] > 0 ? hp->f[MG_K_ROPE_FACTOR] : (double)hp->i[MG_K_CONTEXT] / (orig > 0 ? orig : 1);
+    hp->f[MG_K_ROPE_ATTN_FACTOR] = factor > 1 && orig > 1 ? sqrt(1 + log(factor) / log(orig)) : 1;
+}
+
 mg_status mg_config_resolve(mg_model *m, const mg_config_state *st, mg_error *err) {
     mg_hparams *hp = &m->hp;
     bool done[MG_KEY_COUNT] = {false};
@@ -124,6 +134,7 @@ mg_status mg_config_resolve(mg_model *m, const mg_config_state *st, mg_error *er
     }
     if (!mg_arch_config_row(m->arch, MG_K_NORM_TOPK)) hp->i[MG_K_NORM_TOPK] = m->arch->block.norm_topk;
     if (hp->i[MG_K_MOE_LAST] < 0) hp->i[MG_K_MOE_LAST] = hp->i[MG_K_LAYERS] - 1; /* as an index from the end */
+    settle_longrope(hp, st->gguf);
     /* transformers: `beta_fast or 32` - zero means unset. */
     if (hp->f[MG_K_ROPE_BETA_FAST] == 0) hp->f[MG_K_ROPE_BETA_FAST] = 32;
     if (hp->f[MG_K_ROPE_BETA_SLOW] == 0) hp->f[MG_K_ROPE_BETA_SLOW] = 1;
@@ -185,14 +196,33 @@ static mg_status check_heads(const check *c) {
     return MG_OK;
 }
 
+static mg_status check_factors(const check *c) {
+    static const char *const names[2] = {"short_factor", "long_factor"};
+    const mg_hparams *hp = &c->m->hp;
+    const int64_t pairs = hp->i[MG_K_ROPE_DIM] / 2;
+    if (!mg_arch_row(c->m->arch, MG_R_ROPE_FACTORS_SHORT))
+        return mg_fail(c->err, MG_ERR_UNSUPPORTED,
+                       "rope scaling 'longrope' needs factor lists, which family '%s' does not read yet",
+                       c->m->arch->name);
+    if (hp->f[MG_K_ROPE_THETA] <= 0) return bad(c, MG_K_ROPE_THETA, "a positive number");
+    if (hp->i[MG_K_ROPE_ORIG_CONTEXT] < 2) return bad(c, MG_K_ROPE_ORIG_CONTEXT, "at least 2");
+    for (int k = 0; k < 2; k++) {
+        if (hp->n_rope_factors[k] != pairs)
+            return mg_fail(c->err, MG_ERR_CONFLICT, "'%s' has %u values, expected %lld, one for each rotated pair",
+                           names[k], hp->n_rope_factors[k], (long long)pairs);
+        for (int64_t i = 0; i < pairs; i++)
+            if (!(hp->rope_factors[k][i] > 0) || !isfinite(hp->rope_factors[k][i]))
+                return mg_fail(c->err, MG_ERR_CONFLICT, "'%s' of pair %lld is %g, expected a positive number", names[k],
+                               (long long)i, (double)hp->rope_factors[k][i]);
+    }
+    return MG_OK;
+}
+
 static mg_status check_rope(const check *c) {
     const mg_hparams *hp = &c->m->hp;
     int64_t type = hp->i[MG_K_ROPE_TYPE];
     bool scaled = type == MG_ROPE_LINEAR || type == MG_ROPE_LLAMA3 || type == MG_ROPE_DYNAMIC;
-    if (type == MG_ROPE_LONGROPE)
-        return mg_fail(c->err, MG_ERR_UNSUPPORTED,
-                       "rope scaling 'longrope' needs factor lists, which family '%s' does not read yet",
-                       c->m->arch->name);
+    if (type == MG_ROPE_LONGROPE) return check_factors(c);
     if (scaled && !hp->present[MG_K_ROPE_FACTOR]) return bad(c, MG_K_ROPE_FACTOR, "a stated value for this rope type");
     if (hp->f[MG_K_ROPE_THETA] <= 0) return bad(c, MG_K_ROPE_THETA, "a positive number");
     if (type != MG_ROPE_NONE && hp->f[MG_K_ROPE_FACTOR] <= 0) return bad(c, MG_K_ROPE_FACTOR, "a positive number");

@@ -184,6 +184,26 @@ static mg_status read_refusals(const mg_arch *arch, const mg_json *config, mg_er
     return refuse_rope_kinds(arch, rope_object(config), err);
 }
 
+/* The factor lists of a longrope scaling; whether they fit is checked when the sizes are known. */
+static mg_status read_factors(mg_model *m, const mg_json *config, mg_error *err) {
+    static const char *const paths[2] = {"rope_parameters.short_factor", "rope_parameters.long_factor"};
+    for (int k = 0; mg_arch_row(m->arch, MG_R_ROPE_FACTORS_SHORT) && k < 2; k++) {
+        const mg_json *list = config_path(config, paths[k]);
+        uint32_t n = 0;
+        if (!list || mg_json_type(list) == MG_JSON_NULL) continue;
+        if (mg_json_type(list) != MG_JSON_ARRAY || mg_json_len(list) > MG_MAX_ROPE_PAIRS)
+            return mg_fail(err, MG_ERR_CONFLICT, "'%s' is not a list of up to %d numbers", paths[k], MG_MAX_ROPE_PAIRS);
+        for (const mg_json *v = mg_json_first(list); v; v = mg_json_next(v), n++) {
+            double d;
+            if (!mg_json_f64(v, &d))
+                return mg_fail(err, MG_ERR_CONFLICT, "'%s' has a value that is no number", paths[k]);
+            m->hp.rope_factors[k][n] = (float)d;
+        }
+        m->hp.n_rope_factors[k] = n;
+    }
+    return MG_OK;
+}
+
 /* Does the list row apply, and what does config say? Evaluated when the number of layers is known. */
 static void read_lists(mg_model *m, mg_config_state *st, const mg_json *config) {
     for (const mg_layer_list *row = m->arch->lists; row && row->path; row++) {
@@ -215,6 +235,7 @@ mg_status mg_config_read_json(mg_model *m, mg_config_state *st, const mg_json *c
     MG_TRY(read_refusals(m->arch, config, err));
     MG_TRY(read_dense_list(m, config, err));
     read_lists(m, st, config);
+    MG_TRY(read_factors(m, config, err));
     for (uint32_t i = 0; i < m->arch->n_config; i++) {
         const mg_config_row *r = &m->arch->config[i];
         if (r->gguf_when == MG_GGUF_FILE_TYPE) continue;

@@ -206,6 +206,16 @@ static mg_status say_dense(mg_json *config, const mg_arch *arch, const mg_hparam
              : MG_OK;
 }
 
+static void say_factors(mg_json *rope, const mg_hparams *hp) {
+    static const char *const names[2] = {"short_factor", "long_factor"};
+    for (int k = 0; hp->i[MG_K_ROPE_TYPE] == MG_ROPE_LONGROPE && k < 2; k++) {
+        mg_json *list = mg_json_new_array();
+        for (uint32_t i = 0; i < hp->n_rope_factors[k]; i++)
+            mg_json_push(list, mg_json_new_f64(shortest((double)hp->rope_factors[k][i])));
+        mg_json_set(rope, names[k], list);
+    }
+}
+
 static const char *const dtype_names[] = {
     [MG_F32] = "float32", [MG_F16] = "float16", [MG_BF16] = "bfloat16", [MG_F64] = "float64"};
 
@@ -218,6 +228,7 @@ mg_status mg_arch_new_config(mg_json **out, const mg_arch *arch, const mg_hparam
     mg_json_set_str(config, "model_type", arch->name);
     mg_config_set_dtype(config, dtype);
     fill_config(config, rope, arch, hp);
+    say_factors(rope, hp);
     if (rope && hp->i[MG_K_ROPE_TYPE] != MG_ROPE_NONE)
         mg_json_set(config, "rope_scaling", rope);
     else

@@ -37,6 +37,8 @@ static bool written(const mg_config_row *r, const mg_hparams *hp) {
         return type == MG_ROPE_YARN;
     case MG_GGUF_YARN_STATED:
         return type == MG_ROPE_YARN && hp->present[r->key];
+    case MG_GGUF_LONGROPE:
+        return type == MG_ROPE_LONGROPE;
     case MG_GGUF_UNUSUAL:
         return unusual(r, hp);
     }
@@ -137,5 +139,14 @@ mg_status mg_arch_rope_factors(float *out, uint64_t n, const mg_hparams *hp, mg_
         else
             out[i] = 1.0f / ((1.0f - smooth) / (float)factor + smooth);
     }
+    return MG_OK;
+}
+
+mg_status mg_arch_generate(float *out, uint64_t n, mg_role role, const mg_hparams *hp, mg_error *err) {
+    if (role == MG_R_ROPE_FREQS) return mg_arch_rope_factors(out, n, hp, err);
+    const bool beyond = role == MG_R_ROPE_FACTORS_LONG;
+    if (n != hp->n_rope_factors[beyond])
+        return mg_fail(err, MG_ERR_INTERNAL, "%s has %u factors", mg_role_name(role), hp->n_rope_factors[beyond]);
+    memcpy(out, hp->rope_factors[beyond], n * sizeof *out);
     return MG_OK;
 }

@@ -172,7 +172,8 @@ typedef struct counter {
 } counter;
 
 static bool counted(const mg_model *m, const mg_tensor_row *r, uint32_t l) {
-    if (r->when == MG_IF_STORED || r->when == MG_IF_LLAMA3) return false; /* tables, not weights */
+    if (r->when == MG_IF_STORED || r->when == MG_IF_LLAMA3 || r->when == MG_IF_LONGROPE)
+        return false; /* tables, not weights */
     const mg_layer *layer = mg_role_scope(r->role) == MG_SCOPE_MODEL ? NULL : &m->layers[l];
     return m->ckpt ? mg_model_find(m, r->role, l, 0) != NULL : mg_cond_holds(r->when, &m->hp, layer);
 }

@@ -30,10 +30,16 @@ typedef enum mg_scope { MG_SCOPE_MODEL, MG_SCOPE_LAYER, MG_SCOPE_EXPERT, MG_SCOP
 
 #define MG_MAX_LAYERS 4096
 
+/* Pairs of a head that factor lists are read for: heads of 256 elements. */
+#define MG_MAX_ROPE_PAIRS 128
+
 /* Canonical configuration: one slot per key. Integers, bools and enumerators in i, floats in f. */
 typedef struct mg_hparams {
     int64_t i[MG_KEY_COUNT];
     double f[MG_KEY_COUNT];
+    float rope_factors[2]
+                      [MG_MAX_ROPE_PAIRS]; /* longrope: divisors of the frequencies within ROPE_ORIG_CONTEXT, beyond */
+    uint32_t n_rope_factors[2];
     bool present[MG_KEY_COUNT];         /* stated by the config; false = default, derived from shapes, or absent */
     uint64_t dense[MG_MAX_LAYERS / 64]; /* bit l: layer l is listed as one without routed experts; see mg_moe_rule */
 } mg_hparams;

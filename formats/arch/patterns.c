@@ -124,6 +124,7 @@ bool mg_cond_holds(mg_cond c, const mg_hparams *hp, const mg_layer *layer) {
         return !moe && hp->i[MG_K_MLP_BIAS] != 0;
     case MG_IF_STORED:
     case MG_IF_LLAMA3:
+    case MG_IF_LONGROPE:
         break;
     }
     return false;

@@ -2,9 +2,12 @@
  *
  * A Llama whose q, k and v are one projection (q's rows first, then k's, then v's) and whose gate and up are another
  * (gate's rows first). A window on all layers, and a rotated part of every head (Phi-4-mini), are options. Longer
- * contexts by factor lists (longrope) are refused.
+ * contexts come by longrope: two lists of divisors of the frequencies, one for texts within
+ * original_max_position_embeddings and one for longer texts, and a multiplier of cosine and sine. The forward pass runs
+ * texts of the first kind; the second would change the keys that a cache already holds.
  *
- * GGUF "phi3" keeps both fused: attn_qkv, and ffn_up of double height. The order of q and k is kept. */
+ * GGUF "phi3" keeps both fused: attn_qkv, and ffn_up of double height. The order of q and k is kept. The lists are the
+ * tensors rope_factors_long and rope_factors_short, and nothing else says longrope. */
 #include "formats/arch/arch_rows.h"
 
 /* The class knows two kinds of rotation; the older names of the second are read as it reads them. */
@@ -15,6 +18,13 @@ static const mg_enum_name rope_names[] = {{"default", MG_ROPE_NONE},
                                           {NULL, 0}};
 
 static const mg_config_row config[] = {
+    {.key = MG_K_ROPE_ATTN_FACTOR,
+     .hf = {"rope_parameters.attention_factor"},
+     .gguf = "rope.scaling.attn_factor",
+     .gguf_type = MG_KV_F32,
+     .gguf_when = MG_GGUF_LONGROPE,
+     .absent = VALUE_(0),
+     .quiet = true},
     CONFIG_CONTEXT(4096),
     {.key = MG_K_ROPE_ORIG_CONTEXT,
      .hf = {"original_max_position_embeddings"},
@@ -44,6 +54,7 @@ static const mg_config_row config[] = {
      .hi = 1e12,
      .quiet = true},
     CONFIG_ROTARY_PART(1),
+    {.key = MG_K_ROPE_FACTOR, .hf = {"rope_parameters.factor"}, .absent = VALUE_(0), .quiet = true},
     {.key = MG_K_ROPE_TYPE,
      .hf = {"rope_parameters.rope_type", "rope_parameters.type"},
      .absent = VALUE_(MG_ROPE_NONE),
@@ -68,6 +79,8 @@ static const mg_config_refusal refusals[] = {REFUSE_GROUP_FORMATS};
     [MG_LAYOUT_GGUF] = {{.pattern = "blk.{l}.ffn_up.weight", .views = {__VA_ARGS__}, .stored = {KX_(FFN, 2), K_(HIDDEN)}}}}}
 
 static const mg_tensor_row tensors[] = {
+    {.role = MG_R_ROPE_FACTORS_LONG, .when = MG_IF_LONGROPE, .shape = {KD_(ROPE_DIM, 2)}, .forms = {[MG_LAYOUT_GGUF] = {NAME_("rope_factors_long.weight")}}},
+    {.role = MG_R_ROPE_FACTORS_SHORT, .when = MG_IF_LONGROPE, .shape = {KD_(ROPE_DIM, 2)}, .forms = {[MG_LAYOUT_GGUF] = {NAME_("rope_factors_short.weight")}}},
     LLAMA_TENSORS_MODEL,
     W_(ATTN_NORM, MG_IF_ALWAYS, "model.layers.{l}.input_layernorm.weight", "blk.{l}.attn_norm.weight", K_(HIDDEN)),
     QKV_(ATTN_Q, HEADS, LIT_(0)),

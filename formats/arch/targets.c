@@ -136,8 +136,11 @@ static mg_status add_piece(builder *b, uint32_t row, uint32_t l, uint32_t e, boo
 static bool present(const builder *b, const mg_tensor_row *r, uint32_t l, uint32_t e, bool *generated) {
     const mg_layer *layer = mg_role_scope(r->role) == MG_SCOPE_MODEL ? NULL : &b->layers[l];
     bool has = b->has ? b->has(b->ctx, r->role, l, e) : mg_cond_holds(r->when, b->hp, layer);
-    *generated =
-        !has && r->when == MG_IF_LLAMA3 && b->layout == MG_LAYOUT_GGUF && b->hp->i[MG_K_ROPE_TYPE] == MG_ROPE_LLAMA3;
+    const int64_t rope = b->hp->i[MG_K_ROPE_TYPE];
+    const bool factors =
+        (r->when == MG_IF_LLAMA3 && rope == MG_ROPE_LLAMA3) || (r->when == MG_IF_LONGROPE && rope == MG_ROPE_LONGROPE);
+    *generated = !has && factors && b->layout == MG_LAYOUT_GGUF;
+    if (r->when == MG_IF_LONGROPE && b->layout == MG_LAYOUT_HF) return false; /* the config has the lists */
     return has || *generated;
 }
 

@@ -7,7 +7,7 @@ from common import check, run, same
 TINY = common.DATA / "models/tiny"
 MODELS = ["llama", "llama_rope_llama3", "llama_rope_linear", "llama_rope_yarn", "mistral", "mistral_swa", "mixtral",
           "qwen2", "qwen3",
-          "smollm3", "stablelm", "olmo2", "phi3", "granite", "gemma", "gemma2", "gemma3_text"]
+          "smollm3", "stablelm", "olmo2", "phi3", "phi3_longrope", "granite", "gemma", "gemma2", "gemma3_text"]
 
 MIXTURES = ["qwen2_moe", "mesh_no_exchange", "mesh_k1", "mesh_k2", "mesh_dense", "qwen3_moe", "nekomind",
             "nekomind_untied", "olmoe", "hunyuan_v1_moe", "dots1", "ernie4_5_moe",
