@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "formats/base/utf8.h"
 #include "formats/tokenizer_impl.h"
 
 /* ---- id lists ---- */
@@ -47,6 +48,7 @@ void mg_tokenizer_free(mg_tokenizer *t) {
     mg_strmap_release(&t->by_text);
     mg_strmap_release(&t->pieces);
     mg_strmap_release(&t->pair);
+    for (unsigned i = 0; i < t->n_regexes; i++) mg_regex_free(t->regexes[i]);
     mg_arena_release(&t->arena);
     free(t);
 }
@@ -57,8 +59,32 @@ mg_status mg_tokenizer_add_op(mg_tok_op *ops, unsigned *n, mg_tok_opkind kind, c
         return mg_fail(err, MG_ERR_UNSUPPORTED, "tokenizer with more than %d steps", MG_TOK_MAX_OPS);
     if (kind == MG_TOK_REPLACE && !*from)
         return mg_fail(err, MG_ERR_FORMAT, "tokenizer: replacement of an empty string");
-    ops[(*n)++] = (mg_tok_op){kind, from, to};
+    ops[(*n)++] = (mg_tok_op){.kind = kind, .from = from, .to = to};
     return MG_OK;
+}
+
+mg_status mg_tokenizer_regex(mg_tokenizer *t, const char *pattern, const mg_regex **out, mg_error *err) {
+    if (t->n_regexes == MG_TOK_MAX_REGEX)
+        return mg_fail(err, MG_ERR_UNSUPPORTED, "tokenizer with more than %d regular expressions", MG_TOK_MAX_REGEX);
+    mg_status s = mg_regex_new(&t->regexes[t->n_regexes], pattern, err);
+    if (!s) *out = t->regexes[t->n_regexes++];
+    return s;
+}
+
+mg_status mg_tokenizer_add_pre(mg_tokenizer *t, mg_tok_pre step, mg_error *err) {
+    if (t->n_pre == MG_TOK_MAX_PRE)
+        return mg_fail(err, MG_ERR_UNSUPPORTED, "tokenizer with more than %d pre-tokenizers", MG_TOK_MAX_PRE);
+    t->byte_level |= step.kind == MG_TOK_PRE_BYTES;
+    t->pre[t->n_pre++] = step;
+    return MG_OK;
+}
+
+mg_status mg_tokenizer_add_split(mg_tokenizer *t, const char *pattern, mg_tok_behavior behavior, bool invert,
+                                 mg_error *err) {
+    const mg_regex *regex = NULL;
+    mg_status s = mg_tokenizer_regex(t, pattern, &regex, err);
+    mg_tok_pre step = {.kind = MG_TOK_PRE_SPLIT, .regex = regex, .behavior = behavior, .invert = invert};
+    return s ? s : mg_tokenizer_add_pre(t, step, err);
 }
 
 /* ---- finishing ---- */
@@ -155,6 +181,8 @@ static mg_status index_added(mg_tokenizer *t, mg_error *err) {
         if (!s && a->len == 0) s = mg_fail(err, MG_ERR_FORMAT, "tokenizer: added token %d is empty", a->id);
         if (s) return s;
     }
+    for (uint32_t i = 0; i < t->n_added && !t->word; i++)
+        if (t->added[i].single_word) MG_TRY(mg_tokenizer_regex(t, "\\p{_word}", &t->word, err));
     if (t->n_added) qsort(t->added, t->n_added, sizeof *t->added, by_first_byte);
     for (uint32_t b = 0, i = 0; b <= 256; b++) {
         while (i < t->n_added && (uint8_t)t->added[i].match[0] < b) i++;
@@ -175,6 +203,8 @@ mg_status mg_tokenizer_finish(mg_tokenizer *t, mg_error *err) {
     if (!s) s = index_added(t, err);
     if (s) return s;
     t->words = finds_words(t);
+    t->utf8_only |= t->n_pre > 0;
+    for (unsigned i = 0; i < t->n_ops; i++) t->utf8_only |= t->ops[i].kind >= MG_TOK_REPLACE_MATCHES;
     t->add_bos = t->add_bos && t->bos >= 0;
     t->add_eos = t->add_eos && t->eos >= 0;
     return MG_OK;
@@ -221,9 +251,30 @@ mg_status mg_tokenizer_encode(const mg_tokenizer *t, const char *text, size_t n,
     return s;
 }
 
+/* A token written in the byte alphabet. As in Hugging Face's decoder, one with any other character is plain text. */
+static mg_status put_bytes(const mg_token *k, mg_tok_text *out, mg_error *err) {
+    size_t start = out->n;
+    mg_status s = MG_OK;
+    for (size_t at = 0; at < k->len && !s;) {
+        uint32_t c;
+        size_t len = mg_utf8_decode((const uint8_t *)k->text + at, k->len - at, &c);
+        int byte = len ? mg_tok_char_byte(c) : -1;
+        if (byte < 0) {
+            out->n = start;
+            return mg_tok_put(out, k->text, k->len, err);
+        }
+        s = mg_tok_put(out, &(char){(char)byte}, 1, err);
+        at += len;
+    }
+    return s;
+}
+
 /* The text of one token. first: nothing has been written before it. */
 static mg_status put_token(const mg_tokenizer *t, int32_t id, bool first, mg_tok_text *out, mg_error *err) {
     const mg_token *k = &t->tokens[id];
+    if (t->byte_level && t->raw_added_tokens && k->type != MG_TOKEN_NORMAL)
+        return mg_tok_put(out, k->text, k->len, err);
+    if (t->byte_level) return put_bytes(k, out, err);
     int byte = t->bytes_to_text ? byte_of(k) : -1;
     if (byte >= 0) return mg_tok_put(out, &(char){(char)byte}, 1, err);
     mg_status s = MG_OK;

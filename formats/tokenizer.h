@@ -1,9 +1,10 @@
 /* tokenizer.h - text to token ids and back, as the model's own tokenizer does it.
  *
  * Kinds understood: SentencePiece BPE (tokenizer.model, and GGUF vocabularies of model "llama"), merged by piece score;
- * and BPE with merges over whole characters (tokenizer.json of the llama and mistral families: byte fallback,
- * normalizers Prepend and Replace, pre-tokenizer Metaspace). Anything else (byte-level BPE, Unigram, WordPiece, regular
- * expressions, Unicode normalization ...) is MG_ERR_UNSUPPORTED by name. A malformed vocabulary is MG_ERR_FORMAT. */
+ * and BPE with merges by rank, over characters or bytes (tokenizer.json; GGUF vocabularies of model "gpt2"), with the
+ * normalizers, pre-tokenizers, post-processors and decoders listed in docs/tokenizer.md. Anything else (Unigram, WordPiece,
+ * other steps, unknown constructs of regular expressions ...) is MG_ERR_UNSUPPORTED by name. A malformed vocabulary is
+ * MG_ERR_FORMAT. */
 #ifndef MG_FORMATS_TOKENIZER_H
 #define MG_FORMATS_TOKENIZER_H
 
@@ -65,8 +66,8 @@ bool mg_tokenizer_adds_bos(const mg_tokenizer *t);
 bool mg_tokenizer_adds_eos(const mg_tokenizer *t);
 /* Whether text is given a blank in front ("add_space_prefix"). */
 bool mg_tokenizer_adds_blank(const mg_tokenizer *t);
-/* scores[mg_tokenizer_size]: those under which merging by score gives the same ids; the stored ones, or for merges by rank
- * those SentencePiece would have had. MG_ERR_UNSUPPORTED when scores cannot express the merges. */
+/* scores[mg_tokenizer_size]: those under which merging by score gives the same ids; the stored ones, or for merges by
+ * rank those SentencePiece would have had. MG_ERR_UNSUPPORTED when scores cannot express the merges. */
 mg_status mg_tokenizer_scores(const mg_tokenizer *t, float *scores, mg_error *err) MG_MUST_CHECK;
 
 enum {
@@ -74,7 +75,8 @@ enum {
     MG_ENCODE_SPECIAL = 2, /* "<s>" in the text is the special token, not three characters */
     MG_ENCODE_DEFAULT = 3, /* what transformers' tokenizer(text) does */
 };
-/* Append the ids of text[0..n). The text may hold any bytes; those that are not UTF-8 become byte tokens. n < 512 MiB.
+/* Append the ids of text[0..n). The text may hold any bytes; those that are not UTF-8 become byte tokens.
+ * n < 512 MiB. A regular expression that backtracks without end on the text is MG_ERR_LIMIT.
  * Thread safe: the tokenizer is not changed. */
 mg_status mg_tokenizer_encode(const mg_tokenizer *t, const char *text, size_t n, unsigned flags, mg_ids *out,
                               mg_error *err) MG_MUST_CHECK;

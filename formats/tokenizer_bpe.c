@@ -27,6 +27,7 @@ typedef struct mg_bpe_entry {
 void mg_bpe_release(mg_bpe *b) {
     free(b->symbols);
     free(b->heap);
+    free(b->cache);
     *b = (mg_bpe){0};
 }
 
@@ -140,6 +141,7 @@ static mg_status add_unknown(mg_bpe *b, const mg_tokenizer *t, const char *text,
         for (uint32_t i = 0; i < len && !s; i++) s = add_symbol(b, at + i, 1, t->byte_id[(uint8_t)text[at + i]], err);
         return s;
     }
+    if (t->by_rank && t->unk == NONE) return MG_OK; /* the library leaves it out; its neighbours may merge */
     mg_bpe_symbol *last = b->n_symbols ? &b->symbols[b->n_symbols - 1] : NULL;
     if (t->by_rank && t->fuse_unk && last && last->id == t->unk && t->unk != NONE) {
         last->len += len;
@@ -182,7 +184,36 @@ static mg_status emit(const mg_bpe *b, const mg_tokenizer *t, const char *text, 
     return s;
 }
 
-static mg_status one_word(mg_bpe *b, const mg_tokenizer *t, const char *text, size_t n, mg_ids *out, mg_error *err) {
+/* ---- words seen before ----
+ * Texts repeat their words. A table of fixed size, one place for each hash, so that neither its memory nor a search can
+ * grow; a word that shares its place with another one takes it over. */
+
+enum { CACHE_PLACES = 4096, CACHE_TEXT = 27, CACHE_IDS = 8 };
+
+struct mg_bpe_known {
+    uint8_t len, n_ids; /* len 0: free */
+    char text[CACHE_TEXT];
+    int32_t ids[CACHE_IDS];
+};
+
+static struct mg_bpe_known *place_of(mg_bpe *b, const char *text, size_t n) {
+    uint32_t h = 2166136261u; /* FNV-1a: a collision costs time only, and no more than a cache less */
+    if (n > CACHE_TEXT) return NULL;
+    if (!b->cache) b->cache = calloc(CACHE_PLACES, sizeof *b->cache); /* without memory: without cache */
+    if (!b->cache) return NULL;
+    for (size_t i = 0; i < n; i++) h = (h ^ (uint8_t)text[i]) * 16777619u;
+    return &b->cache[(h ^ h >> 15) % CACHE_PLACES];
+}
+
+static void remember(struct mg_bpe_known *k, const char *text, size_t n, const int32_t *ids, size_t n_ids) {
+    if (n_ids > CACHE_IDS) return;
+    k->len = (uint8_t)n;
+    k->n_ids = (uint8_t)n_ids;
+    memcpy(k->text, text, n);
+    if (n_ids) memcpy(k->ids, ids, n_ids * sizeof *ids);
+}
+
+static mg_status merge_word(mg_bpe *b, const mg_tokenizer *t, const char *text, size_t n, mg_ids *out, mg_error *err) {
     if (t->ignore_merges) {
         uint32_t id = mg_strmap_get(&t->pieces, text, n);
         if (id != MG_STRMAP_NONE) return mg_ids_push(out, (int32_t)id, err);
@@ -192,6 +223,20 @@ static mg_status one_word(mg_bpe *b, const mg_tokenizer *t, const char *text, si
     return s || b->n_symbols == 0 ? s : emit(b, t, text, out, err);
 }
 
+static mg_status one_word(mg_bpe *b, const mg_tokenizer *t, const char *text, size_t n, mg_ids *out, mg_error *err) {
+    struct mg_bpe_known *k = place_of(b, text, n);
+    if (!k) return merge_word(b, t, text, n, out, err);
+    mg_status s = MG_OK;
+    if (k->len == n && memcmp(k->text, text, n) == 0) {
+        for (unsigned i = 0; i < k->n_ids && !s; i++) s = mg_ids_push(out, k->ids[i], err);
+        return s;
+    }
+    size_t before = out->n;
+    s = merge_word(b, t, text, n, out, err);
+    if (!s) remember(k, text, n, out->ids + before, out->n - before);
+    return s;
+}
+
 static bool mark_at(const char *text, size_t n, size_t at) {
     return n - at >= 3 && memcmp(text + at, MG_SPACE_MARK, 3) == 0;
 }
@@ -199,6 +244,7 @@ static bool mark_at(const char *text, size_t n, size_t at) {
 mg_status mg_bpe_text(mg_bpe *b, const mg_tokenizer *t, const char *text, size_t n, mg_ids *out, mg_error *err) {
     if (n >= INT32_MAX)
         return mg_fail(err, MG_ERR_LIMIT, "text of %zu bytes after normalization", n); /* symbol indices */
+    if (n > 0 && t->byte_level) return one_word(b, t, text, n, out, err);
     size_t begin = 0;
     if (t->words || t->split_marks)
         for (size_t at = 1; at < n; at++) {

@@ -1,10 +1,14 @@
-/* tokenizer_impl.h - the inside of mg_tokenizer, for the readers (tokenizer_json.c, tokenizer_spm.c, tokenizer_gguf.c)
- * and the engine (tokenizer.c, tokenizer_split.c, tokenizer_bpe.c). Not for anyone else. */
+/* tokenizer_impl.h - the inside of mg_tokenizer, for the readers (tokenizer_json.c, tokenizer_steps.c, tokenizer_spm.c,
+ * tokenizer_gpt2.c) and the engine (tokenizer.c, tokenizer_split.c, tokenizer_cut.c, tokenizer_bytes.c,
+ * tokenizer_bpe.c). Not for anyone else. */
 #ifndef MG_FORMATS_TOKENIZER_IMPL_H
 #define MG_FORMATS_TOKENIZER_IMPL_H
 
 #include "formats/base/arena.h"
+#include "formats/base/regex.h"
+#include "formats/base/json.h"
 #include "formats/base/strmap.h"
+#include "formats/base/unicode.h"
 #include "formats/tokenizer.h"
 
 #define MG_SPACE_MARK "\xE2\x96\x81" /* U+2581, what SentencePiece writes for a blank */
@@ -15,12 +19,46 @@ typedef enum mg_tok_opkind {
     MG_TOK_REPLACE,         /* every `from` by `to` */
     MG_TOK_NOT_TWICE,       /* `to` before the text unless it begins with it (Metaspace "always") */
     MG_TOK_NOT_TWICE_FIRST, /* the same at offset 0 only (Metaspace "first") */
+    MG_TOK_REPLACE_MATCHES, /* every match of `regex` by `to` */
+    MG_TOK_NORMALIZE,       /* Unicode normalization to `form` */
+    MG_TOK_LOWERCASE,
+    MG_TOK_TRIM, /* white space off the left and right side */
 } mg_tok_opkind;
 
 typedef struct mg_tok_op {
     mg_tok_opkind kind;
     const char *from, *to;
+    const mg_regex *regex;
+    mg_unicode_form form;
+    bool left, right;
 } mg_tok_op;
+
+/* ---- pre-tokenizer: steps that cut pieces into pieces, or rewrite them ---- */
+
+typedef enum mg_tok_behavior { /* what becomes of a match */
+                               MG_TOK_ISOLATED,
+                               MG_TOK_REMOVED,
+                               MG_TOK_CONTIGUOUS,      /* neighbouring matches are one piece */
+                               MG_TOK_MERGED_PREVIOUS, /* it ends the piece before it */
+                               MG_TOK_MERGED_NEXT,     /* it begins the piece behind it */
+} mg_tok_behavior;
+
+typedef enum mg_tok_prekind {
+    MG_TOK_PRE_SPLIT,     /* at the matches of `regex`, or of the string `literal` */
+    MG_TOK_PRE_BLANK,     /* a blank before every piece that does not begin with one */
+    MG_TOK_PRE_BYTES,     /* every byte as the character that stands for it (tokenizer_bytes.c) */
+    MG_TOK_PRE_METASPACE, /* blanks as marks, one before the piece as `blank` says (the kinds of mg_tok_op) */
+} mg_tok_prekind;
+
+typedef struct mg_tok_pre {
+    mg_tok_prekind kind;
+    mg_tok_behavior behavior;
+    const mg_regex *regex;
+    const char *literal;
+    bool invert;         /* the text between the matches is what matches */
+    mg_tok_opkind blank; /* MG_TOK_NOT_TWICE, MG_TOK_NOT_TWICE_FIRST or MG_TOK_REPLACE (none) */
+    bool split;          /* Metaspace: every mark begins a piece */
+} mg_tok_pre;
 
 /* An added or special token: matched in the text before anything else happens to it. */
 typedef struct mg_tok_added {
@@ -30,6 +68,7 @@ typedef struct mg_tok_added {
     bool special;        /* looked for only with MG_ENCODE_SPECIAL */
     bool normalized;     /* looked for in the normalized text */
     bool lstrip, rstrip; /* takes the white space at its sides with it */
+    bool single_word;    /* not beside a word character */
 } mg_tok_added;
 
 typedef struct mg_tok_merge { /* key of the pair map: these 8 bytes */
@@ -38,7 +77,7 @@ typedef struct mg_tok_merge { /* key of the pair map: these 8 bytes */
 
 typedef enum mg_tok_strip { MG_TOK_STRIP_NONE, MG_TOK_STRIP_ONE, MG_TOK_STRIP_MARKS } mg_tok_strip;
 
-enum { MG_TOK_MAX_OPS = 8 };
+enum { MG_TOK_MAX_OPS = 8, MG_TOK_MAX_PRE = 16, MG_TOK_MAX_REGEX = 16 };
 
 struct mg_tokenizer {
     mg_arena arena;
@@ -64,7 +103,15 @@ struct mg_tokenizer {
     unsigned n_ops;
     mg_tok_op pre_ops[MG_TOK_MAX_OPS]; /* pre-tokenizer */
     unsigned n_pre_ops;
-    mg_tok_added *added; /* by first byte of match, then longest first */
+    mg_tok_pre pre[MG_TOK_MAX_PRE]; /* pre-tokenizers other than one Metaspace alone; n_pre_ops is 0 then */
+    unsigned n_pre;
+    mg_regex *regexes[MG_TOK_MAX_REGEX]; /* owned: those of ops and pre */
+    unsigned n_regexes;
+    const mg_regex *word;  /* one word character, for single_word */
+    bool utf8_only;        /* a step needs UTF-8: bytes that are none go past all steps */
+    bool byte_level;       /* tokens are written in the byte alphabet */
+    bool raw_added_tokens; /* ... but not the added ones (GGUF) */
+    mg_tok_added *added;   /* by first byte of match, then longest first */
     uint32_t n_added;
     uint32_t added_from[257]; /* added[added_from[b] .. added_from[b+1]) begin with byte b */
 
@@ -80,6 +127,20 @@ mg_status mg_tokenizer_finish(mg_tokenizer *t, mg_error *err) MG_MUST_CHECK;
 mg_status mg_tokenizer_add_op(mg_tok_op *ops, unsigned *n, mg_tok_opkind kind, const char *from, const char *to,
                               mg_error *err) MG_MUST_CHECK;
 
+/* Compile a pattern that t will own. */
+mg_status mg_tokenizer_regex(mg_tokenizer *t, const char *pattern, const mg_regex **out, mg_error *err) MG_MUST_CHECK;
+mg_status mg_tokenizer_add_pre(mg_tokenizer *t, mg_tok_pre step, mg_error *err) MG_MUST_CHECK;
+/* Split by a regular expression. */
+mg_status mg_tokenizer_add_split(mg_tokenizer *t, const char *pattern, mg_tok_behavior behavior, bool invert,
+                                 mg_error *err) MG_MUST_CHECK;
+
+/* ---- the byte alphabet (tokenizer_bytes.c) ---- */
+/* The character that stands for a byte, as UTF-8 of 1 or 2 bytes; returns its length. */
+size_t mg_tok_byte_char(uint8_t byte, char out[4]);
+/* The byte a character stands for, or -1. */
+int mg_tok_char_byte(uint32_t cp);
+extern const char mg_tok_gpt2_pattern[]; /* what ByteLevel splits with */
+
 /* Growing bytes, NUL-terminated when n > 0. {0} is empty. */
 typedef struct mg_tok_text {
     char *data;
@@ -94,11 +155,33 @@ mg_status mg_tokenizer_apply(const mg_tok_op *ops, unsigned n_ops, const char *t
 mg_status mg_tokenizer_split(const mg_tokenizer *t, const char *text, size_t n, bool special, mg_ids *out,
                              mg_error *err) MG_MUST_CHECK;
 
+typedef struct mg_tok_piece {
+    uint32_t begin, end; /* bytes of the text it belongs to */
+} mg_tok_piece;
+typedef struct mg_tok_pieces {
+    mg_tok_piece *list;
+    size_t n, cap;
+} mg_tok_pieces;
+/* A text cut by the pre-tokenizer, with the memory it needs. {0} is empty. */
+typedef struct mg_tok_cut {
+    mg_tok_text text, other_text;
+    mg_tok_pieces pieces, other_pieces;
+    mg_regex_run *run;
+} mg_tok_cut;
+void mg_tok_cut_release(mg_tok_cut *c);
+/* text[0..n) (UTF-8) through t->pre: pieces of c->text in order, none empty. */
+mg_status mg_tok_cut_text(mg_tok_cut *c, const mg_tokenizer *t, const char *text, size_t n, bool first,
+                          mg_error *err) MG_MUST_CHECK;
+/* Bytes past all steps: one piece, in the byte alphabet where the tokenizer has one. */
+mg_status mg_tok_cut_bytes(mg_tok_cut *c, const mg_tokenizer *t, const char *bytes, size_t n,
+                           mg_error *err) MG_MUST_CHECK;
+
 /* Working memory of the merge loop, kept from word to word. {0} is empty. */
 typedef struct mg_bpe {
     struct mg_bpe_symbol *symbols;
     struct mg_bpe_entry *heap;
     size_t n_symbols, cap_symbols, n_heap, cap_heap;
+    struct mg_bpe_known *cache; /* words seen before, of fixed size */
 } mg_bpe;
 void mg_bpe_release(mg_bpe *b);
 /* Ids of normalized text (words of it one by one where that is the same). */
@@ -109,5 +192,25 @@ mg_status mg_bpe_text(mg_bpe *b, const mg_tokenizer *t, const char *text, size_t
 /* Fill t (mg_tokenizer_finish is the caller's). */
 mg_status mg_tokenizer_read_spm(mg_tokenizer *t, const char *path, mg_error *err) MG_MUST_CHECK;
 mg_status mg_tokenizer_read_json(mg_tokenizer *t, const char *text, size_t n, mg_error *err) MG_MUST_CHECK;
+mg_status mg_tokenizer_read_gpt2(mg_tokenizer *t, const mg_kvs *kv, mg_error *err) MG_MUST_CHECK;
+/* The merge "text[0..left) text[left..n)" of by_rank tokenizers behind those there are; room for it is the caller's. */
+mg_status mg_tokenizer_place_merge(mg_tokenizer *t, const char *text, size_t left, size_t n,
+                                   mg_error *err) MG_MUST_CHECK;
+/* The steps of a tokenizer.json (tokenizer_steps.c), NULL when absent; the last two once the vocabulary is there. */
+mg_status mg_tokenizer_read_normalizer(mg_tokenizer *t, const mg_json *v, mg_error *err) MG_MUST_CHECK;
+mg_status mg_tokenizer_read_pre_tokenizer(mg_tokenizer *t, const mg_json *v, mg_error *err) MG_MUST_CHECK;
+mg_status mg_tokenizer_read_post_processor(mg_tokenizer *t, const mg_json *v, mg_error *err) MG_MUST_CHECK;
+mg_status mg_tokenizer_read_decoder(mg_tokenizer *t, const mg_json *v, mg_error *err) MG_MUST_CHECK;
+
+/* ---- values of GGUF keys (tokenizer_spm.c) ---- */
+mg_status mg_tokenizer_kv_array(const mg_kvs *kv, const char *key, mg_kv_type elem, uint64_t n, const mg_kv **out,
+                                mg_error *err) MG_MUST_CHECK;
+mg_status mg_tokenizer_kv_id(const mg_kvs *kv, const char *key, int32_t *out, mg_error *err) MG_MUST_CHECK;
+mg_status mg_tokenizer_kv_flag(const mg_kvs *kv, const char *key, bool *out, mg_error *err) MG_MUST_CHECK;
+/* score may be NULL. */
+mg_status mg_tokenizer_kv_tokens(mg_tokenizer *t, const mg_kv *text, const mg_kv *score, const mg_kv *type,
+                                 mg_error *err) MG_MUST_CHECK;
+/* Control and unknown tokens are looked for in the text on request, user-defined ones always. */
+mg_status mg_tokenizer_add_specials(mg_tokenizer *t, mg_error *err) MG_MUST_CHECK;
 
 #endif

@@ -9,11 +9,6 @@
 #include "formats/base/jsonlex.h"
 #include "formats/tokenizer_impl.h"
 
-static const char *member_str(const mg_json *v, const char *key) {
-    const char *s = mg_json_str(mg_json_get(v, key));
-    return s ? s : "";
-}
-
 static mg_status unsupported(const char *part, const char *what, mg_error *err) {
     return mg_fail(err, MG_ERR_UNSUPPORTED, "tokenizer with %s '%s'", part, what);
 }
@@ -77,7 +72,6 @@ static mg_status add_one(mg_tokenizer *t, const mg_json *v, mg_error *err) {
     mg_json_bool(mg_json_get(v, "normalized"), &normalized);
     mg_json_bool(mg_json_get(v, "lstrip"), &lstrip);
     mg_json_bool(mg_json_get(v, "rstrip"), &rstrip);
-    if (single) return unsupported("an added token that matches single words only:", content, err);
     uint32_t known = mg_strmap_get(&t->pieces, content, strlen(content));
     if (known != MG_STRMAP_NONE && known != id)
         return mg_fail(err, MG_ERR_FORMAT, "tokenizer: added token '%s' has id %llu, the vocabulary says %u", content,
@@ -89,8 +83,12 @@ static mg_status add_one(mg_tokenizer *t, const mg_json *v, mg_error *err) {
         if (s) return s;
     }
     t->tokens[id].type = special ? MG_TOKEN_CONTROL : MG_TOKEN_USER_DEFINED;
-    t->added[t->n_added++] = (mg_tok_added){
-        .id = (int32_t)id, .special = special, .normalized = normalized, .lstrip = lstrip, .rstrip = rstrip};
+    t->added[t->n_added++] = (mg_tok_added){.id = (int32_t)id,
+                                            .special = special,
+                                            .normalized = normalized,
+                                            .lstrip = lstrip,
+                                            .rstrip = rstrip,
+                                            .single_word = single};
     return MG_OK;
 }
 
@@ -163,13 +161,13 @@ static mg_status merge_line(mg_jsonlex *lx, mg_tok_text *buf, size_t *left, mg_e
     return MG_OK;
 }
 
-static mg_status place_merge(mg_tokenizer *t, const mg_tok_text *buf, size_t left, mg_error *err) {
-    uint32_t l = mg_strmap_get(&t->pieces, buf->data, left);
-    uint32_t r = mg_strmap_get(&t->pieces, buf->data + left, buf->n - left);
-    uint32_t both = mg_strmap_get(&t->pieces, buf->data, buf->n), before;
-    if (left == 0 || left == buf->n || l == MG_STRMAP_NONE || r == MG_STRMAP_NONE || both == MG_STRMAP_NONE)
-        return mg_fail(err, MG_ERR_FORMAT, "merge %u ('%.*s' and '%s'): sides and result must be in the vocabulary",
-                       t->n_merges, (int)(left > 200 ? 200 : left), buf->data, buf->data + left);
+mg_status mg_tokenizer_place_merge(mg_tokenizer *t, const char *text, size_t left, size_t n, mg_error *err) {
+    uint32_t l = mg_strmap_get(&t->pieces, text, left), r = mg_strmap_get(&t->pieces, text + left, n - left);
+    uint32_t both = mg_strmap_get(&t->pieces, text, n), before;
+    if (left == 0 || left == n || l == MG_STRMAP_NONE || r == MG_STRMAP_NONE || both == MG_STRMAP_NONE)
+        return mg_fail(err, MG_ERR_FORMAT, "merge %u ('%.*s' and '%.*s'): sides and result must be in the vocabulary",
+                       t->n_merges, (int)(left > 200 ? 200 : left), text, (int)(n - left > 200 ? 200 : n - left),
+                       text + left);
     mg_tok_merge *m = &t->merges[t->n_merges];
     *m = (mg_tok_merge){(int32_t)l, (int32_t)r};
     t->merged[t->n_merges] = (int32_t)both;
@@ -205,7 +203,7 @@ static mg_status read_merges(mg_tokenizer *t, const mg_json_section *k, mg_error
         } else {
             s = mg_fail(err, MG_ERR_FORMAT, "a merge is no pair of strings");
         }
-        if (!s) s = place_merge(t, &buf, left, err);
+        if (!s) s = mg_tokenizer_place_merge(t, buf.data, left, buf.n, err);
     }
     free(buf.data);
     return mg_json_section_moved(s, err, k->at);
@@ -265,147 +263,20 @@ static void mark_bytes(mg_tokenizer *t) {
     }
 }
 
-/* ---- the steps around the model ---- */
-
-typedef mg_status step_fn(mg_tokenizer *t, const mg_json *v, mg_error *err);
-
-/* v itself, or the elements of a Sequence. */
-static mg_status each_step(mg_tokenizer *t, const mg_json *v, const char *list, step_fn *step, mg_error *err) {
-    if (!v) return MG_OK;
-    if (strcmp(member_str(v, "type"), "Sequence") != 0) return step(t, v, err);
-    mg_status s = MG_OK;
-    for (const mg_json *e = mg_json_first(mg_json_get(v, list)); e && !s; e = mg_json_next(e)) s = step(t, e, err);
-    return s;
-}
-
-static mg_status keep(mg_tokenizer *t, const char *text, const char **out, mg_error *err) {
-    *out = mg_arena_strdup(&t->arena, text);
-    return *out ? MG_OK : mg_fail_nomem(err, strlen(text));
-}
-
-static mg_status read_normalizer(mg_tokenizer *t, const mg_json *v, mg_error *err) {
-    const char *type = member_str(v, "type"), *from = NULL, *to = NULL;
-    mg_status s = MG_OK;
-    if (strcmp(type, "Prepend") == 0) {
-        s = keep(t, member_str(v, "prepend"), &to, err);
-        return s ? s : mg_tokenizer_add_op(t->ops, &t->n_ops, MG_TOK_PREPEND, NULL, to, err);
-    }
-    if (strcmp(type, "Replace") != 0) return unsupported("normalizer", type, err);
-    const char *pattern = mg_json_str(mg_json_path(v, "pattern.String"));
-    if (!pattern) return unsupported("normalizer", "Replace by a regular expression", err);
-    s = keep(t, pattern, &from, err);
-    if (!s) s = keep(t, member_str(v, "content"), &to, err);
-    return s ? s : mg_tokenizer_add_op(t->ops, &t->n_ops, MG_TOK_REPLACE, from, to, err);
-}
-
-/* Metaspace in its two spellings: prepend_scheme (always, first, never), before that add_prefix_space. */
-static const char *prepend_scheme(const mg_json *v) {
-    bool prefix = true;
-    const char *scheme = mg_json_str(mg_json_get(v, "prepend_scheme"));
-    mg_json_bool(mg_json_get(v, "add_prefix_space"), &prefix);
-    return scheme ? scheme : prefix ? "always" : "never";
-}
-
-static mg_status read_pre_tokenizer(mg_tokenizer *t, const mg_json *v, mg_error *err) {
-    const char *type = member_str(v, "type"), *scheme = prepend_scheme(v);
-    if (strcmp(type, "Metaspace") != 0) return unsupported("pre-tokenizer", type, err);
-    if (strcmp(member_str(v, "replacement"), MG_SPACE_MARK) != 0)
-        return unsupported("pre-tokenizer", "Metaspace with another mark", err);
-    t->split_marks = true;
-    mg_json_bool(mg_json_get(v, "split"), &t->split_marks);
-    mg_status s = mg_tokenizer_add_op(t->pre_ops, &t->n_pre_ops, MG_TOK_REPLACE, " ", MG_SPACE_MARK, err);
-    if (s || strcmp(scheme, "never") == 0) return s;
-    bool first = strcmp(scheme, "first") == 0;
-    if (!first && strcmp(scheme, "always") != 0)
-        return mg_fail(err, MG_ERR_FORMAT, "tokenizer: prepend_scheme '%s'", scheme);
-    return mg_tokenizer_add_op(t->pre_ops, &t->n_pre_ops, first ? MG_TOK_NOT_TWICE_FIRST : MG_TOK_NOT_TWICE, NULL,
-                               MG_SPACE_MARK, err);
-}
-
-static mg_status read_decoder(mg_tokenizer *t, const mg_json *v, mg_error *err) {
-    const char *type = member_str(v, "type");
-    uint64_t start = 0, stop = 1;
-    if (strcmp(type, "Fuse") == 0) return MG_OK;
-    if (strcmp(type, "ByteFallback") == 0) {
-        t->bytes_to_text = true;
-        return MG_OK;
-    }
-    if (strcmp(type, "Metaspace") == 0 && strcmp(member_str(v, "replacement"), MG_SPACE_MARK) == 0) {
-        t->marks_to_blanks = true;
-        if (strcmp(prepend_scheme(v), "never") != 0) t->strip = MG_TOK_STRIP_MARKS;
-        return MG_OK;
-    }
-    if (strcmp(type, "Replace") == 0 && strcmp(member_str(v, "content"), " ") == 0 &&
-        strcmp(mg_json_str(mg_json_path(v, "pattern.String")) ? mg_json_str(mg_json_path(v, "pattern.String")) : "",
-               MG_SPACE_MARK) == 0) {
-        t->marks_to_blanks = true;
-        return MG_OK;
-    }
-    if (strcmp(type, "Strip") == 0 && strcmp(member_str(v, "content"), " ") == 0 &&
-        mg_json_u64(mg_json_get(v, "start"), &start) && mg_json_u64(mg_json_get(v, "stop"), &stop) && start == 1 &&
-        stop == 0) {
-        t->strip = MG_TOK_STRIP_ONE;
-        return MG_OK;
-    }
-    return unsupported("decoder", type, err);
-}
-
-static mg_status template_id(const mg_tokenizer *t, const mg_json *v, const mg_json *item, int32_t *id, mg_error *err) {
-    const mg_json *special = mg_json_get(item, "SpecialToken");
-    const mg_json *ids = mg_json_get(mg_json_get(mg_json_get(v, "special_tokens"), member_str(special, "id")), "ids");
-    uint64_t value;
-    if (!special || !mg_json_u64(mg_json_first(ids), &value))
-        return mg_fail(err, MG_ERR_FORMAT, "tokenizer: malformed post-processor template");
-    if (mg_json_len(ids) != 1 || *id >= 0)
-        return unsupported("post-processor", "template of several special tokens", err);
-    if (value >= t->n)
-        return mg_fail(err, MG_ERR_FORMAT, "tokenizer: post-processor names id %llu of %u", (unsigned long long)value,
-                       t->n);
-    *id = (int32_t)value;
-    return MG_OK;
-}
-
-/* What stands before and behind the text: at most one token each, taken as BOS and EOS. */
-static mg_status read_post_processor(mg_tokenizer *t, const mg_json *v, mg_error *err) {
-    const char *type = member_str(v, "type");
-    if (strcmp(type, "TemplateProcessing") != 0) return unsupported("post-processor", type, err);
-    int32_t side[2] = {-1, -1};
-    int behind = 0;
-    mg_status s = MG_OK;
-    for (const mg_json *e = mg_json_first(mg_json_get(v, "single")); e && !s; e = mg_json_next(e)) {
-        if (mg_json_get(e, "Sequence"))
-            behind = 1;
-        else
-            s = template_id(t, v, e, &side[behind], err);
-    }
-    if (side[0] >= 0) t->bos = side[0];
-    if (side[1] >= 0) t->eos = side[1];
-    t->add_bos = side[0] >= 0;
-    t->add_eos = side[1] >= 0;
-    return s;
-}
-
 mg_status mg_tokenizer_read_json(mg_tokenizer *t, const char *text, size_t n, mg_error *err) {
     enum { ADDED, NORMALIZER, PRE, POST, DECODER, MODEL, N };
     mg_json_section k[N] = {{"added_tokens", {0}, 0},   {"normalizer", {0}, 0}, {"pre_tokenizer", {0}, 0},
                             {"post_processor", {0}, 0}, {"decoder", {0}, 0},    {"model", {0}, 0}};
-    static const struct {
-        int section;
-        const char *list;
-        step_fn *step;
-    } steps[] = {{NORMALIZER, "normalizers", read_normalizer},
-                 {PRE, "pretokenizers", read_pre_tokenizer},
-                 {POST, "processors", read_post_processor},
-                 {DECODER, "decoders", read_decoder}};
     mg_json *tree[N] = {0};
     mg_status s = mg_json_sections((mg_span){(const uint8_t *)text, n}, 0, k, N, err);
     for (int i = NORMALIZER; i <= DECODER && !s; i++) s = mg_json_section_tree(&tree[i], &k[i], err);
-    /* first what may be refused by name, so that a byte-level tokenizer is called that and not malformed */
-    for (size_t i = 0; i < 2 && !s; i++) s = each_step(t, tree[steps[i].section], steps[i].list, steps[i].step, err);
+    /* first what may be refused by name */
+    if (!s) s = mg_tokenizer_read_normalizer(t, tree[NORMALIZER], err);
+    if (!s) s = mg_tokenizer_read_pre_tokenizer(t, tree[PRE], err);
     if (!s) s = read_model(t, &k[MODEL], &k[ADDED], err);
     if (!s) mark_bytes(t);
-    for (size_t i = 2; i < 4 && !s; i++) s = each_step(t, tree[steps[i].section], steps[i].list, steps[i].step, err);
-    if (!s && !tree[DECODER]) s = unsupported("decoder", "none", err);
+    if (!s) s = mg_tokenizer_read_post_processor(t, tree[POST], err);
+    if (!s) s = mg_tokenizer_read_decoder(t, tree[DECODER], err);
     for (int i = 0; i < N; i++) mg_json_free(tree[i]);
     return s;
 }

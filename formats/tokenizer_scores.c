@@ -53,6 +53,9 @@ mg_status mg_tokenizer_scores(const mg_tokenizer *t, float *scores, mg_error *er
     if (t->ignore_merges || t->split_marks)
         return mg_fail(err, MG_ERR_UNSUPPORTED,
                        "tokenizer with ignore_merges or split words: scores cannot express it");
+    if (t->utf8_only)
+        return mg_fail(err, MG_ERR_UNSUPPORTED,
+                       "tokenizer with regular expressions or Unicode normalization: scores cannot express it");
     bool *seen = calloc(t->n, sizeof *seen);
     if (!seen) return mg_fail_nomem(err, t->n);
     mg_status s = rank_scores(t, scores, seen, err);
@@ -62,7 +65,11 @@ mg_status mg_tokenizer_scores(const mg_tokenizer *t, float *scores, mg_error *er
 
 bool mg_tokenizer_adds_blank(const mg_tokenizer *t) {
     bool adds = false;
-    for (unsigned i = 0; i < t->n_ops; i++) adds |= t->ops[i].kind != MG_TOK_REPLACE;
+    for (unsigned i = 0; i < t->n_ops; i++)
+        adds |= t->ops[i].kind != MG_TOK_REPLACE && t->ops[i].kind < MG_TOK_REPLACE_MATCHES;
     for (unsigned i = 0; i < t->n_pre_ops; i++) adds |= t->pre_ops[i].kind != MG_TOK_REPLACE;
+    for (unsigned i = 0; i < t->n_pre; i++)
+        adds |= t->pre[i].kind == MG_TOK_PRE_BLANK ||
+                (t->pre[i].kind == MG_TOK_PRE_METASPACE && t->pre[i].blank != MG_TOK_REPLACE);
     return adds;
 }

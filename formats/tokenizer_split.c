@@ -22,6 +22,26 @@ mg_status mg_tok_put(mg_tok_text *b, const char *s, size_t n, mg_error *err) {
     return MG_OK;
 }
 
+/* White space as Rust's char::is_whitespace has it. */
+static size_t spaces_after(const char *text, size_t n, size_t at) {
+    uint32_t c;
+    size_t len;
+    while (at < n && (len = mg_utf8_decode((const uint8_t *)text + at, n - at, &c)) > 0 && mg_unicode_is_space(c))
+        at += len;
+    return at;
+}
+
+static size_t spaces_before(const char *text, size_t begin, size_t at) {
+    while (at > begin) {
+        size_t from = at - 1;
+        while (from > begin && at - from < 4 && ((uint8_t)text[from] & 0xC0) == 0x80) from--;
+        uint32_t c;
+        if (mg_utf8_decode((const uint8_t *)text + from, at - from, &c) != at - from || !mg_unicode_is_space(c)) break;
+        at = from;
+    }
+    return at;
+}
+
 /* ---- normalizing ---- */
 
 static bool begins_with(const mg_tok_text *b, const char *s) {
@@ -52,10 +72,78 @@ static bool prepends(const mg_tok_op *op, const mg_tok_text *in, bool first) {
         return !begins_with(in, op->to);
     case MG_TOK_NOT_TWICE_FIRST:
         return first && !begins_with(in, op->to);
-    case MG_TOK_REPLACE:
-        break;
+    default:
+        return false;
     }
-    return false;
+}
+
+static mg_status replace_matches(const mg_tok_text *in, const mg_tok_op *op, mg_tok_text *out, mg_error *err) {
+    mg_regex_run *run;
+    size_t at = 0, begin, end;
+    bool found = true;
+    mg_status s = mg_regex_run_new(&run, err);
+    if (s) return s;
+    s = mg_regex_run_text(run, in->data, in->n, err);
+    while (!s && found) {
+        s = mg_regex_search(op->regex, run, at, &found, &begin, &end, err);
+        if (s || !found) break;
+        if (begin == end) {
+            s = mg_fail(err, MG_ERR_UNSUPPORTED, "tokenizer: a replacement of empty matches");
+            break;
+        }
+        s = mg_tok_put(out, in->data + at, begin - at, err);
+        if (!s) s = mg_tok_put(out, op->to, strlen(op->to), err);
+        at = end;
+    }
+    mg_regex_run_free(run);
+    return s ? s : mg_tok_put(out, in->data + at, in->n - at, err);
+}
+
+static mg_status normalize(const mg_tok_text *in, const mg_tok_op *op, mg_tok_text *out, mg_error *err) {
+    char *made;
+    size_t n;
+    mg_status s = mg_unicode_normalize(op->form, in->data, in->n, &made, &n, err);
+    if (!s) s = mg_tok_put(out, made, n, err);
+    free(made);
+    return s;
+}
+
+static mg_status lowercase(const mg_tok_text *in, mg_tok_text *out, mg_error *err) {
+    mg_status s = MG_OK;
+    for (size_t at = 0; at < in->n && !s;) {
+        uint32_t c = 0, lower[2];
+        size_t len = mg_utf8_decode((const uint8_t *)in->data + at, in->n - at, &c);
+        if (len == 0) return mg_fail(err, MG_ERR_FORMAT, "lower case: text is not UTF-8 at byte %zu", at);
+        size_t n = mg_unicode_lower(c, lower);
+        for (size_t i = 0; i < n && !s; i++) {
+            char bytes[4];
+            s = mg_tok_put(out, bytes, mg_utf8_encode(lower[i], bytes), err);
+        }
+        at += len;
+    }
+    return s;
+}
+
+static mg_status apply_one(const mg_tok_text *in, const mg_tok_op *op, bool first, mg_tok_text *out, mg_error *err) {
+    mg_status s;
+    size_t from = 0, to = in->n;
+    switch (op->kind) {
+    case MG_TOK_REPLACE:
+        return replace(in, op, out, err);
+    case MG_TOK_REPLACE_MATCHES:
+        return replace_matches(in, op, out, err);
+    case MG_TOK_NORMALIZE:
+        return normalize(in, op, out, err);
+    case MG_TOK_LOWERCASE:
+        return lowercase(in, out, err);
+    case MG_TOK_TRIM:
+        if (op->left) from = spaces_after(in->data, to, 0);
+        if (op->right) to = spaces_before(in->data, from, to);
+        return mg_tok_put(out, in->data + from, to - from, err);
+    default:
+        s = prepends(op, in, first) ? mg_tok_put(out, op->to, strlen(op->to), err) : MG_OK;
+        return s ? s : mg_tok_put(out, in->data, in->n, err);
+    }
 }
 
 mg_status mg_tokenizer_apply(const mg_tok_op *ops, unsigned n_ops, const char *text, size_t n, bool first,
@@ -64,15 +152,9 @@ mg_status mg_tokenizer_apply(const mg_tok_op *ops, unsigned n_ops, const char *t
     out->n = 0;
     mg_status s = mg_tok_put(out, text, n, err);
     for (unsigned i = 0; i < n_ops && !s; i++) {
-        const mg_tok_op *op = &ops[i];
-        if (op->kind != MG_TOK_REPLACE && !prepends(op, out, first)) continue;
         other.n = 0;
-        if (op->kind == MG_TOK_REPLACE) {
-            s = replace(out, op, &other, err);
-        } else {
-            s = mg_tok_put(&other, op->to, strlen(op->to), err);
-            if (!s) s = mg_tok_put(&other, out->data, out->n, err);
-        }
+        s = apply_one(out, &ops[i], first, &other, err);
+        if (!s) s = mg_tok_put(&other, "", 0, err);
         mg_tok_text t = *out;
         *out = other;
         other = t;
@@ -82,30 +164,6 @@ mg_status mg_tokenizer_apply(const mg_tok_op *ops, unsigned n_ops, const char *t
 }
 
 /* ---- cutting ---- */
-
-/* Unicode's White_Space, as Rust's char::is_whitespace has it. */
-static bool is_space(uint32_t c) {
-    return (c >= 9 && c <= 13) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200A) ||
-           c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
-}
-
-static size_t spaces_after(const char *text, size_t n, size_t at) {
-    uint32_t c;
-    size_t len;
-    while (at < n && (len = mg_utf8_decode((const uint8_t *)text + at, n - at, &c)) > 0 && is_space(c)) at += len;
-    return at;
-}
-
-static size_t spaces_before(const char *text, size_t begin, size_t at) {
-    while (at > begin) {
-        size_t from = at - 1;
-        while (from > begin && at - from < 4 && ((uint8_t)text[from] & 0xC0) == 0x80) from--;
-        uint32_t c;
-        if (mg_utf8_decode((const uint8_t *)text + from, at - from, &c) != at - from || !is_space(c)) break;
-        at = from;
-    }
-    return at;
-}
 
 static const mg_tok_added *match_at(const mg_tokenizer *t, const char *text, size_t n, size_t at, bool special,
                                     bool normalized) {
@@ -118,52 +176,124 @@ static const mg_tok_added *match_at(const mg_tokenizer *t, const char *text, siz
     return NULL;
 }
 
-/* The next added token at or after `at`: its extent, white space taken along included. NULL: none. */
-static const mg_tok_added *next_added(const mg_tokenizer *t, const char *text, size_t n, size_t at, bool special,
-                                      bool normalized, size_t *begin, size_t *end) {
-    for (size_t i = at; i < n; i++) {
-        const mg_tok_added *a = match_at(t, text, n, i, special, normalized);
-        if (!a) continue;
-        *begin = a->lstrip ? spaces_before(text, at, i) : i;
-        *end = a->rstrip ? spaces_after(text, n, i + a->len) : i + a->len;
-        return a;
-    }
-    return NULL;
-}
-
 typedef struct splitter {
     const mg_tokenizer *t;
     mg_bpe bpe;
     mg_tok_text normal, pre;
+    mg_tok_cut cut;
+    mg_regex_run *run; /* for single_word */
     bool special;
     mg_ids *out;
 } splitter;
 
+/* Is the character at text[from..to) part of a word? */
+static mg_status is_word(splitter *p, const char *text, size_t from, size_t to, bool *yes, mg_error *err) {
+    size_t begin, end;
+    *yes = false;
+    if (from == to || mg_utf8_decode((const uint8_t *)text + from, to - from, NULL) == 0) return MG_OK;
+    mg_status s = p->run ? MG_OK : mg_regex_run_new(&p->run, err);
+    if (!s) s = mg_regex_run_text(p->run, text + from, to - from, err);
+    return s ? s : mg_regex_search(p->t->word, p->run, 0, yes, &begin, &end, err);
+}
+
+/* Does text[at..end) stand between word characters? */
+static mg_status in_word(splitter *p, const char *text, size_t n, size_t at, size_t end, bool *yes, mg_error *err) {
+    size_t before = at, len = mg_utf8_decode((const uint8_t *)text + end, n - end, NULL);
+    if (before > 0) before--;
+    while (before > 0 && at - before < 4 && ((uint8_t)text[before] & 0xC0) == 0x80) before--;
+    if (mg_utf8_decode((const uint8_t *)text + before, at - before, NULL) != at - before) before = at;
+    mg_status s = is_word(p, text, before, at, yes, err);
+    return s || *yes ? s : is_word(p, text, end, end + len, yes, err);
+}
+
+typedef struct hit {
+    const mg_tok_added *token; /* NULL: none */
+    size_t begin, end;         /* white space taken along included */
+} hit;
+
+/* The next added token at or after `at`. */
+static mg_status next_added(splitter *p, const char *text, size_t n, size_t at, bool normalized, hit *h,
+                            mg_error *err) {
+    *h = (hit){NULL, n, n};
+    for (size_t i = at; i < n; i++) {
+        const mg_tok_added *a = match_at(p->t, text, n, i, p->special, normalized);
+        if (!a) continue;
+        if (a->single_word) {
+            bool inside;
+            mg_status s = in_word(p, text, n, i, i + a->len, &inside, err);
+            if (s) return s;
+            if (inside) {
+                i += a->len - 1;
+                continue;
+            }
+        }
+        h->token = a;
+        h->begin = a->lstrip ? spaces_before(text, at, i) : i;
+        h->end = a->rstrip ? spaces_after(text, n, i + a->len) : i + a->len;
+        break;
+    }
+    return MG_OK;
+}
+
+static mg_status pieces(splitter *p, mg_error *err) {
+    mg_status s = MG_OK;
+    for (size_t i = 0; i < p->cut.pieces.n && !s; i++) {
+        mg_tok_piece k = p->cut.pieces.list[i];
+        s = mg_bpe_text(&p->bpe, p->t, p->cut.text.data + k.begin, k.end - k.begin, p->out, err);
+    }
+    return s;
+}
+
 static mg_status plain(splitter *p, const char *text, size_t n, bool first, mg_error *err) {
     const mg_tokenizer *t = p->t;
+    mg_status s;
+    if (t->n_pre > 0) {
+        s = mg_tok_cut_text(&p->cut, t, text, n, first, err);
+        return s ? s : pieces(p, err);
+    }
     if (t->n_pre_ops == 0) return mg_bpe_text(&p->bpe, t, text, n, p->out, err);
-    mg_status s = mg_tokenizer_apply(t->pre_ops, t->n_pre_ops, text, n, first, &p->pre, err);
+    s = mg_tokenizer_apply(t->pre_ops, t->n_pre_ops, text, n, first, &p->pre, err);
     return s ? s : mg_bpe_text(&p->bpe, t, p->pre.data, p->pre.n, p->out, err);
+}
+
+static mg_status cut(splitter *p, const char *text, size_t n, bool first, bool normalized, mg_error *err);
+
+static mg_status normal(splitter *p, const char *text, size_t n, bool first, mg_error *err) {
+    mg_status s = mg_tokenizer_apply(p->t->ops, p->t->n_ops, text, n, first, &p->normal, err);
+    return s ? s : cut(p, p->normal.data, p->normal.n, first, true, err);
+}
+
+/* Raw text between added tokens. Where steps need UTF-8, a run of bytes that is none is a word of its own that goes
+ * past all of them. */
+static mg_status raw(splitter *p, const char *text, size_t n, bool first, mg_error *err) {
+    if (!p->t->utf8_only) return normal(p, text, n, first, err);
+    mg_status s = MG_OK;
+    for (size_t at = 0; at < n && !s;) {
+        size_t good = mg_utf8_valid_prefix((const uint8_t *)text + at, n - at), bad = at + good;
+        if (good) s = normal(p, text + at, good, first && at == 0, err);
+        while (bad < n && mg_utf8_decode((const uint8_t *)text + bad, n - bad, NULL) == 0) bad++;
+        if (!s && bad > at + good) {
+            s = mg_tok_cut_bytes(&p->cut, p->t, text + at + good, bad - at - good, err);
+            if (!s) s = pieces(p, err);
+        }
+        at = bad;
+    }
+    return s;
 }
 
 /* A piece of text between added tokens: raw first, then once more after normalizing. */
 static mg_status cut(splitter *p, const char *text, size_t n, bool first, bool normalized, mg_error *err) {
-    const mg_tokenizer *t = p->t;
     mg_status s = MG_OK;
     for (size_t at = 0; at < n && !s;) {
-        size_t begin = n, end = n;
-        const mg_tok_added *a = next_added(t, text, n, at, p->special, normalized, &begin, &end);
-        if (begin > at) {
+        hit h;
+        s = next_added(p, text, n, at, normalized, &h, err);
+        if (!s && h.begin > at) {
             bool is_first = first && at == 0;
-            if (normalized) {
-                s = plain(p, text + at, begin - at, is_first, err);
-            } else {
-                s = mg_tokenizer_apply(t->ops, t->n_ops, text + at, begin - at, is_first, &p->normal, err);
-                if (!s) s = cut(p, p->normal.data, p->normal.n, is_first, true, err);
-            }
+            s = normalized ? plain(p, text + at, h.begin - at, is_first, err)
+                           : raw(p, text + at, h.begin - at, is_first, err);
         }
-        if (!s && a) s = mg_ids_push(p->out, a->id, err);
-        at = end;
+        if (!s && h.token) s = mg_ids_push(p->out, h.token->id, err);
+        at = h.end;
     }
     return s;
 }
@@ -173,6 +303,8 @@ mg_status mg_tokenizer_split(const mg_tokenizer *t, const char *text, size_t n, 
     splitter p = {.t = t, .special = special, .out = out};
     mg_status s = cut(&p, text, n, true, false, err);
     mg_bpe_release(&p.bpe);
+    mg_tok_cut_release(&p.cut);
+    mg_regex_run_free(p.run);
     free(p.normal.data);
     free(p.pre.data);
     return s;

@@ -1,12 +1,12 @@
 /* tokenizer_spm.c - a tokenizer from the vocabularies merged by score: SentencePiece's tokenizer.model, and the arrays
- * of a GGUF file whose tokenizer.ggml.model is "llama" (the same pieces, scores and types). */
+ * of a GGUF file whose tokenizer.ggml.model is "llama" (the same pieces, scores and types); and what that reader shares
+ * with tokenizer_gpt2.c. */
 #include <string.h>
 
 #include "formats/spm_model.h"
 #include "formats/tokenizer_impl.h"
 
-/* Control and unknown pieces are looked for in the text on request, user-defined ones always. */
-static mg_status add_specials(mg_tokenizer *t, mg_error *err) {
+mg_status mg_tokenizer_add_specials(mg_tokenizer *t, mg_error *err) {
     uint32_t n = 0;
     for (uint32_t i = 0; i < t->n; i++)
         n += t->tokens[i].type >= MG_TOKEN_UNKNOWN && t->tokens[i].type <= MG_TOKEN_USER_DEFINED;
@@ -59,7 +59,7 @@ static mg_status from_spm(mg_tokenizer *t, mg_spm_model *m, mg_error *err) {
     t->bos = m->bos_id;
     t->eos = m->eos_id;
     t->add_bos = true; /* what LlamaTokenizer does unless its config says otherwise */
-    s = add_specials(t, err);
+    s = mg_tokenizer_add_specials(t, err);
     return s ? s : set_text_rules(t, m->add_dummy_prefix, err);
 }
 
@@ -74,8 +74,8 @@ mg_status mg_tokenizer_read_spm(mg_tokenizer *t, const char *path, mg_error *err
 
 /* ---- GGUF ---- */
 
-static mg_status kv_array(const mg_kvs *kv, const char *key, mg_kv_type elem, uint64_t n, const mg_kv **out,
-                          mg_error *err) {
+mg_status mg_tokenizer_kv_array(const mg_kvs *kv, const char *key, mg_kv_type elem, uint64_t n, const mg_kv **out,
+                                mg_error *err) {
     const mg_kv *v = mg_kvs_get(kv, key);
     if (!v) return mg_fail(err, MG_ERR_FORMAT, "key '%s' is missing", key);
     if (v->type != MG_KV_ARR || v->elem != elem)
@@ -88,7 +88,7 @@ static mg_status kv_array(const mg_kvs *kv, const char *key, mg_kv_type elem, ui
     return MG_OK;
 }
 
-static mg_status kv_id(const mg_kvs *kv, const char *key, int32_t *out, mg_error *err) {
+mg_status mg_tokenizer_kv_id(const mg_kvs *kv, const char *key, int32_t *out, mg_error *err) {
     const mg_kv *v = mg_kvs_get(kv, key);
     uint64_t id;
     if (!v) return MG_OK;
@@ -98,21 +98,22 @@ static mg_status kv_id(const mg_kvs *kv, const char *key, int32_t *out, mg_error
     return MG_OK;
 }
 
-static mg_status kv_flag(const mg_kvs *kv, const char *key, bool *out, mg_error *err) {
+mg_status mg_tokenizer_kv_flag(const mg_kvs *kv, const char *key, bool *out, mg_error *err) {
     const mg_kv *v = mg_kvs_get(kv, key);
     if (v && !mg_kv_bool(v, out)) return mg_fail(err, MG_ERR_FORMAT, "key '%s': expected a boolean", key);
     return MG_OK;
 }
 
-static mg_status copy_tokens(mg_tokenizer *t, const mg_kv *text, const mg_kv *score, const mg_kv *type, mg_error *err) {
+mg_status mg_tokenizer_kv_tokens(mg_tokenizer *t, const mg_kv *text, const mg_kv *score, const mg_kv *type,
+                                 mg_error *err) {
     t->n = (uint32_t)text->count;
     mg_status s = MG_ARENA_NEW(&t->arena, &t->tokens, t->n, err);
     for (uint32_t i = 0; i < t->n && !s; i++) {
         const mg_str *str = (const mg_str *)text->data + i;
         int32_t kind;
-        float value;
+        float value = 0;
         memcpy(&kind, (const char *)type->data + 4 * (size_t)i, 4);
-        memcpy(&value, (const char *)score->data + 4 * (size_t)i, 4);
+        if (score) memcpy(&value, (const char *)score->data + 4 * (size_t)i, 4);
         if (kind < MG_TOKEN_NORMAL || kind > MG_TOKEN_BYTE)
             return mg_fail(err, MG_ERR_FORMAT, "tokenizer.ggml.token_type[%u] = %d: expected 1 to 6", i, kind);
         if (str->size > UINT32_MAX) return mg_fail(err, MG_ERR_LIMIT, "token %u is longer than 4 GiB", i);
@@ -128,17 +129,17 @@ static mg_status from_kv(mg_tokenizer *t, const mg_kvs *kv, mg_error *err) {
     bool prefix = true;
     t->add_bos = true; /* this and the ids: llama.cpp's defaults for this kind */
     t->unk = 0, t->bos = 1, t->eos = 2;
-    mg_status s = kv_array(kv, "tokenizer.ggml.tokens", MG_KV_STR, 0, &text, err);
-    if (!s) s = kv_array(kv, "tokenizer.ggml.scores", MG_KV_F32, text->count, &score, err);
-    if (!s) s = kv_array(kv, "tokenizer.ggml.token_type", MG_KV_I32, text->count, &type, err);
-    if (!s) s = copy_tokens(t, text, score, type, err);
-    if (!s) s = kv_id(kv, "tokenizer.ggml.bos_token_id", &t->bos, err);
-    if (!s) s = kv_id(kv, "tokenizer.ggml.eos_token_id", &t->eos, err);
-    if (!s) s = kv_id(kv, "tokenizer.ggml.unknown_token_id", &t->unk, err);
-    if (!s) s = kv_flag(kv, "tokenizer.ggml.add_bos_token", &t->add_bos, err);
-    if (!s) s = kv_flag(kv, "tokenizer.ggml.add_eos_token", &t->add_eos, err);
-    if (!s) s = kv_flag(kv, "tokenizer.ggml.add_space_prefix", &prefix, err);
-    if (!s) s = add_specials(t, err);
+    mg_status s = mg_tokenizer_kv_array(kv, "tokenizer.ggml.tokens", MG_KV_STR, 0, &text, err);
+    if (!s) s = mg_tokenizer_kv_array(kv, "tokenizer.ggml.scores", MG_KV_F32, text->count, &score, err);
+    if (!s) s = mg_tokenizer_kv_array(kv, "tokenizer.ggml.token_type", MG_KV_I32, text->count, &type, err);
+    if (!s) s = mg_tokenizer_kv_tokens(t, text, score, type, err);
+    if (!s) s = mg_tokenizer_kv_id(kv, "tokenizer.ggml.bos_token_id", &t->bos, err);
+    if (!s) s = mg_tokenizer_kv_id(kv, "tokenizer.ggml.eos_token_id", &t->eos, err);
+    if (!s) s = mg_tokenizer_kv_id(kv, "tokenizer.ggml.unknown_token_id", &t->unk, err);
+    if (!s) s = mg_tokenizer_kv_flag(kv, "tokenizer.ggml.add_bos_token", &t->add_bos, err);
+    if (!s) s = mg_tokenizer_kv_flag(kv, "tokenizer.ggml.add_eos_token", &t->add_eos, err);
+    if (!s) s = mg_tokenizer_kv_flag(kv, "tokenizer.ggml.add_space_prefix", &prefix, err);
+    if (!s) s = mg_tokenizer_add_specials(t, err);
     return s ? s : set_text_rules(t, prefix, err);
 }
 
@@ -150,11 +151,13 @@ mg_status mg_tokenizer_open_kv(mg_tokenizer **out, const mg_kvs *kv, const char 
     mg_tokenizer *t = NULL;
     mg_status s = MG_OK;
     if (!mg_kv_str(model, &kind)) s = mg_fail(err, MG_ERR_FORMAT, "key 'tokenizer.ggml.model': expected a string");
-    if (!s && strcmp(kind.data, "llama") != 0)
-        s = mg_fail(err, MG_ERR_UNSUPPORTED, "tokenizer of model '%s'; only 'llama' (SentencePiece) is supported yet",
+    bool bytes = !s && strcmp(kind.data, "gpt2") == 0;
+    if (!s && !bytes && strcmp(kind.data, "llama") != 0)
+        s = mg_fail(err, MG_ERR_UNSUPPORTED,
+                    "tokenizer of model '%s'; 'llama' (SentencePiece) and 'gpt2' (byte-level BPE) are supported",
                     kind.data);
     if (!s) s = mg_tokenizer_new(&t, err);
-    if (!s) s = from_kv(t, kv, err);
+    if (!s) s = bytes ? mg_tokenizer_read_gpt2(t, kv, err) : from_kv(t, kv, err);
     if (!s) s = mg_tokenizer_finish(t, err);
     if (s) {
         mg_error_at(err, name, NULL);

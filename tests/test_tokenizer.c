@@ -165,6 +165,8 @@ static mg_status open_text(mg_tokenizer **t, const char *text, mg_error *err) {
 #define HEAD                          "{\"added_tokens\":[{\"id\":0,\"content\":\"<u>\",\"special\":true}],\"decoder\":{\"type\":\"Fuse\"},"
 #define VOCAB                         "\"vocab\":{\"<u>\":0,\"a\":1,\"b\":2,\"ab\":3,\"aba\":4,\"" MARK "\":5,\"" MARK "a\":6}"
 #define MODEL(options, vocab, merges) "\"model\":{\"type\":\"BPE\"," options vocab ",\"merges\":" merges "}}"
+#define SPLIT(pattern, behavior)                                                                                       \
+    "\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{" pattern "},\"behavior\":\"" behavior "\"},"
 #define MERGES                        "[[\"a\",\"b\"],[\"ab\",\"a\"],[\"" MARK "\",\"a\"]]"
 
 Test(tokenizer, refuses_bad_json) {
@@ -176,15 +178,23 @@ Test(tokenizer, refuses_bad_json) {
         {"{}", "without a model", MG_ERR_FORMAT},
         {"{\"model\":{\"type\":\"Unigram\"}}", "model 'Unigram'", MG_ERR_UNSUPPORTED},
         {"{\"model\":{\"type\":\"WordPiece\"}}", "model 'WordPiece'", MG_ERR_UNSUPPORTED},
-        {HEAD "\"pre_tokenizer\":{\"type\":\"ByteLevel\"}," MODEL("", VOCAB, MERGES), "pre-tokenizer 'ByteLevel'",
+        {HEAD "\"pre_tokenizer\":{\"type\":\"BertPreTokenizer\"}," MODEL("", VOCAB, MERGES), "'BertPreTokenizer'",
          MG_ERR_UNSUPPORTED},
-        {HEAD
-         "\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"Split\"}]}," MODEL("", VOCAB, MERGES),
-         "pre-tokenizer 'Split'", MG_ERR_UNSUPPORTED},
-        {HEAD "\"normalizer\":{\"type\":\"NFKC\"}," MODEL("", VOCAB, MERGES), "normalizer 'NFKC'", MG_ERR_UNSUPPORTED},
-        {HEAD "\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"Regex\":\" +\"},\"content\":\"x\"}," MODEL("", VOCAB,
-                                                                                                              MERGES),
-         "regular expression", MG_ERR_UNSUPPORTED},
+        {HEAD "\"pre_tokenizer\":{\"type\":\"Sequence\",\"pretokenizers\":[{\"type\":\"UnicodeScripts\"}]}," MODEL(
+             "", VOCAB, MERGES),
+         "pre-tokenizer 'UnicodeScripts'", MG_ERR_UNSUPPORTED},
+        {HEAD SPLIT("\"String\":\"x\"", "Swallowed") MODEL("", VOCAB, MERGES), "behavior 'Swallowed'",
+         MG_ERR_UNSUPPORTED},
+        {HEAD SPLIT("\"String\":\"\"", "Removed") MODEL("", VOCAB, MERGES), "without a pattern", MG_ERR_FORMAT},
+        {HEAD SPLIT("\"Regex\":\"[[:alpha:]]\"", "Removed") MODEL("", VOCAB, MERGES), "POSIX bracket",
+         MG_ERR_UNSUPPORTED},
+        {HEAD SPLIT("\"Regex\":\"\\\\p{Script=Greek}\"", "Removed") MODEL("", VOCAB, MERGES), "'Script=Greek'",
+         MG_ERR_UNSUPPORTED},
+        {HEAD "\"normalizer\":{\"type\":\"BertNormalizer\"}," MODEL("", VOCAB, MERGES), "normalizer 'BertNormalizer'",
+         MG_ERR_UNSUPPORTED},
+        {HEAD "\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"Regex\":\"(?i)a\"},\"content\":\"x\"}," MODEL(
+             "", VOCAB, MERGES),
+         "group of the kind", MG_ERR_UNSUPPORTED},
         {HEAD "\"normalizer\":{\"type\":\"Replace\",\"pattern\":{\"String\":\"\"},\"content\":\"x\"}," MODEL("", VOCAB,
                                                                                                              MERGES),
          "empty string", MG_ERR_FORMAT},
@@ -213,8 +223,6 @@ Test(tokenizer, refuses_bad_json) {
         {HEAD MODEL("", VOCAB, "{}"), "no array", MG_ERR_FORMAT},
         {HEAD "\"model\":null," MODEL("", VOCAB, MERGES), "given twice", MG_ERR_FORMAT},
         {"{" MODEL("", VOCAB, MERGES), "decoder 'none'", MG_ERR_UNSUPPORTED},
-        {"{\"added_tokens\":[{\"id\":0,\"content\":\"<u>\",\"single_word\":true}]," MODEL("", VOCAB, MERGES),
-         "single words", MG_ERR_UNSUPPORTED},
         {"{\"added_tokens\":[{\"id\":9,\"content\":\"<z>\"}]," MODEL("", VOCAB, MERGES), "id 9", MG_ERR_FORMAT},
         {"{\"added_tokens\":[{\"id\":0}]," MODEL("", VOCAB, MERGES), "without id or content", MG_ERR_FORMAT},
         {"\xEF\xBB\xBF{}", "JSON", MG_ERR_FORMAT},

@@ -1,5 +1,5 @@
-/* Real vocabularies of the shared data (MOEGRAFT_SHARED): llama-2's and phi-3's as GGUF, 47 texts each, the ids
- * llama.cpp gives. */
+/* Real vocabularies of the shared data (MOEGRAFT_SHARED): those of llama-2, phi-3 (SentencePiece), gpt-2,
+ * llama-3, qwen2 and deepseek-llm (byte-level BPE) as GGUF, 47 texts each, the ids llama.cpp gives. */
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -65,9 +65,13 @@ static void run_golden(const char *shared, const char *name) {
 Test(vocabularies, golden) {
     const char *shared = getenv("MOEGRAFT_SHARED");
     if (!shared) {
-        fputs("vocabularies: MOEGRAFT_SHARED is not set, the 94 cases of llama-spm and phi-3 are not run\n", stderr);
+        fputs("vocabularies: MOEGRAFT_SHARED is not set, the 282 cases of six vocabularies are not run\n", stderr);
         cr_skip_test("MOEGRAFT_SHARED is not set");
     }
     run_golden(shared, "llama-spm");
     run_golden(shared, "phi-3");
+    run_golden(shared, "gpt-2");
+    run_golden(shared, "llama-bpe");
+    run_golden(shared, "qwen2");
+    run_golden(shared, "deepseek-llm");
 }

@@ -15,6 +15,8 @@ WRAPPERS = {
     "yaml.h": {"formats/base/yaml.c"},
     "zstd.h": {"formats/base/zfile.c"},
     "zstd_errors.h": {"formats/base/zfile.c"},
+    "pcre2.h": {"formats/base/regex.c"},
+    "utf8proc.h": {"formats/base/unicode.c"},
     "xxhash.h": {"formats/base/hash.c", "formats/base/strmap.c"},
 }
 
