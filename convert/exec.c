@@ -349,6 +349,10 @@ static mg_status fill_result(mg_exec *x, mg_exec_result *res, mg_error *err) {
         res->bytes_read += x->workers[i].ev.bytes_read;
         res->bytes_written += x->workers[i].bytes_written;
     }
+    res->copies.tensors = x->copies.tensors;
+    res->copies.bytes = x->copies.bytes;
+    memcpy(res->copies.before, x->copies.before, sizeof res->copies.before);
+    memcpy(res->copies.after, x->copies.after, sizeof res->copies.after);
     uint32_t n = 0;
     for (uint32_t i = 0; i < p->n_outputs; i++)
         for (uint32_t f = 0; f < p->outputs[i]->n_files; f++) n += p->outputs[i]->files[f].weights;
@@ -386,6 +390,7 @@ static mg_status run(mg_exec *x, mg_exec_result *res, mg_pool **pool, mg_error *
     MG_TRY(mg_pool_run(*pool, x->units.n_units, run_unit, x, err));
     MG_TRY(write_heads(x, err));
     MG_TRY(hash_all(x, *pool, err));
+    if (x->opt->verify_copies) MG_TRY(mg_exec_verify_copies(x, err));
     if (x->opt->manifest) MG_TRY(write_manifests(x, err));
     for (uint32_t i = 0; i < p->n_inputs; i++) MG_TRY(mg_checkpoint_recheck(p->inputs[i], err));
     for (uint32_t s = 0; s < x->n_sets; s++) MG_TRY(mg_outset_commit(x->sets[s].set, err));

@@ -42,7 +42,14 @@ typedef struct mg_exec {
     unsigned n_workers;
     mg_exec_hash *hash_jobs;
     mg_progress *progress;
+    struct {
+        uint64_t tensors, bytes;
+        char before[33], after[33];
+    } copies;
 } mg_exec;
+
+/* mg_exec_options.verify_copies (exec_copies.c). */
+mg_status mg_exec_verify_copies(mg_exec *x, mg_error *err) MG_MUST_CHECK;
 
 /* Memory of one worker: a unit's tile and the evaluator's own small ones. */
 uint64_t mg_plan_worker_bytes(const mg_plan_units *u);

@@ -85,6 +85,8 @@ typedef struct mg_exec_options {
     const char *label; /* "merge", "convert" ... */
     bool manifest; /* write NAME.manifest.json beside each output: inputs, recipe, per-tensor XXH3-128 and sha256, file
                       sha256 */
+    bool verify_copies; /* before anything gets its final name: read back every tensor that is stored as it is in its
+                           source and compare; MG_ERR_INTEGRITY names one that differs. Fills mg_exec_result.copies */
 } mg_exec_options;
 
 typedef struct mg_exec_result {
@@ -95,6 +97,10 @@ typedef struct mg_exec_result {
         uint64_t size;
         char sha256[65];
     } * files; /* owned by the plan */
+    struct {   /* verify_copies: XXH3-128 over the bytes of all copied tensors in output order */
+        uint64_t tensors, bytes;
+        char before[33], after[33]; /* in the sources, as read back */
+    } copies;
 } mg_exec_result;
 
 mg_status mg_plan_execute(mg_plan *p, const mg_exec_options *opt, mg_exec_result *res, mg_error *err) MG_MUST_CHECK;

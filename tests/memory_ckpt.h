@@ -11,6 +11,7 @@ typedef struct memory_ckpt {
     mg_checkpoint base;
     uint8_t *data[16];
     uint64_t reads, fail_after; /* reads so far; when not 0, reads beyond this many fail */
+    uint64_t lie_after;         /* when not 0, reads beyond this many have a wrong last byte */
     bool changed;               /* what recheck should say */
     uint8_t id;
 } memory_ckpt;
@@ -20,6 +21,7 @@ static mg_status memory_read(mg_checkpoint *c, uint32_t t, uint64_t at, void *ds
     uint64_t k = __atomic_add_fetch(&m->reads, 1, __ATOMIC_RELAXED);
     if (m->fail_after && k > m->fail_after) return mg_fail(err, MG_ERR_IO, "read %d refused", (int)k);
     memcpy(dst, m->data[t] + at, n);
+    if (m->lie_after && k > m->lie_after && n) ((uint8_t *)dst)[n - 1] ^= 1;
     return MG_OK;
 }
 

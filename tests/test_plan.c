@@ -264,6 +264,32 @@ Test(plan, a_changed_source_is_not_committed) {
     cr_assert_not(mg_path_exists(in_dir("m.gguf")));
 }
 
+Test(plan, copies_are_compared_with_their_sources) {
+    mg_exec_result r;
+    options.threads = 1;
+    add_dir(in_dir("plain"));
+    OK(mg_plan_execute(plan, &options, &r, &err));
+    cr_expect_eq(r.copies.tensors, 0u);
+    const uint64_t reads = mem->reads; /* of writing alone */
+    mg_plan_free(plan);
+    OK(mg_plan_new(&plan, &err));
+    add_dir(in_dir("m"));
+    options.verify_copies = true;
+    mem->reads = 0;
+    mem->lie_after = reads;
+    cr_assert_eq(mg_plan_execute(plan, &options, &r, &err), MG_ERR_INTEGRITY);
+    cr_expect_str_eq(err.tensor, "a");
+    cr_expect_not(mg_path_exists(in_dir("m/model.safetensors")));
+    err = (mg_error){0};
+    mem->lie_after = 0;
+    OK(mg_plan_execute(plan, &options, &r, &err));
+    options.verify_copies = false;
+    cr_expect_eq(r.copies.tensors, 2u, "b is converted");
+    cr_expect_eq(r.copies.bytes, (96u + 1) * 64 * 2);
+    cr_expect_str_eq(r.copies.before, r.copies.after);
+    cr_expect_eq(strlen(r.copies.before), 32u);
+}
+
 Test(plan, refuses_what_is_there) {
     mg_exec_result r;
     add_gguf(in_dir("m.gguf"), MG_F16);
