@@ -7,12 +7,14 @@
 #include "formats/base/cpu.h"
 #include "formats/base/file.h"
 #include "formats/base/pool.h"
+#include "formats/gguf_set.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 /* ---- output directories ---- */
 
@@ -47,6 +49,25 @@ static mg_status check_dir(const mg_plan_output *o, const char *set_name, bool f
     return MG_OK;
 }
 
+/* Parts of another run with the same stem would be taken for ours, or ours for theirs. */
+static mg_status check_parts(const mg_plan_output *o, mg_error *err) {
+    size_t stem, n = mg_gguf_stem(o->base);
+    uint32_t no, count;
+    if (o->kind != MG_OUT_GGUF || o->n_files < 2) return MG_OK;
+    DIR *d = opendir(o->dir);
+    if (!d) return mg_fail_errno(err, "cannot list '%s'", o->dir);
+    mg_status st = MG_OK;
+    for (struct dirent *e; st == MG_OK && (e = readdir(d));) {
+        if (!mg_gguf_is_part_name(e->d_name, &stem, &no, &count) || stem != n || strncmp(e->d_name, o->base, n) != 0)
+            continue;
+        if (count != o->n_files)
+            st = mg_fail(err, MG_ERR_USAGE, "'%s/%s' is a part of another set of this name; remove it", o->dir,
+                         e->d_name);
+    }
+    closedir(d);
+    return st;
+}
+
 /* ---- sets ---- */
 
 static mg_status add_file(mg_exec *x, uint32_t set, const char *name, uint64_t size, uint32_t *index, mg_error *err) {
@@ -54,6 +75,7 @@ static mg_status add_file(mg_exec *x, uint32_t set, const char *name, uint64_t s
 }
 
 static mg_status open_set(mg_exec *x, const mg_plan_output *o, uint32_t *set, mg_error *err) {
+    MG_TRY(check_parts(o, err));
     for (*set = 0; *set < x->n_sets; (*set)++)
         if (!strcmp(x->sets[*set].dir, o->dir)) return MG_OK;
     if (o->kind == MG_OUT_HF_DIR) {
@@ -67,9 +89,41 @@ static mg_status open_set(mg_exec *x, const mg_plan_output *o, uint32_t *set, mg
     return MG_OK;
 }
 
+static bool is_same_file(const struct stat *a, const struct stat *b) {
+    return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
+}
+
+/* Files of an output against one file of an input. */
+static mg_status check_not_input(const mg_plan_output *o, const struct stat *in, mg_error *err) {
+    for (uint32_t f = 0; f < o->n_files; f++) {
+        char path[4096];
+        struct stat out;
+        MG_TRY(mg_path_join(path, sizeof path, o->dir, o->files[f].name, err));
+        if (stat(path, &out) == 0 && is_same_file(in, &out))
+            return mg_fail(err, MG_ERR_USAGE, "input and output are the same file: '%s'", path);
+    }
+    return MG_OK;
+}
+
+/* --force may replace anything but what is being read. */
+static mg_status check_inputs(const mg_plan *p, mg_error *err) {
+    for (uint32_t i = 0; i < p->n_inputs; i++) {
+        const mg_checkpoint *c = p->inputs[i];
+        for (uint32_t k = 0; c->dir && k < c->n_files; k++) {
+            char path[4096];
+            struct stat in;
+            MG_TRY(mg_path_join(path, sizeof path, c->dir, c->files[k], err));
+            if (stat(path, &in) != 0) continue;
+            for (uint32_t o = 0; o < p->n_outputs; o++) MG_TRY(check_not_input(p->outputs[o], &in, err));
+        }
+    }
+    return MG_OK;
+}
+
 /* Declare the files of every output, weights of all outputs of a set before small files, manifest before config. */
 static mg_status declare(mg_exec *x, mg_error *err) {
     mg_plan *p = x->p;
+    MG_TRY(check_inputs(p, err));
     for (uint32_t i = 0; i < p->n_outputs; i++) {
         const mg_plan_output *o = p->outputs[i];
         mg_exec_out *eo = &x->outs[i];
@@ -342,6 +396,12 @@ static void exec_release(mg_exec *x) {
     mg_plan_units_release(&x->units);
 }
 
+/* A file of an output as the user would name it: a part of a GGUF beside the path that was asked for. */
+static const char *in_dir(mg_plan *p, const mg_plan_output *o, const char *name) {
+    bool here = o->kind != MG_OUT_HF_DIR && !strcmp(o->dir, ".") && strncmp(o->path, "./", 2) != 0;
+    return here ? name : mg_arena_printf(&p->arena, "%s/%s", o->dir, name);
+}
+
 static mg_status fill_result(mg_exec *x, mg_exec_result *res, mg_error *err) {
     mg_plan *p = x->p;
     memset(res, 0, sizeof *res);
@@ -365,7 +425,7 @@ static mg_status fill_result(mg_exec *x, mg_exec_result *res, mg_error *err) {
         for (uint32_t f = 0; f < o->n_files; f++) {
             if (!o->files[f].weights) continue;
             res->files[res->n_files].path =
-                o->kind == MG_OUT_HF_DIR ? mg_arena_printf(&p->arena, "%s/%s", o->path, o->files[f].name) : o->path;
+                o->kind == MG_OUT_HF_DIR || o->files[0].name != o->base ? in_dir(p, o, o->files[f].name) : o->path;
             res->files[res->n_files].size = o->files[f].size;
             memcpy(res->files[res->n_files++].sha256, x->outs[i].file_hash[f].sha256, 65);
         }

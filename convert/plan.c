@@ -164,3 +164,31 @@ mg_status mg_plan_set_shard_size(mg_plan *p, uint32_t out, uint64_t bytes, mg_er
     p->laid_out = false;
     return MG_OK;
 }
+
+mg_status mg_plan_set_split(mg_plan *p, uint32_t out, uint64_t max_bytes, uint32_t max_tensors, bool like_gguf_split,
+                            mg_error *err) {
+    mg_plan_output *o;
+    MG_TRY(mg_plan_output_get(p, out, &o, err));
+    if (o->kind != MG_OUT_GGUF) return mg_fail(err, MG_ERR_INTERNAL, "'%s' is no GGUF and has no parts", o->path);
+    o->split_size = max_bytes;
+    o->split_tensors = max_tensors;
+    o->like_gguf_split = like_gguf_split;
+    o->n_parts = 0;
+    p->laid_out = false;
+    return MG_OK;
+}
+
+mg_status mg_plan_set_parts(mg_plan *p, uint32_t out, uint32_t n_parts, const uint32_t *part, mg_error *err) {
+    mg_plan_output *o;
+    MG_TRY(mg_plan_output_get(p, out, &o, err));
+    if (o->kind != MG_OUT_GGUF) return mg_fail(err, MG_ERR_INTERNAL, "'%s' is no GGUF and has no parts", o->path);
+    for (uint32_t i = 0; i < o->n_tensors; i++) {
+        if (part[i] >= n_parts || (i && part[i] < part[i - 1]))
+            return mg_fail(err, MG_ERR_INTERNAL, "tensor %u of '%s' goes into part %u of %u", i, o->path, part[i],
+                           n_parts);
+        o->tensors[i].part = part[i];
+    }
+    o->n_parts = n_parts;
+    p->laid_out = false;
+    return MG_OK;
+}

@@ -5,6 +5,7 @@
 #include "convert/plan_private.h"
 
 #include "formats/gguf.h"
+#include "formats/gguf_set.h"
 #include "formats/safetensors.h"
 
 #include <stdlib.h>
@@ -23,29 +24,29 @@ static mg_tensor *describe(const mg_plan_output *o, const uint32_t *which, uint3
     return t;
 }
 
-typedef mg_status (*layout_fn)(const mg_plan_output *o, const mg_tensor *t, uint32_t n, uint8_t **head,
-                               uint64_t *head_size, uint64_t *offsets, uint64_t *size, mg_error *err);
+typedef mg_status (*layout_fn)(const mg_kvs *kv, const mg_tensor *t, uint32_t n, uint8_t **head, uint64_t *head_size,
+                               uint64_t *offsets, uint64_t *size, mg_error *err);
 
-static mg_status layout_gguf(const mg_plan_output *o, const mg_tensor *t, uint32_t n, uint8_t **head,
-                             uint64_t *head_size, uint64_t *offsets, uint64_t *size, mg_error *err) {
-    return mg_gguf_layout(&o->kv, t, n, 0, head, head_size, offsets, size, err);
+static mg_status layout_gguf(const mg_kvs *kv, const mg_tensor *t, uint32_t n, uint8_t **head, uint64_t *head_size,
+                             uint64_t *offsets, uint64_t *size, mg_error *err) {
+    return mg_gguf_layout(kv, t, n, 0, head, head_size, offsets, size, err);
 }
 
-static mg_status layout_safetensors(const mg_plan_output *o, const mg_tensor *t, uint32_t n, uint8_t **head,
+static mg_status layout_safetensors(const mg_kvs *kv, const mg_tensor *t, uint32_t n, uint8_t **head,
                                     uint64_t *head_size, uint64_t *offsets, uint64_t *size, mg_error *err) {
-    (void)o;
+    (void)kv;
     return mg_safetensors_layout(t, n, NULL, head, head_size, offsets, size, err);
 }
 
 /* One weight file holding tensors which[0..n). */
-static mg_status weight_file(mg_plan *p, mg_plan_output *o, layout_fn layout, const char *name, const uint32_t *which,
-                             uint32_t n, mg_error *err) {
+static mg_status weight_file(mg_plan *p, mg_plan_output *o, layout_fn layout, const mg_kvs *kv, const char *name,
+                             const uint32_t *which, uint32_t n, mg_error *err) {
     mg_tensor *t = describe(o, which, n);
     uint64_t *offsets = calloc(n ? n : 1, sizeof *offsets);
     uint8_t *head = NULL;
     mg_plan_file f = {.name = name, .weights = true};
     mg_status st = t && offsets ? MG_OK : mg_fail_nomem(err, n * sizeof *t);
-    if (st == MG_OK) st = layout(o, t, n, &head, &f.head_size, offsets, &f.size, err);
+    if (st == MG_OK) st = layout(kv, t, n, &head, &f.head_size, offsets, &f.size, err);
     if (st == MG_OK) {
         uint8_t *own = (uint8_t *)mg_arena_strndup(&p->arena, (const char *)head, (size_t)f.head_size);
         f.head = own;
@@ -139,7 +140,7 @@ static mg_status layout_dir(mg_plan *p, mg_plan_output *o, mg_error *err) {
             if (shard[i] == s) which[k++] = i;
         const char *name =
             n == 1 ? "model.safetensors" : mg_arena_printf(&p->arena, "model-%05u-of-%05u.safetensors", s + 1, n);
-        st = name ? weight_file(p, o, layout_safetensors, name, which, k, err) : mg_fail_nomem(err, 64);
+        st = name ? weight_file(p, o, layout_safetensors, NULL, name, which, k, err) : mg_fail_nomem(err, 64);
     }
     for (uint32_t i = 0; i < o->n_sides && st == MG_OK; i++)
         st = text_file(p, o, o->sides[i].name, (const char *)o->sides[i].data, (size_t)o->sides[i].size, err);
@@ -150,15 +151,72 @@ static mg_status layout_dir(mg_plan *p, mg_plan_output *o, mg_error *err) {
     return st;
 }
 
-static mg_status layout_single(mg_plan *p, mg_plan_output *o, mg_error *err) {
-    MG_TRY(MG_ARENA_NEW(&p->arena, &o->files, 1, err));
-    uint32_t *which = calloc(o->n_tensors + 1, sizeof *which);
-    if (!which) return mg_fail_nomem(err, o->n_tensors * sizeof *which);
-    for (uint32_t i = 0; i < o->n_tensors; i++) which[i] = i;
+/* Tensors [first, first+n) as one file. */
+static mg_status layout_run(mg_plan *p, mg_plan_output *o, const mg_kvs *kv, const char *name, uint32_t first,
+                            uint32_t n, mg_error *err) {
+    uint32_t *which = calloc(n + 1, sizeof *which);
+    if (!which) return mg_fail_nomem(err, n * sizeof *which);
+    for (uint32_t i = 0; i < n; i++) which[i] = first + i;
     mg_status st =
-        weight_file(p, o, o->kind == MG_OUT_GGUF ? layout_gguf : layout_safetensors, o->base, which, o->n_tensors, err);
+        weight_file(p, o, o->kind == MG_OUT_GGUF ? layout_gguf : layout_safetensors, kv, name, which, n, err);
     free(which);
     return st;
+}
+
+static mg_status layout_single(mg_plan *p, mg_plan_output *o, mg_error *err) {
+    MG_TRY(MG_ARENA_NEW(&p->arena, &o->files, 1, err));
+    return layout_run(p, o, &o->kv, o->base, 0, o->n_tensors, err);
+}
+
+/* Greedy, in order; no part is without a tensor. Returns the number of parts. */
+static uint32_t assign_parts(mg_plan_output *o) {
+    uint32_t n = 1, in_part = 0;
+    uint64_t used = 0;
+    for (uint32_t i = 0; i < o->n_tensors; i++) {
+        uint64_t size = o->tensors[i].e->t.n_bytes, padded;
+        if (o->like_gguf_split && mg_align_u64(size, MG_GGUF_DEFAULT_ALIGNMENT, &padded)) size = padded;
+        bool full = o->split_size && (size > o->split_size || used > o->split_size - size);
+        if (in_part && (full || (o->split_tensors && in_part == o->split_tensors))) {
+            n++;
+            in_part = 0;
+            used = 0;
+        }
+        o->tensors[i].part = n - 1;
+        in_part++;
+        used += size;
+    }
+    return n;
+}
+
+static mg_status layout_part(mg_plan *p, mg_plan_output *o, uint32_t no, uint32_t n_parts, uint32_t first, uint32_t n,
+                             mg_error *err) {
+    char name[4096];
+    mg_kvs kv;
+    MG_TRY(mg_gguf_part_name(name, sizeof name, o->base, mg_gguf_stem(o->base), no, n_parts, err));
+    const char *own = mg_arena_strdup(&p->arena, name);
+    if (!own) return mg_fail_nomem(err, sizeof name);
+    mg_status st = mg_gguf_part_keys(&kv, no ? NULL : &o->kv, no, n_parts, o->n_tensors, o->like_gguf_split, err);
+    if (st == MG_OK) st = layout_run(p, o, &kv, own, first, n, err);
+    mg_kvs_release(&kv);
+    return st;
+}
+
+static mg_status layout_parts(mg_plan *p, mg_plan_output *o, mg_error *err) {
+    uint32_t n_parts = o->n_parts ? o->n_parts : assign_parts(o), first = 0;
+    if (n_parts == 1) return layout_single(p, o, err);
+    MG_TRY(MG_ARENA_NEW(&p->arena, &o->files, n_parts, err));
+    for (uint32_t s = 0; s < n_parts; s++) {
+        uint32_t n = 0;
+        while (first + n < o->n_tensors && o->tensors[first + n].part == s) n++;
+        MG_TRY(layout_part(p, o, s, n_parts, first, n, err));
+        first += n;
+    }
+    return MG_OK;
+}
+
+static mg_status layout_output(mg_plan *p, mg_plan_output *o, mg_error *err) {
+    if (o->kind == MG_OUT_HF_DIR) return layout_dir(p, o, err);
+    return o->split_size || o->split_tensors || o->n_parts ? layout_parts(p, o, err) : layout_single(p, o, err);
 }
 
 /* Two outputs must not write the same file. */
@@ -178,7 +236,7 @@ mg_status mg_plan_layout(mg_plan *p, mg_error *err) {
     for (uint32_t i = 0; i < p->n_outputs; i++) {
         mg_plan_output *o = p->outputs[i];
         o->n_files = 0;
-        MG_TRY(o->kind == MG_OUT_HF_DIR ? layout_dir(p, o, err) : layout_single(p, o, err));
+        MG_TRY(layout_output(p, o, err));
     }
     p->laid_out = true;
     return MG_OK;

@@ -13,6 +13,7 @@
 typedef struct mg_plan_tensor {
     const char *name;
     const mg_expr *e;
+    uint32_t part;   /* wanted file of a set (mg_plan_set_parts) */
     uint32_t file;   /* in the output's files */
     uint64_t offset; /* absolute, in that file */
 } mg_plan_tensor;
@@ -47,6 +48,10 @@ typedef struct mg_plan_output {
     mg_plan_side *sides;
     uint32_t n_sides, cap_sides;
     uint64_t shard_size;
+    uint64_t split_size; /* GGUF: limits of a part, 0: none */
+    uint32_t split_tensors;
+    bool like_gguf_split;
+    uint32_t n_parts; /* GGUF: parts given tensor by tensor, 0: not */
     mg_plan_file *files; /* after layout; weights first, then side files, index and config last */
     uint32_t n_files;
 } mg_plan_output;

@@ -45,7 +45,15 @@ static mg_status at_tensor(mg_status st, const job *j, const char *name, mg_erro
 typedef struct sortable {
     const char *name;
     uint32_t tensor;
+    const mg_tensor *t;
 } sortable;
+
+/* Under --keep-split: file by file, in the order of their data. */
+static int by_part(const void *a, const void *b) {
+    const mg_tensor *x = ((const sortable *)a)->t, *y = ((const sortable *)b)->t;
+    if (x->file != y->file) return x->file < y->file ? -1 : 1;
+    return x->offset == y->offset ? 0 : x->offset < y->offset ? -1 : 1;
+}
 
 static int by_position(const void *a, const void *b) {
     return mg_mix_compare(((const sortable *)a)->name, ((const sortable *)b)->name);
@@ -124,8 +132,8 @@ static mg_status gather(job *j, mg_error *err) {
     MG_TRY(MG_ARENA_NEW(&j->arena, &order, n + 1u, err));
     MG_TRY(MG_ARENA_NEW(&j->arena, &j->mix, n + 1u, err));
     MG_TRY(MG_ARENA_NEW(&j->arena, &j->source, n + 1u, err));
-    for (uint32_t i = 0; i < n; i++) order[i] = (sortable){j->in->tensors[i].name, i};
-    qsort(order, n, sizeof *order, by_position);
+    for (uint32_t i = 0; i < n; i++) order[i] = (sortable){j->in->tensors[i].name, i, &j->in->tensors[i]};
+    qsort(order, n, sizeof *order, j->opt->keep_split ? by_part : by_position);
     if (j->opt->n_prune) MG_TRY(number_blocks(j, order, &map, err));
     for (uint32_t i = 0; i < n; i++) {
         const mg_tensor *x = &j->in->tensors[order[i].tensor];
@@ -236,6 +244,14 @@ static mg_status add_tensor(job *j, uint32_t k, uint32_t out, mg_error *err) {
 
 /* ---- the plan ---- */
 
+static mg_status keep_parts(job *j, uint32_t out, mg_error *err) {
+    uint32_t *part;
+    if (!j->opt->keep_split || j->in->n_files < 2) return MG_OK;
+    MG_TRY(MG_ARENA_NEW(&j->arena, &part, j->n + 1u, err));
+    for (uint32_t k = 0; k < j->n; k++) part[k] = j->in->tensors[j->source[k]].file;
+    return mg_plan_set_parts(j->plan, out, j->in->n_files, part, err);
+}
+
 static mg_status plan_output(job *j, const char *path, uint32_t *out, mg_error *err) {
     mg_kvs kv;
     mg_mix_options mix = j->opt->mix;
@@ -246,6 +262,7 @@ static mg_status plan_output(job *j, const char *path, uint32_t *out, mg_error *
     MG_TRY(mg_mix_choose(&mix, &j->model, j->mix, j->n, err));
     MG_TRY(mg_plan_add_output(j->plan, MG_OUT_GGUF, path, out, err));
     for (uint32_t k = 0; k < j->n; k++) MG_TRY(at_tensor(add_tensor(j, k, *out, err), j, j->mix[k].name, err));
+    MG_TRY(keep_parts(j, *out, err));
     mg_kvs_init(&kv);
     mg_status st = mg_quantize_keys(&kv, j->in, j->opt, j->model.arch, j->block_count, err);
     if (st == MG_OK) st = mg_plan_set_kv(j->plan, *out, &kv, err);

@@ -32,6 +32,7 @@ typedef struct mg_quantize_options {
     size_t n_overrides;
     const uint32_t *prune; /* blocks to leave out, ascending, no duplicates; the rest is renumbered */
     size_t n_prune;
+    bool keep_split; /* the parts of the input, each tensor where it was; order and mix follow the parts */
     void (*note)(void *ctx, const char *text); /* one line about something the user should know; NULL: dropped */
     void *note_ctx;
 } mg_quantize_options;

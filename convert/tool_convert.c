@@ -18,14 +18,16 @@ static const mg_tool_info tool = {
     .examples = "  moegraft-convert models/moe4 moe4-bf16.gguf --outtype bf16\n"
                 "  moegraft-convert moe4-bf16.gguf moe4-hf\n"
                 "  moegraft-convert big-model resharded --out-shard-size 2G\n"
-                "  moegraft-convert models/moe4 moe4-q8.gguf --outtype q8_0 --dry-run\n",
+                "  moegraft-convert models/moe4 moe4-q8.gguf --outtype q8_0 --dry-run\n"
+                "  moegraft-convert big.gguf parts.gguf --split-max-size 2G     (parts-00001-of-00003.gguf ...)\n"
+                "  moegraft-convert parts-00001-of-00003.gguf one.gguf\n",
     .next = "moegraft-inspect IN",
 };
 
 typedef struct args {
     mg_common c;
     const char *in, *out, *outtype, *to, *model_name;
-    uint64_t shard_size;
+    uint64_t shard_size, split_size, split_tensors;
     bool no_manifest, to_gguf;
     mg_dtype dtype; /* MG_DTYPE_COUNT: auto */
 } args;
@@ -66,6 +68,9 @@ static mg_status read_target(args *a, mg_error *err) {
     if (!a->to_gguf && a->model_name) return mg_fail(err, MG_ERR_USAGE, "--model-name belongs to GGUF outputs");
     if (a->to_gguf && a->shard_size)
         return mg_fail(err, MG_ERR_USAGE, "--out-shard-size belongs to directories; a GGUF is one file");
+    if (!a->to_gguf && (a->split_size || a->split_tensors))
+        return mg_fail(err, MG_ERR_USAGE, "--split-max-size and --split-max-tensors belong to GGUF outputs");
+    if (a->split_tensors > UINT32_MAX) return mg_fail(err, MG_ERR_USAGE, "--split-max-tensors is too large");
     return MG_OK;
 }
 
@@ -80,7 +85,9 @@ static mg_status parse(args *a, int argc, char **argv, bool *done, mg_error *err
         {"--model-name", MG_OPT_STR, &a->model_name, "NAME",
          "general.name (default: model card, config, directory name)"},
         {"--no-manifest", MG_OPT_FLAG, &a->no_manifest, NULL, "do not write NAME.manifest.json (recipes and hashes)"},
-        {"--split-max-size", MG_OPT_UNBUILT, NULL, "SIZE", "split a GGUF into parts"},
+        {"--split-max-size", MG_OPT_SIZE, &a->split_size, "SIZE",
+         "split a GGUF: tensor bytes of a part (a larger tensor gets its own)"},
+        {"--split-max-tensors", MG_OPT_U64, &a->split_tensors, "N", "split a GGUF: tensors of a part"},
         {"--metadata", MG_OPT_UNBUILT, NULL, "FILE", "authorship metadata to use"},
         MG_COMMON_WRITE_OPTS(a->c),
         MG_COMMON_JSON_OPT(a->c),
@@ -113,13 +120,46 @@ static mg_dtype first_matrix(const mg_model *m) {
     return mg_dtype_is_float(t) ? t : MG_F16;
 }
 
+/* A GGUF as it is, joined or split: nothing need be known about its architecture. */
+static bool is_copy(const args *a, const mg_checkpoint *c) {
+    return a->to_gguf && c->kv && a->dtype == MG_DTYPE_COUNT;
+}
+
+static mg_status copy_keys(const args *a, mg_kvs *kv, const mg_kvs *from, mg_error *err) {
+    for (uint32_t i = 0; i < from->n; i++) {
+        const char *key = from->items[i].key.data;
+        if (!strncmp(key, "split.", 6)) continue;
+        if (a->model_name && !strcmp(key, "general.name"))
+            MG_TRY(mg_kvs_set_str(kv, key, a->model_name, strlen(a->model_name), err));
+        else
+            MG_TRY(mg_kvs_copy(kv, &from->items[i], err));
+    }
+    if (a->model_name && !mg_kvs_get(from, "general.name"))
+        return mg_kvs_set_str(kv, "general.name", a->model_name, strlen(a->model_name), err);
+    return MG_OK;
+}
+
+static mg_status plan_copy(const args *a, mg_plan *p, mg_checkpoint *c, uint32_t *out, mg_error *err) {
+    mg_kvs kv;
+    mg_kvs_init(&kv);
+    mg_status st = copy_keys(a, &kv, c->kv, err);
+    if (st == MG_OK) st = mg_plan_add_output(p, MG_OUT_GGUF, a->out, out, err);
+    if (st == MG_OK) st = mg_plan_set_kv(p, *out, &kv, err);
+    for (uint32_t i = 0; i < c->n_tensors && st == MG_OK; i++) {
+        const mg_expr *e;
+        st = mg_expr_source(p, c, i, &e, err);
+        if (st == MG_OK) st = mg_plan_add_tensor(p, *out, c->tensors[i].name, e, err);
+    }
+    mg_kvs_release(&kv);
+    return st;
+}
+
 static mg_status plan_gguf(args *a, mg_plan *p, mg_model *m, uint32_t *out, mg_error *err) {
     bool had = true;
-    bool keep = m->ckpt->kv && a->dtype == MG_DTYPE_COUNT; /* GGUF to GGUF, no type asked for: as it is */
     if (a->dtype == MG_DTYPE_COUNT) a->dtype = mg_convert_auto_dtype(m->ckpt);
-    mg_convert_gguf_options o = {.dtype = keep ? NULL : mg_convert_outtype_dtype,
+    mg_convert_gguf_options o = {.dtype = mg_convert_outtype_dtype,
                                  .dtype_ctx = &a->dtype,
-                                 .file_type = keep ? UINT32_MAX : mg_convert_file_type(a->dtype),
+                                 .file_type = mg_convert_file_type(a->dtype),
                                  .name = a->model_name,
                                  .had_tokenizer = &had};
     MG_TRY(mg_convert_plan_gguf(p, m, a->out, &o, out, err));
@@ -148,12 +188,18 @@ static mg_status plan_hf(args *a, mg_plan *p, mg_model *m, uint32_t *out, mg_err
     return MG_OK;
 }
 
-static mg_status work(args *a, mg_plan *p, mg_model *m, mg_error *err) {
-    uint32_t out;
+static mg_status plan_model(args *a, mg_plan *p, mg_model *m, uint32_t *out, mg_error *err) {
     if (a->c.verbose)
         for (uint32_t i = 0; i < m->n_assumptions; i++)
             fprintf(stderr, "moegraft-convert: note: %s\n", m->assumptions[i]);
-    MG_TRY(a->to_gguf ? plan_gguf(a, p, m, &out, err) : plan_hf(a, p, m, &out, err));
+    return a->to_gguf ? plan_gguf(a, p, m, out, err) : plan_hf(a, p, m, out, err);
+}
+
+static mg_status work(args *a, mg_plan *p, mg_checkpoint *c, mg_model *m, mg_error *err) {
+    uint32_t out;
+    MG_TRY(m ? plan_model(a, p, m, &out, err) : plan_copy(a, p, c, &out, err));
+    if (a->split_size || a->split_tensors)
+        MG_TRY(mg_plan_set_split(p, out, a->split_size, (uint32_t)a->split_tensors, !m, err));
     mg_exec_options eo = {.threads = a->c.n_threads,
                           .memory = a->c.memory,
                           .restart = a->c.restart,
@@ -178,9 +224,9 @@ int main(int argc, char **argv) {
     mg_status st = parse(&a, argc, argv, &done, &err);
     if (st == MG_OK && !done) {
         st = mg_group_checkpoint_open(&c, a.in, &err);
-        if (st == MG_OK) st = mg_model_open(&m, c, &err);
+        if (st == MG_OK && !is_copy(&a, c)) st = mg_model_open(&m, c, &err);
         if (st == MG_OK) st = mg_plan_new(&p, &err);
-        if (st == MG_OK) st = work(&a, p, m, &err);
+        if (st == MG_OK) st = work(&a, p, c, m, &err);
     }
     mg_plan_free(p);
     mg_model_free(m);

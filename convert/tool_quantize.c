@@ -27,7 +27,7 @@ typedef struct args {
     mg_common common;
     mg_opt_list words, outputs, rules, rule_files, include, exclude, overrides, prune;
     const char *imatrix_path, *output_type, *embd_type;
-    bool pure, leave_output, no_fallback, allow_requantize, no_manifest;
+    bool pure, leave_output, no_fallback, allow_requantize, no_manifest, keep_split;
 } args;
 
 /* Everything that lives while the plan does. */
@@ -67,7 +67,7 @@ static mg_status parse(args *a, int argc, char **argv, bool *done, mg_error *err
         {NULL, MG_OPT_GROUP, NULL, NULL, "Model"},
         {"--override-kv", MG_OPT_LIST, &a->overrides, "K=TYPE:V", "set a key; TYPE is int, float, bool or str"},
         {"--prune-layers", MG_OPT_LIST, &a->prune, "L,L", "leave blocks out and renumber the rest"},
-        {"--keep-split", MG_OPT_UNBUILT, NULL, NULL, "the same parts as the input"},
+        {"--keep-split", MG_OPT_FLAG, &a->keep_split, NULL, "the same parts as the input, OUT-00001-of-0000N.gguf"},
         {"--reuse", MG_OPT_UNBUILT, NULL, "OLD.gguf", "copy tensors whose recipe is unchanged"},
         {NULL, MG_OPT_GROUP, NULL, NULL, "Group formats (AWQ, GPTQ, RTN)"},
         {"--bits", MG_OPT_UNBUILT, NULL, "N", "bits per weight"},
@@ -156,6 +156,7 @@ static mg_status set_options(run *r, const args *a, mg_error *err) {
     r->opt.mix.no_fallback = a->no_fallback;
     r->opt.allow_requantize = a->allow_requantize;
     r->opt.estimate = a->common.dry_run;
+    r->opt.keep_split = a->keep_split;
     MG_TRY(set_rules(r, a, err));
     MG_TRY(set_overrides(r, a, err));
     return load_imatrix(r, a, err);

@@ -36,11 +36,11 @@ mg_status mg_gguf_read(mg_gguf *out, const mg_file *f, mg_error *err) MG_MUST_CH
 mg_status mg_gguf_parse(mg_gguf *out, mg_span bytes, mg_error *err) MG_MUST_CHECK;
 void mg_gguf_release(mg_gguf *g);
 
-/* Rules beyond the container: tokenizer arrays of the right types and equal lengths, complete (not split) file. Applied
- * by mg_gguf_open; separate for readers that look at foreign GGUF files such as importance matrices. */
+/* Rules beyond the container: tokenizer arrays of the right types and equal lengths. Applied by mg_gguf_open; separate
+ * for readers that look at foreign GGUF files such as importance matrices. */
 mg_status mg_gguf_check_model(const mg_kvs *kv, mg_error *err) MG_MUST_CHECK;
 
-/* Open as a checkpoint; the first and only part of a set. */
+/* Open as a checkpoint: one file, or the first part of a set (gguf_set.h), which finds the others. */
 mg_status mg_gguf_open(mg_checkpoint **out, const char *path, mg_error *err) MG_MUST_CHECK;
 
 /* Header bytes for kv and tensors[0..n) in this order (name, dtype, rank, shape, n_bytes set; offset ignored): *header,

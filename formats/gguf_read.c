@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "formats/container.h"
+#include "formats/gguf_set.h"
 
 #define WINDOW (256u << 10)
 
@@ -69,7 +70,7 @@ static mg_status take_u64(cursor *c, uint64_t *v, mg_error *err) {
 }
 
 static mg_status take_str(cursor *c, mg_arena *a, mg_str *s, mg_error *err) {
-    uint64_t n;
+    uint64_t n = 0;
     MG_TRY(take_u64(c, &n, err));
     if (n > remaining(c))
         return bad(c, err, MG_ERR_FORMAT, "string of %" PRIu64 " bytes, %" PRIu64 " remain", n, remaining(c));
@@ -411,16 +412,20 @@ static mg_status check_array(const mg_kvs *kv, const char *key, mg_kv_type elem,
 
 mg_status mg_gguf_check_model(const mg_kvs *kv, mg_error *err) {
     const mg_kv *tokens = mg_kvs_get(kv, "tokenizer.ggml.tokens");
-    uint64_t n = tokens ? tokens->count : UINT64_MAX, split;
+    uint64_t n = tokens ? tokens->count : UINT64_MAX;
     MG_TRY(check_array(kv, "tokenizer.ggml.tokens", MG_KV_STR, UINT64_MAX, err));
     MG_TRY(check_array(kv, "tokenizer.ggml.scores", MG_KV_F32, n, err));
     MG_TRY(check_array(kv, "tokenizer.ggml.token_type", MG_KV_I32, n, err));
     MG_TRY(check_array(kv, "tokenizer.ggml.merges", MG_KV_STR, UINT64_MAX, err));
-    if (mg_kv_u64(mg_kvs_get(kv, "split.count"), &split) && split > 1)
-        return mg_fail(err, MG_ERR_UNSUPPORTED,
-                       "is one part of a set of %" PRIu64 " GGUF files, which this version does not read: "
-                       "merge the set with gguf-split first",
-                       split);
+    return MG_OK;
+}
+
+static mg_status note_rest(mg_files_ckpt *c, const mg_gguf *g, mg_error *err) {
+    uint64_t end = g->data_start;
+    for (uint32_t i = 0; i < g->n_tensors; i++) end = g->tensors[i].offset + g->tensors[i].n_bytes;
+    uint64_t file_size = c->files[0]->size;
+    if (mg_align_u64(end, g->alignment, &end) && file_size > end)
+        return mg_files_ckpt_note(c, err, "%" PRIu64 " bytes after the last tensor belong to nothing", file_size - end);
     return MG_OK;
 }
 
@@ -437,14 +442,10 @@ static mg_status fill(mg_files_ckpt *c, const char *path, mg_error *err) {
     c->base.kv = &c->kv;
     c->base.alignment = g.alignment;
     MG_TRY(mg_files_ckpt_add_tensors(c, g.tensors, g.n_tensors, err));
-    MG_TRY(mg_files_ckpt_index(c, err));
     MG_TRY(mg_gguf_check_model(&c->kv, err));
-    uint64_t end = g.data_start;
-    for (uint32_t i = 0; i < g.n_tensors; i++) end = g.tensors[i].offset + g.tensors[i].n_bytes;
-    uint64_t file_size = c->files[0]->size;
-    if (mg_align_u64(end, g.alignment, &end) && file_size > end)
-        return mg_files_ckpt_note(c, err, "%" PRIu64 " bytes after the last tensor belong to nothing", file_size - end);
-    return MG_OK;
+    MG_TRY(note_rest(c, &g, err));
+    MG_TRY(mg_gguf_add_parts(c, path, err));
+    return mg_files_ckpt_index(c, err);
 }
 
 mg_status mg_gguf_open(mg_checkpoint **out, const char *path, mg_error *err) {

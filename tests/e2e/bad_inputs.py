@@ -369,7 +369,7 @@ def gguf_cases():
     gg("G18_count", 3, "scores", kvs=[tokens, arr_kv("tokenizer.ggml.scores", 6, 3, bytes(12))])
     gg("G18_types", 3, "token_type", kvs=[tokens, arr_kv("tokenizer.ggml.token_type", 5, 1, bytes(4))])
     gg("G18_good", 0, kvs=[tokens, arr_kv("tokenizer.ggml.scores", 6, 2, bytes(8)), arr_kv("tokenizer.ggml.token_type", 5, 2, bytes(8))])
-    gg("G20_split", 4, "one part of a set of 3", kvs=[kv("split.count", 2, struct.pack("<H", 3))])
+    gg("G20_split", 3, "a part of a set of 3 files", "not named so", kvs=[kv("split.count", 2, struct.pack("<H", 3))])
     gg("G20_merged", 0, kvs=[kv("split.count", 2, struct.pack("<H", 0))])
     gg("G23_trailing", 0, "bytes after the last tensor", infos=[x], data=bytes(500))
     # every cut of a small file is refused or, past the data, accepted; never a crash
