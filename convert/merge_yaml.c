@@ -3,6 +3,7 @@
 
 #include "formats/base/file.h"
 #include "formats/base/options.h"
+#include "formats/hf_cache.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -38,16 +39,36 @@ mg_status mg_merge_yaml_model(mg_arena *a, const mg_yaml *v, const char *key, co
     return *out ? MG_OK : mg_fail_nomem(err, strlen(v->text));
 }
 
+static bool is_forced(const char *name) {
+    return strncmp(name, "hf:", 3) == 0;
+}
+
+/* name is no path: is it a model in the Hugging Face cache? */
+static mg_status check_cached(const char *name, mg_error *err) {
+    char found[4096];
+    bool cached;
+    mg_error why = {0};
+    mg_status st = mg_hf_resolve(found, sizeof found, name, &cached, &why);
+    if (st == MG_OK) return MG_OK;
+    if (is_forced(name)) return mg_fail(err, st, "donor '%s': %s", name, why.message);
+    return mg_fail(err, st, "donor '%s' is neither beside the recipe nor in the working directory; as a name: %s", name,
+                   why.message);
+}
+
 mg_status mg_merge_yaml_resolve(mg_arena *a, const char *dir, const char *name, const char **out, mg_error *err) {
     char beside[4096];
-    if (name[0] != '/') {
+    mg_hf_name hub;
+    if (name[0] != '/' && !is_forced(name)) {
         MG_TRY(mg_path_join(beside, sizeof beside, dir, name, err));
         if (mg_path_exists(beside)) name = beside;
     }
-    if (!mg_path_exists(name)) {
+    if (is_forced(name) || !mg_path_exists(name)) {
         if (strchr(name, '+'))
             return mg_fail(err, MG_ERR_UNSUPPORTED, "'%s' names a LoRA: LoRA experts are not built yet", name);
-        return mg_fail(err, MG_ERR_IO, "donor '%s' is neither beside the recipe nor in the working directory", name);
+        if (!is_forced(name) && !mg_hf_parse_name(&hub, name))
+            return mg_fail(err, MG_ERR_IO, "donor '%s' is neither beside the recipe nor in the working directory",
+                           name);
+        MG_TRY(check_cached(name, err));
     }
     *out = mg_arena_strdup(a, name);
     return *out ? MG_OK : mg_fail_nomem(err, strlen(name));

@@ -1,7 +1,6 @@
 /* checkpoint.c - which container a path is, and the range-checked reads that every implementation shares. */
 #include "formats/checkpoint.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -9,7 +8,9 @@
 #include <sys/stat.h>
 
 #include "formats/base/file.h"
+#include "formats/container.h"
 #include "formats/gguf.h"
+#include "formats/hf_cache.h"
 #include "formats/hf_dir.h"
 #include "formats/native_dir.h"
 #include "formats/torch_file.h"
@@ -17,22 +18,6 @@
 static bool ends_with(const char *s, const char *tail) {
     size_t n = strlen(s), m = strlen(tail);
     return n >= m && strcasecmp(s + n - m, tail) == 0;
-}
-
-/* "org/name" or "org/name@revision" as the Hugging Face hub spells models. */
-static bool looks_like_hub_name(const char *path) {
-    const char *slash = strchr(path, '/');
-    if (strncmp(path, "hf:", 3) == 0) return true;
-    return slash && slash != path && slash[1] && !strchr(slash + 1, '/') && path[0] != '.' && path[0] != '~';
-}
-
-static mg_status refuse_missing(const char *path, int why, mg_error *err) {
-    if (looks_like_hub_name(path))
-        return mg_fail(err, MG_ERR_UNSUPPORTED,
-                       "no such file or directory; names in the Hugging Face cache (org/name) are not "
-                       "looked up by this version");
-    errno = why;
-    return mg_fail_errno(err, "cannot open");
 }
 
 /* NAME.part2of3: plain pieces of a file, as some uploaders make them. */
@@ -57,9 +42,7 @@ static mg_status refuse_kind(const char *path, mg_error *err) {
 
 static mg_status open_kind(mg_checkpoint **out, const char *path, mg_error *err) {
     struct stat sb;
-    if (!path[0]) return mg_fail(err, MG_ERR_USAGE, "path is empty");
-    if (strncmp(path, "hf:", 3) == 0) return refuse_missing(path, ENOENT, err);
-    if (lstat(path, &sb) != 0) return refuse_missing(path, errno, err);
+    if (lstat(path, &sb) != 0) return mg_fail_errno(err, "cannot open");
     if (mg_path_is_dir(path))
         return mg_native_dir_is(path) ? mg_native_dir_open(out, path, err) : mg_hf_dir_open(out, path, err);
     if (mg_torch_is_name(path)) return mg_torch_open(out, path, err);
@@ -68,9 +51,28 @@ static mg_status open_kind(mg_checkpoint **out, const char *path, mg_error *err)
     return refuse_kind(path, err);
 }
 
-mg_status mg_checkpoint_open(mg_checkpoint **out, const char *path, mg_error *err) {
+/* A model from the cache is called by its name, not by the commit its folder is called after. */
+static mg_status open_cached(mg_checkpoint **out, const char *path, const char *name, mg_error *err) {
+    mg_hf_name n;
+    MG_TRY(open_kind(out, path, err));
+    mg_files_ckpt *c = (mg_files_ckpt *)*out; /* what every kind above makes */
+    const char *shown = mg_hf_parse_name(&n, name) ? mg_arena_strdup(&c->arena, n.file ? n.file : n.repo) : NULL;
+    if (shown) {
+        c->base.path = shown;
+        return MG_OK;
+    }
+    mg_checkpoint_free(*out);
     *out = NULL;
-    mg_status st = open_kind(out, path, err);
+    return mg_fail_nomem(err, strlen(name));
+}
+
+mg_status mg_checkpoint_open(mg_checkpoint **out, const char *path, mg_error *err) {
+    char found[4096];
+    bool cached = false;
+    *out = NULL;
+    mg_status st =
+        path[0] ? mg_hf_resolve(found, sizeof found, path, &cached, err) : mg_fail(err, MG_ERR_USAGE, "path is empty");
+    if (st == MG_OK) st = cached ? open_cached(out, found, path, err) : open_kind(out, path, err);
     if (st != MG_OK) mg_error_at(err, path, NULL);
     return st;
 }

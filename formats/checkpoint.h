@@ -32,7 +32,7 @@ typedef struct mg_checkpoint_ops {
 struct mg_checkpoint {
     const mg_checkpoint_ops *ops;
     mg_container container;
-    const char *path;             /* as given by the user */
+    const char *path;             /* as given by the user; "org/name" for one from the Hugging Face cache */
     const char *dir;              /* directory of side files (tokenizer.json ...); for a GGUF or single file its directory; NULL for none */
     mg_tensor *tensors;
     uint32_t n_tensors;

@@ -5,6 +5,7 @@
 
 #include "formats/base/file.h"
 #include "formats/base/json.h"
+#include "formats/hf_cache.h"
 #include "formats/tokenizer_impl.h"
 
 enum { MAX_TOKENIZER = 256 << 20, MAX_SIDE = 64 << 20 };
@@ -169,8 +170,15 @@ static bool ends_with(const char *s, const char *tail) {
 }
 
 mg_status mg_tokenizer_open_path(mg_tokenizer **out, const char *path, mg_error *err) {
+    char found[4096];
+    bool cached;
     *out = NULL;
-    mg_status s;
+    mg_status s = mg_hf_resolve(found, sizeof found, path, &cached, err);
+    if (s) {
+        mg_error_at(err, path, NULL);
+        return s;
+    }
+    path = found;
     if (mg_path_is_dir(path)) {
         s = mg_tokenizer_open_dir(out, path, err);
     } else if (ends_with(path, ".json")) {

@@ -9,6 +9,7 @@
 #include "formats/base/file.h"
 #include "formats/base/options.h"
 #include "formats/base/pool.h"
+#include "formats/hf_cache.h"
 #include "formats/hf_dir.h"
 #include "quant/scan.h"
 
@@ -68,9 +69,11 @@ static mg_status open_config(inspection *in, const char *path, mg_error *err) {
 }
 
 static mg_status open_path(inspection *in, mg_error *err) {
-    char path[4096];
-    if (mg_path_is_dir(in->path) && is_config_only(in->path)) {
-        MG_TRY(mg_path_join(path, sizeof path, in->path, "config.json", err));
+    char path[4096], found[4096];
+    bool cached;
+    if (mg_hf_resolve(found, sizeof found, in->path, &cached, NULL) == MG_OK && mg_path_is_dir(found) &&
+        is_config_only(found)) { /* what is not found is refused below */
+        MG_TRY(mg_path_join(path, sizeof path, found, "config.json", err));
         return open_config(in, path, err);
     }
     if (ends_with(in->path, ".json") && mg_path_exists(in->path)) return open_config(in, in->path, err);

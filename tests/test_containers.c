@@ -210,8 +210,9 @@ Test(hf_dir, kinds_not_built_yet_are_named) {
         mg_status code;
         const char *say;
     } cases[] = {
-        {"no_such_org/no_such_model", MG_ERR_UNSUPPORTED, "cache"},
-        {"hf:org/name", MG_ERR_UNSUPPORTED, "cache"},
+        {"no_such_org/no_such_model", MG_ERR_IO, "cache"},
+        {"hf:no_such_org/no_such_model", MG_ERR_IO, "cache"},
+        {"hf:a/../b", MG_ERR_USAGE, "hf:"},
         {"/no/such/dir/x.gguf", MG_ERR_IO, "No such file"},
         {MG_TEST_DATA "/golden/merge/moe4_hidden.yml", MG_ERR_UNSUPPORTED, "YAML"},
         {MG_TEST_DATA "/models/donors/base/config.json", MG_ERR_FORMAT, "JSON"},
