@@ -1,4 +1,4 @@
-/* gguf_vocab.c - see gguf_vocab.h: tokens, scores and types. The rest is gguf_special.c. */
+/* gguf_vocab.c - see gguf_vocab.h: tokens, scores, types and merges. The rest is gguf_special.c. */
 #include "convert/gguf_vocab.h"
 
 #include <stdio.h>
@@ -7,6 +7,7 @@
 
 #include "convert/gguf_special.h"
 #include "formats/base/file.h"
+#include "formats/base/hash.h"
 #include "formats/base/json.h"
 #include "formats/spm_model.h"
 #include "formats/tokenizer.h"
@@ -18,6 +19,9 @@ typedef struct vocab {
     float *score;
     int32_t *type;
     uint64_t n;
+    const char *pre; /* byte-level BPE: how text is cut; else NULL */
+    mg_str *merges;
+    uint32_t n_merges;
 } vocab;
 
 enum { MAX_SIDE = 64 << 20, MAX_VOCAB = 1 << 24 };
@@ -172,12 +176,117 @@ static mg_status take_tokens(vocab *v, const mg_tokenizer *t, uint64_t rows, mg_
     return s;
 }
 
+/* ---- byte-level BPE ---- */
+
+/* The name by which llama.cpp knows how the tokenizer cuts text. */
+static mg_status find_pre(const mg_tokenizer *t, const char **out, mg_error *err) {
+    static const char text[] =
+#define MG_PRE_CHECK_TEXT
+#include "convert/gguf_pre_hashes.inc"
+#undef MG_PRE_CHECK_TEXT
+        ;
+    static const struct {
+        const char *hash, *name;
+    } known[] = {
+#define MG_PRE_HASH(hash, name) {hash, name},
+#include "convert/gguf_pre_hashes.inc"
+#undef MG_PRE_HASH
+    };
+    mg_ids ids = {0};
+    mg_sha256 h;
+    uint8_t digest[32];
+    char hex[65], number[16];
+    mg_status s = mg_tokenizer_encode(t, text, sizeof text - 1, MG_ENCODE_DEFAULT, &ids, err);
+    mg_sha256_init(&h);
+    mg_sha256_update(&h, "[", 1);
+    for (size_t i = 0; i < ids.n; i++)
+        mg_sha256_update(&h, number, (size_t)snprintf(number, sizeof number, i ? ", %d" : "%d", ids.ids[i]));
+    mg_sha256_update(&h, "]", 1);
+    mg_sha256_final(&h, digest);
+    mg_hex(digest, 32, hex);
+    mg_ids_release(&ids);
+    for (size_t i = 0; i < sizeof known / sizeof *known && !s; i++)
+        if (strcmp(known[i].hash, hex) == 0) {
+            *out = known[i].name;
+            return MG_OK;
+        }
+    return s ? s
+             : mg_fail(err, MG_ERR_UNSUPPORTED,
+                       "byte-level tokenizer that no tokenizer.ggml.pre is known for (check hash %s)", hex);
+}
+
+/* An added token as readers of GGUF look for it: what encoding and decoding make of it, blanks for marks. */
+static mg_status take_added(vocab *v, const mg_tokenizer *t, uint64_t i, bool special, bool normalized, mg_error *err) {
+    const mg_token *k = mg_tokenizer_token(t, (int32_t)i);
+    char *text = NULL;
+    mg_ids ids = {0};
+    mg_status s = MG_OK;
+    if (!normalized) {
+        s = mg_tokenizer_encode(t, k->text, k->len, MG_ENCODE_SPECIAL, &ids, err);
+        if (!s) s = mg_tokenizer_decode(t, ids.ids, ids.n, 0, &text, NULL, err);
+    }
+    bool control = special || looks_special(text ? text : k->text);
+    const char *found = text ? text : k->text;
+    if (!s && !control) found = with_blanks(v, found);
+    if (!s && !found) s = mg_fail_nomem(err, k->len);
+    if (!s) s = set_token(v, i, found, 0, control ? MG_TOKEN_CONTROL : MG_TOKEN_USER_DEFINED, err);
+    mg_ids_release(&ids);
+    free(text);
+    return s;
+}
+
+/* "left right" with blanks inside of a side written as U+0120. */
+static mg_status take_merge(vocab *v, const mg_tokenizer *t, uint32_t i, mg_error *err) {
+    const mg_token *side[2];
+    mg_tokenizer_merge(t, i, &side[0], &side[1]);
+    char *out = mg_arena_alloc(&v->arena, 2 * ((size_t)side[0]->len + side[1]->len) + 2, 1);
+    size_t n = 0;
+    if (!out) return mg_fail_nomem(err, side[0]->len);
+    for (int k = 0; k < 2; k++) {
+        for (uint32_t at = 0; at < side[k]->len; at++) {
+            char c = side[k]->text[at];
+            if (c == ' ') out[n++] = '\xC4';
+            out[n++] = c == ' ' ? '\xA0' : c;
+        }
+        if (k == 0) out[n++] = ' ';
+    }
+    v->merges[i] = (mg_str){out, n};
+    return MG_OK;
+}
+
+static mg_status take_byte_level(vocab *v, const mg_tokenizer *t, uint64_t rows, mg_error *err) {
+    uint64_t own = mg_tokenizer_size(t);
+    if (rows && own > rows)
+        return mg_fail(err, MG_ERR_CONFLICT, "the tokenizer has %llu tokens, config.json's vocab_size is %llu",
+                       (unsigned long long)own, (unsigned long long)rows);
+    mg_status s = find_pre(t, &v->pre, err);
+    if (!s) s = start(v, rows ? rows : own, err);
+    for (uint64_t i = 0; i < own && !s; i++) {
+        const mg_token *k = mg_tokenizer_token(t, (int32_t)i);
+        bool special = false, normalized = false;
+        if (k->type != MG_TOKEN_NORMAL && mg_tokenizer_is_added(t, (int32_t)i, &special, &normalized))
+            s = take_added(v, t, i, special, normalized, err);
+        else
+            s = set_token(v, i, k->text, 0, MG_TOKEN_NORMAL, err);
+    }
+    v->n_merges = mg_tokenizer_n_merges(t);
+    if (!s) s = MG_ARENA_NEW(&v->arena, &v->merges, v->n_merges + 1, err);
+    for (uint32_t i = 0; i < v->n_merges && !s; i++) s = take_merge(v, t, i, err);
+    return s;
+}
+
 static mg_status from_json(vocab *v, const char *dir, uint64_t rows, bool *adds_blank, mg_error *err) {
     char path[4096];
     mg_tokenizer *t = NULL;
     mg_status s = mg_path_join(path, sizeof path, dir, "tokenizer.json", err);
     if (!s) s = mg_tokenizer_open_json(&t, path, err);
-    if (!s) s = take_tokens(v, t, rows, err);
+    if (!s && mg_tokenizer_is_byte_level(t)) { /* with the side files: the check text may begin with BOS */
+        mg_tokenizer_free(t);
+        s = mg_tokenizer_open_dir(&t, dir, err);
+        if (!s) s = take_byte_level(v, t, rows, err);
+    } else if (!s) {
+        s = take_tokens(v, t, rows, err);
+    }
     if (!s) *adds_blank = mg_tokenizer_adds_blank(t);
     mg_error_at(s ? err : NULL, path, NULL);
     mg_tokenizer_free(t);
@@ -198,7 +307,16 @@ static mg_status put_space_prefix(mg_kvs *kv, const mg_json *config, bool adds_b
     return mg_kvs_set_bool(kv, "tokenizer.ggml.add_space_prefix", value, err);
 }
 
+static mg_status put_byte_level(mg_kvs *kv, const vocab *v, mg_error *err) {
+    mg_status s = mg_kvs_set_str(kv, "tokenizer.ggml.model", "gpt2", 4, err);
+    if (!s) s = mg_kvs_set_str(kv, "tokenizer.ggml.pre", v->pre, strlen(v->pre), err);
+    if (!s) s = mg_kvs_set_arr(kv, "tokenizer.ggml.tokens", MG_KV_STR, v->n, v->text, err);
+    if (!s) s = mg_kvs_set_arr(kv, "tokenizer.ggml.token_type", MG_KV_I32, v->n, v->type, err);
+    return s ? s : mg_kvs_set_arr(kv, "tokenizer.ggml.merges", MG_KV_STR, v->n_merges, v->merges, err);
+}
+
 static mg_status put_vocab(mg_kvs *kv, const vocab *v, mg_error *err) {
+    if (v->pre) return put_byte_level(kv, v, err);
     mg_status s = mg_kvs_set_str(kv, "tokenizer.ggml.model", "llama", 5, err);
     if (!s) s = mg_kvs_set_str(kv, "tokenizer.ggml.pre", "default", 7, err);
     if (!s) s = mg_kvs_set_arr(kv, "tokenizer.ggml.tokens", MG_KV_STR, v->n, v->text, err);
@@ -210,7 +328,7 @@ static mg_status append(mg_kvs *kv, const char *dir, const mg_json *config, uint
     bool adds_blank = true;
     mg_status s = has_file(dir, "tokenizer.model") ? from_spm(v, dir, config, rows, err)
                                                    : from_json(v, dir, rows, &adds_blank, err);
-    if (!s) s = put_space_prefix(kv, config, adds_blank, err);
+    if (!s && !v->pre) s = put_space_prefix(kv, config, adds_blank, err);
     if (!s) s = put_vocab(kv, v, err);
     /* Told by the size of the vocabulary, as the converter does: granite's code models never begin with BOS, CodeLlama
      * has an end of infill. */

@@ -1,5 +1,6 @@
 /* gguf_vocab.h - the tokenizer.* keys of a GGUF made from a Hugging Face directory: names, order, types and values of
- * convert_hf_to_gguf.py for the llama family (SentencePiece BPE; see docs/tokenizer.md for the one difference). */
+ * convert_hf_to_gguf.py for SentencePiece BPE (see docs/tokenizer.md for the one difference) and byte-level BPE, whose
+ * tokenizer.ggml.pre is found as the converter finds it: by the hash of the ids of a fixed text. */
 #ifndef MG_CONVERT_GGUF_VOCAB_H
 #define MG_CONVERT_GGUF_VOCAB_H
 

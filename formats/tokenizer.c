@@ -238,6 +238,28 @@ bool mg_tokenizer_adds_eos(const mg_tokenizer *t) {
     return t->add_eos;
 }
 
+bool mg_tokenizer_is_byte_level(const mg_tokenizer *t) {
+    return t->byte_level;
+}
+uint32_t mg_tokenizer_n_merges(const mg_tokenizer *t) {
+    return t->n_merges;
+}
+
+void mg_tokenizer_merge(const mg_tokenizer *t, uint32_t i, const mg_token **left, const mg_token **right) {
+    *left = &t->tokens[t->merges[i].left];
+    *right = &t->tokens[t->merges[i].right];
+}
+
+bool mg_tokenizer_is_added(const mg_tokenizer *t, int32_t id, bool *special, bool *normalized) {
+    for (uint32_t i = 0; i < t->n_added; i++)
+        if (t->added[i].id == id) {
+            *special = t->added[i].special;
+            *normalized = t->added[i].normalized;
+            return true;
+        }
+    return false;
+}
+
 /* ---- text to ids and back ---- */
 
 mg_status mg_tokenizer_encode(const mg_tokenizer *t, const char *text, size_t n, unsigned flags, mg_ids *out,

@@ -70,6 +70,14 @@ bool mg_tokenizer_adds_blank(const mg_tokenizer *t);
  * rank those SentencePiece would have had. MG_ERR_UNSUPPORTED when scores cannot express the merges. */
 mg_status mg_tokenizer_scores(const mg_tokenizer *t, float *scores, mg_error *err) MG_MUST_CHECK;
 
+/* Whether tokens are written in the byte alphabet of GPT-2 (byte-level BPE). */
+bool mg_tokenizer_is_byte_level(const mg_tokenizer *t);
+/* Merges in order of rank; none for tokenizers that merge by score. i < mg_tokenizer_n_merges. */
+uint32_t mg_tokenizer_n_merges(const mg_tokenizer *t);
+void mg_tokenizer_merge(const mg_tokenizer *t, uint32_t i, const mg_token **left, const mg_token **right);
+/* Is id an added token (looked for in the text as a whole)? Looks through all of them. */
+bool mg_tokenizer_is_added(const mg_tokenizer *t, int32_t id, bool *special, bool *normalized);
+
 enum {
     MG_ENCODE_BOS_EOS = 1, /* put BOS before and EOS after the text where the model's tokenizer does */
     MG_ENCODE_SPECIAL = 2, /* "<s>" in the text is the special token, not three characters */
