@@ -1,6 +1,8 @@
 /* quantize_source.c - the GGUF form of a model in another layout, as a plan that quantizing reads through. */
 #include "convert/quantize.h"
 
+#include "quant/group_checkpoint.h"
+
 static mg_status plan_conversion(mg_quantize_source *s, const mg_convert_gguf_options *opt, mg_dtype *dtype,
                                  mg_error *err) {
     mg_convert_gguf_options o = opt ? *opt : (mg_convert_gguf_options){0};
@@ -22,7 +24,8 @@ mg_status mg_quantize_source_open(mg_quantize_source *s, mg_checkpoint *in, cons
                                   mg_error *err) {
     *s = (mg_quantize_source){.gguf = in, .had_tokenizer = true};
     if (in->kv) return MG_OK;
-    mg_dtype dtype = mg_convert_auto_dtype(in);
+    /* Decoded weights are not rounded twice: they have more bits than the type of the tensors beside them. */
+    mg_dtype dtype = mg_group_checkpoint_is_view(in) ? MG_F32 : mg_convert_auto_dtype(in);
     mg_status st = mg_model_open(&s->model, in, err);
     if (st == MG_OK) st = plan_conversion(s, opt, &dtype, err);
     if (st != MG_OK) {

@@ -10,6 +10,7 @@
 #include "formats/base/md5.h"
 #include "formats/base/options.h"
 #include "formats/base/pool.h"
+#include "quant/group_checkpoint.h"
 #include "quant/scan.h"
 
 static const mg_tool_info tool = {
@@ -37,6 +38,7 @@ typedef struct checker {
 typedef struct subject {
     const char *path;
     mg_checkpoint *ckpt;
+    mg_checkpoint *dense; /* NULL, ckpt itself, or the dense view of quantized weights, which owns ckpt */
     mg_json *report;
     uint64_t manifest_files;
 } subject;
@@ -62,7 +64,8 @@ static mg_status check_model(checker *c, subject *s, mg_json *notes, mg_error *e
     mg_error why = {0};
     char text[1400];
     if (!is_model(s->ckpt)) return MG_OK;
-    mg_status st = mg_model_open(&m, s->ckpt, &why);
+    mg_status st = mg_group_checkpoint_wrap(&s->dense, s->ckpt, &why);
+    if (st == MG_OK) st = mg_model_open(&m, s->dense, &why);
     if (st == MG_OK) {
         mg_json_set_str(s->report, "family", m->arch->name);
         mg_model_free(m);
@@ -291,7 +294,7 @@ static mg_status check_path(checker *c, const char *path, mg_error *err) {
         putchar('\n');
     }
     mg_json_push(c->results, s.report);
-    mg_checkpoint_free(s.ckpt);
+    mg_checkpoint_free(s.dense ? s.dense : s.ckpt);
     return st;
 }
 

@@ -11,6 +11,7 @@
 #include "formats/base/pool.h"
 #include "formats/hf_cache.h"
 #include "formats/hf_dir.h"
+#include "quant/group_checkpoint.h"
 #include "quant/scan.h"
 
 static const mg_tool_info tool = {
@@ -28,7 +29,8 @@ typedef struct inspection {
     mg_common common;
     bool tensors, kv, stats, hash;
     const char *path;
-    mg_checkpoint *ckpt; /* NULL for a bare configuration */
+    mg_checkpoint *ckpt;  /* NULL for a bare configuration */
+    mg_checkpoint *dense; /* what the model is read from: ckpt itself, or the dense view that owns it */
     mg_json *own_config; /* of a bare configuration */
     const mg_json *config;
     mg_model *model; /* NULL: family unknown, see why_no_model */
@@ -63,7 +65,13 @@ static mg_status open_config(inspection *in, const char *path, mg_error *err) {
     mg_error_at(err, path, NULL);
     MG_TRY(st);
     in->config = in->own_config;
-    mg_status bound = mg_model_from_config(&in->model, in->config, &in->why_no_model);
+    mg_json *dense = NULL; /* counts are of the model, however its weights were stored */
+    mg_status bound = mg_json_dup(&dense, in->config, &in->why_no_model);
+    if (bound == MG_OK) {
+        mg_json_remove(dense, "quantization_config");
+        bound = mg_model_from_config(&in->model, dense, &in->why_no_model);
+    }
+    mg_json_free(dense);
     (void)bound; /* kept in why_no_model */
     return MG_OK;
 }
@@ -79,7 +87,8 @@ static mg_status open_path(inspection *in, mg_error *err) {
     if (ends_with(in->path, ".json") && mg_path_exists(in->path)) return open_config(in, in->path, err);
     MG_TRY(mg_checkpoint_open(&in->ckpt, in->path, err));
     in->config = in->ckpt->config;
-    mg_status bound = mg_model_open(&in->model, in->ckpt, &in->why_no_model);
+    mg_status bound = mg_group_checkpoint_wrap(&in->dense, in->ckpt, &in->why_no_model);
+    if (bound == MG_OK) bound = mg_model_open(&in->model, in->dense, &in->why_no_model);
     (void)bound;
     return MG_OK;
 }
@@ -312,7 +321,8 @@ static void print_report(const inspection *in) {
         const char *where = template_place(in), *runs = runs_it(in);
         printf("tokenizer:   %s\ntemplate:    %s\n", text[0] ? text : "none", where ? where : "none");
         if (runs) printf("runs in:     %s\n", runs);
-        for (uint32_t i = 0; i < in->ckpt->n_notes; i++) printf("note:        %s\n", in->ckpt->notes[i]);
+        const mg_checkpoint *said = in->dense ? in->dense : in->ckpt;
+        for (uint32_t i = 0; i < said->n_notes; i++) printf("note:        %s\n", said->notes[i]);
         if (in->kv && in->ckpt->kv) print_kvs(in->ckpt->kv);
         if (in->kv && in->ckpt->st_metadata) print_kvs(in->ckpt->st_metadata);
         if (in->tensors || in->stats || in->hash) print_tensors(in);
@@ -438,8 +448,8 @@ static mg_status print_json(const inspection *in, mg_error *err) {
     mg_json_set(o, "tokenizer", text[0] ? mg_json_new_str(text) : mg_json_new_null());
     mg_json_set(o, "template", place ? mg_json_new_str(place) : mg_json_new_null());
     mg_json_set(o, "runs_in", runs ? mg_json_new_str(runs) : mg_json_new_null());
-    for (uint32_t i = 0; in->ckpt && i < in->ckpt->n_notes; i++)
-        mg_json_push(notes, mg_json_new_str(in->ckpt->notes[i]));
+    const mg_checkpoint *said = in->dense ? in->dense : in->ckpt;
+    for (uint32_t i = 0; said && i < said->n_notes; i++) mg_json_push(notes, mg_json_new_str(said->notes[i]));
     if (!in->model && is_model(in)) mg_json_push(notes, mg_json_new_str(in->why_no_model.message));
     mg_json_set(o, "notes", notes);
     for (uint32_t i = 0; in->ckpt && i < in->ckpt->n_tensors; i++) mg_json_push(list, tensor_json(in, i));
@@ -499,7 +509,7 @@ int main(int argc, char **argv) {
         }
     }
     if (in.model) mg_model_free(in.model);
-    mg_checkpoint_free(in.ckpt);
+    mg_checkpoint_free(in.dense ? in.dense : in.ckpt);
     mg_json_free(in.own_config);
     free(in.scan);
     mg_opt_list_release(&pos);

@@ -1,7 +1,9 @@
 /* group_checkpoint.c - see group_checkpoint.h. */
 #include "quant/group_checkpoint.h"
 
+#include <inttypes.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -24,6 +26,8 @@ typedef struct dense {
     mg_checkpoint *inner;
     mg_group_layout layout;
     mg_json *config;
+    const char **notes;
+    char note[160];
     uint32_t *stored;    /* per tensor of base: its index in inner (of the codes, for a matrix) */
     uint64_t *band_rows; /* per matrix */
     pthread_mutex_t lock;
@@ -155,6 +159,7 @@ static void free_view(dense *d) {
     }
     mg_strmap_release(&d->base.by_name);
     mg_json_free(d->config);
+    free(d->notes);
     mg_group_layout_release(&d->layout);
     free(d->base.tensors);
     free(d->stored);
@@ -209,6 +214,21 @@ static mg_status dense_config(dense *d, mg_error *err) {
     return MG_OK;
 }
 
+/* "56 weights are decoded from AWQ" after the notes on the container. */
+static mg_status add_note(dense *d, mg_error *err) {
+    static const char *const names[] = {"nothing", "AWQ", "GPTQ", "compressed-tensors", "FP8"};
+    const uint32_t n = d->inner->n_notes;
+    d->notes = calloc((size_t)n + 1, sizeof *d->notes);
+    if (!d->notes) return mg_fail_nomem(err, n);
+    if (n) memcpy(d->notes, d->inner->notes, n * sizeof *d->notes);
+    snprintf(d->note, sizeof d->note, "%" PRIu32 " weights are quantized (%s) and decoded to F32 as they are read",
+             d->layout.n_matrices, names[d->layout.config.method]);
+    d->notes[n] = d->note;
+    d->base.notes = d->notes;
+    d->base.n_notes = n + 1;
+    return MG_OK;
+}
+
 static mg_status fill(dense *d, mg_checkpoint *inner, mg_error *err) {
     d->inner = inner;
     d->base = *inner;
@@ -221,6 +241,7 @@ static mg_status fill(dense *d, mg_checkpoint *inner, mg_error *err) {
         return mg_fail(err, MG_ERR_LIMIT, "no lock for reading quantized weights");
     d->has_lock = true;
     MG_TRY(fill_tensors(d, err));
+    MG_TRY(add_note(d, err));
     return dense_config(d, err);
 }
 
@@ -236,6 +257,10 @@ mg_status mg_group_checkpoint_wrap(mg_checkpoint **out, mg_checkpoint *inner, mg
     }
     free_view(d);
     return st;
+}
+
+bool mg_group_checkpoint_is_view(const mg_checkpoint *c) {
+    return c->ops == &ops;
 }
 
 mg_status mg_group_checkpoint_open(mg_checkpoint **out, const char *path, mg_error *err) {

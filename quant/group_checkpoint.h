@@ -21,4 +21,7 @@ mg_status mg_group_checkpoint_open(mg_checkpoint **out, const char *path, mg_err
  * After a failure inner is still the caller's. Tensors keep their order, each weight in the place of its codes. */
 mg_status mg_group_checkpoint_wrap(mg_checkpoint **out, mg_checkpoint *inner, mg_error *err) MG_MUST_CHECK;
 
+/* Is c such a view, with weights of full f32 precision whatever its other tensors are? */
+bool mg_group_checkpoint_is_view(const mg_checkpoint *c);
+
 #endif

@@ -163,7 +163,7 @@
     {.key = MG_K_MOE_STEP, .hf = {"decoder_sparse_step"}, .absent = VALUE_(1), .lo = 1, .hi = MAX_LAYERS, .quiet = true}
 
 #define REFUSE_GROUP_FORMATS \
-    {"quantization_config", NAN, "weights quantized in a group format are not read yet; convert from the float checkpoint"}
+    {"quantization_config", NAN, "quantized weights are read through their dense view only"}
 #define LLAMA_REFUSALS \
     REFUSE_GROUP_FORMATS, {"partial_rotary_factor", 1, "this family rotates whole heads"}, \
     {"rope_parameters.partial_rotary_factor", 1, "this family rotates whole heads"}
