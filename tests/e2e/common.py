@@ -58,7 +58,7 @@ class Result:
         return json.loads(self.out)
 
 
-def run(tool, *args, expect=0, env=None, cwd=None, stdin=None, timeout=280):
+def run(tool, *args, expect=0, env=None, cwd=None, stdin=None, timeout=1100):
     """Run moegraft-<tool>; raise unless it exits with `expect` (a number, a tuple of numbers, or None for any).
 
     env: extra variables. A negative exit code is a signal, as subprocess reports it.
