@@ -65,17 +65,29 @@ static mg_status generated(mg_plan *p, const mg_model *m, const mg_target *t, co
 }
 
 /* Parts one below the other in the target's shape: rank r+1 is a stack of groups, each a concatenation. */
-static mg_status assemble(mg_plan *p, const mg_target *t, const mg_expr **parts, const mg_expr **out, mg_error *err) {
+static mg_status assemble(mg_plan *p, const mg_target *t, const mg_expr **parts, uint32_t n_parts, const mg_expr **out,
+                          mg_error *err) {
     uint64_t shape[MG_MAX_RANK];
     uint32_t rank = mg_expr_shape(parts[0], shape), groups = 1;
     if (rank + 1 == t->rank) groups = (uint32_t)t->shape[0];
-    if (groups == 0 || t->n_parts % groups)
-        return mg_fail(err, MG_ERR_INTERNAL, "'%s': %u parts for %u slices", t->name, t->n_parts, groups);
-    uint32_t per = t->n_parts / groups;
+    if (groups == 0 || n_parts % groups)
+        return mg_fail(err, MG_ERR_INTERNAL, "'%s': %u parts for %u slices", t->name, n_parts, groups);
+    uint32_t per = n_parts / groups;
     if (per > 1)
         for (uint32_t g = 0; g < groups; g++) MG_TRY(mg_expr_concat(p, parts + g * per, per, &parts[g], err));
     if (rank + 1 == t->rank) return mg_expr_stack(p, parts, groups, out, err);
     *out = parts[0];
+    return MG_OK;
+}
+
+/* Parts that alternate in the file: laid one below the other, then turned into what is stored. */
+static mg_status join(mg_plan *p, const mg_target *t, const mg_expr **parts, uint32_t *n, mg_error *err) {
+    for (uint32_t g = 0; g < *n / t->join; g++) {
+        MG_TRY(mg_expr_concat(p, parts + g * t->join, t->join, &parts[g], err));
+        for (uint32_t v = 0; v < MG_MAX_VIEWS && t->after[v].kind != MG_VIEW_END; v++)
+            MG_TRY(mg_expr_view(p, parts[g], &t->after[v], &parts[g], err));
+    }
+    *n /= t->join;
     return MG_OK;
 }
 
@@ -89,7 +101,9 @@ mg_status mg_convert_target_expr(mg_plan *p, mg_model *m, const mg_target *t, co
         st = mg_target_bind(&b, m, t, i, err);
         if (st == MG_OK) st = mg_expr_role(p, m, &b, &parts[i], err);
     }
-    if (st == MG_OK) st = assemble(p, t, parts, out, err);
+    uint32_t n = t->n_parts;
+    if (st == MG_OK && t->join > 1) st = join(p, t, parts, &n, err);
+    if (st == MG_OK) st = assemble(p, t, parts, n, out, err);
     free(parts);
     if (st == MG_OK) {
         mg_tensor d = {.name = t->name, .dtype = mg_expr_dtype(*out)};

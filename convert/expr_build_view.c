@@ -37,13 +37,15 @@ static mg_status view_rope(mg_expr *e, const mg_tensor *c, const mg_view *v, mg_
 
 static mg_status view_reshape(mg_expr *e, const mg_tensor *c, const mg_view *v, mg_error *err) {
     uint64_t n;
-    e->t.rank = v->b ? 2 : 1;
+    e->t.rank = v->step ? 3 : v->b ? 2 : 1;
     e->t.shape[0] = v->a;
     e->t.shape[1] = v->b;
-    if (!mg_mul_u64(v->a, v->b ? v->b : 1, &n) || n != c->n_elements)
-        return mg_fail(err, MG_ERR_FORMAT, "cannot reshape %llu elements to %llu x %llu",
+    e->t.shape[2] = v->step;
+    if (!mg_mul_u64(v->a, v->b ? v->b : 1, &n) || !mg_mul_u64(n, v->step ? v->step : 1, &n) || n != c->n_elements ||
+        (v->step && !v->b))
+        return mg_fail(err, MG_ERR_FORMAT, "cannot reshape %llu elements to %llu x %llu x %llu",
                        (unsigned long long)c->n_elements, (unsigned long long)v->a,
-                       (unsigned long long)(v->b ? v->b : 1));
+                       (unsigned long long)(v->b ? v->b : 1), (unsigned long long)(v->step ? v->step : 1));
     return MG_OK;
 }
 

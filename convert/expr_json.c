@@ -21,6 +21,7 @@ static mg_json *view_json(const mg_expr *e) {
     bool rows = v->kind == MG_VIEW_ROWS || v->kind == MG_VIEW_GROUPS;
     if (rows) mg_json_push(a, mg_json_new_u64(v->step ? v->step : 1));
     if (rows || v->kind == MG_VIEW_RESHAPE) mg_json_push(a, mg_json_new_u64(v->b));
+    if (v->kind == MG_VIEW_RESHAPE && v->step) mg_json_push(a, mg_json_new_u64(v->step));
     return a;
 }
 

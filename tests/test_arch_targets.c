@@ -9,6 +9,37 @@ static void set_architecture(memory_checkpoint *c, const mg_model *source) {
     c->base.container = MG_CONTAINER_GGUF;
 }
 
+/* Parts whose rows alternate in the file, put there by hand: [join][rows][cols] to [cols][join * rows] with the row the
+ * slower index, or [join][n] to [join * n]. */
+static void put_joined(const mg_target *x, const uint8_t *parts, uint64_t rows, uint64_t cols, uint64_t size,
+                       uint8_t *out) {
+    bool transposed = false;
+    for (uint32_t v = 0; v < MG_MAX_VIEWS && x->after[v].kind != MG_VIEW_END; v++)
+        transposed = transposed || x->after[v].kind == MG_VIEW_TRANSPOSE;
+    cr_assert(transposed || cols == 1);
+    for (uint32_t t = 0; t < x->join; t++)
+        for (uint64_t r = 0; r < rows; r++)
+            for (uint64_t c = 0; c < cols; c++)
+                memcpy(out + (c * x->join * rows + r * x->join + t) * size, parts + ((t * rows + r) * cols + c) * size,
+                       size);
+}
+
+static void rewrite_joined(mg_model *source, const mg_target *x, mg_tensor *to, uint8_t *out) {
+    const uint64_t size = mg_dtype_get(to->dtype)->block_bytes, group = to->n_bytes / (x->n_parts / x->join);
+    uint8_t *parts = malloc(group);
+    for (uint32_t p = 0; p < x->n_parts; p += x->join) {
+        mg_bound b;
+        mg_error err = {0};
+        for (uint32_t t = 0; t < x->join; t++) {
+            cr_assert_eq(mg_target_bind(&b, source, x, p + t, &err), MG_OK, "%s", error_text(&err));
+            cr_assert_eq(mg_model_read_rows(source, &b, 0, mg_bound_rows(&b), parts + t * (group / x->join), &err),
+                         MG_OK, "%s", error_text(&err));
+        }
+        put_joined(x, parts, b.shape[0], b.rank > 1 ? b.shape[1] : 1, size, out + p / x->join * group);
+    }
+    free(parts);
+}
+
 /* Write source in a layout, into memory. */
 static memory_checkpoint *rewrite(mg_model *source, const mg_arch *arch, mg_layout layout, const char *config) {
     memory_checkpoint *c = memory_new(config);
@@ -42,6 +73,10 @@ static memory_checkpoint *rewrite(mg_model *source, const mg_arch *arch, mg_layo
             continue;
         }
         uint32_t index = memory_add(c, x->name, mg_model_tensor(source, &b)->dtype, x->rank, x->shape);
+        if (x->join > 1) {
+            rewrite_joined(source, x, &c->base.tensors[index], c->data[index]);
+            continue;
+        }
         uint64_t row_bytes = mg_tensor_row_bytes(&c->base.tensors[index]), row = 0;
         for (uint32_t p = 0; p < x->n_parts; p++) {
             uint64_t in_part;
@@ -73,7 +108,7 @@ Test(arch_targets, hf_to_gguf_and_back_is_the_identity) {
         expect_same_weights(m, g);
         const mg_bound *q = mg_model_find(g, MG_R_ATTN_Q, 0, 0);
         const mg_view_kind order = mg_arch_row(m->arch, MG_R_ATTN_Q)->forms[MG_LAYOUT_GGUF][0].views[0].kind;
-        cr_assert_eq(q->views[0].kind, order, "%s", tiny[i]);
+        if (q) cr_assert_eq(q->views[0].kind, order, "%s", tiny[i]);
         for (int k = 0; k < MG_KEY_COUNT; k++) { /* what GGUF can say arrives; floats as float32 */
             if (k == MG_K_ROPE_TYPE && mg_hp_i(m, MG_K_ROPE_TYPE) == MG_ROPE_LLAMA3) break;
             if (k == MG_K_WINDOW || k == MG_K_BOS || k == MG_K_EOS || k == MG_K_PAD) continue;

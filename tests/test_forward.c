@@ -172,9 +172,10 @@ Test(forward, dense_families) {
 
 /* Mixtures: router rules, shared experts, dense layers among routed ones. */
 static const char *const mixtures[] = {
-    "mixtral",      "qwen2_moe",  "mesh_no_exchange", "mesh_k1",    "mesh_k2",        "mesh_dense",
-    "qwen3_moe",    "nekomind",   "nekomind_untied",  "olmoe",      "hunyuan_v1_moe", "dots1",
-    "ernie4_5_moe", "granitemoe", "glm4_moe",         "minimax_m2", "phimoe",
+    "mixtral",        "qwen2_moe", "mesh_no_exchange", "mesh_k1",         "mesh_k2",
+    "mesh_dense",     "qwen3_moe", "nekomind",         "nekomind_untied", "olmoe",
+    "hunyuan_v1_moe", "dots1",     "ernie4_5_moe",     "granitemoe",      "glm4_moe",
+    "minimax_m2",     "phimoe",    "deepseek_v2",      "deepseek_v3",     "gpt_oss",
 };
 Test(forward, mixtures) {
     for (size_t i = 0; i < sizeof mixtures / sizeof *mixtures; i++) against_reference(mixtures[i]);

@@ -71,7 +71,7 @@ void mg_softcap(const mg_math *math, float *x, float cap, uint64_t n) {
 
 /* One row of scores over keys [from, to) of the tile becomes weights; everything outside is +0. Lanes of T16 go by
  * absolute key position, which lo (a multiple of 256) preserves. Returns the divisor. */
-static float weigh(const mg_attention *a, float *x, uint64_t from, uint64_t to, uint64_t n) {
+static float weigh(const mg_attention *a, float *x, uint64_t from, uint64_t to, uint64_t n, const float *sink) {
     const uint64_t start = from / W * W;
     float scale = a->scale;
     if (a->softcap != 0) {
@@ -79,10 +79,15 @@ static float weigh(const mg_attention *a, float *x, uint64_t from, uint64_t to, 
         mg_softcap(a->math, x + from, a->softcap, to - from);
         scale = 1.0f;
     }
+    if (sink && scale != 1.0f) {
+        for (uint64_t i = from; i < to; i++) x[i] = x[i] * scale;
+        scale = 1.0f;
+    }
     for (uint64_t i = 0; i < start; i++) x[i] = 0.0f;
     for (uint64_t i = start; i < from; i++) x[i] = -INFINITY;
-    float l = a->math->softmax(x + start, to - start, scale);
-    for (uint64_t i = to; i < n; i++) x[i] = 0.0f;
+    if (sink) x[to] = *sink; /* rows have room behind the last key */
+    float l = a->math->softmax(x + start, to - start + (sink != NULL), scale);
+    for (uint64_t i = to; i < n + (sink != NULL); i++) x[i] = 0.0f;
     return l;
 }
 
@@ -110,7 +115,8 @@ static mg_status attention_ticket(void *ctx, uint64_t ticket, unsigned worker, m
         uint64_t from = a->window && pos + 1 > a->window ? pos + 1 - a->window : 0;
         if (from < t.lo) from = t.lo;
         float *x = t.score + i * t.ld;
-        l[i] = weigh(a, x, from - t.lo, pos + 1 - t.lo, keys);
+        l[i] = weigh(a, x, from - t.lo, pos + 1 - t.lo, keys,
+                     a->sinks ? a->sinks + head * r->group + (r0 + i) % r->group : NULL);
         for (uint64_t j = 0; j < keys; j++) t.weight[j * mr + i] = x[j];
     }
     for (uint64_t i = t.m; i < mr; i++)

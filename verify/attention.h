@@ -20,12 +20,13 @@ typedef struct mg_attention {
     const mg_math *math;
     mg_pool *pool;
     mg_kv_dims kv;
-    uint64_t heads;  /* query heads, a multiple of kv.heads */
-    uint64_t window; /* 0 = all earlier positions */
-    float scale;     /* of the scores */
-    float softcap;   /* scores become softcap * tanh(score / softcap) after scaling; 0 = none */
-    const float *q;  /* [rows][heads * kv.dim] */
-    float *out;      /* [rows][heads * kv.v_dim] */
+    uint64_t heads;     /* query heads, a multiple of kv.heads */
+    uint64_t window;    /* 0 = all earlier positions */
+    float scale;        /* of the scores */
+    float softcap;      /* scores become softcap * tanh(score / softcap) after scaling; 0 = none */
+    const float *sinks; /* [heads] a score per head that takes weight and gives no value; NULL = none */
+    const float *q;     /* [rows][heads * kv.dim] */
+    float *out;         /* [rows][heads * kv.v_dim] */
     const mg_attn_seq *seqs;
     uint32_t n_seqs;
     mg_fbuf *scratch; /* one per worker */

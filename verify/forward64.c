@@ -14,11 +14,11 @@
 struct mg_forward64 {
     mg_pool *pool;
     uint32_t experts_per_token;
-    double *buf[8]; /* see B_* */
-    uint64_t cap[8];
+    double *buf[16]; /* see B_* */
+    uint64_t cap[16];
 };
 
-enum { B_NORM, B_Q, B_K, B_V, B_ATTN, B_OUT, B_ROUTER, B_COUNT };
+enum { B_NORM, B_Q, B_K, B_V, B_ATTN, B_OUT, B_ROUTER, B_LATENT, B_KEY, B_COUNT };
 
 static mg_status need(mg_forward64 *f, int which, uint64_t a, uint64_t b, double **out, mg_error *err) {
     uint64_t n;
@@ -229,6 +229,8 @@ typedef struct attn_run {
     double factor, scale, cap; /* of the rotation; of the scores; of their size, 0 for none */
     uint64_t half, heads, kv_heads, dim, v_dim, window;
     bool interleaved;
+    uint64_t rope_at;   /* first rotated element of a head */
+    const float *sinks; /* [heads] or NULL */
     double *q, *k, *v, *out;
 } attn_run;
 
@@ -238,7 +240,7 @@ static void rotate(const attn_run *r, double *x, uint64_t heads, uint64_t pos) {
         const double c = cos(angle) * r->factor, s = sin(angle) * r->factor;
         const uint64_t ia = r->interleaved ? 2 * i : i, ib = r->interleaved ? 2 * i + 1 : i + r->half;
         for (uint64_t h = 0; h < heads; h++) {
-            double *p = x + h * r->dim, a = p[ia], b = p[ib];
+            double *p = x + h * r->dim + r->rope_at, a = p[ia], b = p[ib];
             p[ia] = a * c - b * s;
             p[ib] = a * s + b * c;
         }
@@ -267,6 +269,8 @@ static mg_status attn_ticket(void *ctx, uint64_t ticket, unsigned worker, mg_err
             if (r->cap != 0) e[j] = r->cap * tanh(e[j] / r->cap);
             if (e[j] > max) max = e[j];
         }
+        if (r->sinks && (double)r->sinks[h] > max) max = (double)r->sinks[h];
+        if (r->sinks) sum = exp((double)r->sinks[h] - max);
         for (uint64_t j = from; j <= i; j++) sum += e[j] = exp(e[j] - max);
         double *o = r->out + ((base + i) * r->heads + h) * r->v_dim;
         for (uint64_t d = 0; d < r->v_dim; d++) o[d] = 0;
@@ -304,12 +308,83 @@ static mg_status rotate_all(attn_run *r, mg_model *m, uint32_t layer, mg_error *
 static double score_scale(const mg_model *m, uint64_t dim) {
     const double given = mg_hp_f(m, MG_K_ATTN_SCALE);
     const int64_t other = mg_hp_i(m, MG_K_ATTN_SCALE_DIM);
-    return given != 0 ? given : 1.0 / sqrt(other > 0 ? (double)other : (double)dim);
+    return given != 0 ? given : mg_rope_stretch(m) / sqrt(other > 0 ? (double)other : (double)dim);
 }
 
 static mg_status norm_qk(const attn_run *r, mg_model *m, uint32_t layer, uint64_t n, mg_error *err) {
     MG_TRY(norm_projection(m, MG_R_ATTN_Q_NORM, layer, r->q, n, r->heads * r->dim, err));
     return norm_projection(m, MG_R_ATTN_K_NORM, layer, r->k, n, r->kv_heads * r->dim, err);
+}
+
+/* The first n values of every row, in place. */
+static mg_status norm_latent(mg_model *m, mg_role role, uint32_t layer, double *x, uint64_t rows, uint64_t ld,
+                             uint64_t n, mg_error *err) {
+    const mg_bound *b;
+    MG_TRY(mg_need(&b, m, role, layer, 0, err));
+    float *w = malloc(n * sizeof *w);
+    if (!w) return mg_fail_nomem(err, n * sizeof *w);
+    mg_status st = b->rank == 1 && b->shape[0] == n ? mg_read_f32(m, b, 0, 1, w, err)
+                                                    : mg_fail(err, MG_ERR_FORMAT, "a latent's norm has another size");
+    for (uint64_t t = 0; st == MG_OK && t < rows; t++) {
+        double ss = 0;
+        for (uint64_t j = 0; j < n; j++) ss += x[t * ld + j] * x[t * ld + j];
+        const double k = 1.0 / sqrt(ss / (double)n + m->arch->block.latent_eps);
+        for (uint64_t j = 0; j < n; j++) x[t * ld + j] *= k * (double)w[j];
+    }
+    free(w);
+    return st;
+}
+
+/* q, k and v of latent attention, heads expanded. */
+static mg_status latent(mg_forward64 *f, attn_run *r, mg_model *m, uint32_t layer, uint64_t n, const double *x,
+                        mg_error *err) {
+    const uint64_t hidden = (uint64_t)mg_hp_i(m, MG_K_HIDDEN), q_lora = (uint64_t)mg_hp_i(m, MG_K_Q_LORA);
+    const uint64_t lora = (uint64_t)mg_hp_i(m, MG_K_KV_LORA), plain = r->rope_at, turned = r->dim - plain;
+    const uint64_t ld = lora + turned, qw = r->heads * r->dim;
+    double *c = NULL, *k = NULL;
+    MG_TRY(need(f, B_LATENT, n, ld > q_lora ? ld : q_lora, &c, err));
+    MG_TRY(need(f, B_KEY, n, r->heads * plain + lora, &k, err));
+    if (q_lora) {
+        MG_TRY(linear(f, m, MG_R_ATTN_Q_A, MG_ROLE_COUNT, layer, 0, x, NULL, n, hidden, c, q_lora, err));
+        MG_TRY(norm_latent(m, MG_R_ATTN_Q_A_NORM, layer, c, n, q_lora, q_lora, err));
+        MG_TRY(linear(f, m, MG_R_ATTN_Q_B, MG_ROLE_COUNT, layer, 0, c, NULL, n, q_lora, r->q, qw, err));
+    } else {
+        MG_TRY(linear(f, m, MG_R_ATTN_Q, MG_ROLE_COUNT, layer, 0, x, NULL, n, hidden, r->q, qw, err));
+    }
+    MG_TRY(linear(f, m, MG_R_ATTN_KV_A, MG_ROLE_COUNT, layer, 0, x, NULL, n, hidden, c, ld, err));
+    MG_TRY(norm_latent(m, MG_R_ATTN_KV_A_NORM, layer, c, n, ld, lora, err));
+    double *l = k + n * r->heads * plain; /* latents without the rotated key */
+    for (uint64_t t = 0; t < n; t++) memcpy(l + t * lora, c + t * ld, lora * sizeof *l);
+    MG_TRY(linear(f, m, MG_R_ATTN_V_B, MG_ROLE_COUNT, layer, 0, l, NULL, n, lora, r->v, r->heads * r->v_dim, err));
+    MG_TRY(linear(f, m, MG_R_ATTN_K_B, MG_ROLE_COUNT, layer, 0, l, NULL, n, lora, k, r->heads * plain, err));
+    for (uint64_t t = 0; t < n; t++)
+        for (uint64_t h = 0; h < r->heads; h++) {
+            double *to = r->k + (t * r->heads + h) * r->dim;
+            memcpy(to, k + (t * r->heads + h) * plain, plain * sizeof *to);
+            memcpy(to + plain, c + t * ld + lora, turned * sizeof *to);
+        }
+    return MG_OK;
+}
+
+static mg_status plain_qkv(mg_forward64 *f, attn_run *r, mg_model *m, uint32_t layer, uint64_t n, const double *x,
+                           mg_error *err) {
+    const uint64_t hidden = (uint64_t)mg_hp_i(m, MG_K_HIDDEN);
+    const uint64_t qw = r->heads * r->dim, kw = r->kv_heads * r->dim, vw = r->kv_heads * r->v_dim;
+    MG_TRY(linear(f, m, MG_R_ATTN_Q, MG_R_ATTN_Q_BIAS, layer, 0, x, NULL, n, hidden, r->q, qw, err));
+    MG_TRY(linear(f, m, MG_R_ATTN_K, MG_R_ATTN_K_BIAS, layer, 0, x, NULL, n, hidden, r->k, kw, err));
+    return linear(f, m, MG_R_ATTN_V, MG_R_ATTN_V_BIAS, layer, 0, x, NULL, n, hidden, r->v, vw, err);
+}
+
+/* The softmax of every query, with the sinks of its head where there are some. */
+static mg_status attend(mg_forward64 *f, attn_run *r, mg_model *m, uint32_t layer, mg_error *err) {
+    const mg_bound *b = mg_model_find(m, MG_R_ATTN_SINKS, layer, 0);
+    float *sinks = b && b->shape[0] == r->heads ? malloc(r->heads * sizeof *sinks) : NULL;
+    mg_status st = MG_OK;
+    if (b) st = sinks ? mg_read_f32(m, b, 0, 1, sinks, err) : mg_fail_nomem(err, r->heads * sizeof *sinks);
+    r->sinks = sinks;
+    if (st == MG_OK) st = mg_pool_run(f->pool, r->heads * r->batch->n_seqs, attn_ticket, r, err);
+    free(sinks);
+    return st;
 }
 
 static mg_status attention(mg_forward64 *f, mg_model *m, uint32_t layer, const mg_batch *b, const double *x, double *y,
@@ -326,16 +401,16 @@ static mg_status attention(mg_forward64 *f, mg_model *m, uint32_t layer, const m
     MG_TRY(need(f, B_K, n, kw, &r.k, err));
     MG_TRY(need(f, B_V, n, vw, &r.v, err));
     MG_TRY(need(f, B_ATTN, n, ow, &r.out, err));
-    MG_TRY(linear(f, m, MG_R_ATTN_Q, MG_R_ATTN_Q_BIAS, layer, 0, x, NULL, n, hidden, r.q, qw, err));
-    MG_TRY(linear(f, m, MG_R_ATTN_K, MG_R_ATTN_K_BIAS, layer, 0, x, NULL, n, hidden, r.k, kw, err));
-    MG_TRY(linear(f, m, MG_R_ATTN_V, MG_R_ATTN_V_BIAS, layer, 0, x, NULL, n, hidden, r.v, vw, err));
+    const bool is_latent = mg_hp_i(m, MG_K_KV_LORA) > 0;
+    r.rope_at = is_latent ? (uint64_t)mg_hp_i(m, MG_K_NOPE_DIM) : 0;
+    MG_TRY(is_latent ? latent(f, &r, m, layer, n, x, err) : plain_qkv(f, &r, m, layer, n, x, err));
     const bool norm_last = m->arch->block.qk_norm == MG_QK_NORM_AFTER_ROPE;
     if (!norm_last) MG_TRY(norm_qk(&r, m, layer, n, err));
     MG_TRY(rotate_all(&r, m, layer, err));
     if (norm_last) MG_TRY(norm_qk(&r, m, layer, n, err));
     r.scale = score_scale(m, r.dim);
     r.cap = mg_hp_f(m, MG_K_ATTN_SOFTCAP);
-    MG_TRY(mg_pool_run(f->pool, r.heads * b->n_seqs, attn_ticket, &r, err));
+    MG_TRY(attend(f, &r, m, layer, err));
     return linear(f, m, MG_R_ATTN_O, MG_R_ATTN_O_BIAS, layer, 0, r.out, NULL, n, ow, y, hidden, err);
 }
 
@@ -353,6 +428,14 @@ static double act(mg_act a, double x) {
     return (double)NAN;
 }
 
+static double gate_value(const mg_model *m, double gate, double up) {
+    if (m->arch->block.gating == MG_GATING_ACT) return act((mg_act)mg_hp_i(m, MG_K_ACT), gate) * up;
+    const double limit = mg_hp_f(m, MG_K_ACT_LIMIT);
+    gate = fmin(gate, limit);
+    up = fmax(fmin(up, limit), -limit);
+    return (up + 1.0) * gate / (1.0 + exp(-mg_hp_f(m, MG_K_ACT_ALPHA) * gate));
+}
+
 typedef struct ffn_roles {
     mg_role gate, up, down, gate_bias, up_bias, down_bias;
 } ffn_roles;
@@ -360,8 +443,8 @@ static const ffn_roles dense_roles = {MG_R_FFN_GATE,      MG_R_FFN_UP,      MG_R
                                       MG_R_FFN_GATE_BIAS, MG_R_FFN_UP_BIAS, MG_R_FFN_DOWN_BIAS};
 static const ffn_roles shared_roles = {MG_R_SHARED_GATE, MG_R_SHARED_UP, MG_R_SHARED_DOWN,
                                        MG_ROLE_COUNT,    MG_ROLE_COUNT,  MG_ROLE_COUNT};
-static const ffn_roles expert_roles = {MG_R_EXPERT_GATE, MG_R_EXPERT_UP, MG_R_EXPERT_DOWN,
-                                       MG_ROLE_COUNT,    MG_ROLE_COUNT,  MG_ROLE_COUNT};
+static const ffn_roles expert_roles = {MG_R_EXPERT_GATE,      MG_R_EXPERT_UP,      MG_R_EXPERT_DOWN,
+                                       MG_R_EXPERT_GATE_BIAS, MG_R_EXPERT_UP_BIAS, MG_R_EXPERT_DOWN_BIAS};
 
 /* y [n][hidden] = gated block of the rows named (NULL: all) of x. */
 static mg_status gated(mg_forward64 *f, mg_model *m, const ffn_roles *w, uint32_t layer, uint32_t expert,
@@ -375,7 +458,7 @@ static mg_status gated(mg_forward64 *f, mg_model *m, const ffn_roles *w, uint32_
     MG_TRY(need(f, B_K, n, ffn, &up, err));
     MG_TRY(linear(f, m, w->gate, w->gate_bias, layer, expert, x, rows, n, hidden, gate, ffn, err));
     MG_TRY(linear(f, m, w->up, w->up_bias, layer, expert, x, rows, n, hidden, up, ffn, err));
-    for (uint64_t i = 0; i < n * ffn; i++) gate[i] = act((mg_act)mg_hp_i(m, MG_K_ACT), gate[i]) * up[i];
+    for (uint64_t i = 0; i < n * ffn; i++) gate[i] = gate_value(m, gate[i], up[i]);
     return linear(f, m, w->down, w->down_bias, layer, expert, gate, NULL, n, ffn, y, hidden, err);
 }
 
@@ -453,7 +536,7 @@ static mg_status moe(mg_forward64 *f, mg_model *m, uint32_t layer, const double 
     const uint64_t hidden = (uint64_t)mg_hp_i(m, MG_K_HIDDEN), experts = (uint64_t)mg_hp_i(m, MG_K_EXPERTS);
     double *logits = NULL;
     MG_TRY(need(f, B_ROUTER, n, experts, &logits, err));
-    MG_TRY(linear(f, m, MG_R_ROUTER, MG_ROLE_COUNT, layer, 0, x, NULL, n, hidden, logits, experts, err));
+    MG_TRY(linear(f, m, MG_R_ROUTER, MG_R_ROUTER_BIAS, layer, 0, x, NULL, n, hidden, logits, experts, err));
     if (router) *router = logits;
     double *weight = malloc(n * experts * sizeof *weight);
     uint32_t *rows = malloc(n * sizeof *rows);

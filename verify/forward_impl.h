@@ -23,6 +23,7 @@ struct mg_forward {
     mg_fbuf kv;       /* slabs of a batch without a cache */
     mg_fbuf router;   /* [tokens][experts] */
     mg_fbuf shared;   /* [tokens][hidden] output of the shared expert */
+    mg_fbuf sinks;    /* [heads] */
     mg_fbuf gathered; /* rows of one expert for its tap */
 };
 
@@ -51,6 +52,8 @@ mg_status mg_layer_gate(const mg_layer_run *r, float *gate, const float *up, uin
                         mg_error *err) MG_MUST_CHECK;
 
 mg_status mg_layer_attention(const mg_layer_run *r, mg_kvcache *cache, mg_error *err) MG_MUST_CHECK;
+/* f->q, f->k and f->v of latent attention, heads expanded, before rotation. */
+mg_status mg_layer_latent(const mg_layer_run *r, const mg_kv_dims *kv, mg_error *err) MG_MUST_CHECK;
 mg_status mg_layer_dense(const mg_layer_run *r, mg_error *err) MG_MUST_CHECK;
 /* z = y plus, for every edge of the grid between two experts of one token, scale * map(y of the source), all reading
  * the old y. Both [pairs][hidden] in expert order; uses f->v and f->packed. */

@@ -15,7 +15,8 @@ typedef struct store_run {
     const uint32_t *seq_of; /* [tokens] */
     mg_kv_dims kv;
     uint64_t heads;
-    const mg_rope *rope; /* NULL: no rotation */
+    const mg_rope *rope;
+    uint64_t rope_at; /* first rotated element of a head */ /* NULL: no rotation */
     bool interleaved, norm_last;
     const float *q_norm, *k_norm; /* NULL: none */
     uint64_t q_span, k_span;      /* values under one norm: a head, or the whole projection */
@@ -38,9 +39,9 @@ static void rotate(const store_run *s, float *x, uint64_t heads, uint64_t pos) {
     const float *cs = s->rope->cs.p + pos * half, *sn = s->rope->sn.p + pos * half;
     for (uint64_t h = 0; h < heads; h++) {
         if (s->interleaved)
-            rotate_interleaved(x + h * s->kv.dim, cs, sn, half);
+            rotate_interleaved(x + h * s->kv.dim + s->rope_at, cs, sn, half);
         else
-            f->lin.math->rope_half(x + h * s->kv.dim, cs, sn, half);
+            f->lin.math->rope_half(x + h * s->kv.dim + s->rope_at, cs, sn, half);
     }
 }
 
@@ -150,10 +151,25 @@ static mg_status load_norms(const mg_layer_run *r, store_run *s, mg_error *err) 
     return load_norm(r, MG_R_ATTN_K_NORM, k, r->f->qk_norm.p + q, &s->k_norm, &s->k_span, err);
 }
 
+/* One score per query head that takes part in the softmax and has no value; *sinks NULL: none. */
+static mg_status load_sinks(const mg_layer_run *r, uint64_t heads, const float **sinks, mg_error *err) {
+    const mg_bound *b = mg_model_find(r->m, MG_R_ATTN_SINKS, r->layer, 0);
+    if (!b) return MG_OK;
+    if (b->rank != 1 || b->shape[0] != heads)
+        return mg_fail(err, MG_ERR_FORMAT, "%s of layer %u: expected %llu values", mg_role_name(MG_R_ATTN_SINKS),
+                       r->layer, (unsigned long long)heads);
+    MG_TRY(mg_fbuf_need(&r->f->sinks, heads, 1, err));
+    *sinks = r->f->sinks.p;
+    return mg_read_f32(r->m, b, 0, 1, r->f->sinks.p, err);
+}
+
 static float score_scale(const mg_model *m, uint64_t dim) {
     const double given = mg_hp_f(m, MG_K_ATTN_SCALE);
     const int64_t other = mg_hp_i(m, MG_K_ATTN_SCALE_DIM);
-    return given != 0 ? (float)given : 1.0f / sqrtf((float)(other > 0 ? (uint64_t)other : dim));
+    const double stretch = mg_rope_stretch(m);
+    if (given != 0) return (float)given;
+    if (stretch != 1) return (float)(stretch / sqrt((double)dim));
+    return 1.0f / sqrtf((float)(other > 0 ? (uint64_t)other : dim));
 }
 
 static mg_status attend(const mg_layer_run *r, mg_attn_seq *seqs, uint32_t *seq_of, mg_kvcache *cache, mg_error *err) {
@@ -165,12 +181,16 @@ static mg_status attend(const mg_layer_run *r, mg_attn_seq *seqs, uint32_t *seq_
     const mg_layer *layer = &r->m->layers[r->layer];
     mg_rope *rope = layer->rope ? &f->rope[layer->rope_plain] : NULL;
     if (rope) MG_TRY(mg_rope_prepare(rope, r->m, r->layer, positions, err));
-    MG_TRY(project(r, &kv, heads, err));
+    const bool latent = mg_hp_i(r->m, MG_K_KV_LORA) > 0;
+    MG_TRY(latent ? mg_layer_latent(r, &kv, err) : project(r, &kv, heads, err));
     store_run s = {.r = r, .seqs = seqs, .seq_of = seq_of, .kv = kv, .heads = heads, .rope = rope};
+    s.rope_at = latent ? (uint64_t)mg_hp_i(r->m, MG_K_NOPE_DIM) : 0;
     MG_TRY(load_norms(r, &s, err));
     s.interleaved = r->m->arch->block.rope == MG_ROPE_INTERLEAVED;
     MG_TRY(mg_pool_run(f->pool, (r->n + TOKENS_PER_TICKET - 1) / TOKENS_PER_TICKET, store_ticket, &s, err));
     MG_TRY(mg_fbuf_need(&f->attn, r->n, heads * kv.v_dim, err));
+    const float *sinks = NULL;
+    MG_TRY(load_sinks(r, heads, &sinks, err));
     const mg_attention a = {.math = f->lin.math,
                             .pool = f->pool,
                             .kv = kv,
@@ -178,6 +198,7 @@ static mg_status attend(const mg_layer_run *r, mg_attn_seq *seqs, uint32_t *seq_
                             .window = r->m->layers[r->layer].window,
                             .scale = score_scale(r->m, kv.dim),
                             .softcap = (float)mg_hp_f(r->m, MG_K_ATTN_SOFTCAP),
+                            .sinks = sinks,
                             .q = f->q.p,
                             .out = f->attn.p,
                             .seqs = seqs,

@@ -13,13 +13,33 @@
 typedef struct rows_run {
     const mg_math *math;
     void (*act)(float *, const float *, uint64_t);
+    bool clamped; /* (x + 1) * y * sigmoid(alpha * y), y and x within limit */
+    float alpha, limit;
     float *y;
     const float *x;
     uint64_t n;  /* values */
     float scale; /* of x when it is added; 0: none */
 } rows_run;
 
-enum { VALUES_PER_TICKET = 1 << 16 };
+enum { VALUES_PER_TICKET = 1 << 16, L1 = 2048 };
+
+static float least(float a, float b) {
+    return a < b ? a : b;
+}
+
+/* gate = (up + 1) * (gate * sigmoid(alpha * gate)); n <= L1. */
+static void swiglu_clamped(const rows_run *r, float *gate, const float *up, uint64_t n) {
+    float s[L1];
+    for (uint64_t i = 0; i < n; i++) {
+        gate[i] = least(gate[i], r->limit);
+        s[i] = gate[i] * r->alpha;
+    }
+    r->math->sigmoid(s, s, n);
+    for (uint64_t i = 0; i < n; i++) {
+        const float u = -least(-least(up[i], r->limit), r->limit);
+        gate[i] = (u + 1.0f) * (gate[i] * s[i]);
+    }
+}
 
 static mg_status gate_ticket(void *ctx, uint64_t ticket, unsigned worker, mg_error *err) {
     (void)worker;
@@ -27,11 +47,12 @@ static mg_status gate_ticket(void *ctx, uint64_t ticket, unsigned worker, mg_err
     const rows_run *r = ctx;
     const uint64_t from = ticket * VALUES_PER_TICKET;
     const uint64_t n = r->n - from < VALUES_PER_TICKET ? r->n - from : VALUES_PER_TICKET;
-    enum { L1 = 2048 };
     for (uint64_t i = 0; i < n; i += L1) {
         const uint64_t take = n - i < L1 ? n - i : L1;
         float *y = r->y + from + i;
-        if (r->act) {
+        if (r->clamped) {
+            swiglu_clamped(r, y, r->x + from + i, take);
+        } else if (r->act) {
             r->act(y, y, take);
             r->math->mul(y, r->x + from + i, take);
         } else if (r->scale != 0) {
@@ -60,6 +81,9 @@ mg_status mg_layer_gate(const mg_layer_run *r, float *gate, const float *up, uin
                         mg_error *err) {
     const mg_math *t = r->f->lin.math;
     rows_run w = {.y = gate, .x = up, .n = rows * cols};
+    w.clamped = r->m->arch->block.gating == MG_GATING_SWIGLU_CLAMPED;
+    w.alpha = (float)mg_hp_f(r->m, MG_K_ACT_ALPHA);
+    w.limit = (float)mg_hp_f(r->m, MG_K_ACT_LIMIT);
     switch ((mg_act)mg_hp_i(r->m, MG_K_ACT)) {
     case MG_ACT_SILU:
         w.act = t->silu;
@@ -132,7 +156,7 @@ static mg_status route_tokens(moe *e, mg_error *err) {
     const mg_layer_run *r = e->r;
     mg_forward *f = r->f;
     const uint32_t experts = (uint32_t)mg_hp_i(r->m, MG_K_EXPERTS);
-    mg_linear_job job = {.ldy = experts};
+    mg_linear_job job = {.bias = mg_model_find(r->m, MG_R_ROUTER_BIAS, r->layer, 0), .ldy = experts};
     MG_TRY(mg_need(&job.w, r->m, MG_R_ROUTER, r->layer, 0, err));
     if (mg_bound_rows(job.w) != experts)
         return mg_fail(err, MG_ERR_FORMAT, "router of layer %u has %llu rows for %u experts", r->layer,
@@ -211,6 +235,8 @@ static mg_status experts_in(moe *e, mg_error *err) {
         mg_linear_job *g = &e->jobs[n++], *u = &e->jobs[n++];
         *g = (mg_linear_job){.y = f->q.p + from * e->ffn, .ldy = e->ffn};
         *u = (mg_linear_job){.y = f->k.p + from * e->ffn, .ldy = e->ffn};
+        g->bias = mg_model_find(r->m, MG_R_EXPERT_GATE_BIAS, r->layer, x);
+        u->bias = mg_model_find(r->m, MG_R_EXPERT_UP_BIAS, r->layer, x);
         MG_TRY(mg_need(&g->w, r->m, MG_R_EXPERT_GATE, r->layer, x, err));
         MG_TRY(mg_need(&u->w, r->m, MG_R_EXPERT_UP, r->layer, x, err));
         MG_TRY(expert_shape(e, g->w, e->ffn, err));
@@ -237,6 +263,7 @@ static mg_status experts_out(moe *e, mg_error *err) {
         MG_TRY(expert_tap(e, MG_TAP_EXPERT_DOWN_IN, x, rows, e->ffn, err));
         mg_linear_job *d = &e->jobs[n++];
         *d = (mg_linear_job){.y = f->k.p + from * r->hidden, .ldy = r->hidden};
+        d->bias = mg_model_find(r->m, MG_R_EXPERT_DOWN_BIAS, r->layer, x);
         MG_TRY(mg_need(&d->w, r->m, MG_R_EXPERT_DOWN, r->layer, x, err));
         MG_TRY(expert_shape(e, d->w, r->hidden, err));
         MG_TRY(mg_linear_pack(&f->lin, &d->x, f->packed.p + e->pack_at[x], rows, e->ffn, NULL, m, e->ffn, err));

@@ -177,3 +177,10 @@ mg_status mg_rope_prepare(mg_rope *r, mg_model *m, uint32_t layer, uint64_t posi
     if (same || positions < 64) positions = positions < 32 ? 64 : positions * 2;
     return tables(r, positions, err);
 }
+
+double mg_rope_stretch(const mg_model *m) {
+    const double all = m->hp.f[MG_K_ROPE_MSCALE_ALL], factor = m->hp.f[MG_K_ROPE_FACTOR];
+    if (m->hp.i[MG_K_KV_LORA] <= 0 || m->hp.i[MG_K_ROPE_TYPE] == MG_ROPE_NONE || all == 0 || factor <= 1) return 1;
+    const double mscale = 0.1 * all * mg_f64_log(factor) + 1.0;
+    return mscale * mscale;
+}

@@ -27,4 +27,8 @@ mg_status mg_rope_prepare(mg_rope *r, mg_model *m, uint32_t layer, uint64_t posi
 mg_status mg_rope_frequencies(mg_model *m, uint32_t layer, uint64_t half, uint64_t positions, float *inv, float *factor,
                               mg_error *err) MG_MUST_CHECK;
 
+/* What latent attention multiplies its scores by besides one over the root of the head: the square of yarn's mscale for
+ * ROPE_MSCALE_ALL; 1 without. */
+double mg_rope_stretch(const mg_model *m);
+
 #endif

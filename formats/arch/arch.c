@@ -68,7 +68,7 @@ static const char *family_list(char *buf, size_t size) {
 }
 
 mg_status mg_arch_of_config(const mg_arch **out, const mg_json *config, mg_error *err) {
-    char known[256];
+    char known[512];
     if (!config || mg_json_type(config) != MG_JSON_OBJECT)
         return mg_fail(err, MG_ERR_FORMAT, "config.json is not an object");
     const char *type = mg_json_str(mg_json_get(config, "model_type"));
@@ -91,7 +91,7 @@ mg_status mg_arch_of_config(const mg_arch **out, const mg_json *config, mg_error
 }
 
 mg_status mg_arch_of_gguf(const mg_arch **out, const mg_kvs *kv, mg_error *err) {
-    char key[128], known[256];
+    char key[128], known[512];
     mg_str name;
     uint64_t experts = 0;
     if (!mg_kv_str(mg_kvs_get(kv, "general.architecture"), &name))
@@ -99,8 +99,13 @@ mg_status mg_arch_of_gguf(const mg_arch **out, const mg_kvs *kv, mg_error *err) 
     snprintf(key, sizeof key, "%.64s.expert_count", name.data);
     const mg_kv *count = mg_kvs_get(kv, key);
     if (count && !mg_kv_u64(count, &experts)) return mg_fail(err, MG_ERR_CONFLICT, "'%s' is not a count", key);
+    uint64_t score = MG_SCORE_SOFTMAX;
+    snprintf(key, sizeof key, "%.64s.expert_gating_func", name.data);
+    const mg_kv *func = mg_kvs_get(kv, key);
+    if (func && !mg_kv_u64(func, &score)) return mg_fail(err, MG_ERR_CONFLICT, "'%s' is not a number", key);
     mg_gguf_match want = experts ? MG_GGUF_MATCH_MOE : MG_GGUF_MATCH_DENSE;
     for (uint32_t i = 0; i < mg_arch_count(); i++) {
+        if (families[i]->gguf_score && families[i]->gguf_score != score) continue;
         if (strcmp(families[i]->gguf_arch, name.data) == 0 && families[i]->gguf_match == want) {
             *out = families[i];
             return MG_OK;

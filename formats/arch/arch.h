@@ -41,6 +41,10 @@ typedef enum mg_router_rule {
                               relative to max(|logit|, best), is at most 2 ROUTER_JITTER; then the same without it */
 } mg_router_rule;
 
+/* What a gated block makes of gate and up. CLAMPED: (up + 1) * gate * sigmoid(ACT_ALPHA * gate), with gate at most
+ * ACT_LIMIT and up within it. */
+typedef enum mg_gating { MG_GATING_ACT, MG_GATING_SWIGLU_CLAMPED } mg_gating;
+
 /* GGUF's numbers for what a router's logits go through (expert_gating_func). */
 typedef enum mg_score_func { MG_SCORE_SOFTMAX = 1, MG_SCORE_SIGMOID = 2 } mg_score_func;
 
@@ -62,6 +66,8 @@ typedef struct mg_block {
     bool norm_topk;      /* default of NORM_TOPK when the config does not say */
     double topk_sum_add; /* MG_ROUTER_SIGMOID */
     mg_moe_rule moe;
+    mg_gating gating;
+    double latent_eps; /* of the norms of latents (KV_LORA, Q_LORA) */
 } mg_block;
 
 /* On-disk layouts a family may have; rows of the tensor table carry patterns and views per layout. */
@@ -104,6 +110,8 @@ typedef enum mg_fallback_kind {
     MG_FB_KEY,       /* the value of key */
     MG_FB_QUOTIENT,  /* key / by, which must divide evenly (head_dim = hidden / heads) */
     MG_FB_PRODUCT,   /* key * by */
+    MG_FB_SUM,       /* key + by */
+    MG_FB_MINUS,     /* key - by */
     MG_FB_PART,      /* key * by, rounded down: by is a fraction (rotated part of a head) */
     MG_FB_RATIO,     /* key / by as a fraction */
     MG_FB_ROOT,      /* square root of key */
@@ -158,6 +166,7 @@ typedef struct mg_config_row {
     bool gguf_unread;          /* written for the reference's sake; the value follows from the tensors or is fixed */
     bool quiet;                /* a fallback is no news (no sentence in mg_model.assumptions) */
     mg_key only_if; /* a stated value counts only when this key is not 0, and is 0 otherwise; key 0 (VOCAB): always */
+    double gguf_scale; /* floats: GGUF holds the value times this; 0: as it is */
     bool lost_in_gguf; /* the GGUF layout cannot say a value other than the fallback: see mg_arch_gguf_losses */
 } mg_config_row;
 
@@ -218,6 +227,8 @@ typedef enum mg_cond {
     MG_IF_MOE,            /* layer with routed experts */
     MG_IF_SHARED,         /* layer with routed experts, and SHARED_FFN > 0 */
     MG_IF_EXCHANGE,       /* layer with routed experts, and EXCHANGE */
+    MG_IF_Q_LORA,         /* Q_LORA > 0 */
+    MG_IF_NO_Q_LORA,      /* Q_LORA is 0 */
     MG_IF_STORED,         /* only when the file has it */
     MG_IF_LLAMA3,         /* ROPE_TYPE is llama3: generated for GGUF, optional when read */
     MG_IF_LONGROPE,       /* ROPE_TYPE is longrope: generated for GGUF and, where found, what makes it longrope */
@@ -234,6 +245,7 @@ typedef struct mg_view_row {
     mg_sym a, b;
     uint64_t step;
     double value;
+    mg_sym group; /* GROUPS: step, where it depends on keys */
 } mg_view_row;
 
 #define MG_MAX_ROW_VIEWS 3
@@ -279,6 +291,7 @@ typedef struct mg_arch {
     const char *hf_classes[4]; /* accepted entries of "architectures"; the first is written */
     const char *gguf_arch;     /* general.architecture, and prefix of its keys */
     bool gguf_own;             /* no other program knows gguf_arch: said when a file is written */
+    mg_score_func gguf_score;  /* and by expert_gating_func, where it tells families apart; 0: whatever it says */
     mg_gguf_match gguf_match;  /* by expert_count: one GGUF name may serve several families */
     mg_block block;
     const mg_config_row *config;
@@ -323,11 +336,13 @@ void mg_config_set_dtype(mg_json *config, mg_dtype dtype);
 /* ---- writing ------------------------------------------------------------------------------------------------------
  */
 
-/* A piece of a target: `rows` stored rows that come from one logical weight. */
+/* A piece of a target: `rows` stored rows that come from one logical weight, or from `slice` of its rows from `first`
+ * on (0: from all of them). */
 typedef struct mg_part {
     mg_role role;
     uint32_t layer, expert;
     uint64_t rows;
+    uint64_t first, slice;
 } mg_part;
 
 /* One tensor of a file to be written. Its rows (last dimension contiguous; rank 1 = one row) are the rows of its parts
@@ -340,7 +355,10 @@ typedef struct mg_target {
     const mg_part *parts;
     uint32_t n_parts;
     mg_view views[MG_MAX_VIEWS]; /* the same for every part; ended by MG_VIEW_END */
-    bool generated;              /* no source holds it: values come from mg_arch_generate (f32) */
+    uint32_t join; /* > 1: that many parts, one below the other, make up each slice of the slowest dimension;
+                      `after` then turns a slice into what is stored (rows of fused weights that alternate) */
+    mg_view after[MG_MAX_VIEWS];
+    bool generated;      /* no source holds it: values come from mg_arch_generate (f32) */
     bool always_f32;     /* the reference converter keeps it F32 whatever --outtype is: vectors, norms, routers */
     uint32_t row, flush; /* of the tensor row it came from: place in the table and group (mg_targets_order) */
 } mg_target;

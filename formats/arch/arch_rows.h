@@ -41,6 +41,8 @@
 #define RATIO_(a, b)    {MG_FB_RATIO, MG_K_##a, MG_K_##b, 0}
 #define ROOT_(k)        {MG_FB_ROOT, MG_K_##k, MG_K_VOCAB, 0}
 #define PRODUCT_(a, b) {MG_FB_PRODUCT, MG_K_##a, MG_K_##b, 0}
+#define SUM_(a, b)     {MG_FB_SUM, MG_K_##a, MG_K_##b, 0}
+#define MINUS_(a, b)   {MG_FB_MINUS, MG_K_##a, MG_K_##b, 0}
 #define TOKENS_       {MG_FB_TOKENS, MG_K_VOCAB, MG_K_VOCAB, 0}
 #define TENSORS_      {MG_FB_TENSORS, MG_K_VOCAB, MG_K_VOCAB, 0}
 
@@ -75,7 +77,7 @@
 
 /* The object rope_scaling or rope_parameters: see mg_config_row.hf. llama3 scaling has no GGUF key, it becomes the tensor
  * rope_freqs. mscale belongs to DeepSeek's yarn and has no key of GGUF's llama. */
-#define CONFIG_ROPE_SCALING \
+#define CONFIG_ROPE_SCALING_BASE \
     {.key = MG_K_ROPE_TYPE, .hf = {"rope_parameters.rope_type", "rope_parameters.type"}, .gguf = "rope.scaling.type", .gguf_type = MG_KV_STR, \
      .gguf_when = MG_GGUF_SCALED, .absent = VALUE_(MG_ROPE_NONE), .names = mg_rope_names, .quiet = true}, \
     {.key = MG_K_ROPE_FACTOR, .hf = {"rope_parameters.factor"}, .gguf = "rope.scaling.factor", .gguf_type = MG_KV_F32, \
@@ -89,14 +91,17 @@
      .gguf_when = MG_GGUF_YARN_STATED, .absent = VALUE_(32), .quiet = true}, \
     {.key = MG_K_ROPE_BETA_SLOW, .hf = {"rope_parameters.beta_slow"}, .gguf = "rope.scaling.yarn_beta_slow", .gguf_type = MG_KV_F32, \
      .gguf_when = MG_GGUF_YARN_STATED, .absent = VALUE_(1), .quiet = true}, \
-    {.key = MG_K_ROPE_MSCALE, .hf = {"rope_parameters.mscale"}, .absent = VALUE_(0), .quiet = true, .lost_in_gguf = true}, \
-    {.key = MG_K_ROPE_MSCALE_ALL, .hf = {"rope_parameters.mscale_all_dim"}, .absent = VALUE_(0), .quiet = true, .lost_in_gguf = true}, \
-    {.key = MG_K_ROPE_TRUNCATE, .hf = {"rope_parameters.truncate"}, .absent = VALUE_(1), .quiet = true, .lost_in_gguf = true}, \
     {.key = MG_K_ROPE_LOW_FREQ, .hf = {"rope_parameters.low_freq_factor"}, .absent = VALUE_(0), .quiet = true}, \
     {.key = MG_K_ROPE_HIGH_FREQ, .hf = {"rope_parameters.high_freq_factor"}, .absent = VALUE_(0), .quiet = true}
 #define CONFIG_ROPE_THETA(theta, when) \
     {.key = MG_K_ROPE_THETA, .hf = {"rope_parameters.rope_theta", "rope_theta"}, .gguf = "rope.freq_base", .gguf_type = MG_KV_F32, \
      .gguf_when = when, .absent = VALUE_(theta), .gguf_absent = VALUE_(10000)}
+#define CONFIG_ROPE_TRUNCATE(assumed) \
+    {.key = MG_K_ROPE_TRUNCATE, .hf = {"rope_parameters.truncate"}, .absent = VALUE_(1), .gguf_absent = VALUE_(assumed), .quiet = true, \
+     .lost_in_gguf = true}
+#define CONFIG_ROPE_SCALING CONFIG_ROPE_SCALING_BASE, CONFIG_ROPE_TRUNCATE(1), \
+    {.key = MG_K_ROPE_MSCALE, .hf = {"rope_parameters.mscale"}, .absent = VALUE_(0), .quiet = true, .lost_in_gguf = true}, \
+    {.key = MG_K_ROPE_MSCALE_ALL, .hf = {"rope_parameters.mscale_all_dim"}, .absent = VALUE_(0), .quiet = true, .lost_in_gguf = true}
 #define LLAMA_CONFIG_ROPE(theta) CONFIG_ROPE_SCALING, CONFIG_ROPE_THETA(theta, MG_GGUF_ALWAYS)
 /* A rotated front part of every head; GGUF has the number of rotated elements instead. */
 #define CONFIG_ROTARY_PART(part) \
@@ -235,13 +240,15 @@
     WN_(FFN_NORM, MG_IF_ALWAYS, "model.layers.{l}.post_attention_layernorm.weight", "blk.{l}.ffn_norm.weight", "layers.{l}.ffn_norm.weight", K_(HIDDEN))
 
 /* The same without GGUF's rotary order: llama.cpp rotates halves for these families. */
-#define NEOX_TENSORS_ATTENTION \
+#define NEOX_TENSORS_QKVO \
     W_(ATTN_NORM, MG_IF_ALWAYS, "model.layers.{l}.input_layernorm.weight", "blk.{l}.attn_norm.weight", K_(HIDDEN)), \
     W_(ATTN_Q, MG_IF_ALWAYS, "model.layers.{l}.self_attn.q_proj.weight", "blk.{l}.attn_q.weight", KK_(HEADS, HEAD_DIM), K_(HIDDEN)), \
     W_(ATTN_K, MG_IF_ALWAYS, "model.layers.{l}.self_attn.k_proj.weight", "blk.{l}.attn_k.weight", KK_(KV_HEADS, HEAD_DIM), K_(HIDDEN)), \
     W_(ATTN_V, MG_IF_ALWAYS, "model.layers.{l}.self_attn.v_proj.weight", "blk.{l}.attn_v.weight", KK_(KV_HEADS, V_HEAD_DIM), K_(HIDDEN)), \
-    W_(ATTN_O, MG_IF_ALWAYS, "model.layers.{l}.self_attn.o_proj.weight", "blk.{l}.attn_output.weight", K_(HIDDEN), KK_(HEADS, V_HEAD_DIM)), \
-    W_(FFN_NORM, MG_IF_ALWAYS, "model.layers.{l}.post_attention_layernorm.weight", "blk.{l}.ffn_norm.weight", K_(HIDDEN))
+    W_(ATTN_O, MG_IF_ALWAYS, "model.layers.{l}.self_attn.o_proj.weight", "blk.{l}.attn_output.weight", K_(HIDDEN), KK_(HEADS, V_HEAD_DIM))
+#define FFN_NORM_(gguf_name) \
+    W_(FFN_NORM, MG_IF_ALWAYS, "model.layers.{l}.post_attention_layernorm.weight", gguf_name, K_(HIDDEN))
+#define NEOX_TENSORS_ATTENTION NEOX_TENSORS_QKVO, FFN_NORM_("blk.{l}.ffn_norm.weight")
 #define NEOX_TENSORS_QKV_BIAS \
     W_(ATTN_Q_BIAS, MG_IF_ATTN_BIAS, "model.layers.{l}.self_attn.q_proj.bias", "blk.{l}.attn_q.bias", KK_(HEADS, HEAD_DIM)), \
     W_(ATTN_K_BIAS, MG_IF_ATTN_BIAS, "model.layers.{l}.self_attn.k_proj.bias", "blk.{l}.attn_k.bias", KK_(KV_HEADS, HEAD_DIM)), \
@@ -292,15 +299,12 @@
 #define UP_ROWS_   ROWS_FROM_(EXPERT_FFN, EXPERT_FFN)
 
 /* One expert matrix; the forms on the Hugging Face side are the arguments. */
-#define EXPERT_GATE_(...) \
-    {.role = MG_R_EXPERT_GATE, .when = MG_IF_MOE, .shape = {K_(EXPERT_FFN), K_(HIDDEN)}, .flush = 1, .forms = { \
-        [MG_LAYOUT_HF] = {__VA_ARGS__}, [MG_LAYOUT_GGUF] = {STACKED_("blk.{l}.ffn_gate_exps.weight", EXPERT_FFN, HIDDEN)}}}
-#define EXPERT_UP_(...) \
-    {.role = MG_R_EXPERT_UP, .when = MG_IF_MOE, .shape = {K_(EXPERT_FFN), K_(HIDDEN)}, .flush = 1, .forms = { \
-        [MG_LAYOUT_HF] = {__VA_ARGS__}, [MG_LAYOUT_GGUF] = {STACKED_("blk.{l}.ffn_up_exps.weight", EXPERT_FFN, HIDDEN)}}}
-#define EXPERT_DOWN_(...) \
-    {.role = MG_R_EXPERT_DOWN, .when = MG_IF_MOE, .shape = {K_(HIDDEN), K_(EXPERT_FFN)}, .flush = 1, .forms = { \
-        [MG_LAYOUT_HF] = {__VA_ARGS__}, [MG_LAYOUT_GGUF] = {STACKED_("blk.{l}.ffn_down_exps.weight", HIDDEN, EXPERT_FFN)}}}
+#define EXPERT_ROW_(r, rows, cols, gguf_name, group, ...) \
+    {.role = MG_R_##r, .when = MG_IF_MOE, .shape = {K_(rows), K_(cols)}, .flush = group, .forms = { \
+        [MG_LAYOUT_HF] = {__VA_ARGS__}, [MG_LAYOUT_GGUF] = {STACKED_(gguf_name, rows, cols)}}}
+#define EXPERT_GATE_(...) EXPERT_ROW_(EXPERT_GATE, EXPERT_FFN, HIDDEN, "blk.{l}.ffn_gate_exps.weight", 1, __VA_ARGS__)
+#define EXPERT_UP_(...) EXPERT_ROW_(EXPERT_UP, EXPERT_FFN, HIDDEN, "blk.{l}.ffn_up_exps.weight", 1, __VA_ARGS__)
+#define EXPERT_DOWN_(...) EXPERT_ROW_(EXPERT_DOWN, HIDDEN, EXPERT_FFN, "blk.{l}.ffn_down_exps.weight", 1, __VA_ARGS__)
 
 /* mlp.experts.E.gate_proj and so on, or fused over the experts as transformers 5 holds them (gate's rows first). */
 #define MLP_EXPERT_GATE EXPERT_GATE_(NAME_("model.layers.{l}.mlp.experts.{e}.gate_proj.weight"), \
@@ -322,6 +326,29 @@
 
 /* What is added to a router's scores before the choice. */
 #define CORRECTION_(hf_name) W_(ROUTER_CORRECTION, MG_IF_MOE, hf_name, "blk.{l}.exp_probs_b.bias", K_(EXPERTS))
+
+/* ---- latent attention; see deepseek_v2.c ---- */
+#define KV_B_(from, count) {.pattern = "model.layers.{l}.self_attn.kv_b_proj.weight", \
+    .views = {{.kind = MG_VIEW_GROUPS, .a = from, .b = K_(count), .group = KSUM_(NOPE_DIM, V_HEAD_DIM)}}, \
+    .stored = {KSUMX_(NOPE_DIM, V_HEAD_DIM, 1, HEADS), K_(KV_LORA)}}
+#define MLA_TENSORS \
+    W_(ATTN_Q, MG_IF_NO_Q_LORA, "model.layers.{l}.self_attn.q_proj.weight", "blk.{l}.attn_q.weight", KK_(HEADS, HEAD_DIM), K_(HIDDEN)), \
+    W_(ATTN_Q_A, MG_IF_Q_LORA, "model.layers.{l}.self_attn.q_a_proj.weight", "blk.{l}.attn_q_a.weight", K_(Q_LORA), K_(HIDDEN)), \
+    W_(ATTN_Q_A_NORM, MG_IF_Q_LORA, "model.layers.{l}.self_attn.q_a_layernorm.weight", "blk.{l}.attn_q_a_norm.weight", K_(Q_LORA)), \
+    W_(ATTN_Q_B, MG_IF_Q_LORA, "model.layers.{l}.self_attn.q_b_proj.weight", "blk.{l}.attn_q_b.weight", KK_(HEADS, HEAD_DIM), K_(Q_LORA)), \
+    W_(ATTN_KV_A, MG_IF_ALWAYS, "model.layers.{l}.self_attn.kv_a_proj_with_mqa.weight", "blk.{l}.attn_kv_a_mqa.weight", \
+       KSUM_(KV_LORA, ROPE_DIM), K_(HIDDEN)), \
+    W_(ATTN_KV_A_NORM, MG_IF_ALWAYS, "model.layers.{l}.self_attn.kv_a_layernorm.weight", "blk.{l}.attn_kv_a_norm.weight", K_(KV_LORA)), \
+    {.role = MG_R_ATTN_K_B, .when = MG_IF_ALWAYS, .shape = {KK_(HEADS, NOPE_DIM), K_(KV_LORA)}, .forms = { \
+        [MG_LAYOUT_HF] = {KV_B_(LIT_(0), NOPE_DIM)}, \
+        [MG_LAYOUT_GGUF] = {{.pattern = "blk.{l}.attn_k_b.weight", \
+            .views = {{.kind = MG_VIEW_TRANSPOSE}, {.kind = MG_VIEW_RESHAPE, .a = KK_(HEADS, NOPE_DIM), .b = K_(KV_LORA)}}, \
+            .stored = {K_(HEADS), K_(KV_LORA), K_(NOPE_DIM)}}}}}, \
+    {.role = MG_R_ATTN_V_B, .when = MG_IF_ALWAYS, .shape = {KK_(HEADS, V_HEAD_DIM), K_(KV_LORA)}, .forms = { \
+        [MG_LAYOUT_HF] = {KV_B_(K_(NOPE_DIM), V_HEAD_DIM)}, \
+        [MG_LAYOUT_GGUF] = {{.pattern = "blk.{l}.attn_v_b.weight", \
+            .views = {{.kind = MG_VIEW_RESHAPE, .a = KK_(HEADS, V_HEAD_DIM), .b = K_(KV_LORA)}}, \
+            .stored = {K_(HEADS), K_(V_HEAD_DIM), K_(KV_LORA)}}}}}
 
 /* ---- norms of query and key, over every head or over the whole projection ---- */
 #define QK_NORM_HEAD \

@@ -37,6 +37,12 @@ bool mg_fallback_value(const mg_hparams *hp, const mg_fallback *fb, double *out)
     case MG_FB_PRODUCT:
         *out = (double)hp->i[fb->key] * (double)hp->i[fb->by];
         return true;
+    case MG_FB_SUM:
+        *out = (double)hp->i[fb->key] + (double)hp->i[fb->by];
+        return true;
+    case MG_FB_MINUS:
+        *out = (double)hp->i[fb->key] - (double)hp->i[fb->by];
+        return true;
     case MG_FB_PART:
         *out = floor((double)hp->i[fb->key] * hp->f[fb->by]);
         return true;
@@ -89,8 +95,8 @@ static mg_status resolve_key(mg_model *m, const mg_config_state *st, const mg_co
     if (depth > m->arch->n_config)
         return mg_fail(err, MG_ERR_INTERNAL, "the fallback of %s leads back to it", mg_key_name(r->key));
     const mg_fallback *fb = zero ? &r->zero : fallback_of(m, r, st);
-    const bool two =
-        fb->kind == MG_FB_QUOTIENT || fb->kind == MG_FB_PRODUCT || fb->kind == MG_FB_PART || fb->kind == MG_FB_RATIO;
+    const bool two = fb->kind == MG_FB_QUOTIENT || fb->kind == MG_FB_PRODUCT || fb->kind == MG_FB_PART ||
+                     fb->kind == MG_FB_RATIO || fb->kind == MG_FB_SUM || fb->kind == MG_FB_MINUS;
     if (two || fb->kind == MG_FB_KEY || fb->kind == MG_FB_ROOT) MG_TRY(resolve_used(m, st, fb->key, depth, done, err));
     if (two) MG_TRY(resolve_used(m, st, fb->by, depth, done, err));
     if (fb->kind == MG_FB_SCORE_DIM) MG_TRY(resolve_used(m, st, MG_K_HEAD_DIM, depth, done, err));
@@ -133,6 +139,11 @@ mg_status mg_config_resolve(mg_model *m, const mg_config_state *st, mg_error *er
         if (r->only_if && !hp->i[r->only_if]) hp->i[r->key] = 0;
     }
     if (!mg_arch_config_row(m->arch, MG_K_NORM_TOPK)) hp->i[MG_K_NORM_TOPK] = m->arch->block.norm_topk;
+    /* Groups that do not limit the choice are as good as one group, and one group limits nothing. */
+    if (mg_arch_config_row(m->arch, MG_K_GROUP_LIMITED)) {
+        if (!hp->i[MG_K_GROUP_LIMITED] && hp->i[MG_K_GROUPS] > 1) hp->i[MG_K_GROUPS] = hp->i[MG_K_GROUPS_USED] = 1;
+        if (hp->i[MG_K_GROUPS] <= 1) hp->i[MG_K_GROUP_LIMITED] = 0;
+    }
     if (hp->i[MG_K_MOE_LAST] < 0) hp->i[MG_K_MOE_LAST] = hp->i[MG_K_LAYERS] - 1; /* as an index from the end */
     settle_longrope(hp, st->gguf);
     /* transformers: `beta_fast or 32` - zero means unset. */
@@ -187,6 +198,11 @@ static mg_status check_heads(const check *c) {
     if (i[MG_K_HEADS] % i[MG_K_KV_HEADS]) {
         snprintf(text, sizeof text, "a divisor of the %lld query heads", (long long)i[MG_K_HEADS]);
         return bad(c, MG_K_KV_HEADS, text);
+    }
+    if (i[MG_K_KV_LORA] && (i[MG_K_NOPE_DIM] < 0 || i[MG_K_NOPE_DIM] + i[MG_K_ROPE_DIM] != i[MG_K_HEAD_DIM])) {
+        snprintf(text, sizeof text, "%lld, the head less its rotated part",
+                 (long long)(i[MG_K_HEAD_DIM] - i[MG_K_ROPE_DIM]));
+        return bad(c, MG_K_NOPE_DIM, text);
     }
     if (i[MG_K_HEAD_DIM] % 2) return bad(c, MG_K_HEAD_DIM, "an even number (rotary pairs)");
     if (i[MG_K_ROPE_DIM] % 2 || i[MG_K_ROPE_DIM] > i[MG_K_HEAD_DIM]) {

@@ -275,6 +275,7 @@ static mg_status take_kv(mg_hparams *hp, const mg_config_row *r, const mg_kv *v,
         return enum_value(r, s.data, field, &hp->i[r->key], err);
     case 'F':
         if (!mg_kv_f64(v, &hp->f[r->key])) return mg_fail(err, MG_ERR_CONFLICT, "'%s' is not a number", field);
+        if (r->gguf_scale != 0) hp->f[r->key] /= r->gguf_scale;
         snprintf(found, sizeof found, "%.9g", hp->f[r->key]);
         return in_range(r, hp->f[r->key], field, found, err);
     default:

@@ -56,7 +56,7 @@ static mg_status write_row(mg_kvs *out, const mg_arch *arch, const mg_config_row
             if (n->value == v) return mg_kvs_set_str(out, name, n->name, strlen(n->name), err);
         return mg_fail(err, MG_ERR_INTERNAL, "'%s' has no name for %lld", name, (long long)v);
     case MG_KV_F32:
-        return mg_kvs_set_f32(out, name, (float)hp->f[r->key], err);
+        return mg_kvs_set_f32(out, name, (float)(hp->f[r->key] * (r->gguf_scale != 0 ? r->gguf_scale : 1)), err);
     default:
         break;
     }

@@ -16,7 +16,7 @@ static const mg_config_row config[] = {
     LLAMA_CONFIG_EPS(1e-5),
     CONFIG_EXPERTS(128, 8, "num_experts_per_tok", "n_routed_experts", "num_local_experts"),
     CONFIG_GROUPS(1, 1),
-    CONFIG_HEADS(MG_GGUF_STATED),
+    CONFIG_HEADS_FIXED(128),
     CONFIG_ROPE_DIM(MG_GGUF_ALWAYS, PART_(HEAD_DIM, ROTARY_PART)),
     CONFIG_EXPERT_FFN(1408),
     CONFIG_SHARED_COUNT(1),
@@ -41,7 +41,8 @@ static const mg_config_refusal refusals[] = {
 
 static const mg_tensor_row tensors[] = {
     LLAMA_TENSORS_MODEL,
-    NEOX_TENSORS_ATTENTION,
+    NEOX_TENSORS_QKVO,
+    FFN_NORM_("blk.{l}.post_attention_norm.weight"),
     QK_NORM_HEAD_OPTION,
     NEOX_TENSORS_QKV_BIAS,
     LLAMA_TENSORS_FFN,

@@ -201,8 +201,10 @@ static void count_row(counter *k, const mg_tensor_row *r) {
 mg_counts mg_model_counts(const mg_model *m) {
     counter k = {.m = m};
     for (uint32_t i = 0; i < m->arch->n_tensors; i++) count_row(&k, &m->arch->tensors[i]);
+    const uint64_t latent = (uint64_t)(m->hp.i[MG_K_KV_LORA] + m->hp.i[MG_K_ROPE_DIM]);
     k.c.flop_per_token = 2 * k.matmul;
     k.c.kv_bytes_per_token = (uint64_t)m->hp.i[MG_K_LAYERS] * (uint64_t)m->hp.i[MG_K_KV_HEADS] *
                              (uint64_t)(m->hp.i[MG_K_HEAD_DIM] + m->hp.i[MG_K_V_HEAD_DIM]) * 2;
+    if (m->hp.i[MG_K_KV_LORA] > 0) k.c.kv_bytes_per_token = (uint64_t)m->hp.i[MG_K_LAYERS] * latent * 2;
     return k.c;
 }

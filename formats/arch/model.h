@@ -61,7 +61,7 @@ typedef enum mg_view_kind {
                             per-head      projections, such as the key half of MLA's kv_b) */
     MG_VIEW_TRANSPOSE, /* swaps the last two dimensions, [.., r, c] -> [.., c, r]: needs element access, so float dtypes
                           only */
-    MG_VIEW_RESHAPE,   /* same bytes, shape {a, b} (b = 0: 1-D) */
+    MG_VIEW_RESHAPE,   /* same bytes, shape {a, b, step} (step = 0: {a, b}; b = 0: 1-D) */
     MG_VIEW_ADD, /* + value, float only (norm offsets): computed in f32 and rounded to nearest even in the stored dtype,
                     so the sum may be inexact in f16 and bf16; a reader that wants it exact widens first */
 } mg_view_kind;
@@ -175,7 +175,7 @@ typedef struct mg_counts {
     uint64_t total, active, non_embedding;
     uint64_t active_one_bond;    /* active, with no more than one bond of a grid of experts */
     uint64_t flop_per_token;     /* 2 * active matmul parameters, attention scores excluded */
-    uint64_t kv_bytes_per_token; /* for a 16-bit cache */
+    uint64_t kv_bytes_per_token; /* for a 16-bit cache; of latent attention the latents */
 } mg_counts;
 /* total: every stored weight once. active: routed experts counted EXPERTS_USED of EXPERTS times. non_embedding: total
  * without the token embedding and without an untied output head. A tied head counts in flop_per_token. */

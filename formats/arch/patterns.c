@@ -43,6 +43,7 @@ void mg_form_views(mg_view *out, const mg_form *form, const mg_hparams *hp, uint
         const mg_view_row *v = &form->views[i];
         out[i] = (mg_view){.kind = v->kind, .step = v->step, .value = v->value};
         out[i].a = v->a.kind == MG_SYM_NONE ? 0 : mg_sym_value(&v->a, hp, expert);
+        if (v->group.kind != MG_SYM_NONE) out[i].step = mg_sym_value(&v->group, hp, expert);
         out[i].b = v->b.kind == MG_SYM_NONE ? 0 : mg_sym_value(&v->b, hp, expert);
     }
 }
@@ -116,6 +117,10 @@ bool mg_cond_holds(mg_cond c, const mg_hparams *hp, const mg_layer *layer) {
         return !hp->i[MG_K_TIED];
     case MG_IF_ATTN_BIAS:
         return hp->i[MG_K_ATTN_BIAS] != 0;
+    case MG_IF_Q_LORA:
+        return hp->i[MG_K_Q_LORA] > 0;
+    case MG_IF_NO_Q_LORA:
+        return hp->i[MG_K_Q_LORA] <= 0;
     case MG_IF_HEAD_BIAS:
         return hp->i[MG_K_HEAD_BIAS] != 0;
     case MG_IF_QK_NORM:

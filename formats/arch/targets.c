@@ -15,7 +15,7 @@
 typedef struct piece {
     uint32_t target;
     mg_part part;
-    uint64_t first_row; /* in the target */
+    uint64_t first, n; /* elements of the target */
 } piece;
 
 typedef struct builder {
@@ -51,27 +51,55 @@ static mg_view inverse(const mg_view *v) {
     return w;
 }
 
-/* Split a reading chain: *first = first stored row of the weight, out = inverse of the rest. */
-static mg_status invert(const mg_view *views, uint32_t rank, const uint64_t *stored, uint64_t *first, mg_view *out,
-                        mg_error *err) {
-    uint32_t n = 0, k = 0, d = 0;
+/* A reading chain taken apart: where the weight begins in the stored tensor, which rows of it are apart there, and how
+ * the rest is undone. */
+typedef struct inverse_chain {
+    uint64_t first; /* stored element */
+    mg_view groups; /* of kind GROUPS: the weight's rows lie in runs, b of every step */
+    uint64_t nth;   /* join > 1: its place among those whose rows alternate */
+    uint32_t join;
+    mg_view views[MG_MAX_VIEWS]; /* per part, or after joining */
+} inverse_chain;
+
+static mg_status invert(inverse_chain *c, const mg_view *views, uint32_t rank, const uint64_t *stored, mg_error *err) {
+    uint32_t n = 0, k = 0, d = 0, used = 0;
     uint64_t offset = 0;
+    *c = (inverse_chain){.join = 1};
     while (n < MG_MAX_VIEWS && views[n].kind != MG_VIEW_END) n++;
-    for (; k < n && (views[k].kind == MG_VIEW_SELECT || views[k].kind == MG_VIEW_ROWS); k++) {
-        if (views[k].step > 1)
-            return mg_fail(err, MG_ERR_UNSUPPORTED, "a layout with interleaved rows cannot be written");
+    for (; k < n && (views[k].kind == MG_VIEW_SELECT || (views[k].kind == MG_VIEW_ROWS && views[k].step <= 1)); k++) {
         offset += views[k].a * product(stored + d + 1, rank - d - 1);
         if (views[k].kind == MG_VIEW_SELECT) d++;
     }
-    *first = rows_of(offset, stored, rank);
-    if (rank < 2) *first = 0;
-    memset(out, 0, MG_MAX_VIEWS * sizeof *out);
+    c->first = offset;
+    if (n > k && views[n - 1].kind == MG_VIEW_GROUPS) {
+        c->groups = views[--n];
+        if (n > k) return mg_fail(err, MG_ERR_UNSUPPORTED, "this layout cannot be written");
+    } else if (n > k && views[n - 1].kind == MG_VIEW_ROWS && views[n - 1].step == 2 && views[n - 1].a < 2) {
+        c->join = 2; /* one weight below the other, then their rows alternate */
+        c->nth = views[--n].a;
+        c->views[used++] = (mg_view){.kind = MG_VIEW_ROPE_PERM, .a = 1};
+    }
+    /* the shape before each view, which undoing a reshape needs */
+    uint64_t shape[MG_MAX_VIEWS + 1][MG_MAX_RANK] = {{0}};
+    uint32_t ranks[MG_MAX_VIEWS + 1];
+    for (uint32_t i = k; i <= n; i++) {
+        mg_view head[MG_MAX_VIEWS] = {{0}};
+        memcpy(head, views, i * sizeof *views);
+        if (!mg_views_shape(head, rank, stored, &ranks[i], shape[i]))
+            return mg_fail(err, MG_ERR_INTERNAL, "a view does not fit the shape it is stored in");
+    }
     for (uint32_t i = n; i-- > k;) {
         mg_view_kind kind = views[i].kind;
         if (kind != MG_VIEW_ROPE_UNPERM && kind != MG_VIEW_ROPE_PERM && kind != MG_VIEW_ADD &&
-            kind != MG_VIEW_TRANSPOSE)
+            kind != MG_VIEW_TRANSPOSE && kind != MG_VIEW_RESHAPE)
             return mg_fail(err, MG_ERR_UNSUPPORTED, "this layout cannot be written");
-        out[n - 1 - i] = inverse(&views[i]);
+        c->views[used] = inverse(&views[i]);
+        if (kind == MG_VIEW_RESHAPE) {
+            c->views[used].a = shape[i][0];
+            c->views[used].b = ranks[i] > 1 ? shape[i][1] : 0;
+            c->views[used].step = ranks[i] > 2 ? shape[i][2] : 0;
+        }
+        used++;
     }
     return MG_OK;
 }
@@ -102,11 +130,19 @@ static mg_status target_named(builder *b, const char *name, const mg_target *lik
 
 static const char *const layout_name[MG_LAYOUT_COUNT] = {"Hugging Face", "GGUF", "native"};
 
+static mg_status put_piece(builder *b, const uint64_t *stored, uint32_t rank, piece p) {
+    MG_TRY(grow((void **)&b->pieces, &b->cap_pieces, b->n_pieces, sizeof(piece), b->err));
+    p.part.rows = rows_of(p.n, stored, rank);
+    b->pieces[b->n_pieces++] = p;
+    return MG_OK;
+}
+
 static mg_status add_piece(builder *b, uint32_t row, uint32_t l, uint32_t e, bool generated) {
     const mg_tensor_row *r = &b->arch->tensors[row];
     const mg_form *f = &r->forms[b->layout][0];
     mg_view chain[MG_MAX_VIEWS];
-    uint64_t shape[3], stored[4] = {0}, first = 0;
+    inverse_chain inv;
+    uint64_t shape[3], stored[4] = {0};
     mg_target like = {.generated = generated, .row = row, .flush = r->flush};
     char name[256];
     uint32_t rank = mg_sym_shape(shape, r->shape, 3, b->hp, e);
@@ -123,12 +159,20 @@ static mg_status add_piece(builder *b, uint32_t row, uint32_t l, uint32_t e, boo
     like.always_f32 = like.rank < 2 || r->role == MG_R_ROUTER || r->role == MG_R_SHARED_ROUTER ||
                       (b->layout == MG_LAYOUT_GGUF && !weight);
     mg_form_views(chain, f, b->hp, e);
-    MG_TRY(invert(chain, like.rank, stored, &first, like.views, b->err));
+    MG_TRY(invert(&inv, chain, like.rank, stored, b->err));
+    like.join = inv.join;
+    memcpy(inv.join > 1 ? like.after : like.views, inv.views, sizeof inv.views);
     uint32_t index;
     MG_TRY(target_named(b, name, &like, &index));
-    MG_TRY(grow((void **)&b->pieces, &b->cap_pieces, b->n_pieces, sizeof(piece), b->err));
-    b->pieces[b->n_pieces++] = (piece){
-        .target = index, .part = {r->role, l, e, rows_of(product(shape, rank), stored, like.rank)}, .first_row = first};
+    const uint64_t n = product(shape, rank), inner = n / shape[0];
+    if (inv.groups.kind == MG_VIEW_END)
+        return put_piece(b, stored, like.rank, (piece){index, {r->role, l, e, 0, 0, 0}, inv.first + inv.nth * n, n});
+    const uint64_t run = inv.groups.b, step = inv.groups.step;
+    for (uint64_t g = 0; g * run < shape[0]; g++)
+        MG_TRY(put_piece(
+            b, stored, like.rank,
+            (piece){
+                index, {r->role, l, e, 0, g * run, run}, inv.first + (g * step + inv.groups.a) * inner, run * inner}));
     return MG_OK;
 }
 
@@ -178,27 +222,27 @@ static mg_status check_no_loss(const builder *b) {
 static int by_place(const void *pa, const void *pb) {
     const piece *a = pa, *b = pb;
     if (a->target != b->target) return a->target < b->target ? -1 : 1;
-    return a->first_row < b->first_row ? -1 : a->first_row > b->first_row;
+    return a->first < b->first ? -1 : a->first > b->first;
 }
 
-/* Hand the sorted pieces to their targets; every row must come from exactly one. */
+/* Hand the sorted pieces to their targets; every element must come from exactly one. */
 static mg_status assign_parts(builder *b) {
     mg_part *parts;
     MG_TRY(MG_ARENA_NEW(&b->out->arena, &parts, b->n_pieces, b->err));
     if (b->n_pieces) qsort(b->pieces, b->n_pieces, sizeof *b->pieces, by_place);
     for (size_t i = 0; i < b->n_pieces;) {
         mg_target *t = &b->out->items[b->pieces[i].target];
-        uint64_t row = 0, rows = rows_of(product(t->shape, t->rank), t->shape, t->rank);
+        uint64_t at = 0, all = product(t->shape, t->rank);
         t->parts = parts + i;
         for (uint32_t target = b->pieces[i].target; i < b->n_pieces && b->pieces[i].target == target; i++) {
-            if (b->pieces[i].first_row != row) break;
+            if (b->pieces[i].first != at) break;
             parts[i] = b->pieces[i].part;
-            row += parts[i].rows;
+            at += b->pieces[i].n;
             t->n_parts++;
         }
-        if (row != rows) {
-            mg_fail(b->err, MG_ERR_FORMAT, "%llu of its %llu rows have a source", (unsigned long long)row,
-                    (unsigned long long)rows);
+        if (at != all) {
+            mg_fail(b->err, MG_ERR_FORMAT, "%llu of its %llu elements have a source", (unsigned long long)at,
+                    (unsigned long long)all);
             mg_error_at(b->err, NULL, t->name);
             return MG_ERR_FORMAT;
         }
@@ -268,7 +312,8 @@ mg_status mg_target_bind(mg_bound *out, const mg_model *source, const mg_target 
     }
     const mg_tensor *x = mg_model_tensor(source, b);
     *out = *b;
-    if (!mg_views_append(out->views, t->views) ||
+    const mg_view slice[MG_MAX_VIEWS] = {{.kind = p->slice ? MG_VIEW_ROWS : MG_VIEW_END, .a = p->first, .b = p->slice}};
+    if (!mg_views_append(out->views, slice) || !mg_views_append(out->views, t->views) ||
         !mg_views_shape(out->views, x->rank, x->shape, &out->rank, out->shape))
         return mg_fail(err, MG_ERR_INTERNAL, "views of '%s' do not compose with those of '%s'", x->name, t->name);
     return MG_OK;

@@ -80,10 +80,13 @@ static bool next_stage(stage *out, const stage *in, const mg_view *v) {
         out->shape[in->rank - 1] = in->shape[in->rank - 2];
         return true;
     case MG_VIEW_RESHAPE:
-        if (!mg_mul_u64(v->a, v->b ? v->b : 1, &last) || last != in->n) return false;
-        out->rank = v->b ? 2 : 1;
+        if (!mg_mul_u64(v->a, v->b ? v->b : 1, &last) || !mg_mul_u64(last, v->step ? v->step : 1, &last) ||
+            last != in->n || (v->step && !v->b))
+            return false;
+        out->rank = v->step ? 3 : v->b ? 2 : 1;
         out->shape[0] = v->a;
         out->shape[1] = v->b;
+        out->shape[2] = v->step;
         return true;
     case MG_VIEW_ADD:
         return true;
