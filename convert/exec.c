@@ -123,7 +123,7 @@ static mg_status check_inputs(const mg_plan *p, mg_error *err) {
 /* Declare the files of every output, weights of all outputs of a set before small files, manifest before config. */
 static mg_status declare(mg_exec *x, mg_error *err) {
     mg_plan *p = x->p;
-    MG_TRY(check_inputs(p, err));
+    if (!x->opt->in_place) MG_TRY(check_inputs(p, err));
     for (uint32_t i = 0; i < p->n_outputs; i++) {
         const mg_plan_output *o = p->outputs[i];
         mg_exec_out *eo = &x->outs[i];

@@ -90,6 +90,7 @@ typedef struct mg_exec_options {
     uint64_t memory;  /* byte budget of tiles: fewer workers run when theirs would not fit; 0 = no limit (a worker needs
                          about 8 MiB plus the encoded unit, whatever the model's size) */
     bool restart, force;
+    bool in_place; /* an output may be a file that is read: it is replaced when the new one is complete */
     mg_progress_mode progress;
     const char *label; /* "merge", "convert" ... */
     bool manifest; /* write NAME.manifest.json beside each output: inputs, recipe, per-tensor XXH3-128 and sha256, file

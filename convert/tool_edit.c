@@ -8,6 +8,7 @@
 #include "convert/edit_dir.h"
 #include "convert/plan.h"
 #include "formats/base/file.h"
+#include "formats/hf_cache.h"
 #include "formats/base/options.h"
 #include "formats/base/pool.h"
 #include "formats/base/utf8.h"
@@ -223,6 +224,7 @@ static mg_status execute(const args *a, mg_plan *p, mg_json *root, mg_error *err
                                 .memory = a->c.memory,
                                 .restart = a->c.restart,
                                 .force = a->c.force || !a->out,
+                                .in_place = !a->out,
                                 .progress = a->c.progress,
                                 .label = "edit",
                                 .verify_copies = true};
@@ -284,8 +286,12 @@ static void keep_mode(const char *path) {
     if (stat(path, &st) == 0) umask(~st.st_mode & 0777);
 }
 
-static mg_status check_in_place(const args *a, mg_error *err) {
+static mg_status check_in_place(const args *a, const mg_checkpoint *in, mg_error *err) {
     struct stat st;
+    if (in->n_files > 1)
+        return mg_fail(err, MG_ERR_UNSUPPORTED,
+                       "'%s' is the first of %u parts: join them first (moegraft-convert IN OUT.gguf)", a->in,
+                       in->n_files);
     if (a->out) return MG_OK;
     keep_mode(a->in);
     if (lstat(a->in, &st) != 0 || !S_ISLNK(st.st_mode)) return MG_OK;
@@ -296,7 +302,7 @@ static mg_status edit_gguf(const args *a, mg_checkpoint *in, mg_error *err) {
     mg_kvs kv;
     bool changed;
     mg_kvs_init(&kv);
-    mg_status st = check_in_place(a, err);
+    mg_status st = check_in_place(a, in, err);
     if (st == MG_OK) st = mg_kvs_edit(&kv, in->kv, a->edits, a->n_edits, a->remove.items, a->remove.n, &changed, err);
     mg_json *root = st == MG_OK ? mg_json_new_object() : NULL;
     if (st == MG_OK) {
@@ -369,10 +375,21 @@ static mg_status edit_dir(const args *a, mg_error *err) {
     return st;
 }
 
+/* The cache belongs to its own tools: its files are shared between snapshots. */
+static mg_status check_not_cached(const args *a, mg_error *err) {
+    char found[4096];
+    bool cached;
+    MG_TRY(mg_hf_resolve(found, sizeof found, a->in, &cached, err));
+    if (!cached || a->out) return MG_OK;
+    return mg_fail(err, MG_ERR_UNSUPPORTED, "'%s' is in the Hugging Face cache, which is not edited: copy it first",
+                   a->in);
+}
+
 static mg_status run(const args *a, mg_error *err) {
     if (mg_path_is_dir(a->in)) return edit_dir(a, err);
     if (a->out && mg_path_is_dir(a->out)) return mg_fail(err, MG_ERR_USAGE, "'%s' is a directory", a->out);
     mg_checkpoint *in;
+    MG_TRY(check_not_cached(a, err));
     MG_TRY(mg_checkpoint_open(&in, a->in, err));
     mg_status st = in->kv ? edit_gguf(a, in, err)
                           : mg_fail(err, MG_ERR_UNSUPPORTED, "only a GGUF or a model directory has metadata to edit");

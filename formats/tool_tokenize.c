@@ -6,20 +6,22 @@
 #include "formats/base/file.h"
 #include "formats/base/json.h"
 #include "formats/base/options.h"
+#include "formats/chat.h"
 #include "formats/tokenizer.h"
 
 enum { MAX_INPUT = 1 << 29 };
 
 static const mg_tool_info tool = {"tokenize", "token ids as the model's own tokenizer makes them",
-                                  "PATH --text S | --file F\nPATH --decode 1,2,3",
+                                  "PATH --text S | --file F | --chat F.json\nPATH --decode 1,2,3",
                                   "  moegraft-tokenize samples/donors/base --text 'the quick brown fox'\n"
                                   "  moegraft-tokenize moe4-Q4_K_M.gguf --file samples/text/prose.txt --json\n"
+                                  "  moegraft-tokenize models/instruct --chat talk.json --json\n"
                                   "  moegraft-tokenize samples/donors/base --decode 1,439,270\n",
                                   NULL};
 
 typedef struct arguments {
-    const char *path, *text, *file, *decode;
-    bool no_special, json;
+    const char *path, *text, *file, *decode, *chat, *format;
+    bool no_special, json, no_reply;
 } arguments;
 
 static mg_status parse(arguments *a, int argc, char **argv, bool *done, mg_error *err) {
@@ -30,15 +32,21 @@ static mg_status parse(arguments *a, int argc, char **argv, bool *done, mg_error
         {"--no-special", MG_OPT_FLAG, &a->no_special, NULL,
          "no BOS or EOS added, '<s>' in the text is three characters; with --decode: leave special tokens out"},
         {"--json", MG_OPT_FLAG, &a->json, NULL, "{\"ids\": [...], \"pieces\": [...]} on stdout"},
-        {"--chat", MG_OPT_UNBUILT, NULL, "F.json", "messages through the model's chat template"},
+        {"--chat", MG_OPT_STR, &a->chat, "F.json",
+         "a conversation [{\"role\": \"user\", \"content\": S}, ...] as the model's chat template writes it"},
+        {"--chat-template", MG_OPT_STR, &a->format, "NAME",
+         "this chat format instead of the model's (chatml, llama3 ...)"},
+        {"--no-reply", MG_OPT_FLAG, &a->no_reply, NULL, "with --chat: do not open the model's answer at the end"},
         {0},
     };
     mg_opt_list pos = {0};
     mg_status s = mg_options_parse(&tool, opts, argc, argv, &pos, done, err);
     if (!s && !*done) {
-        int given = (a->text != NULL) + (a->file != NULL) + (a->decode != NULL);
+        int given = (a->text != NULL) + (a->file != NULL) + (a->decode != NULL) + (a->chat != NULL);
         if (pos.n != 1 || given != 1)
-            s = mg_fail(err, MG_ERR_USAGE, "expected one PATH and one of --text, --file, --decode");
+            s = mg_fail(err, MG_ERR_USAGE, "expected one PATH and one of --text, --file, --chat, --decode");
+        else if (!a->chat && (a->format || a->no_reply))
+            s = mg_fail(err, MG_ERR_USAGE, "--chat-template and --no-reply belong to --chat");
         a->path = pos.n ? pos.items[0] : NULL;
     }
     mg_opt_list_release(&pos);
@@ -82,7 +90,8 @@ static mg_status read_stdin(char **out, size_t *n, mg_error *err) {
     }
 }
 
-static mg_status print_json(const mg_tokenizer *t, const mg_ids *ids, const char *text, mg_error *err) {
+static mg_status print_json(const mg_tokenizer *t, const mg_ids *ids, const char *text, const char *format,
+                            mg_error *err) {
     mg_json *o = mg_json_new_object(), *list = mg_json_new_array(), *pieces = mg_json_new_array();
     for (size_t i = 0; i < ids->n; i++) {
         const mg_token *k = mg_tokenizer_token(t, ids->ids[i]);
@@ -92,6 +101,7 @@ static mg_status print_json(const mg_tokenizer *t, const mg_ids *ids, const char
     mg_json_set(o, "ids", list);
     mg_json_set(o, "pieces", pieces);
     if (text) mg_json_set_str(o, "text", text);
+    if (format) mg_json_set_str(o, "chat_format", format);
     char *out;
     mg_status s = mg_json_print(&out, o, 0, err);
     if (!s) {
@@ -102,6 +112,11 @@ static mg_status print_json(const mg_tokenizer *t, const mg_ids *ids, const char
     return s;
 }
 
+static mg_status print_ids(const mg_ids *ids) {
+    for (size_t i = 0; i < ids->n; i++) printf("%d%c", ids->ids[i], i + 1 < ids->n ? ' ' : '\n');
+    return MG_OK;
+}
+
 static mg_status encode(const mg_tokenizer *t, const arguments *a, mg_error *err) {
     mg_ids ids = {0};
     char *text = NULL;
@@ -110,9 +125,34 @@ static mg_status encode(const mg_tokenizer *t, const arguments *a, mg_error *err
     if (a->file)
         s = strcmp(a->file, "-") == 0 ? read_stdin(&text, &n, err) : mg_file_slurp(a->file, MAX_INPUT, &text, &n, err);
     if (!s) s = mg_tokenizer_encode(t, a->text ? a->text : text, n, a->no_special ? 0 : MG_ENCODE_DEFAULT, &ids, err);
-    if (!s && a->json) s = print_json(t, &ids, NULL, err);
-    if (!s && !a->json)
-        for (size_t i = 0; i < ids.n; i++) printf("%d%c", ids.ids[i], i + 1 < ids.n ? ' ' : '\n');
+    if (!s) s = a->json ? print_json(t, &ids, NULL, NULL, err) : print_ids(&ids);
+    free(text);
+    mg_ids_release(&ids);
+    return s;
+}
+
+/* The conversation as text, and which format that is. */
+static mg_status render(const mg_tokenizer *t, const arguments *a, char **text, const char **format, mg_error *err) {
+    mg_chat chat;
+    const mg_chat_format *f = NULL;
+    char *model = NULL;
+    mg_status s = mg_chat_load(&chat, a->chat, err);
+    if (!s && !a->format) s = mg_chat_template_path(&model, a->path, err);
+    if (!s) s = mg_chat_choose(&f, model, a->format, err);
+    if (!s) s = mg_chat_render(text, f, &chat, t, !a->no_reply, err);
+    if (!s) *format = mg_chat_name(f);
+    free(model);
+    mg_chat_release(&chat);
+    return s;
+}
+
+static mg_status encode_chat(const mg_tokenizer *t, const arguments *a, mg_error *err) {
+    mg_ids ids = {0};
+    char *text = NULL;
+    const char *format = NULL;
+    mg_status s = render(t, a, &text, &format, err);
+    if (!s) s = mg_tokenizer_encode(t, text, strlen(text), a->no_special ? 0 : MG_ENCODE_SPECIAL, &ids, err);
+    if (!s) s = a->json ? print_json(t, &ids, text, format, err) : print_ids(&ids);
     free(text);
     mg_ids_release(&ids);
     return s;
@@ -124,7 +164,7 @@ static mg_status decode(const mg_tokenizer *t, const arguments *a, mg_error *err
     size_t n = 0;
     mg_status s = parse_ids(a->decode, &ids, err);
     if (!s) s = mg_tokenizer_decode(t, ids.ids, ids.n, a->no_special ? MG_DECODE_SKIP_SPECIAL : 0, &text, &n, err);
-    if (!s && a->json) s = print_json(t, &ids, text, err);
+    if (!s && a->json) s = print_json(t, &ids, text, NULL, err);
     if (!s && !a->json) {
         fwrite(text, 1, n, stdout);
         putchar('\n');
@@ -141,7 +181,7 @@ int main(int argc, char **argv) {
     bool done = false;
     mg_status s = parse(&a, argc, argv, &done, &err);
     if (!s && !done) s = mg_tokenizer_open_path(&t, a.path, &err);
-    if (!s && !done) s = a.decode ? decode(t, &a, &err) : encode(t, &a, &err);
+    if (!s && !done) s = a.decode ? decode(t, &a, &err) : a.chat ? encode_chat(t, &a, &err) : encode(t, &a, &err);
     mg_tokenizer_free(t);
     if (!s && fflush(stdout) != 0) s = mg_fail_errno(&err, "standard output");
     return s ? mg_tool_fail(&tool, &err) : 0;

@@ -4,13 +4,14 @@
 #include <string.h>
 
 #include "formats/base/json.h"
+#include "formats/chat.h"
 #include "verify/sample.h"
 #include "verify/tool_model.h"
 
 static const mg_tool_info tool = {
     .name = "generate",
     .summary = "continue a text with a model, through the reference forward pass",
-    .synopsis = "PATH --prompt S [-n 64] [--temp 0] [--seed N]",
+    .synopsis = "PATH --prompt S | --chat F.json [-n 64] [--temp 0] [--seed N]",
     .examples = "  moegraft-generate model/ --prompt 'Once upon a time' -n 100\n"
                 "  moegraft-generate model-Q4_K_M.gguf --prompt 'def main' --temp 0.8 --seed 7\n",
     .next = "moegraft generate --help",
@@ -22,7 +23,7 @@ enum { PREFILL = 1024 };
 typedef struct args {
     mg_common common;
     mg_opt_list pos;
-    const char *prompt;
+    const char *prompt, *chat, *format;
     uint64_t n, seed, top_k;
     double temp, top_p;
     bool done;
@@ -31,7 +32,11 @@ typedef struct args {
 static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
     const mg_opt opts[] = {
         {"--prompt,-p", MG_OPT_STR, &a->prompt, "S", "the text to continue"},
-        {"--chat", MG_OPT_UNBUILT, NULL, "F.json", "messages through the model's chat template"},
+        {"--chat", MG_OPT_STR, &a->chat, "F.json",
+         "answer a conversation [{\"role\": \"user\", \"content\": S}, ...], written as the model's chat template "
+         "does"},
+        {"--chat-template", MG_OPT_STR, &a->format, "NAME",
+         "this chat format instead of the model's (chatml, llama3 ...)"},
         {"--n-predict,-n", MG_OPT_U64, &a->n, "N", "most tokens to add (default 64)"},
         {"--temp", MG_OPT_F64, &a->temp, "X", "temperature; 0 takes the most likely token (default 0)"},
         {"--seed", MG_OPT_U64, &a->seed, "N", "of the draws when --temp is above 0 (default 0)"},
@@ -53,7 +58,8 @@ static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
     if (a->done) return MG_OK;
     MG_TRY(mg_common_finish(&a->common, err));
     if (a->pos.n != 1) return mg_fail(err, MG_ERR_USAGE, "one model expected, %zu given", a->pos.n);
-    if (!a->prompt) return mg_fail(err, MG_ERR_USAGE, "no --prompt given");
+    if (!a->prompt == !a->chat) return mg_fail(err, MG_ERR_USAGE, "expected --prompt or --chat");
+    if (a->format && !a->chat) return mg_fail(err, MG_ERR_USAGE, "--chat-template belongs to --chat");
     if (a->n > UINT32_MAX / 2) return mg_fail(err, MG_ERR_USAGE, "%llu tokens", (unsigned long long)a->n);
     return MG_OK;
 }
@@ -65,7 +71,9 @@ typedef struct writer {
     const mg_tool_pass *pass;
     mg_tokenizer *tok;
     mg_ids ids;
-    size_t prompt; /* ids of the prompt */
+    const char *text; /* the prompt */
+    char *rendered;   /* of a conversation: owns text */
+    size_t prompt;    /* ids of the prompt */
     mg_kvcache *cache;
     mg_sampler sampler;
     float *x, *logits;
@@ -132,7 +140,7 @@ static mg_status print_json(const writer *w, mg_error *err) {
     char *text, *all = NULL;
     size_t n;
     mg_json_set_i64(o, "schema", 1);
-    mg_json_set_str(o, "prompt", w->a->prompt);
+    mg_json_set_str(o, "prompt", w->text);
     for (size_t i = 0; i < w->ids.n; i++) mg_json_push(i < w->prompt ? prompt : ids, mg_json_new_i64(w->ids.ids[i]));
     mg_json_set(o, "prompt_ids", prompt);
     mg_json_set(o, "ids", ids);
@@ -150,11 +158,32 @@ static mg_status print_json(const writer *w, mg_error *err) {
     return st;
 }
 
+/* Templates place BOS themselves. */
+static mg_status set_prompt(writer *w, mg_error *err) {
+    const mg_chat_format *f = NULL;
+    mg_chat chat = {0};
+    char *model = NULL;
+    unsigned flags = MG_ENCODE_DEFAULT;
+    mg_status st = MG_OK;
+    w->text = w->a->prompt;
+    if (w->a->chat) {
+        flags = MG_ENCODE_SPECIAL;
+        st = mg_chat_load(&chat, w->a->chat, err);
+        if (st == MG_OK && !w->a->format) st = mg_chat_template_model(&model, w->t->ckpt, err);
+        if (st == MG_OK) st = mg_chat_choose(&f, model, w->a->format, err);
+        if (st == MG_OK) st = mg_chat_render(&w->rendered, f, &chat, w->tok, true, err);
+        w->text = w->rendered;
+    }
+    free(model);
+    mg_chat_release(&chat);
+    return st == MG_OK ? mg_tokenizer_encode(w->tok, w->text, strlen(w->text), flags, &w->ids, err) : st;
+}
+
 static mg_status prepare(writer *w, mg_error *err) {
     const uint64_t hidden = (uint64_t)mg_hp_i(w->t->m, MG_K_HIDDEN), vocab = mg_forward_vocab(w->t->m);
     MG_TRY(mg_sampler_init(&w->sampler, w->a->temp, w->a->top_k, w->a->top_p, w->a->seed, err));
     MG_TRY(mg_tool_model_tokenizer(&w->tok, w->t, err));
-    MG_TRY(mg_tokenizer_encode(w->tok, w->a->prompt, strlen(w->a->prompt), MG_ENCODE_DEFAULT, &w->ids, err));
+    MG_TRY(set_prompt(w, err));
     w->prompt = w->ids.n;
     if (w->prompt == 0) return mg_fail(err, MG_ERR_USAGE, "the prompt has no tokens");
     MG_TRY(mg_kvcache_new(&w->cache, w->t->m, 1, w->prompt + w->a->n, err));
@@ -177,6 +206,7 @@ static mg_status run(const args *a, mg_error *err) {
     mg_kvcache_free(w.cache);
     mg_tokenizer_free(w.tok);
     mg_ids_release(&w.ids);
+    free(w.rendered);
     free(w.x);
     free(w.logits);
     mg_tool_pass_free(&pass);

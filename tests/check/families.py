@@ -19,6 +19,7 @@ ELSEWHERE = re.compile("|".join([
 
 # file: (what may stand there, why)
 ALLOWED = {
+    "formats/chats.inc": (r".*", "chat formats are named after the models that brought them, templates after those that have them"),
     "formats/tokenizer_spm.c": (r"""["']llama["']""", "value of tokenizer.ggml.model for SentencePiece vocabularies"),
     "convert/gguf_vocab.c": (r"""["']llama["']""", "value of tokenizer.ggml.model for SentencePiece vocabularies"),
     "convert/tool_convert.c": (r"""\"mistral\"|--to mistral""", "the layout of that name"),

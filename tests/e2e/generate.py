@@ -34,7 +34,7 @@ check(generate(*hot, "--seed", 5)["ids"] != generate(*hot, "--seed", 6)["ids"], 
 same(generate(*hot, "--top-k", 1)["ids"], r["ids"], "top-k 1 is greedy")
 same(generate(*hot, "--top-p", 1e-9)["ids"], r["ids"], "a tiny top-p is greedy")
 
-run("generate", MODEL, "--chat", "x.json", expect=4)
+run("generate", MODEL, "--chat", "x.json", expect=5)
 run("generate", MODEL, expect=2)
 run("generate", MODEL, "--prompt", "x", "--temp", "-1", expect=2)
 run("generate", MODEL, "--prompt", "x", "--top-p", "0", expect=2)

@@ -99,6 +99,7 @@ run("convert", WORK / "direct.gguf", ggufs / "set.gguf", "--split-max-size", "2M
 cache(hub, "org/m-GGUF", ggufs)
 tool("inspect", "hf:org/m-GGUF/m-F16.gguf", **HUB)
 tool("check", "hf:org/m-GGUF@main/set-00001-of-00004.gguf", **HUB)
+tool("edit", "hf:org/m-GGUF/m-F16.gguf", "--set", "general.name=x", expect=4, **HUB)
 err = tool("inspect", "hf:org/m-GGUF/m-Q4_0.gguf", expect=5, **HUB).err
 check("m-F16.gguf" in err, err)
 

@@ -151,4 +151,6 @@ result = run("quantize", "--keep-split", parts("count", 4)[0], "count.gguf", "CO
 check("same file" in result.err, result.err)
 same([p.read_bytes() for p in parts("count", 4)], before, "the input after the refusals")
 run("convert", "base.gguf", "dir", "--split-max-size", "1M", expect=2)
+result = run("edit", parts("count", 4)[0], "--set", "general.name=x", expect=4)
+check("join them first" in result.err, result.err)
 common.done()

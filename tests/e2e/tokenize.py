@@ -28,7 +28,7 @@ for args, code, says in [
     ((BASE, "--text", "a", "--decode", "1"), 2, "expected one PATH and one of"),
     ((BASE, "--decode", "1,x"), 2, "'x' is not a whole number"),
     ((BASE, "--decode", "1024"), 2, "the vocabulary has 1024 tokens"),
-    ((BASE, "--chat", "x.json"), 4, "not built yet"),
+    ((BASE, "--chat", "x.json"), 5, "x.json"),
     ((common.WORK, "--text", "a"), 4, "no tokenizer there"),
     ((common.WORK / "none.gguf", "--text", "a"), 5, "none.gguf"),
     ((BASE, "--file", "none"), 5, "none"),
