@@ -1,0 +1,104 @@
+"""Token ids against the tokenizers library: sixteen tokenizer.json of different construction, trained here, on 0.86 MB of mixed
+text (60 blocks of Unicode, emoji, code, combining marks in disorder, long runs)."""
+import json
+import random
+
+from tokenizers import AddedToken, Regex, Tokenizer, decoders as D, models, normalizers as N
+from tokenizers import pre_tokenizers as P, processors, trainers
+
+from peers import SAMPLES, WORK, run
+
+
+def text():
+    out=[]
+    for p in sorted((SAMPLES / "text").glob("*.txt")): out.append(p.read_text()[:60000])
+    for p in sorted(SAMPLES.parent.glob("*/*.c"))[:12]: out.append(p.read_text()[:20000])
+    r=random.Random(7)
+    blocks=[(0x41,0x5A),(0x61,0x7A),(0xC0,0x24F),(0x370,0x3FF),(0x400,0x4FF),(0x531,0x587),(0x5D0,0x5EA),(0x620,0x6FF),(0x900,0x97F),(0x980,0x9FF),(0xB80,0xBFF),(0xE00,0xE5B),(0xE80,0xEDF),(0xF00,0xFFF),(0x1000,0x109F),(0x10A0,0x10FF),(0x1100,0x11FF),(0x1200,0x137F),(0x1780,0x17F9),(0x1800,0x18AA),(0x1E00,0x1EFF),(0x1F00,0x1FFF),(0x2000,0x206F),(0x2070,0x209C),(0x20A0,0x20C0),(0x2100,0x218B),(0x2190,0x2BFF),(0x2E80,0x2FDF),(0x3000,0x303F),(0x3041,0x30FF),(0x3100,0x318F),(0x3200,0x33FF),(0x3400,0x4DBF),(0x4E00,0x9FFF),(0xA000,0xA4CF),(0xA640,0xA69F),(0xA720,0xA7FF),(0xAC00,0xD7A3),(0xF900,0xFAFF),(0xFB00,0xFB4F),(0xFB50,0xFDFF),(0xFE00,0xFE6F),(0xFF00,0xFFEF),(0x300,0x36F),(0x1D400,0x1D7FF),(0x1F1E6,0x1F1FF),(0x1F300,0x1FAFF),(0x10900,0x10FFF),(0x11000,0x11FFF),(0x12000,0x1254F),(0x16A00,0x16FFF),(0x1E000,0x1E9FF),(0x20000,0x2A6DF),(0x30000,0x323AF),(0xE0000,0xE01EF),(0x1,0x7F),(0x80,0xFF),(0x1C80,0x1CFF)]
+    seps=[" ","  ","\n","\n\n","\t"," \n"," ","'","'s","'ſ","'LL",",",".","!","…","1","12","1234","٣٤","½","²","_","-","/","\r\n","\u00a0","\u3000","\u180e","\u200d","\u0085","\u2028","'re","'Ve"]
+    for _ in range(60000):
+        lo,hi=r.choice(blocks); 
+        out.append("".join(chr(r.randint(lo,hi)) for _ in range(r.randint(1,5)))+r.choice(seps))
+    emoji=["👨‍👩‍👧‍👦","🏳️‍🌈","👍🏽","🇫🇷","😀","❤️","1️⃣"]
+    for _ in range(3000): out.append(r.choice(emoji)+r.choice(seps))
+    # combining orders
+    marks=[c for c in range(0x300,0x36F)]+[0x5B0,0x64B,0x94D,0x1DC0,0x302A,0x3099,0x1D165,0x898,0x11930,0x11935,0x10EFD]
+    for _ in range(4000): out.append(chr(r.choice([0x61,0x41,0x4F,0xAC00,0x1100,0x11935,0x3B1,0x915,0x30AB]))+"".join(chr(r.choice(marks)) for _ in range(r.randint(0,3)))+r.choice(["","\u1161","\u11a8"," "]))
+    out.append(" "*3000+"x"+"\n"*500+"a"*5000+"1"*1000+"!"*1000)
+    s="".join(out)
+    s="".join(c for c in s if not 0xD800<=ord(c)<=0xDFFF)
+    return s
+
+CON="(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+L3=CON+r"|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+Q2=L3.replace(r"\p{N}{1,3}",r"\p{N}")
+UP=r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]";LO=r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]";PRE=r"[^\r\n\p{L}\p{N}]?"
+O2=PRE+UP+"*"+LO+"+"+CON+"?|"+PRE+UP+"+"+LO+"*"+CON+r"?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+UPH=UP[:-1]+r"&&[^\p{Han}]]";LOH=LO[:-1]+r"&&[^\p{Han}]]"
+K2=r"[\p{Han}]+|"+PRE+UPH+"*"+LOH+"+"+CON+"?|"+PRE+UPH+"+"+LOH+"*"+CON+r"?|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+DS3=[r"\p{N}{1,3}","[一-龥぀-ゟ゠-ヿ]+","[!\"#$%&'()*+,\\-./:;<=>?@\\[\\\\\\]^_`{|}~][A-Za-z]+|[^\r\n\\p{L}\\p{P}\\p{S}]?[\\p{L}\\p{M}]+| ?[\\p{P}\\p{S}]+[\r\n]*|\\s*[\r\n]+|\\s+(?!\\S)|\\s+"]
+iso=lambda r:P.Split(Regex(r),"isolated")
+BL=lambda pre=False,rx=False:P.ByteLevel(add_prefix_space=pre,use_regex=rx)
+seq=P.Sequence
+DSL=[r"[\r\n]",r"\s?\p{L}+",r"\s?\p{P}+","[一-龥ࠀ-一가-퟿]+"]
+specs={
+ "gpt2":dict(pre=BL(False,True)),
+ "gpt2_prefix":dict(pre=BL(True,True)),
+ "llama3":dict(pre=seq([iso(L3),BL()]),ignore=True,bos=True),
+ "qwen2":dict(norm=N.NFC(),pre=seq([iso(Q2),BL()])),
+ "o200k":dict(pre=seq([iso(O2),BL()])),
+ "kimi":dict(pre=seq([iso(K2),BL()])),
+ "deepseek":dict(norm=N.Sequence([]),pre=seq([iso(r) for r in DSL]+[P.Digits(True),BL()]),bos=True),
+ "deepseek3":dict(pre=seq([iso(r) for r in DS3]+[BL()])),
+ "falcon":dict(pre=seq([P.Punctuation("contiguous"),BL(False,True),P.Digits(False),P.Split(Regex("[0-9][0-9][0-9]"),"isolated")])),
+ "starcoder":dict(pre=seq([P.Digits(True),BL(False,True)])),
+ "metaspace":dict(pre=P.Metaspace(prepend_scheme="first",split=True),dec=D.Metaspace(prepend_scheme="first"),bytefb=True,chars=True),
+ "nfkc_lower":dict(norm=N.Sequence([N.NFKC(),N.Lowercase(),N.Strip()]),pre=seq([P.WhitespaceSplit(),P.Punctuation(),BL(False,False)])),
+ "whitespace":dict(norm=N.Sequence([N.NFD(),N.Replace(Regex(r" {2,}")," "),N.Replace("ab","ba")]),pre=seq([P.Whitespace(),BL(False,False)])),
+ "merged_prev":dict(norm=N.NFKD(),pre=seq([P.Split(" ","merged_with_previous"),P.Split(Regex(r"[.,!?]"),"merged_with_next"),P.Split(Regex(r"\d|x*"),"contiguous"),BL(False,False)])),
+ "meta_digits":dict(pre=seq([P.Metaspace(prepend_scheme="always",split=True),P.Digits(True)]),dec=D.Metaspace(),bytefb=True,chars=True),
+ "bloom":dict(pre=seq([P.Split(Regex(r" ?[^(\s|[.,!?…。，、।۔،])]+"),"isolated"),BL()])),
+}
+
+EXTRA = "foo food foo, 'foo' xfoo foo_ fooé é<l> a  <l>b <r>  c<r>\n\nd<tool><|bos|> ²foo foo²\u200dfoo    "
+
+
+def build(sp, chunks):
+    chars, fallback = bool(sp.get("chars")), bool(sp.get("bytefb"))
+    t = Tokenizer(models.BPE(byte_fallback=fallback, ignore_merges=bool(sp.get("ignore")), fuse_unk=fallback,
+                             unk_token="<unk>" if fallback else None))
+    if "norm" in sp:
+        t.normalizer = sp["norm"]
+    t.pre_tokenizer = sp["pre"]
+    t.decoder = sp.get("dec") or D.ByteLevel()
+    special = ["<|bos|>", "<|eos|>"] + (["<unk>"] + ["<0x%02X>" % i for i in range(256)] if fallback else [])
+    t.train_from_iterator(chunks, trainers.BpeTrainer(
+        vocab_size=1500, special_tokens=special, initial_alphabet=[] if chars else P.ByteLevel.alphabet(),
+        show_progress=False, limit_alphabet=600))
+    t.add_tokens([AddedToken("<tool>", normalized=False, special=False),
+                  AddedToken("foo", single_word=True, normalized=True),
+                  AddedToken("<l>", lstrip=True, normalized=False), AddedToken("<r>", rstrip=True, normalized=False),
+                  AddedToken("   ", normalized=False)])
+    if sp.get("bos"):
+        t.post_processor = processors.Sequence([
+            processors.ByteLevel(trim_offsets=False),
+            processors.TemplateProcessing(single="<|bos|> $A", pair="<|bos|> $A <|bos|> $B",
+                                          special_tokens=[("<|bos|>", 0)])])
+    if fallback:  # byte tokens belong to the vocabulary, not to what is looked for in the text
+        j = json.loads(t.to_str())
+        j["added_tokens"] = [a for a in j["added_tokens"] if not a["content"].startswith("<0x")]
+        t = Tokenizer.from_str(json.dumps(j))
+    return t
+
+
+body = text()
+mixed = WORK / "mixed.txt"
+mixed.write_bytes((EXTRA + body).encode())
+for name, spec in specs.items():
+    tokenizer = build(spec, [body[i:i + 2000] for i in range(0, len(body), 6000)])
+    path = WORK / f"{name}.json"
+    tokenizer.save(str(path), pretty=False)
+    want = tokenizer.encode(EXTRA + body).ids
+    found = json.loads(run("tokenize", path, "--file", mixed, "--json"))["ids"]
+    assert found == want, f"{name}: first difference at {next(i for i, (a, b) in enumerate(zip(found, want)) if a != b)}"
+    print(f"{name}: {len(want)} ids equal", flush=True)
