@@ -11,6 +11,7 @@
 #include "verify/forward.h"
 #include "verify/forward64.h"
 #include "verify/rope.h"
+#include "verify/router.h"
 
 #define TINY MG_TEST_DATA "/models/tiny/"
 
@@ -414,4 +415,68 @@ Test(forward, long_text_dense_families) {
 }
 Test(forward, long_text_experts) {
     long_text("mixtral");
+    long_text("mesh_k2");
+    long_text("deepseek_v2");
+    long_text("gpt_oss");
+    long_text("phimoe");
+}
+
+/* ---- router rules ---- */
+
+static void same_route(const mg_router *r, const float *logits) {
+    double wide[64], want[64];
+    mg_routing got;
+    mg_error err = {0};
+    for (uint32_t e = 0; e < r->experts; e++) wide[e] = (double)logits[e];
+    ok(mg_route64(r, wide, want, &err), &err);
+    ok(mg_routing_init(&got, mg_math_get(), r, logits, 1, &err), &err);
+    uint32_t at = 0;
+    for (uint32_t e = 0; e < r->experts; e++) {
+        const bool chosen = at < r->k && got.expert[at] == e;
+        cr_assert_eq(chosen, want[e] > 0, "rule %d, expert %u", r->rule, e);
+        if (chosen) cr_assert(fabs((double)got.weight[at++] - want[e]) <= 1e-6 * want[e], "rule %d", r->rule);
+    }
+    cr_assert_eq(at, r->k);
+    mg_routing_release(&got);
+}
+
+/* Both implementations on logits without near ties: every rule, with and without groups, correction and scale. */
+Test(forward, router_rules_agree_with_their_formulas) {
+    static const mg_router_rule rules[] = {MG_ROUTER_SOFTMAX_TOPK,   MG_ROUTER_TOPK_SOFTMAX,
+                                           MG_ROUTER_SIGMOID,        MG_ROUTER_SOFTMAX_CORRECTED,
+                                           MG_ROUTER_SOFTMAX_GROUPS, MG_ROUTER_SPARSEMIXER};
+    float logits[16], correction[16];
+    for (int round = 0; round < 200; round++) {
+        for (int e = 0; e < 16; e++) { /* a permutation of 16 values apart, another for the corrections */
+            logits[e] = (float)((e * 7 + round * 5) * (round % 3 ? 11 : 3) % 16) * 0.37f - 2.9f + (float)round * 0.001f;
+            correction[e] = (float)((e * 5 + round * 3) % 16) * 0.031f;
+        }
+        for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {
+            const bool two = rules[i] == MG_ROUTER_SPARSEMIXER;
+            const bool grouped = rules[i] == MG_ROUTER_SIGMOID || rules[i] == MG_ROUTER_SOFTMAX_GROUPS;
+            const bool corrected = rules[i] == MG_ROUTER_SIGMOID || rules[i] == MG_ROUTER_SOFTMAX_CORRECTED;
+            mg_router r = {.rule = rules[i], .experts = 16, .k = two ? 2 : 3, .scale = round % 2 ? 2.5f : 1.0f};
+            r.renormalise = round % 4 < 2 && rules[i] != MG_ROUTER_SOFTMAX_GROUPS;
+            r.jitter = 0.01f * (float)(round % 40);
+            if (two) r.scale = 1.0f;
+            if (grouped && round % 5) r.groups = 4, r.groups_used = 1 + (uint32_t)round % 3;
+            if (corrected && round % 7) r.correction = correction;
+            same_route(&r, logits);
+        }
+    }
+}
+
+/* By hand: the best single expert stands in a group that loses. */
+Test(forward, groups_limit_the_choice) {
+    const float logits[] = {3, -4, 1, 1.5f, -1, 0, -2, -3};
+    mg_routing got;
+    mg_error err = {0};
+    mg_router r = {.rule = MG_ROUTER_SIGMOID, .experts = 8, .k = 2, .groups = 4, .groups_used = 1, .scale = 1};
+    ok(mg_routing_init(&got, mg_math_get(), &r, logits, 1, &err), &err);
+    cr_assert(got.expert[0] == 2 && got.expert[1] == 3, "two best of a group: 0.73 + 0.82 beats 0.95 + 0.02");
+    mg_routing_release(&got);
+    r.rule = MG_ROUTER_SOFTMAX_GROUPS;
+    ok(mg_routing_init(&got, mg_math_get(), &r, logits, 1, &err), &err);
+    cr_assert(got.expert[0] == 0 && got.expert[1] == 1, "the best of a group alone");
+    mg_routing_release(&got);
 }
