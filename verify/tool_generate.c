@@ -117,8 +117,21 @@ static mg_status feed(writer *w, size_t from, mg_error *err) {
     return mg_forward_logits(w->pass->f, w->t->m, w->x + (take - 1u) * hidden, 1, w->logits, err);
 }
 
+/* Models that chat end a turn with a token of its own: listed beside EOS in generation_config.json, or a key of its own
+ * in a GGUF. */
+static bool is_end(const writer *w, int32_t id) {
+    const mg_checkpoint *c = w->t->ckpt;
+    const mg_json *v = mg_json_get(c->generation_config, "eos_token_id");
+    uint64_t eot;
+    int64_t one;
+    if (id == mg_tokenizer_eos(w->tok) || (mg_json_i64(v, &one) && one == id)) return true;
+    if (c->kv && mg_kv_u64(mg_kvs_get(c->kv, "tokenizer.ggml.eot_token_id"), &eot) && eot == (uint64_t)id) return true;
+    for (v = v && mg_json_type(v) == MG_JSON_ARRAY ? mg_json_first(v) : NULL; v; v = mg_json_next(v))
+        if (mg_json_i64(v, &one) && one == id) return true;
+    return false;
+}
+
 static mg_status write_text(writer *w, mg_error *err) {
-    const int32_t eos = mg_tokenizer_eos(w->tok);
     const uint64_t vocab = mg_forward_vocab(w->t->m);
     size_t from = 0;
     MG_TRY(show(w, false, err));
@@ -128,7 +141,7 @@ static mg_status write_text(writer *w, mg_error *err) {
         MG_TRY(feed(w, from, err));
         from = w->ids.n;
         MG_TRY(mg_sampler_next(&w->sampler, w->logits, vocab, &id, err));
-        if (id == eos) break;
+        if (is_end(w, id)) break;
         MG_TRY(mg_ids_push(&w->ids, id, err));
         MG_TRY(show(w, false, err));
     }

@@ -65,6 +65,13 @@ out = run("generate", one, "--chat", "talk.json", "-n", "4", "--json").json()
 same(out["prompt"], chatml["expected"][5], "prompt")
 same(out["prompt_ids"], rendered(one)["ids"], "ids of the prompt")
 same(len(out["ids"]) <= 4, True, "tokens")
+# A turn also ends with a token that generation_config.json lists.
+check(len(out["ids"]) > 1, "something to stop")
+stopping = model("stopping", chat_template=chatml["text"])
+for ends in ([7, out["ids"][1]], out["ids"][1]):
+    (stopping / "generation_config.json").write_text(json.dumps({"eos_token_id": ends}))
+    found = run("generate", stopping, "--chat", "talk.json", "-n", "4", "--json").json()["ids"]
+    same(found, out["ids"][:out["ids"].index(out["ids"][1])], "ids before the end of the turn")
 run("generate", one, "--chat", "talk.json", "--prompt", "x", expect=2)
 run("generate", one, "--prompt", "x", "--chat-template", "chatml", expect=2)
 run("generate", strange, "--chat", "talk.json", expect=4)
