@@ -155,6 +155,9 @@ static type_sum sum_types(const inspection *in, type_sum by[MG_DTYPE_COUNT]) {
             to[k]->bytes += t->n_bytes;
         }
     }
+    if (!in->dense || in->dense == in->ckpt) return all;
+    all.elements = 0; /* weights are counted, not the words that hold their codes */
+    for (uint32_t i = 0; i < in->dense->n_tensors; i++) all.elements += in->dense->tensors[i].n_elements;
     return all;
 }
 

@@ -131,8 +131,20 @@ for name in ("awq4", "gptq3", "ct4-order", "fp8-block"):
     report = common.run("inspect", model, "--json").json()
     common.same(report["family"], "llama", f"{name}: family")
     common.check(any("2 weights are quantized" in note for note in report["notes"]), f"{name}: {report['notes']}")
+    stored = sum(len(t.data) for t in common.read_hf_dir(model).values())
+    common.same(round(report["bpw"], 6), round(8 * stored / sum(len(t.data) // 4 for t in common.read_hf_dir(dense).values()), 6), f"{name}: bpw")
     common.same(common.run("inspect", model / "config.json", "--json").json()["family"], "llama", f"{name}: family of the config")
     common.same(common.run("check", model, "--json").json()["results"][0]["family"], "llama", f"{name}: check")
+
+# Merging: donors of different formats.
+for suffix in ("", ".dense"):
+    recipe = common.WORK / f"merge{suffix}.yml"
+    donors = [common.WORK / f"{name}{suffix}" for name in ("awq4", "gptq4")]
+    recipe.write_text(f"base_model: {donors[0]}\ngate_mode: random\ndtype: float32\nexperts:\n" +
+                      "".join(f"  - source_model: {d}\n" for d in donors))
+    common.run("merge", recipe, common.WORK / f"merged{suffix}", "-q")
+common.same(common.sha256(common.WORK / "merged" / "model.safetensors"), common.sha256(common.WORK / "merged.dense" / "model.safetensors"),
+            "merge of quantized donors")
 
 # The side files of older writers count when config.json is silent.
 old = common.fresh("old")
