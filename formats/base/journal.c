@@ -110,8 +110,10 @@ static mg_status parse_layout(mg_journal_image *image, const uint8_t *at, uint64
         memcpy(&f->size, at, 8);
         memcpy(&length, at + 8, 8);
         if (!mg_align_u64(length, 8, &padded) || padded > left - 16 || length == 0 || length > 255) return damaged(err);
-        f->name = strndup((const char *)at + 16, (size_t)length);
+        f->name = malloc((size_t)length + 1); /* no strndup: the name is not terminated */
         if (!f->name) return mg_fail_nomem(err, length);
+        memcpy(f->name, at + 16, (size_t)length);
+        f->name[length] = 0;
         at += 16 + padded;
         left -= 16 + padded;
     }
