@@ -20,6 +20,8 @@ ELSEWHERE = re.compile("|".join([
 # file: (what may stand there, why)
 ALLOWED = {
     "formats/chats.inc": (r".*", "chat formats are named after the models that brought them, templates after those that have them"),
+    "formats/gguf_pre.inc": (r".*", "values of tokenizer.ggml.pre: GGUF names a text splitter after the model that brought it"),
+    "convert/gguf_pre_hashes.inc": (r".*", "the same names, by the hash the converter tells them by"),
     "formats/tokenizer_spm.c": (r"""["']llama["']""", "value of tokenizer.ggml.model for SentencePiece vocabularies"),
     "convert/gguf_vocab.c": (r"""["']llama["']""", "value of tokenizer.ggml.model for SentencePiece vocabularies"),
     "convert/tool_convert.c": (r"""\"mistral\"|--to mistral""", "the layout of that name"),
