@@ -138,7 +138,29 @@ static void open_damaged(void) {
     MUST(mg_group_checkpoint_wrap(&view, &c->base, &err) == MG_OK);
 }
 
+/* FP8 experts in one tensor: row blocks begin anew in each of them, and the edge blocks are cut. */
+static void stacked_fp8(void) {
+    memory_checkpoint *c =
+        memory_new("{\"quantization_config\":{\"quant_method\":\"fp8\",\"weight_block_size\":[16,16]}}");
+    const uint64_t shape[3] = {2, 24, 40}, blocks[3] = {2, 2, 3};
+    float scale[12], w[2 * 24 * 40];
+    for (unsigned i = 0; i < 12; i++) scale[i] = (float)(i + 1);
+    (void)memory_add(c, "other", MG_F32, 3, blocks);
+    const uint32_t t = memory_add(c, "experts.gate_up_proj", MG_F8_E4M3, 3, shape);
+    memset(c->data[t], 0x38, 2 * 24 * 40); /* 1.0 */
+    memory_put(c, "experts.gate_up_proj_scale_inv", MG_F32, 3, blocks, scale);
+    mg_error err = {0};
+    MUST(mg_group_checkpoint_wrap(&view, &c->base, &err) == MG_OK && view->n_tensors == 2);
+    MUST(view->tensors[1].rank == 3 && view->tensors[1].shape[1] == 24);
+    MUST(mg_checkpoint_read(view, 1, 0, w, sizeof w, &err) == MG_OK);
+    for (unsigned e = 0; e < 2; e++)
+        for (unsigned n = 0; n < 24; n++)
+            for (unsigned k = 0; k < 40; k++) MUST(w[(e * 24 + n) * 40 + k] == scale[(e * 2 + n / 16) * 3 + k / 16]);
+    mg_checkpoint_free(view);
+}
+
 int main(void) {
+    stacked_fp8();
     open_view();
     run(reader);
     mg_checkpoint_free(view);
