@@ -171,14 +171,35 @@ static mg_status claim(binder *b, uint32_t t, const mg_tensor_row *r, uint32_t l
     return MG_OK;
 }
 
+/* GGUF writers drop the last of ggml's dimensions when it is 1, which is our first: [1, n] comes back as [n]. *full is
+ * the view that puts it back. */
+static bool lost_ones(const binder *b, const mg_tensor *t, const mg_sym *syms, uint32_t max, uint32_t expert,
+                      mg_view *full) {
+    uint64_t shape[4] = {0};
+    uint32_t rank = mg_sym_shape(shape, syms, max, &b->m->hp, expert), ones = rank - t->rank;
+    if (b->layout != MG_LAYOUT_GGUF || rank <= t->rank || rank > 3) return false;
+    for (uint32_t i = 0; i < ones; i++)
+        if (shape[i] != 1) return false;
+    *full = (mg_view){.kind = MG_VIEW_RESHAPE, .a = shape[0], .b = shape[1], .step = rank > 2 ? shape[2] : 0};
+    return memcmp(shape + ones, t->shape, t->rank * sizeof *shape) == 0;
+}
+
 static mg_status bind_form(binder *b, uint32_t t, const mg_tensor_row *r, const mg_form *form, uint32_t l, uint32_t e) {
     const mg_tensor *x = &b->m->ckpt->tensors[t];
     bool own = form->stored[0].kind != MG_SYM_NONE;
     uint64_t want[3] = {0};
     uint32_t rank = mg_sym_shape(want, r->shape, 3, &b->m->hp, e);
     mg_bound *bound = mg_bind_slot(b->m, r->role, l, e);
-    MG_TRY(check_stored(b, x, own ? form->stored : r->shape, own ? 4 : 3, e));
+    const mg_sym *syms = own ? form->stored : r->shape;
+    mg_view full = {0};
     mg_form_views(bound->views, form, &b->m->hp, e);
+    if (lost_ones(b, x, syms, own ? 4 : 3, e, &full)) {
+        memmove(bound->views + 1, bound->views,
+                (MG_MAX_VIEWS - 1) * sizeof full); /* rows have MG_MAX_ROW_VIEWS < MAX */
+        bound->views[0] = full;
+    } else {
+        MG_TRY(check_stored(b, x, syms, own ? 4 : 3, e));
+    }
     if (!mg_views_shape(bound->views, x->rank, x->shape, &bound->rank, bound->shape) || bound->rank != rank ||
         memcmp(bound->shape, want, rank * sizeof *want) != 0)
         return mg_fail(b->err, MG_ERR_INTERNAL, "the view of %s does not give its shape", mg_role_name(r->role));
