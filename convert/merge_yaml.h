@@ -15,8 +15,8 @@ mg_status mg_merge_yaml_check_keys(const mg_yaml *map, const char *const *known,
  * written. */
 mg_status mg_merge_yaml_model(mg_arena *a, const mg_yaml *v, const char *key, const char **out,
                               mg_error *err) MG_MUST_CHECK;
-/* A model reference as a path that can be opened: beside the recipe in dir, else from the working directory, else a name
- * that the local Hugging Face cache has (kept as a name). */
+/* A model reference as a path that can be opened: beside the recipe in dir, else from the working directory, else a
+ * name that the local Hugging Face cache has (kept as a name). */
 mg_status mg_merge_yaml_resolve(mg_arena *a, const char *dir, const char *name, const char **out,
                                 mg_error *err) MG_MUST_CHECK;
 /* bfloat16, float16, float32 and their short forms; *out stays as it is when the key is absent or null. */

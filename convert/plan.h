@@ -70,9 +70,9 @@ mg_status mg_plan_add_side_file(mg_plan *p, uint32_t out, const char *name, cons
 /* Shard limit of a safetensors directory in bytes (default 5e9; a larger tensor gets its own shard). */
 mg_status mg_plan_set_shard_size(mg_plan *p, uint32_t out, uint64_t bytes, mg_error *err) MG_MUST_CHECK;
 /* GGUF: split into parts NAME-00001-of-0000N.gguf, a new one when the next tensor would push a part's tensor data over
- * max_bytes or its number of tensors over max_tensors; 0: no such limit. A larger tensor gets its own part; when all fit
- * in one, that is an ordinary file. The two tools that split differ in bytes: gguf-split (like_gguf_split) counts tensors
- * with their padding and leaves split.count last, convert_hf_to_gguf.py does neither. */
+ * max_bytes or its number of tensors over max_tensors; 0: no such limit. A larger tensor gets its own part; when all
+ * fit in one, that is an ordinary file. The two tools that split differ in bytes: gguf-split (like_gguf_split) counts
+ * tensors with their padding and leaves split.count last, convert_hf_to_gguf.py does neither. */
 mg_status mg_plan_set_split(mg_plan *p, uint32_t out, uint64_t max_bytes, uint32_t max_tensors, bool like_gguf_split,
                             mg_error *err) MG_MUST_CHECK;
 /* GGUF: the same with part[i] for tensor i, in the order of addition, each below n_parts and not falling. */

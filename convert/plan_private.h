@@ -51,7 +51,7 @@ typedef struct mg_plan_output {
     uint64_t split_size; /* GGUF: limits of a part, 0: none */
     uint32_t split_tensors;
     bool like_gguf_split;
-    uint32_t n_parts; /* GGUF: parts given tensor by tensor, 0: not */
+    uint32_t n_parts;    /* GGUF: parts given tensor by tensor, 0: not */
     mg_plan_file *files; /* after layout; weights first, then side files, index and config last */
     uint32_t n_files;
 } mg_plan_output;

@@ -8,18 +8,21 @@
 #define MG_MAX_RANK 8
 
 typedef struct mg_tensor {
-    const char *name;            /* NUL-terminated, owned by the checkpoint */
+    const char *name; /* NUL-terminated, owned by the checkpoint */
     mg_dtype dtype;
     uint32_t rank;               /* 0 = scalar */
-    uint64_t shape[MG_MAX_RANK]; /* torch order: slowest first; shape[rank-1] is the contiguous row. GGUF dims are reversed on reading */
+    uint64_t shape[MG_MAX_RANK]; /* torch order: slowest first; shape[rank-1] is the contiguous row. GGUF dims are
+                                    reversed on reading */
     uint64_t n_elements;
     uint64_t n_bytes;
-    uint32_t file;               /* index into the checkpoint's files */
-    uint64_t offset;             /* absolute byte offset in that file; 0 for computed tensors */
+    uint32_t file;   /* index into the checkpoint's files */
+    uint64_t offset; /* absolute byte offset in that file; 0 for computed tensors */
 } mg_tensor;
 
 /* Row length in elements (1 for scalars) and number of rows. */
-static inline uint64_t mg_tensor_cols(const mg_tensor *t) { return t->rank ? t->shape[t->rank - 1] : 1; }
+static inline uint64_t mg_tensor_cols(const mg_tensor *t) {
+    return t->rank ? t->shape[t->rank - 1] : 1;
+}
 static inline uint64_t mg_tensor_rows(const mg_tensor *t) {
     uint64_t c = mg_tensor_cols(t);
     return c ? t->n_elements / c : 0;

@@ -31,7 +31,7 @@ typedef struct inspection {
     const char *path;
     mg_checkpoint *ckpt;  /* NULL for a bare configuration */
     mg_checkpoint *dense; /* what the model is read from: ckpt itself, or the dense view that owns it */
-    mg_json *own_config; /* of a bare configuration */
+    mg_json *own_config;  /* of a bare configuration */
     const mg_json *config;
     mg_model *model; /* NULL: family unknown, see why_no_model */
     mg_error why_no_model;

@@ -15,15 +15,15 @@ typedef struct mg_batch {
 /* Points where activations can be observed. rows x cols floats, row-major; for EXPERT_* the rows are the tokens routed
  * to that expert and token[] says which. */
 typedef enum mg_tap_point {
-    MG_TAP_ATTN_IN,       /* normed input of q, k, v            [n_tokens, hidden] */
-    MG_TAP_ATTN_O_IN,     /* input of the output projection     [n_tokens, heads*v_head_dim] */
-    MG_TAP_FFN_IN,        /* normed input of router and experts or of gate/up  [n_tokens, hidden] */
-    MG_TAP_FFN_DOWN_IN,   /* input of the dense down projection [n_tokens, ffn] */
-    MG_TAP_ROUTER_LOGITS, /* [n_tokens, experts] */
-    MG_TAP_EXPERT_IN,     /* [rows, hidden] of one expert */
-    MG_TAP_EXPERT_DOWN_IN,/* [rows, expert_ffn] of one expert */
-    MG_TAP_SHARED_DOWN_IN,/* input of the shared expert's down projection [n_tokens, shared_ffn] */
-    MG_TAP_LAYER_OUT,     /* residual stream after the layer    [n_tokens, hidden] */
+    MG_TAP_ATTN_IN,        /* normed input of q, k, v            [n_tokens, hidden] */
+    MG_TAP_ATTN_O_IN,      /* input of the output projection     [n_tokens, heads*v_head_dim] */
+    MG_TAP_FFN_IN,         /* normed input of router and experts or of gate/up  [n_tokens, hidden] */
+    MG_TAP_FFN_DOWN_IN,    /* input of the dense down projection [n_tokens, ffn] */
+    MG_TAP_ROUTER_LOGITS,  /* [n_tokens, experts] */
+    MG_TAP_EXPERT_IN,      /* [rows, hidden] of one expert */
+    MG_TAP_EXPERT_DOWN_IN, /* [rows, expert_ffn] of one expert */
+    MG_TAP_SHARED_DOWN_IN, /* input of the shared expert's down projection [n_tokens, shared_ffn] */
+    MG_TAP_LAYER_OUT,      /* residual stream after the layer    [n_tokens, hidden] */
 } mg_tap_point;
 
 typedef struct mg_tap {
@@ -31,8 +31,8 @@ typedef struct mg_tap {
     uint32_t layer, expert;
     uint64_t rows, cols;
     const float *data;
-    const uint32_t *token;    /* EXPERT_*: token index of each row, else NULL */
-    const float *weight;      /* EXPERT_*: router weight of each row, else NULL */
+    const uint32_t *token; /* EXPERT_*: token index of each row, else NULL */
+    const float *weight;   /* EXPERT_*: router weight of each row, else NULL */
 } mg_tap;
 
 typedef mg_status (*mg_tap_fn)(void *ctx, const mg_tap *tap, mg_error *err);
@@ -46,8 +46,8 @@ typedef struct mg_evaluator {
     /* x [n, hidden] = embeddings of ids [n]. */
     mg_status (*embed)(void *self, mg_model *m, const int32_t *ids, uint64_t n, float *x, mg_error *err);
     /* Run parts of a layer on x [n_tokens, hidden] in place. tap may be NULL. */
-    mg_status (*run_layer)(void *self, mg_model *m, uint32_t layer, unsigned parts, const mg_batch *batch, float *x, mg_tap_fn tap,
-                           void *tap_ctx, mg_error *err);
+    mg_status (*run_layer)(void *self, mg_model *m, uint32_t layer, unsigned parts, const mg_batch *batch, float *x,
+                           mg_tap_fn tap, void *tap_ctx, mg_error *err);
     /* Final norm and output head: logits [n, vocab] of the rows x [n, hidden]. */
     mg_status (*logits)(void *self, mg_model *m, const float *x, uint64_t n, float *logits, mg_error *err);
 } mg_evaluator;

@@ -167,7 +167,7 @@ static mg_status open_text(mg_tokenizer **t, const char *text, mg_error *err) {
 #define MODEL(options, vocab, merges) "\"model\":{\"type\":\"BPE\"," options vocab ",\"merges\":" merges "}}"
 #define SPLIT(pattern, behavior)                                                                                       \
     "\"pre_tokenizer\":{\"type\":\"Split\",\"pattern\":{" pattern "},\"behavior\":\"" behavior "\"},"
-#define MERGES                        "[[\"a\",\"b\"],[\"ab\",\"a\"],[\"" MARK "\",\"a\"]]"
+#define MERGES "[[\"a\",\"b\"],[\"ab\",\"a\"],[\"" MARK "\",\"a\"]]"
 
 Test(tokenizer, refuses_bad_json) {
     static const struct {

@@ -14,8 +14,12 @@ typedef struct mg_span {
 } mg_span;
 
 /* *out = a*b / a+b; false on overflow (then *out is unspecified). */
-static inline bool mg_mul_u64(uint64_t a, uint64_t b, uint64_t *out) { return !__builtin_mul_overflow(a, b, out); }
-static inline bool mg_add_u64(uint64_t a, uint64_t b, uint64_t *out) { return !__builtin_add_overflow(a, b, out); }
+static inline bool mg_mul_u64(uint64_t a, uint64_t b, uint64_t *out) {
+    return !__builtin_mul_overflow(a, b, out);
+}
+static inline bool mg_add_u64(uint64_t a, uint64_t b, uint64_t *out) {
+    return !__builtin_add_overflow(a, b, out);
+}
 
 /* Round v up to a multiple of align (a power of two); false on overflow. */
 static inline bool mg_align_u64(uint64_t v, uint64_t align, uint64_t *out) {
@@ -25,6 +29,8 @@ static inline bool mg_align_u64(uint64_t v, uint64_t align, uint64_t *out) {
 }
 
 /* True when [off, off+len) lies inside a file of size bytes. Never forms off+len, so it cannot wrap. */
-static inline bool mg_range_fits(uint64_t off, uint64_t len, uint64_t size) { return off <= size && len <= size - off; }
+static inline bool mg_range_fits(uint64_t off, uint64_t len, uint64_t size) {
+    return off <= size && len <= size - off;
+}
 
 #endif

@@ -7,8 +7,8 @@
 
 typedef struct mg_file {
     int fd;
-    uint64_t size;           /* at open */
-    uint64_t dev, ino;       /* identity at open, for mg_file_recheck */
+    uint64_t size;     /* at open */
+    uint64_t dev, ino; /* identity at open, for mg_file_recheck */
     int64_t mtime_ns;
     char path[4096];
 } mg_file;
@@ -31,7 +31,8 @@ bool mg_path_exists(const char *path);
 bool mg_path_is_dir(const char *path);
 /* "dir/name" into buf; MG_ERR_LIMIT when it does not fit. */
 mg_status mg_path_join(char *buf, size_t size, const char *dir, const char *name, mg_error *err) MG_MUST_CHECK;
-/* MG_ERR_FORMAT unless name is a plain file name (no '/', no '\\', not empty, not "." or ".."): what index files may hold. */
+/* MG_ERR_FORMAT unless name is a plain file name (no '/', no '\\', not empty, not "." or ".."): what index files may
+ * hold. */
 mg_status mg_path_check_plain(const char *name, mg_error *err) MG_MUST_CHECK;
 /* mkdir -p of one level; existing directory is fine. */
 mg_status mg_path_mkdir(const char *path, mg_error *err) MG_MUST_CHECK;

@@ -1,5 +1,6 @@
 /* hash.h - the three digests of the project: XXH3-128 (per tensor and per unit, fast), SHA-256 (what people compare)
- * and MD5 (only to check other projects' md5sum lists). Text form is lower-case hex; XXH3 in its canonical byte order. */
+ * and MD5 (only to check other projects' md5sum lists). Text form is lower-case hex; XXH3 in its canonical byte order.
+ */
 #ifndef MG_BASE_HASH_H
 #define MG_BASE_HASH_H
 
@@ -20,7 +21,7 @@ void mg_xxh128_free(mg_xxh128_state *s);
 
 typedef struct mg_sha256 {
     uint32_t h[8];
-    uint64_t n;          /* bytes so far */
+    uint64_t n; /* bytes so far */
     uint8_t block[64];
 } mg_sha256;
 /* FIPS 180-4. Uses the SHA instructions of the processor when it has them and MOEGRAFT_ISA allows more than scalar. */

@@ -3,7 +3,8 @@
  *
  * Refused (MG_ERR_FORMAT with the byte offset): BOM or control bytes outside strings, invalid UTF-8, unescaped control
  * bytes in strings, lone surrogates, \u0000, numbers outside the grammar (01, 1., .5, +1), bytes after the value,
- * nesting beyond max_depth. Duplicate keys are checked by the tree reader (json.h) and by callers that build indexes. */
+ * nesting beyond max_depth. Duplicate keys are checked by the tree reader (json.h) and by callers that build indexes.
+ */
 #ifndef MG_BASE_JSONLEX_H
 #define MG_BASE_JSONLEX_H
 
@@ -12,19 +13,26 @@
 
 typedef enum mg_jtok {
     MG_JTOK_END = 0, /* input exhausted after a complete value */
-    MG_JTOK_OBJ_BEGIN, MG_JTOK_OBJ_END, MG_JTOK_ARR_BEGIN, MG_JTOK_ARR_END,
-    MG_JTOK_KEY,     /* string in key position; the ':' has been consumed */
-    MG_JTOK_STRING, MG_JTOK_NUMBER, MG_JTOK_TRUE, MG_JTOK_FALSE, MG_JTOK_NULL,
+    MG_JTOK_OBJ_BEGIN,
+    MG_JTOK_OBJ_END,
+    MG_JTOK_ARR_BEGIN,
+    MG_JTOK_ARR_END,
+    MG_JTOK_KEY, /* string in key position; the ':' has been consumed */
+    MG_JTOK_STRING,
+    MG_JTOK_NUMBER,
+    MG_JTOK_TRUE,
+    MG_JTOK_FALSE,
+    MG_JTOK_NULL,
 } mg_jtok;
 
 typedef struct mg_jsonlex {
     mg_span text;
-    size_t at;               /* offset of the next byte */
-    size_t token_at;         /* offset of the current token */
+    size_t at;                 /* offset of the next byte */
+    size_t token_at;           /* offset of the current token */
     unsigned depth, max_depth; /* max_depth <= 64 */
-    uint64_t stack;          /* one bit per level: 1 object, 0 array */
-    unsigned state;          /* private */
-    const char *raw;         /* STRING/KEY: bytes between the quotes, still escaped; NUMBER: its text */
+    uint64_t stack;            /* one bit per level: 1 object, 0 array */
+    unsigned state;            /* private */
+    const char *raw;           /* STRING/KEY: bytes between the quotes, still escaped; NUMBER: its text */
     size_t raw_len;
     bool has_escapes;
 } mg_jsonlex;

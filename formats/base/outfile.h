@@ -6,8 +6,9 @@
  * No pid in the names, so a rerun finds them; flock on the journal keeps a second process out (MG_ERR_IO naming it).
  * Order of durability: data of a unit, fdatasync of the part files, then its record, fdatasync of the journal (every
  * 1 GiB or 10 s and at the end), so the journal never claims bytes that are not on disk. At the end: headers, fsync,
- * check of the sources by the caller, rename of every file (side files such as an index last), fsync of the directory, journal
- * removed. Nothing under a final name is ever partial: a set whose renames were cut short is completed by the rerun.
+ * check of the sources by the caller, rename of every file (side files such as an index last), fsync of the directory,
+ * journal removed. Nothing under a final name is ever partial: a set whose renames were cut short is completed by the
+ * rerun.
  *
  * Journal records carry {unit index, XXH3-128 of the unit's bytes} and a CRC (XXH3-64) of the record; reading stops at
  * the first bad record (a torn tail is normal). On resume with the same plan id every claimed unit is re-read and
@@ -24,8 +25,8 @@
 typedef struct mg_outset mg_outset;
 
 typedef struct mg_outset_options {
-    bool restart;   /* discard a journal and part files that exist */
-    bool force;     /* replace existing final files; without it an existing one is MG_ERR_USAGE before work starts */
+    bool restart; /* discard a journal and part files that exist */
+    bool force;   /* replace existing final files; without it an existing one is MG_ERR_USAGE before work starts */
 } mg_outset_options;
 
 /* One contiguous piece of a unit's output: where its bytes lie. */
@@ -39,9 +40,11 @@ typedef struct mg_extent {
  * plan_id: identity of everything that determines the bytes. */
 mg_status mg_outset_new(mg_outset **out, const char *dir, const char *name, mg_xxh128 plan_id,
                         const mg_outset_options *opt, mg_error *err) MG_MUST_CHECK;
-/* True when an interrupted run left its journal in dir: what exists under OUT then is ours to go on with, not to refuse. */
+/* True when an interrupted run left its journal in dir: what exists under OUT then is ours to go on with, not to
+ * refuse. */
 bool mg_outset_pending(const char *dir, const char *name);
-/* Free without finishing: finished units that are still queued are flushed; part files and journal stay for a resume (they are removed when nothing was journaled). */
+/* Free without finishing: finished units that are still queued are flushed; part files and journal stay for a resume
+ * (they are removed when nothing was journaled). */
 void mg_outset_free(mg_outset *s);
 
 /* Declare a file of the set with its final size; index in declaration order. All before mg_outset_start. */
@@ -56,18 +59,22 @@ mg_status mg_outset_start(mg_outset *s, uint64_t n_units, mg_error *err) MG_MUST
 bool mg_outset_is_done(mg_outset *s, uint64_t unit, const mg_extent *extents, size_t n_extents);
 
 /* Write bytes of a unit (or of a header) by position. Thread safe. */
-mg_status mg_outset_write(mg_outset *s, uint32_t file, uint64_t offset, const void *data, uint64_t n, mg_error *err) MG_MUST_CHECK;
+mg_status mg_outset_write(mg_outset *s, uint32_t file, uint64_t offset, const void *data, uint64_t n,
+                          mg_error *err) MG_MUST_CHECK;
 
-/* Report a unit finished: hash is XXH3-128 over its extents' bytes in order. Queued; flushed as described above. Thread safe. */
+/* Report a unit finished: hash is XXH3-128 over its extents' bytes in order. Queued; flushed as described above. Thread
+ * safe. */
 mg_status mg_outset_unit_done(mg_outset *s, uint64_t unit, mg_xxh128 hash, mg_error *err) MG_MUST_CHECK;
 
 /* Read back (for whole-file hashes and headers that need tensor hashes). */
-mg_status mg_outset_read(mg_outset *s, uint32_t file, uint64_t offset, void *dst, uint64_t n, mg_error *err) MG_MUST_CHECK;
+mg_status mg_outset_read(mg_outset *s, uint32_t file, uint64_t offset, void *dst, uint64_t n,
+                         mg_error *err) MG_MUST_CHECK;
 
 /* Everything written (MG_ERR_INTERNAL while a unit is neither confirmed by is_done nor reported by unit_done): fsync
- * files, note the commit and the files' inodes in the journal, rename in declaration order, fsync directory, remove the journal.
- * A rerun after a kill in the middle goes through the same calls: files that already have their final name are read (and
- * compared instead of written) there, and commit renames the rest. After MG_OK the set is finished and only mg_outset_free remains. */
+ * files, note the commit and the files' inodes in the journal, rename in declaration order, fsync directory, remove the
+ * journal. A rerun after a kill in the middle goes through the same calls: files that already have their final name are
+ * read (and compared instead of written) there, and commit renames the rest. After MG_OK the set is finished and only
+ * mg_outset_free remains. */
 mg_status mg_outset_commit(mg_outset *s, mg_error *err) MG_MUST_CHECK;
 
 /* A small file written in one go with the same temp + fsync + rename protocol (reports, manifests, imatrix). */

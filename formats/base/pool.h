@@ -25,8 +25,8 @@ unsigned mg_pool_size(const mg_pool *p);
 mg_status mg_pool_run(mg_pool *p, uint64_t n, mg_pool_fn fn, void *ctx, mg_error *err) MG_MUST_CHECK;
 
 /* Byte budget shared by workers: acquire blocks until bytes fit (a request larger than the whole budget is granted
- * alone); release gives back. Requests are served in the order they came. A worker that holds bytes must not ask for more:
- * two such workers could wait for each other. */
+ * alone); release gives back. Requests are served in the order they came. A worker that holds bytes must not ask for
+ * more: two such workers could wait for each other. */
 typedef struct mg_budget mg_budget;
 mg_status mg_budget_new(mg_budget **out, uint64_t bytes, mg_error *err) MG_MUST_CHECK;
 void mg_budget_free(mg_budget *b);

@@ -4,7 +4,8 @@
  * Patterns are Oniguruma's (Ruby syntax), because the tokenizers library runs them with it. They are parsed and written
  * anew for PCRE2 (regex_syntax.c), so that every construct means what it means there: `&&` in a class is an
  * intersection, `\s` is Unicode White_Space, `\p{Han}` the script itself, categories are those of Unicode 16 whatever
- * the installed PCRE2 knows. `\p{_word}` is ours: what Rust's regular expressions call `\w`. What has not been shown to mean the same is MG_ERR_UNSUPPORTED by name.
+ * the installed PCRE2 knows. `\p{_word}` is ours: what Rust's regular expressions call `\w`. What has not been shown to
+ * mean the same is MG_ERR_UNSUPPORTED by name.
  *
  * Bounded: patterns have a length and a depth, a search has a match limit and a heap limit (MG_ERR_LIMIT). */
 #ifndef MG_BASE_REGEX_H

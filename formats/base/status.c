@@ -116,18 +116,30 @@ const char *mg_error_text(const mg_error *err, char *buf, size_t size) {
 
 const char *mg_status_name(mg_status code) {
     switch (code) {
-    case MG_OK: return "done";
-    case MG_ERR_FAILED: return "check failed";
-    case MG_ERR_USAGE: return "usage error";
-    case MG_ERR_FORMAT: return "malformed input";
-    case MG_ERR_UNSUPPORTED: return "unsupported";
-    case MG_ERR_IO: return "input/output error";
-    case MG_ERR_LIMIT: return "resource limit";
-    case MG_ERR_INTEGRITY: return "integrity error";
-    case MG_ERR_CONFLICT: return "conflicting configuration";
-    case MG_ERR_INTERNAL: return "internal error";
-    case MG_ERR_INTERRUPTED: return "interrupted";
-    case MG_ERR_TERMINATED: return "terminated";
+    case MG_OK:
+        return "done";
+    case MG_ERR_FAILED:
+        return "check failed";
+    case MG_ERR_USAGE:
+        return "usage error";
+    case MG_ERR_FORMAT:
+        return "malformed input";
+    case MG_ERR_UNSUPPORTED:
+        return "unsupported";
+    case MG_ERR_IO:
+        return "input/output error";
+    case MG_ERR_LIMIT:
+        return "resource limit";
+    case MG_ERR_INTEGRITY:
+        return "integrity error";
+    case MG_ERR_CONFLICT:
+        return "conflicting configuration";
+    case MG_ERR_INTERNAL:
+        return "internal error";
+    case MG_ERR_INTERRUPTED:
+        return "interrupted";
+    case MG_ERR_TERMINATED:
+        return "terminated";
     }
     return "unknown status";
 }

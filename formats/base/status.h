@@ -15,31 +15,31 @@
 
 typedef enum mg_status {
     MG_OK = 0,
-    MG_ERR_FAILED = 1,       /* judged and failed: drift over a threshold, mismatch found by verify */
-    MG_ERR_USAGE = 2,        /* wrong option or argument */
-    MG_ERR_FORMAT = 3,       /* malformed input */
-    MG_ERR_UNSUPPORTED = 4,  /* valid, but not something this version can do */
-    MG_ERR_IO = 5,           /* the operating system refused a read, write, open, rename ... */
-    MG_ERR_LIMIT = 6,        /* a resource limit of ours or of the system (memory included) */
-    MG_ERR_INTEGRITY = 7,    /* a hash or a re-read disagrees with what was recorded */
-    MG_ERR_CONFLICT = 8,     /* configs that contradict each other or themselves */
-    MG_ERR_INTERNAL = 70,    /* a bug of ours */
-    MG_ERR_INTERRUPTED = 130,/* SIGINT */
-    MG_ERR_TERMINATED = 143, /* SIGTERM */
+    MG_ERR_FAILED = 1,        /* judged and failed: drift over a threshold, mismatch found by verify */
+    MG_ERR_USAGE = 2,         /* wrong option or argument */
+    MG_ERR_FORMAT = 3,        /* malformed input */
+    MG_ERR_UNSUPPORTED = 4,   /* valid, but not something this version can do */
+    MG_ERR_IO = 5,            /* the operating system refused a read, write, open, rename ... */
+    MG_ERR_LIMIT = 6,         /* a resource limit of ours or of the system (memory included) */
+    MG_ERR_INTEGRITY = 7,     /* a hash or a re-read disagrees with what was recorded */
+    MG_ERR_CONFLICT = 8,      /* configs that contradict each other or themselves */
+    MG_ERR_INTERNAL = 70,     /* a bug of ours */
+    MG_ERR_INTERRUPTED = 130, /* SIGINT */
+    MG_ERR_TERMINATED = 143,  /* SIGTERM */
 } mg_status;
 
-#define MG_MUST_CHECK __attribute__((warn_unused_result))
+#define MG_MUST_CHECK        __attribute__((warn_unused_result))
 #define MG_PRINTF(fmt, args) __attribute__((format(printf, fmt, args)))
 
 /* Fixed size on purpose: an error must be reportable when memory is gone. Empty string = not set. */
 typedef struct mg_error {
     mg_status code;
-    int sys_errno;       /* saved errno when the cause was a system call, else 0 */
-    bool has_offset;     /* true when offset (bytes from the start of the file) is meaningful */
+    int sys_errno;   /* saved errno when the cause was a system call, else 0 */
+    bool has_offset; /* true when offset (bytes from the start of the file) is meaningful */
     uint64_t offset;
     char file[512];
     char tensor[256];
-    char message[1024];  /* lower case, no full stop, subject in quotes, expected and found named */
+    char message[1024]; /* lower case, no full stop, subject in quotes, expected and found named */
 } mg_error;
 
 /* Zero-initialise an mg_error before the first use: mg_error err = {0}; */
@@ -67,19 +67,17 @@ const char *mg_error_text(const mg_error *err, char *buf, size_t size);
 const char *mg_status_name(mg_status code);
 
 /* Pass a failure on unchanged. */
-#define MG_TRY(expr)                       \
-    do {                                   \
-        mg_status mg_try_s_ = (expr);      \
-        if (mg_try_s_ != MG_OK)            \
-            return mg_try_s_;              \
+#define MG_TRY(expr)                                                                                                   \
+    do {                                                                                                               \
+        mg_status mg_try_s_ = (expr);                                                                                  \
+        if (mg_try_s_ != MG_OK) return mg_try_s_;                                                                      \
     } while (0)
 
 /* Pass a failure on to a cleanup label; needs a local `mg_status st`. */
-#define MG_TRY_GOTO(expr, label)           \
-    do {                                   \
-        st = (expr);                       \
-        if (st != MG_OK)                   \
-            goto label;                    \
+#define MG_TRY_GOTO(expr, label)                                                                                       \
+    do {                                                                                                               \
+        st = (expr);                                                                                                   \
+        if (st != MG_OK) goto label;                                                                                   \
     } while (0)
 
 #endif

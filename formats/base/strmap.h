@@ -18,7 +18,8 @@ void mg_strmap_init(mg_strmap *m);
 void mg_strmap_release(mg_strmap *m);
 /* Insert key -> value. *previous (may be NULL) receives the value already stored under key, or MG_STRMAP_NONE;
  * an existing value is kept, not replaced. MG_ERR_LIMIT without memory. */
-mg_status mg_strmap_put(mg_strmap *m, const char *key, size_t len, uint32_t value, uint32_t *previous, mg_error *err) MG_MUST_CHECK;
+mg_status mg_strmap_put(mg_strmap *m, const char *key, size_t len, uint32_t value, uint32_t *previous,
+                        mg_error *err) MG_MUST_CHECK;
 /* Value stored under key, or MG_STRMAP_NONE. */
 uint32_t mg_strmap_get(const mg_strmap *m, const char *key, size_t len);
 

@@ -1,7 +1,7 @@
-/* yaml.h - bounded YAML 1.1 reading through libyaml events into a small tree. All scalars stay strings: the schema types
- * them (so `no`, `1e3` and `12_000` never surprise). Caps: 1 MiB of text, depth 64, 100 aliases, 100 000 nodes after
- * expansion (MG_ERR_LIMIT). Duplicate keys, explicit non-core tags (!!python/...), more than one document: MG_ERR_FORMAT
- * with line and column. */
+/* yaml.h - bounded YAML 1.1 reading through libyaml events into a small tree. All scalars stay strings: the schema
+ * types them (so `no`, `1e3` and `12_000` never surprise). Caps: 1 MiB of text, depth 64, 100 aliases, 100 000 nodes
+ * after expansion (MG_ERR_LIMIT). Duplicate keys, explicit non-core tags (!!python/...), more than one document:
+ * MG_ERR_FORMAT with line and column. */
 #ifndef MG_BASE_YAML_H
 #define MG_BASE_YAML_H
 
@@ -30,6 +30,6 @@ const mg_yaml *mg_yaml_get(const mg_yaml *map, const char *key); /* NULL when ab
 bool mg_yaml_is_null(const mg_yaml *v);                          /* plain ~, null, Null, NULL or empty */
 bool mg_yaml_f64(const mg_yaml *v, double *out);
 bool mg_yaml_i64(const mg_yaml *v, int64_t *out);
-bool mg_yaml_bool(const mg_yaml *v, bool *out);                  /* true/false/yes/no/on/off, plain only */
+bool mg_yaml_bool(const mg_yaml *v, bool *out); /* true/false/yes/no/on/off, plain only */
 
 #endif

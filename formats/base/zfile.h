@@ -13,7 +13,8 @@ typedef struct mg_zcapture mg_zcapture;
 /* An unlinked temporary file in dir (NULL: TMPDIR or /tmp). */
 mg_status mg_zcapture_new(mg_zcapture **out, const char *dir, mg_error *err) MG_MUST_CHECK;
 mg_status mg_zcapture_write(mg_zcapture *c, const void *data, size_t n, mg_error *err) MG_MUST_CHECK;
-mg_status mg_zcapture_rewind(mg_zcapture *c, mg_error *err) MG_MUST_CHECK;  /* end writing, start reading; may be repeated */
+mg_status mg_zcapture_rewind(mg_zcapture *c,
+                             mg_error *err) MG_MUST_CHECK; /* end writing, start reading; may be repeated */
 mg_status mg_zcapture_read(mg_zcapture *c, void *data, size_t n, mg_error *err) MG_MUST_CHECK; /* exactly n bytes */
 void mg_zcapture_free(mg_zcapture *c);
 
