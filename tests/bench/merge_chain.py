@@ -70,7 +70,8 @@ def chain(args, work, kind):
         shutil.rmtree(work / name, ignore_errors=True)
     steps["mergekit-moe"] = timed([pathlib.Path(sys.executable).parent / "mergekit-moe", args.recipe, work / "mk", "--device", "cpu"],
                                   {"HF_HUB_OFFLINE": "1"})
-    unfuse(work / "mk", work / "mk2")
+    # in a process of its own: a child's peak memory starts at its parent's, and this one would hold the model
+    subprocess.run([sys.executable, __file__, "--unfuse", work / "mk", work / "mk2"], check=True)
     steps["convert_hf_to_gguf"] = timed([sys.executable, args.llama_cpp / "convert_hf_to_gguf.py", work / "mk2", "--outtype", "bf16", "--outfile", work / "mk.gguf"],
                                         {"PYTHONPATH": str(args.llama_cpp / "gguf-py")})
     steps["quantizer"] = timed([sys.executable, "-c", QUANTIZE, work / "mk.gguf", work / "mk-q.gguf", FILE_TYPES[kind], args.threads])
@@ -101,4 +102,7 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    if sys.argv[1:2] == ["--unfuse"]:
+        unfuse(pathlib.Path(sys.argv[2]), pathlib.Path(sys.argv[3]))
+    else:
+        main()
