@@ -176,10 +176,6 @@ static mg_status from_checkpoint(mg_imatrix **out, mg_checkpoint *c, bool raw, m
     return MG_OK;
 }
 
-mg_status mg_imatrix_from_checkpoint(mg_imatrix **out, mg_checkpoint *c, mg_error *err) {
-    return from_checkpoint(out, c, false, err);
-}
-
 /* ---- .dat ---- */
 
 typedef struct reader {

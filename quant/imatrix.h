@@ -40,8 +40,6 @@ mg_status mg_imatrix_load(mg_imatrix **out, const char *path, mg_error *err) MG_
 /* The same with the numbers as stored, for merging and statistics: values are sums of squares (GGUF), or averages times
  * counts[0] calls (.dat). */
 mg_status mg_imatrix_load_sums(mg_imatrix **out, const char *path, mg_error *err) MG_MUST_CHECK;
-/* As mg_imatrix_load from an open GGUF. */
-mg_status mg_imatrix_from_checkpoint(mg_imatrix **out, mg_checkpoint *c, mg_error *err) MG_MUST_CHECK;
 void mg_imatrix_free(mg_imatrix *m);
 
 /* Keep only entries whose name contains (include) or does not contain (exclude) any of the n substrings; n = 0 keeps

@@ -59,11 +59,6 @@ void mg_scorer_cuts(const mg_scorer *s, mg_score_options *opt) {
     opt->slice_rows = s->slice_rows;
 }
 
-void mg_scorer_batch(const mg_scorer *s, uint64_t *from, uint64_t *to) {
-    *from = s->from;
-    *to = s->to;
-}
-
 /* Scored rows of x, one behind the other. */
 static mg_status gather(mg_scorer *s, mg_error *err) {
     s->n_rows = 0;

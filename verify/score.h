@@ -36,8 +36,6 @@ void mg_scorer_free(mg_scorer *s);
 mg_status mg_scorer_next(mg_scorer *s, mg_score_rows *rows, mg_error *err) MG_MUST_CHECK;
 /* The cuts in force, as options. */
 void mg_scorer_cuts(const mg_scorer *s, mg_score_options *opt);
-/* Windows of the batch that the rows last handed out belong to: [*from, *to). A tap's batch covers the same windows. */
-void mg_scorer_batch(const mg_scorer *s, uint64_t *from, uint64_t *to);
 
 /* The same as a loop with a callback. */
 typedef mg_status (*mg_score_fn)(void *ctx, const mg_score_rows *rows, mg_error *err);
