@@ -50,12 +50,12 @@ static bool may_differ(mg_key k) {
 }
 
 /* Append the differences of donor d to list, as far as there is room; returns how many there are. */
-static unsigned list_differences(const mg_donor *base, const mg_donor *d, char *list, size_t size) {
+static unsigned list_differences(const mg_donor *base, const mg_donor *d, bool any_depth, char *list, size_t size) {
     mg_key keys[MG_KEY_COUNT];
     uint32_t all = mg_hparams_diff(&base->model->hp, &d->model->hp, keys);
     unsigned n = 0;
     for (uint32_t i = 0; i < all; i++) {
-        if (may_differ(keys[i])) continue;
+        if (may_differ(keys[i]) || (any_depth && keys[i] == MG_K_LAYERS)) continue;
         char b[96], v[96];
         size_t at = strlen(list);
         snprintf(list + at, size - at, "%s'%s' has %s, '%s' has %s", at ? "; " : "", base->name,
@@ -66,7 +66,7 @@ static unsigned list_differences(const mg_donor *base, const mg_donor *d, char *
     return n;
 }
 
-mg_status mg_donors_compare(const mg_donor *d, uint32_t n, mg_error *err) {
+mg_status mg_donors_compare(const mg_donor *d, uint32_t n, bool any_depth, mg_error *err) {
     char list[900] = "";
     unsigned differences = 0;
     for (uint32_t i = 1; i < n; i++) {
@@ -74,7 +74,7 @@ mg_status mg_donors_compare(const mg_donor *d, uint32_t n, mg_error *err) {
         if (d[i].model->arch != d[0].model->arch)
             return mg_fail(err, MG_ERR_CONFLICT, "'%s' is a %s model and '%s' a %s model", d[0].name,
                            d[0].model->arch->name, d[i].name, d[i].model->arch->name);
-        differences += list_differences(&d[0], &d[i], list, sizeof list);
+        differences += list_differences(&d[0], &d[i], any_depth, list, sizeof list);
     }
     bool cut = strlen(list) + 1 >= sizeof list;
     if (differences)

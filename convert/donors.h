@@ -18,8 +18,8 @@ mg_status mg_donors_open(mg_donor *d, uint32_t n, mg_error *err) MG_MUST_CHECK;
 void mg_donors_close(mg_donor *d, uint32_t n);
 
 /* Compare donors 1..n-1 with donor 0, the base: family, every canonical config value except those that belong to the
- * base's trunk alone (context length, sliding window, tied head, special token ids), and the tokenizers.
- * MG_ERR_CONFLICT lists every difference in one message. */
-mg_status mg_donors_compare(const mg_donor *d, uint32_t n, mg_error *err) MG_MUST_CHECK;
+ * base's trunk alone (context length, sliding window, tied head, special token ids; with any_depth the number of
+ * layers), and the tokenizers. MG_ERR_CONFLICT lists every difference in one message. */
+mg_status mg_donors_compare(const mg_donor *d, uint32_t n, bool any_depth, mg_error *err) MG_MUST_CHECK;
 
 #endif

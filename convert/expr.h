@@ -5,7 +5,10 @@
 #ifndef MG_CONVERT_EXPR_H
 #define MG_CONVERT_EXPR_H
 
+#include "convert/blend.h"
 #include "convert/plan.h"
+
+#include <pthread.h>
 
 typedef enum mg_expr_op {
     MG_EX_SOURCE, /* tensor of an input */
@@ -16,8 +19,16 @@ typedef enum mg_expr_op {
     MG_EX_STACK,  /* children below each other, a new slowest dimension */
     MG_EX_CONCAT, /* children below each other */
     MG_EX_VIEW,   /* one mg_view of child[0] */
+    MG_EX_BLEND,  /* children made into one by a merge method */
     MG_EX_OP_COUNT,
 } mg_expr_op;
+
+/* What a blend needs of its whole children: gathered by the first reader, shared by imports of the node. */
+typedef struct mg_blend_state {
+    pthread_mutex_t lock;
+    bool ready; /* under lock */
+    mg_blend_stats stats;
+} mg_blend_state;
 
 struct mg_expr {
     mg_expr_op op;
@@ -30,9 +41,11 @@ struct mg_expr {
     const mg_expr **children;
     mg_checkpoint *ckpt; /* SOURCE */
     uint32_t input, tensor;
-    mg_view view;    /* VIEW */
-    double *factors; /* LINEAR [n_children] */
-    float *weights;  /* CAST: importance [n_slices * cols] or NULL */
+    mg_view view;          /* VIEW */
+    double *factors;       /* LINEAR [n_children] */
+    const mg_blend *blend; /* BLEND */
+    mg_blend_state *state; /* BLEND */
+    float *weights;        /* CAST: importance [n_slices * cols] or NULL */
     uint64_t n_weights;
     const void *data;    /* CONST, SLOT: t.n_bytes bytes; a SLOT's is NULL until supplied (atomic) */
     const mg_expr *slot; /* SLOT imported from another plan: where the data is; else NULL */

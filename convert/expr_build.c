@@ -58,6 +58,9 @@ static void key_of(key_buf *k, const mg_expr *e) {
     case MG_EX_LINEAR:
         key_put(k, e->factors, e->n_children * sizeof e->factors[0]);
         break;
+    case MG_EX_BLEND:
+        key_put(k, e->blend, sizeof *e->blend);
+        break;
     case MG_EX_VIEW:
         key_u64(k, (uint64_t)e->view.kind);
         key_u64(k, e->view.a);
@@ -84,8 +87,8 @@ mg_status mg_expr_hash(const mg_expr *e, mg_xxh128_state *s, mg_error *err) {
     return MG_OK;
 }
 
-static const char *const op_names[MG_EX_OP_COUNT] = {"source", "const", "slot",   "cast",
-                                                     "linear", "stack", "concat", "view"};
+static const char *const op_names[MG_EX_OP_COUNT] = {"source", "const",  "slot", "cast", "linear",
+                                                     "stack",  "concat", "view", "blend"};
 
 /* Sizes, depth and grain from what the caller has filled in. */
 static mg_status finish(mg_expr *e, mg_error *err) {
@@ -192,6 +195,8 @@ static mg_status import(mg_plan *p, const mg_expr *from, const mg_expr **out, mg
     if (st == MG_OK && from->factors &&
         (st = own_copy(p, from->factors, from->n_children * sizeof(double), &copy, err)) == MG_OK)
         e.factors = copy;
+    if (st == MG_OK && from->blend && (st = own_copy(p, from->blend, sizeof *from->blend, &copy, err)) == MG_OK)
+        e.blend = copy;
     /* A slot imported twice must stay one node: look for it first. */
     if (st == MG_OK && e.op == MG_EX_SLOT)
         for (uint32_t i = 0; i < p->n_nodes; i++)
@@ -337,6 +342,32 @@ mg_status mg_expr_linear(mg_plan *p, const mg_expr *const *children, const doubl
     void *copy;
     MG_TRY(own_copy(p, factors, n * sizeof *factors, &copy, err));
     e.factors = copy;
+    return mg_expr_intern(p, &e, out, err);
+}
+
+mg_status mg_expr_blend(mg_plan *p, const mg_expr *const *children, const mg_blend *blend, const mg_expr **out,
+                        mg_error *err) {
+    MG_TRY(mg_blend_check(blend, err));
+    if (blend->method == MG_BLEND_LINEAR || blend->method == MG_BLEND_PASSTHROUGH) {
+        double factors[MG_BLEND_MAX] = {0};
+        MG_TRY(mg_blend_weights(blend, factors, err));
+        *out = children[0];
+        return blend->n == 1 && factors[0] == 1 ? MG_OK : mg_expr_linear(p, children, factors, blend->n, out, err);
+    }
+    MG_TRY(check_children("blend", children, blend->n, 0, true, err));
+    for (uint32_t i = 0; i < blend->n; i++)
+        if (!mg_codec_get(children[i]->t.dtype))
+            return mg_fail(err, MG_ERR_UNSUPPORTED, "no arithmetic on the type %s",
+                           mg_dtype_get(children[i]->t.dtype)->name);
+    mg_expr e = {
+        .op = MG_EX_BLEND, .t = children[0]->t, .n_children = blend->n, .children = (const mg_expr **)children};
+    e.t.dtype = MG_F32;
+    e.t.name = NULL;
+    void *copy;
+    MG_TRY(own_copy(p, blend, sizeof *blend, &copy, err));
+    e.blend = copy;
+    MG_TRY(MG_ARENA_NEW(&p->arena, &e.state, 1, err));
+    pthread_mutex_init(&e.state->lock, NULL); /* holds no resource on the systems we build for: never destroyed */
     return mg_expr_intern(p, &e, out, err);
 }
 

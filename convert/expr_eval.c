@@ -159,6 +159,52 @@ static mg_status eval_linear(const mg_expr *e, mg_eval *ev, uint64_t row, uint64
     return st;
 }
 
+/* ---- merge methods ---- */
+
+typedef struct blend_read {
+    const mg_expr *e;
+    mg_eval *ev;
+} blend_read;
+
+static mg_status read_input(void *ctx, uint32_t input, uint64_t row, uint64_t n, float *dst, mg_error *err) {
+    blend_read *b = ctx;
+    return mg_expr_eval_f32(b->e->children[input], b->ev, row, n, dst, err);
+}
+
+/* The first reader gathers, others wait: what they wait for is read once. */
+static mg_status blend_stats(const mg_expr *e, mg_eval *ev, float *work, uint64_t step, mg_error *err) {
+    blend_read read = {e, ev};
+    mg_blend_source source = {e->rows, mg_expr_cols(e), read_input, &read};
+    mg_blend_state *s = e->state;
+    pthread_mutex_lock(&s->lock);
+    mg_status st = s->ready ? MG_OK : mg_blend_prepare(e->blend, &source, work, step, &s->stats, err);
+    s->ready = st == MG_OK;
+    pthread_mutex_unlock(&s->lock);
+    return st;
+}
+
+static mg_status eval_blend(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_t n, float *dst, mg_error *err) {
+    uint64_t cols = mg_expr_cols(e), all = e->n_children * cols * sizeof(float);
+    uint64_t step = mg_expr_tile_rows(all, MG_EXPR_TILE * 4, e->rows);
+    void *tile, *scratch;
+    float *x[MG_BLEND_MAX];
+    MG_TRY(mg_eval_push(ev, step * all, &tile, err));
+    mg_status st = mg_eval_push(ev, mg_blend_scratch(e->blend, cols), &scratch, err);
+    if (st == MG_OK) {
+        for (uint32_t c = 0; c < e->n_children; c++) x[c] = (float *)tile + c * (step * cols);
+        st = blend_stats(e, ev, tile, step, err);
+        for (uint64_t r = 0; r < n && st == MG_OK; r += step) {
+            uint64_t k = n - r < step ? n - r : step;
+            for (uint32_t c = 0; c < e->n_children && st == MG_OK; c++)
+                st = mg_expr_eval_f32(e->children[c], ev, row + r, k, x[c], err);
+            if (st == MG_OK) mg_blend_rows(e->blend, &e->state->stats, row + r, k, cols, x, scratch, dst + r * cols);
+        }
+        mg_eval_pop(ev);
+    }
+    mg_eval_pop(ev);
+    return st;
+}
+
 /* ---- rows from several children ---- */
 
 static mg_status eval_below(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_t n, uint8_t *dst, mg_error *err) {
@@ -206,6 +252,8 @@ mg_status mg_expr_eval(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_t n, 
         return eval_below(e, ev, row, n, dst, err);
     case MG_EX_STACK:
         return eval_below(e, ev, row, n, dst, err);
+    case MG_EX_BLEND:
+        return eval_blend(e, ev, row, n, dst, err);
     case MG_EX_VIEW:
         return mg_expr_eval_view(e, ev, row, n, dst, err);
     case MG_EX_OP_COUNT:

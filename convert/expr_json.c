@@ -44,8 +44,8 @@ static mg_json *memory_json(const mg_expr *e) {
 }
 
 mg_json *mg_expr_json(const mg_expr *e) {
-    static const char *const names[MG_EX_OP_COUNT] = {"source", "const", "slot",   "cast",
-                                                      "linear", "stack", "concat", ""};
+    static const char *const names[MG_EX_OP_COUNT] = {"source", "const",  "slot", "cast", "linear",
+                                                      "stack",  "concat", "",     "blend"};
     mg_json *a;
     if (e->op == MG_EX_CONST || e->op == MG_EX_SLOT) return memory_json(e);
     if (e->op == MG_EX_VIEW) {
@@ -61,6 +61,10 @@ mg_json *mg_expr_json(const mg_expr *e) {
     if (e->op == MG_EX_CAST) {
         mg_json_push(a, mg_json_new_str(mg_dtype_get(e->t.dtype)->name));
         if (e->weights) mg_json_push(a, hash_json(e->hash));
+    }
+    if (e->op == MG_EX_BLEND) {
+        mg_json_push(a, mg_json_new_str(mg_blend_info_of(e->blend->method)->name));
+        mg_json_push(a, hash_json(mg_xxh128_of(e->blend, sizeof *e->blend))); /* of its parameters */
     }
     for (uint32_t i = 0; i < e->n_children; i++) {
         if (e->op == MG_EX_LINEAR) mg_json_push(a, mg_json_new_f64(e->factors[i]));

@@ -67,7 +67,7 @@ static mg_status open_all(mg_merge *m, mg_error *err) {
     m->n_donors = s->n_experts + 1;
     MG_TRY(mg_donors_open(m->donors, m->n_donors, err));
     MG_TRY(pick_target(m, err));
-    MG_TRY(mg_donors_compare(m->donors, m->n_donors, err));
+    MG_TRY(mg_donors_compare(m->donors, m->n_donors, false, err));
     MG_TRY(check_base_fits(m, err));
     return describe_result(m, err);
 }

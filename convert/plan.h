@@ -40,6 +40,11 @@ mg_status mg_expr_cast(mg_plan *p, const mg_expr *child, mg_dtype dtype, const f
 /* sum_i factor[i] * child_i in f32, i ascending (fixed order); result F32. */
 mg_status mg_expr_linear(mg_plan *p, const mg_expr *const *children, const double *factors, uint32_t n,
                          const mg_expr **out, mg_error *err) MG_MUST_CHECK;
+/* Children of equal shape made into one by a merge method (blend.h), child i being its input i; result F32. What the
+ * method needs of whole tensors is gathered when the first row is read. */
+struct mg_blend;
+mg_status mg_expr_blend(mg_plan *p, const mg_expr *const *children, const struct mg_blend *blend, const mg_expr **out,
+                        mg_error *err) MG_MUST_CHECK;
 /* Values in memory (router rows, rope factors), copied. */
 mg_status mg_expr_const(mg_plan *p, mg_dtype dtype, uint32_t rank, const uint64_t *shape, const void *data,
                         const mg_expr **out, mg_error *err) MG_MUST_CHECK;

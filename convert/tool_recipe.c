@@ -56,11 +56,12 @@ static mg_status open_moe(mg_tool_recipe *r, const char *path, mg_pool *pool, co
 static mg_status open_dense(mg_tool_recipe *r, const char *path, const mg_tool_recipe_options *opt, mg_error *err) {
     if (opt->gate || (opt->text && opt->text->n))
         return mg_fail(err, MG_ERR_USAGE, "--gate and --text mean nothing for a dense merge");
-    MG_TRY(mg_linear_spec_load(&r->linear_spec, path, err));
-    MG_TRY(mg_linear_run_new(&r->linear, r->linear_spec, opt->run.dir, opt->run.shard_size, err));
-    r->plan = r->linear->plan;
-    r->out = r->linear->out;
-    r->ckpt = r->linear->ckpt;
+    MG_TRY(mg_dense_spec_load(&r->dense_spec, path, err));
+    r->dense_spec->seed = opt->run.seed;
+    MG_TRY(mg_dense_run_new(&r->dense, r->dense_spec, opt->run.dir, opt->run.shard_size, err));
+    r->plan = r->dense->plan;
+    r->out = r->dense->out;
+    r->ckpt = r->dense->ckpt;
     return MG_OK;
 }
 
@@ -74,8 +75,8 @@ mg_status mg_tool_recipe_open(mg_tool_recipe *r, const char *path, mg_pool *pool
 void mg_tool_recipe_close(mg_tool_recipe *r) {
     mg_merge_run_free(r->moe);
     mg_merge_spec_free(r->spec);
-    mg_linear_run_free(r->linear);
-    mg_linear_spec_free(r->linear_spec);
+    mg_dense_run_free(r->dense);
+    mg_dense_spec_free(r->dense_spec);
     mg_forward_free(r->forward);
     *r = (mg_tool_recipe){0};
 }

@@ -3,7 +3,7 @@
 #ifndef MG_CONVERT_TOOL_RECIPE_H
 #define MG_CONVERT_TOOL_RECIPE_H
 
-#include "convert/merge_linear.h"
+#include "convert/merge_dense.h"
 #include "convert/merge_run.h"
 #include "formats/base/options.h"
 #include "verify/forward.h"
@@ -20,8 +20,8 @@ typedef struct mg_tool_recipe {
     mg_forward *forward;
     mg_merge_spec *spec;
     mg_merge_run *moe; /* a mixture of experts, or */
-    mg_linear_spec *linear_spec;
-    mg_linear_run *linear; /* a dense merge */
+    mg_dense_spec *dense_spec;
+    mg_dense_run *dense; /* a dense merge */
     mg_plan *plan;
     uint32_t out; /* its directory output */
     mg_checkpoint *ckpt;

@@ -87,6 +87,40 @@ mg_status mg_arch_make_config(mg_json **out, const mg_arch *arch, const mg_json 
     return st;
 }
 
+static const mg_json *entry_of(const mg_json *list, uint32_t i) {
+    const mg_json *c = mg_json_first(list);
+    while (i-- && c) c = mg_json_next(c);
+    return c;
+}
+
+static mg_status restack(mg_json *config, const char *path, const uint32_t *from, uint32_t n, mg_error *err) {
+    const mg_json *old = mg_json_get(config, path);
+    if (!old || mg_json_type(old) != MG_JSON_ARRAY) return MG_OK;
+    mg_json *list = mg_json_new_array();
+    for (uint32_t l = 0; l < n; l++) {
+        mg_json *copy = NULL;
+        const mg_json *entry = entry_of(old, from[l]);
+        mg_status st = entry ? mg_json_dup(&copy, entry, err)
+                             : mg_fail(err, MG_ERR_FORMAT, "'%s' has no entry for layer %u", path, from[l]);
+        if (st != MG_OK) {
+            mg_json_free(list);
+            return st;
+        }
+        mg_json_push(list, copy);
+    }
+    mg_json_set(config, path, list);
+    return MG_OK;
+}
+
+mg_status mg_config_set_layers(mg_json *config, const mg_arch *arch, const uint32_t *from, uint32_t n, mg_error *err) {
+    for (uint32_t i = 0; i < arch->n_config; i++)
+        for (int s = 0; arch->config[i].key == MG_K_LAYERS && s < MG_MAX_SPELLINGS && arch->config[i].hf[s]; s++)
+            if (mg_json_get(config, arch->config[i].hf[s])) mg_json_set_u64(config, arch->config[i].hf[s], n);
+    for (const mg_layer_list *row = arch->lists; row && row->path; row++)
+        MG_TRY(restack(config, row->path, from, n, err));
+    return MG_OK;
+}
+
 /* ---- from canonical keys ---- */
 
 static const char *enum_name(const mg_config_row *r, int64_t v) {

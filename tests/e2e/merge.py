@@ -191,7 +191,7 @@ refuse(4, ["shared_experts"], two + "shared_experts: [{source_model: x}]\n")
 refuse(4, ["qwen"], two + "architecture: qwen\n")  # from Mistral donors
 refuse(3, ["dtype"], two + "dtype: int3\n")
 refuse(3, [], "experts: [\n")
-refuse(4, ["slerp"], f"merge_method: slerp\nmodels:\n  - model: {base}\n")
+refuse(4, ["ram"], f"merge_method: ram\nmodels:\n  - model: {base}\n")
 refuse(8, ["sum to 0"], f"merge_method: linear\nmodels:\n  - model: {base}\n    parameters: {{weight: 0}}\n")
 refuse(2, ["--text"], two, "--text", "prose")
 refuse(2, ["nobody"], two, "--text", f"nobody={GOLDEN}/moe4_hidden.yml")
