@@ -108,6 +108,30 @@ static mg_status read_gptq(mg_group_config *c, const mg_json *q, mg_error *err) 
     return MG_OK;
 }
 
+/* ---- MLX ---- */
+
+static mg_status read_mlx(mg_group_config *c, const mg_json *q, mg_error *err) {
+    const char *mode = "affine";
+    if (mg_json_type(q) != MG_JSON_OBJECT) return mg_fail(err, MG_ERR_FORMAT, "quantization is not an object");
+    c->method = MG_GROUPS_MLX;
+    c->mlx = q;
+    MG_TRY(text(q, "mode", &mode, err));
+    if (strcmp(mode, "affine") != 0) return refuse_layout("MLX", mode, err);
+    return mg_group_config_mlx(c, NULL, &c->bits, &c->group_size, err);
+}
+
+mg_status mg_group_config_mlx(const mg_group_config *c, const char *module, uint32_t *bits, uint64_t *group,
+                              mg_error *err) {
+    const mg_json *q = module ? mg_json_get(c->mlx, module) : c->mlx;
+    if (mg_json_type(q) != MG_JSON_OBJECT) q = c->mlx;
+    *bits = 4;
+    *group = 64; /* what the library takes for what is not said */
+    if (!is_null(mg_json_get(q, "bits"))) MG_TRY(bits_of(mg_json_get(q, "bits"), "bits", bits, err));
+    if (!is_null(mg_json_get(q, "group_size")))
+        MG_TRY(group_of(mg_json_get(q, "group_size"), "group_size", group, err));
+    return MG_OK;
+}
+
 /* ---- FP8 ---- */
 
 static mg_status read_fp8(mg_group_config *c, const mg_json *q, mg_error *err) {
@@ -248,8 +272,7 @@ mg_status mg_group_config_read(mg_group_config *out, const mg_checkpoint *c, mg_
     if (!c->config) return MG_OK;
     const mg_json *q = mg_json_get(c->config, "quantization_config");
     if (!is_null(mg_json_get(c->config, "quantization")))
-        return mg_fail(err, MG_ERR_UNSUPPORTED,
-                       "weights quantized by MLX are not read; convert from the float checkpoint");
+        return read_mlx(out, mg_json_get(c->config, "quantization"), err);
     if (!is_null(q)) return read_block(out, q, err);
     if (!c->dir || !has_qweight(c)) return MG_OK;
     bool found = false;

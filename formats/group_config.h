@@ -13,6 +13,7 @@ typedef enum mg_group_method {
     MG_GROUPS_GPTQ, /* v1 and v2 */
     MG_GROUPS_CT,   /* compressed-tensors */
     MG_GROUPS_FP8,  /* "quant_method": "fp8": blocks or one scale per tensor */
+    MG_GROUPS_MLX,  /* MLX affine: "quantization" */
 } mg_group_method;
 
 /* How compressed-tensors stores the weights of one of its config groups. */
@@ -38,13 +39,14 @@ typedef struct mg_ct_group {
 
 typedef struct mg_group_config {
     mg_group_method method;
-    uint32_t bits;       /* AWQ, GPTQ */
-    uint64_t group_size; /* AWQ, GPTQ: 0 = the whole column */
+    uint32_t bits;       /* AWQ, GPTQ, MLX */
+    uint64_t group_size; /* AWQ, GPTQ: 0 = the whole column; MLX */
     bool symmetric;      /* AWQ, GPTQ: qzeros may be absent, the zero is 2^(bits-1) */
     bool zero_minus_one; /* GPTQ v1: qzeros hold zero - 1 */
     bool act_order;      /* GPTQ: rows are in no order, g_idx is needed */
     bool mixed;          /* GPTQ "dynamic": bits and groups differ by module and follow from the shapes */
     uint64_t block[2];   /* FP8: rows, columns; 0: one scale for the tensor */
+    const mg_json *mlx;  /* MLX: its block, where weights may have bits and groups of their own; the checkpoint's */
     mg_ct_group ct[MG_CT_MAX_GROUPS];
     uint32_t n_ct;
 } mg_group_config;
@@ -52,5 +54,8 @@ typedef struct mg_group_config {
 /* Read the block of c. MG_GROUPS_NONE when there is none. A method or layout that is known but not read is
  * MG_ERR_UNSUPPORTED by its name; a value of the wrong type or outside its range is MG_ERR_FORMAT naming the key. */
 mg_status mg_group_config_read(mg_group_config *out, const mg_checkpoint *c, mg_error *err) MG_MUST_CHECK;
+/* MLX: bits and group size of a module, which may have an entry of its own; NULL: of all that have none. */
+mg_status mg_group_config_mlx(const mg_group_config *c, const char *module, uint32_t *bits, uint64_t *group,
+                              mg_error *err) MG_MUST_CHECK;
 
 #endif

@@ -124,6 +124,27 @@ static mg_status find_fp8(mg_group_finder *f, mg_error *err) {
     return mg_group_hide_activations(f, err);
 }
 
+/* ---- MLX ---- */
+
+static mg_status find_mlx(mg_group_finder *f, mg_error *err) {
+    const mg_tensor *t = &f->c->tensors[f->at];
+    uint32_t bits = 0, scales = MG_STRMAP_NONE;
+    uint64_t group = 0, cols = 0;
+    MG_TRY(mg_group_config_mlx(&f->l->config, f->base, &bits, &group, err));
+    MG_TRY(mg_group_expect_rank(f, f->at, 2, err));
+    MG_TRY(mg_group_unpacked(f, 1, bits, &cols, err));
+    MG_TRY(mg_group_name(f, ".weight", err));
+    f->m->codes = (mg_code_array){
+        .tensor = f->at, .bits = bits, .word_bytes = 4, .packed_last = true, .words = {t->shape[0], t->shape[1]}};
+    mg_group_set_shape2(f->m, t->shape[0], cols);
+    MG_TRY(mg_group_set_groups(f, group, true, err));
+    MG_TRY(mg_group_part(f, ".scales", true, &scales, err));
+    MG_TRY(mg_group_row_major_scales(f, scales, 1, err));
+    MG_TRY(mg_group_part(f, ".biases", true, &f->m->biases, err));
+    MG_TRY(mg_group_expect_dtype(f, f->m->biases, f->c->tensors[scales].dtype, err));
+    return mg_group_expect_shape2(f, f->m->biases, t->shape[0], f->m->groups, err);
+}
+
 /* ---- which tensors ---- */
 
 static bool ends_with(const char *s, const char *tail) {
@@ -146,6 +167,9 @@ static bool holds_codes(const mg_group_layout *l, const mg_tensor *t, size_t *cu
     case MG_GROUPS_CT:
         *cut = ends_with(t->name, ".weight_packed") ? sizeof "_packed" - 1 : 0;
         return *cut || (ends_with(t->name, ".weight") && (is_f8(t->dtype) || t->dtype == MG_I8));
+    case MG_GROUPS_MLX:
+        *cut = sizeof ".weight" - 1;
+        return ends_with(t->name, ".weight") && t->dtype == MG_U32;
     case MG_GROUPS_FP8:
         return is_f8(t->dtype) && !ends_with(t->name, "_scale") && !ends_with(t->name, "_scale_inv");
     default:
@@ -158,7 +182,8 @@ static mg_status find(mg_group_layout *l, mg_checkpoint *c, uint32_t t, size_t c
     const char *name = c->tensors[t].name;
     f.base = mg_arena_strndup(&l->arena, name, strlen(name) - cut);
     if (!f.base) return mg_fail_nomem(err, strlen(name));
-    *f.m = (mg_group_matrix){.g_idx = MG_STRMAP_NONE, .divisor = MG_STRMAP_NONE, .row_block = 1};
+    *f.m =
+        (mg_group_matrix){.biases = MG_STRMAP_NONE, .g_idx = MG_STRMAP_NONE, .divisor = MG_STRMAP_NONE, .row_block = 1};
     f.m->zeros.tensor = MG_STRMAP_NONE;
     switch (l->config.method) {
     case MG_GROUPS_AWQ:
@@ -170,11 +195,15 @@ static mg_status find(mg_group_layout *l, mg_checkpoint *c, uint32_t t, size_t c
     case MG_GROUPS_CT:
         MG_TRY(mg_group_find_ct(&f, cut != 0, err));
         break;
+    case MG_GROUPS_MLX:
+        MG_TRY(find_mlx(&f, err));
+        break;
     default:
         MG_TRY(find_fp8(&f, err));
         break;
     }
-    if (mg_checkpoint_find(c, f.m->name) != MG_STRMAP_NONE && cut)
+    const uint32_t twin = mg_checkpoint_find(c, f.m->name);
+    if (twin != MG_STRMAP_NONE && twin != t && cut)
         return mg_group_at(&f, t, mg_fail(err, MG_ERR_FORMAT, "the same weight is also stored as '%s'", f.m->name),
                            err);
     l->use[t] = MG_USE_MATRIX;

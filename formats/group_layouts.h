@@ -45,6 +45,7 @@ typedef struct mg_group_matrix {
     uint64_t row_block;    /* rows that share a scale */
     uint64_t slab_rows;    /* row blocks start anew at multiples of this (stacked experts) */
     uint64_t groups, group_size;
+    uint32_t biases;  /* tensor like the scales that is added, MG_STRMAP_NONE: none */
     uint32_t g_idx;   /* tensor with the group of each column, MG_STRMAP_NONE: column / group_size */
     uint32_t divisor; /* scalar F32 tensor that divides every scale, MG_STRMAP_NONE: none */
 } mg_group_matrix;

@@ -121,7 +121,8 @@ static mg_status ct_fp4(mg_group_finder *f, const mg_ct_group *g, mg_error *err)
 }
 
 static mg_status ct_try(mg_group_finder *f, const mg_ct_group *g, bool packed, mg_error *err) {
-    *f->m = (mg_group_matrix){.g_idx = MG_STRMAP_NONE, .divisor = MG_STRMAP_NONE, .row_block = 1};
+    *f->m =
+        (mg_group_matrix){.biases = MG_STRMAP_NONE, .g_idx = MG_STRMAP_NONE, .divisor = MG_STRMAP_NONE, .row_block = 1};
     f->m->zeros.tensor = MG_STRMAP_NONE;
     if (!packed) {
         MG_TRY(mg_group_expect_dtype(f, f->at, g->format == MG_CT_INT8 ? MG_I8 : MG_F8_E4M3, err));

@@ -210,13 +210,14 @@ static mg_status dense_config(dense *d, mg_error *err) {
     if (!d->inner->config) return MG_OK;
     MG_TRY(mg_json_dup(&d->config, d->inner->config, err));
     mg_json_remove(d->config, "quantization_config");
+    if (d->layout.config.method == MG_GROUPS_MLX) mg_json_remove(d->config, "quantization");
     d->base.config = d->config;
     return MG_OK;
 }
 
 /* "56 weights are decoded from AWQ" after the notes on the container. */
 static mg_status add_note(dense *d, mg_error *err) {
-    static const char *const names[] = {"nothing", "AWQ", "GPTQ", "compressed-tensors", "FP8"};
+    static const char *const names[] = {"nothing", "AWQ", "GPTQ", "compressed-tensors", "FP8", "MLX"};
     const uint32_t n = d->inner->n_notes;
     d->notes = calloc((size_t)n + 1, sizeof *d->notes);
     if (!d->notes) return mg_fail_nomem(err, n);

@@ -167,7 +167,8 @@ static mg_status load_divisor(const mg_group_matrix *m, mg_checkpoint *c, float 
     return MG_OK;
 }
 
-static mg_status load_scales(mg_group_band *b, mg_checkpoint *c, mg_error *err) {
+/* Scales, or what is stored as they are, of tensor t. */
+static mg_status load_floats(mg_group_band *b, mg_checkpoint *c, uint32_t t, float *out, mg_error *err) {
     const mg_group_matrix *m = b->m;
     const uint64_t elem = mg_dtype_get(m->scale_dtype)->block_bytes, first = scale_row(m, b->row);
     const uint64_t many = scale_row(m, b->row + b->n_rows - 1) + 1 - first;
@@ -175,13 +176,13 @@ static mg_status load_scales(mg_group_band *b, mg_checkpoint *c, mg_error *err) 
     uint8_t *raw = NULL;
     float divisor;
     MG_TRY(load_divisor(m, c, &divisor, err));
-    mg_status st = read_rect(c, m->scales, elem, m->scales_rows_last ? m->scale_rows : m->groups, r, &raw, err);
+    mg_status st = read_rect(c, t, elem, m->scales_rows_last ? m->scale_rows : m->groups, r, &raw, err);
     for (uint64_t i = 0; i < b->n_rows && st == MG_OK; i++) {
         const uint64_t at = scale_row(m, b->row + i) - first;
         for (uint64_t g = 0; g < m->groups; g++) {
             const uint64_t e = m->scales_rows_last ? g * many + at : at * m->groups + g;
             const float s = scale_at(m->scale_dtype, raw + e * elem);
-            b->scales[i * m->groups + g] = m->divisor == MG_STRMAP_NONE ? s : s / divisor;
+            out[i * m->groups + g] = m->divisor == MG_STRMAP_NONE ? s : s / divisor;
         }
     }
     free(raw);
@@ -238,10 +239,13 @@ mg_status mg_group_band_load(mg_group_band *b, mg_checkpoint *c, const mg_group_
     b->codes = malloc(codes);
     b->zeros = malloc(places / sizeof *b->scales);
     b->scales = malloc(places);
-    if (!b->codes || !b->zeros || !b->scales) return mg_fail_nomem(err, codes + places);
+    b->biases = m->biases == MG_STRMAP_NONE ? NULL : malloc(places);
+    if (!b->codes || !b->zeros || !b->scales || (m->biases != MG_STRMAP_NONE && !b->biases))
+        return mg_fail_nomem(err, codes + places);
     fill_values(b);
     MG_TRY(load_order(b, c, err));
-    MG_TRY(load_scales(b, c, err));
+    MG_TRY(load_floats(b, c, m->scales, b->scales, err));
+    if (b->biases) MG_TRY(load_floats(b, c, m->biases, b->biases, err));
     MG_TRY(load_zeros(b, c, err));
     return load_codes(&m->codes, c, row, n, b->codes, b->ld, err);
 }
@@ -250,6 +254,7 @@ void mg_group_band_release(mg_group_band *b) {
     free(b->codes);
     free(b->zeros);
     free(b->scales);
+    free(b->biases);
     free(b->g_idx);
     *b = (mg_group_band){0};
 }
@@ -272,6 +277,7 @@ void mg_group_band_decode(const mg_group_band *b, uint64_t row, uint64_t col, ui
         uint64_t run = b->g_idx ? 1 : (g + 1) * m->group_size - col;
         if (run > end - col) run = end - col;
         decode_run(b, codes + col, run, zeros[g], scales[g], out);
+        for (uint64_t k = 0; b->biases && k < run; k++) out[k] += b->biases[i * m->groups + g];
         col += run;
         out += run;
     }

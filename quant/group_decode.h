@@ -1,4 +1,5 @@
-/* group_decode.h - weights quantized in groups (formats/group_layouts.h) as f32: W = (code - zero) * scale.
+/* group_decode.h - weights quantized in groups (formats/group_layouts.h) as f32: W = (code - zero) * scale, MLX W =
+ * code * scale + bias.
  *
  * Exactness: code - zero is a small integer and exact in f32; the scale is widened exactly; the product is rounded once
  * to f32 (and is exact for F16 and BF16 scales, whose 11 and 8 bits meet at most 9). FP8 and FP4 codes are widened
@@ -17,6 +18,7 @@ typedef struct mg_group_band {
     uint8_t *codes;   /* [n_rows][ld] */
     uint8_t *zeros;   /* [n_rows][groups] */
     float *scales;    /* [n_rows][groups] */
+    float *biases;    /* [n_rows][groups], or NULL: 0 */
     uint32_t *g_idx;  /* [cols], or NULL: column / group_size */
     float value[256]; /* of a code that is a small float */
 } mg_group_band;

@@ -37,7 +37,8 @@ def fp8_config(**more):
 
 def write(name, config, tensors):
     folder = common.fresh(name)
-    (folder / "config.json").write_text(json.dumps({**CONFIG, **({"quantization_config": config} if config else {})}))
+    key = "quantization" if name.startswith("mlx") else "quantization_config"
+    (folder / "config.json").write_text(json.dumps({**CONFIG, **({key: config} if config else {})}))
     common.write_safetensors(folder / "model.safetensors", tensors)
     return folder
 
@@ -95,6 +96,9 @@ LAYOUTS = {
     "ct-mxfp4": (ct_config("mxfp4-pack-quantized", type="float"), gl.fp4, {"nv": False}),
     "fp8-block": (fp8_config(weight_block_size=[16, 48]), gl.fp8, {"block": (16, 48)}),
     "fp8-tensor": (fp8_config(), gl.fp8, {"suffix": "_scale"}),
+    "mlx4": ({"group_size": 32, "bits": 4}, gl.mlx, {}),
+    "mlx3-bf16": ({"group_size": 64, "bits": 3, "mode": "affine"}, gl.mlx, {"bits": 3, "group": 64, "dtype": "BF16"}),
+    "mlx-own": ({"group_size": 64, "bits": 4, **{name: {"group_size": 32, "bits": 6} for name in CHOSEN}}, gl.mlx, {"bits": 6}),
     "fp8-e5m2": (fp8_config(), gl.fp8, {"wide": True}),
 }
 for number, (name, (config, make, how)) in enumerate(LAYOUTS.items()):
@@ -106,7 +110,7 @@ for number, (name, (config, make, how)) in enumerate(LAYOUTS.items()):
     for weight, want in values.items():
         common.same(found[weight].shape, list(DENSE[weight].shape), f"{name}: shape of {weight}")
         common.same(found[weight].sha256(), hashlib.sha256(struct.pack(f"<{len(want)}f", *want)).hexdigest(), f"{name}: {weight}")
-    common.check("quantization_config" not in json.loads((out / "config.json").read_text()), f"{name}: config is dense")
+    common.check(not {"quantization_config", "quantization"} & set(json.loads((out / "config.json").read_text())), f"{name}: config is dense")
 
 # ---- the tools on top: a quantized model is its dense form, whatever reads it ----
 
@@ -182,9 +186,7 @@ for name, tensor, says in (("no-config-bnb", "weight.absmax", "bitsandbytes"), (
                            ("no-config-exl3", "trellis", "EXL3")):
     extra = {f"model.layers.0.mlp.up_proj.{tensor}": common.Tensor("U8", [4], bytes(4))}
     refused(name, write(name, None, {**DENSE, **extra}), 4, says, tensor)
-mlx = write("mlx", None, AWQ)
-(mlx / "config.json").write_text(json.dumps({**CONFIG, "quantization": {"group_size": 64, "bits": 4}}))
-refused("mlx", mlx, 4, "MLX")
+refused("mlx", write("mlx", {"group_size": 32, "bits": 4, "mode": "mxfp4"}, AWQ), 4, "MLX", "mxfp4")
 
 # ---- parts that do not fit together: exit 3, the tensor, what was found and what was expected ----
 

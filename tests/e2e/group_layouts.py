@@ -135,6 +135,16 @@ def int8(rng, base, rows, cols, group=0, zeros=False):
     return parts, integers(codes, points, scales, [k // group if group else 0 for k in range(cols)])
 
 
+def mlx(rng, base, rows, cols, bits=4, group=32, dtype="F16"):
+    groups = cols // group
+    codes, scales, biases = codes_of(rng, rows, cols, bits), random_scales(rng, rows, groups, dtype), random_scales(rng, rows, groups, dtype)
+    packed_words = words([dense_words(row, bits) for row in codes])
+    packed_words.dtype = "U32"
+    parts = {f"{base}.weight": packed_words, f"{base}.scales": halves(scales, dtype), f"{base}.biases": halves(biases, dtype)}
+    # Products of two short numbers are exact, their sum is rounded once.
+    return parts, [f32(c * scales[n][k // group] + biases[n][k // group]) for n, row in enumerate(codes) for k, c in enumerate(row)]
+
+
 # ---- small floats ----
 
 def minifloat(code, exponent_bits, mantissa_bits, bias):

@@ -1,0 +1,282 @@
+/* group_pack.c - see group_pack.h. */
+#include "quant/group_pack.h"
+
+#include "formats/base/checked.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+/* ---- formats ---- */
+
+static const struct format_info {
+    const char *name;
+    const char *codes, *zeros, *scales;
+    bool by_group;
+    mg_group_rule rule;
+    uint32_t zero_min;
+    uint32_t bits; /* bit b set: b bits are written */
+    uint32_t row_multiple, col_multiple;
+} formats[MG_FORMAT_COUNT] = {
+    [MG_FORMAT_AWQ] = {"awq", ".qweight", ".qzeros", ".scales", true, MG_GROUP_ABSMAX, 0, 0x1fc, 8, 1},
+    [MG_FORMAT_GPTQ] = {"gptq", ".qweight", ".qzeros", ".scales", true, MG_GROUP_MINMAX, 1, 0x11c, 32, 32},
+    [MG_FORMAT_GPTQ_V2] = {"gptq_v2", ".qweight", ".qzeros", ".scales", true, MG_GROUP_MINMAX, 0, 0x11c, 32, 32},
+    [MG_FORMAT_CT] = {"compressed-tensors", ".weight_packed", ".weight_zero_point", ".weight_scale", false,
+                      MG_GROUP_MINMAX, 0, 0x1fc, 1, 1},
+    [MG_FORMAT_MLX] = {"mlx", ".weight", NULL, ".scales", false, MG_GROUP_EDGE, 0, 0x17c, 1, 32},
+};
+
+const char *mg_group_format_name(mg_group_format f) {
+    return formats[f].name;
+}
+
+mg_group_format mg_group_format_find(const char *name) {
+    for (mg_group_format f = 0; f < MG_FORMAT_COUNT; f++)
+        if (strcmp(name, formats[f].name) == 0) return f;
+    return MG_FORMAT_COUNT;
+}
+
+mg_group_scheme mg_group_format_scheme(mg_group_format f, uint32_t bits, uint64_t group_size, bool symmetric,
+                                       mg_dtype scale_dtype) {
+    return (mg_group_scheme){.bits = bits,
+                             .group_size = group_size,
+                             .symmetric = symmetric,
+                             .rule = formats[f].rule,
+                             .scale_dtype = scale_dtype,
+                             .zero_min = formats[f].zero_min};
+}
+
+/* ---- the parts of a weight ---- */
+
+static void add_part(mg_group_form *f, mg_group_content what, const char *suffix, mg_dtype dtype, uint64_t a,
+                     uint64_t b) {
+    f->parts[f->n_parts++] =
+        (mg_group_part){.what = what, .suffix = suffix, .dtype = dtype, .rank = 2, .shape = {a, b}};
+}
+
+static uint64_t words_for(uint64_t codes, uint32_t bits) {
+    return (codes * bits + 31) / 32;
+}
+
+static void add_parts(mg_group_form *f) {
+    const struct format_info *i = &formats[f->format];
+    const uint32_t b = f->scheme.bits;
+    const uint64_t N = f->rows, K = f->cols, G = f->groups, packed_rows = words_for(N, b),
+                   packed_cols = words_for(K, b);
+    const mg_dtype scales = f->scheme.scale_dtype;
+    if (f->format == MG_FORMAT_AWQ)
+        add_part(f, MG_PART_CODES, i->codes, MG_I32, K, packed_rows);
+    else if (i->by_group)
+        add_part(f, MG_PART_CODES, i->codes, MG_I32, packed_cols, N);
+    else
+        add_part(f, MG_PART_CODES, i->codes, f->format == MG_FORMAT_MLX ? MG_U32 : MG_I32, N, packed_cols);
+    if (i->by_group) {
+        add_part(f, MG_PART_ZEROS, i->zeros, MG_I32, G, packed_rows);
+        add_part(f, MG_PART_SCALES, i->scales, scales, G, N);
+        return;
+    }
+    add_part(f, MG_PART_SCALES, i->scales, scales, N, G);
+    if (f->format == MG_FORMAT_MLX) add_part(f, MG_PART_BIASES, ".biases", scales, N, G);
+    if (i->zeros && !f->scheme.symmetric) add_part(f, MG_PART_ZEROS, i->zeros, MG_I32, packed_rows, G);
+}
+
+static mg_status check_shape(const mg_group_form *f, mg_error *err) {
+    const struct format_info *i = &formats[f->format];
+    const mg_group_scheme *s = &f->scheme;
+    if (!(i->bits >> s->bits & 1))
+        return mg_fail(err, MG_ERR_UNSUPPORTED, "the format %s has no form with %" PRIu32 " bits", i->name, s->bits);
+    if (s->group_size && f->cols % s->group_size)
+        return mg_fail(err, MG_ERR_UNSUPPORTED,
+                       "%" PRIu64 " input features are not a multiple of the group size %" PRIu64, f->cols,
+                       s->group_size);
+    if (s->group_size ? s->group_size % i->col_multiple : f->format == MG_FORMAT_MLX)
+        return mg_fail(err, MG_ERR_UNSUPPORTED, "the format %s has no groups of %" PRIu64 " columns", i->name,
+                       s->group_size ? s->group_size : f->cols);
+    if (f->cols % i->col_multiple)
+        return mg_fail(err, MG_ERR_UNSUPPORTED,
+                       "%" PRIu64 " input features are not a multiple of %" PRIu32 ", as %s needs", f->cols,
+                       i->col_multiple, i->name);
+    if (f->rows % i->row_multiple || (i->by_group && f->rows * s->bits % 32))
+        return mg_fail(err, MG_ERR_UNSUPPORTED,
+                       "%" PRIu64 " output features are not a multiple of %" PRIu32 ", as %s with %" PRIu32
+                       " bits needs",
+                       f->rows, s->bits == 4 || i->row_multiple == 32 ? i->row_multiple : 32, i->name, s->bits);
+    return MG_OK;
+}
+
+mg_status mg_group_form_init(mg_group_form *f, mg_group_format format, const mg_group_scheme *s, uint64_t rows,
+                             uint64_t cols, mg_error *err) {
+    const struct format_info *i = &formats[format];
+    MG_TRY(mg_group_scheme_check(s, err));
+    if (rows == 0 || cols == 0 || rows > UINT32_MAX || cols > UINT32_MAX)
+        return mg_fail(err, MG_ERR_LIMIT, "a weight of %" PRIu64 " x %" PRIu64, rows, cols);
+    *f = (mg_group_form){.format = format,
+                         .scheme = *s,
+                         .rows = rows,
+                         .cols = cols,
+                         .groups = mg_group_count(s, cols),
+                         .by_group = i->by_group};
+    MG_TRY(check_shape(f, err));
+    add_parts(f);
+    const bool zeros = f->n_parts > 2 && f->parts[2].what == MG_PART_ZEROS;
+    f->slab_cols = i->by_group && s->group_size ? s->group_size : cols;
+    f->slab_rows = i->by_group ? rows : !zeros ? 1 : rows % 32 ? rows : 32;
+    f->slabs = i->by_group ? f->groups : rows / f->slab_rows;
+    for (uint32_t p = 0; p < f->n_parts; p++) {
+        mg_group_part *part = &f->parts[p];
+        const uint64_t bytes = part->shape[0] * part->shape[1] * mg_dtype_get(part->dtype)->block_bytes;
+        part->slab_bytes = bytes / f->slabs;
+        part->slab_at = f->slab_bytes;
+        f->slab_bytes += part->slab_bytes;
+    }
+    return MG_OK;
+}
+
+/* ---- bits ---- */
+
+/* n codes (at most 32, with whole words or at the end of a line) `step` bytes apart to words `next` bytes apart. */
+static void pack_words(const uint8_t *codes, uint64_t step, uint32_t n, uint32_t bits, uint8_t *dst, uint64_t next) {
+    uint64_t acc = 0;
+    uint32_t have = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        acc |= (uint64_t)codes[i * step] << have;
+        have += bits;
+        if (have >= 32) {
+            const uint32_t word = (uint32_t)acc;
+            memcpy(dst, &word, 4);
+            dst += next;
+            acc >>= 32;
+            have -= 32;
+        }
+    }
+    if (have) {
+        const uint32_t word = (uint32_t)acc;
+        memcpy(dst, &word, 4);
+    }
+}
+
+/* The eight nibbles of a word, lowest first, are codes 0, 2, 4, 6, 1, 3, 5, 7. */
+static void awq_order(uint8_t *codes, uint32_t n) {
+    static const uint8_t order[8] = {0, 2, 4, 6, 1, 3, 5, 7};
+    for (uint32_t i = 0; i < n; i += 8) {
+        uint8_t eight[8];
+        memcpy(eight, codes + i, 8);
+        for (uint32_t k = 0; k < 8; k++) codes[i + k] = eight[order[k]];
+    }
+}
+
+/* A line across the rows of a matrix of bytes [n][ld] to words: what is packed along output features. */
+static void pack_column(const mg_group_form *f, const uint8_t *from, uint64_t ld, uint32_t n, uint32_t minus,
+                        uint8_t *dst, uint64_t next) {
+    uint8_t line[32];
+    const uint8_t mask = (uint8_t)((1u << f->scheme.bits) - 1);
+    for (uint32_t i = 0; i < n; i++) line[i] = (uint8_t)(from[i * ld] - minus) & mask;
+    if (f->format == MG_FORMAT_AWQ && f->scheme.bits == 4) awq_order(line, n);
+    pack_words(line, 1, n, f->scheme.bits, dst, next);
+}
+
+/* ---- parts ---- */
+
+typedef struct job {
+    const mg_group_form *f;
+    const mg_group_codes *q;
+    uint64_t row;
+    uint8_t *dst;
+} job;
+
+static uint8_t *slab_of(const job *j, const mg_group_part *p, uint64_t slab) {
+    return j->dst + slab * j->f->slab_bytes + p->slab_at;
+}
+
+static uint32_t strip(uint64_t i, uint64_t n) {
+    return n - i < 32 ? (uint32_t)(n - i) : 32;
+}
+
+/* AWQ: a line of words for each column. Strips of 32 rows stay in the cache while their columns are walked. */
+static void codes_across(const job *j, const mg_group_part *p) {
+    const mg_group_form *f = j->f;
+    const uint64_t per_line = p->shape[1] * 4;
+    for (uint64_t i = 0; i < j->q->rows; i += 32)
+        for (uint64_t k = 0; k < j->q->cols; k++)
+            pack_column(
+                f, j->q->codes + i * j->q->cols + k, j->q->cols, strip(i, j->q->rows), 0,
+                slab_of(j, p, k / f->slab_cols) + k % f->slab_cols * per_line + (j->row + i) * f->scheme.bits / 8, 4);
+}
+
+/* GPTQ: 32 codes of a row become words one below the other. */
+static void codes_down(const job *j, const mg_group_part *p) {
+    const mg_group_form *f = j->f;
+    const uint64_t per_line = p->shape[1] * 4;
+    for (uint64_t k = 0; k < j->q->cols; k += 32) {
+        uint8_t *words =
+            slab_of(j, p, k / f->slab_cols) + k % f->slab_cols / 32 * f->scheme.bits * per_line + j->row * 4;
+        for (uint64_t i = 0; i < j->q->rows; i++)
+            pack_words(j->q->codes + i * j->q->cols + k, 1, strip(k, j->q->cols), f->scheme.bits, words + i * 4,
+                       per_line);
+    }
+}
+
+static void codes_along(const job *j, const mg_group_part *p) {
+    const mg_group_form *f = j->f;
+    const uint64_t per_row = p->shape[1] * 4;
+    for (uint64_t i = 0; i < j->q->rows; i++)
+        for (uint64_t k = 0; k < j->q->cols; k += 32)
+            pack_words(j->q->codes + i * j->q->cols + k, 1, strip(k, j->q->cols), f->scheme.bits,
+                       slab_of(j, p, i / f->slab_rows) + i % f->slab_rows * per_row + k * f->scheme.bits / 8, 4);
+}
+
+static void put_codes(const job *j, const mg_group_part *p) {
+    if (j->f->format == MG_FORMAT_AWQ)
+        codes_across(j, p);
+    else if (j->f->by_group)
+        codes_down(j, p);
+    else
+        codes_along(j, p);
+}
+
+static void put_zeros(const job *j, const mg_group_part *p) {
+    const mg_group_form *f = j->f;
+    const uint32_t bits = f->scheme.bits, minus = f->format == MG_FORMAT_GPTQ;
+    const uint64_t groups = j->q->groups;
+    for (uint64_t i = 0; i < j->q->rows; i += 32)
+        for (uint64_t g = 0; g < groups; g++) {
+            const uint8_t *from = j->q->zeros + i * groups + g;
+            if (f->by_group)
+                pack_column(f, from, groups, strip(i, j->q->rows), minus, slab_of(j, p, g) + (j->row + i) * bits / 8,
+                            4);
+            else /* [rows * bits / 32, groups] */
+                pack_column(f, from, groups, strip(i, j->q->rows), minus,
+                            slab_of(j, p, i / f->slab_rows) + i % f->slab_rows / 32 * bits * groups * 4 + g * 4,
+                            groups * 4);
+        }
+}
+
+static void put_float(mg_dtype d, float x, uint8_t *dst) {
+    const uint16_t h = d == MG_F16 ? mg_f32_to_f16(x) : mg_f32_to_bf16(x);
+    if (d == MG_F32)
+        memcpy(dst, &x, 4);
+    else
+        memcpy(dst, &h, 2);
+}
+
+/* Scales or biases; exact, since they were rounded before codes were chosen. */
+static void put_floats(const job *j, const mg_group_part *p, const float *from) {
+    const mg_group_form *f = j->f;
+    const uint64_t groups = j->q->groups, size = mg_dtype_get(p->dtype)->block_bytes;
+    for (uint64_t i = 0; i < j->q->rows; i++)
+        for (uint64_t g = 0; g < groups; g++) {
+            uint8_t *dst = f->by_group ? slab_of(j, p, g) + (j->row + i) * size
+                                       : slab_of(j, p, i / f->slab_rows) + (i % f->slab_rows * groups + g) * size;
+            put_float(p->dtype, from[i * groups + g], dst);
+        }
+}
+
+void mg_group_form_pack(const mg_group_form *f, const mg_group_codes *q, uint64_t row, uint8_t *dst) {
+    const job j = {f, q, row, dst};
+    for (uint32_t p = 0; p < f->n_parts; p++) {
+        const mg_group_part *part = &f->parts[p];
+        if (part->what == MG_PART_CODES) put_codes(&j, part);
+        if (part->what == MG_PART_ZEROS) put_zeros(&j, part);
+        if (part->what == MG_PART_SCALES) put_floats(&j, part, q->scales);
+        if (part->what == MG_PART_BIASES) put_floats(&j, part, q->biases);
+    }
+}

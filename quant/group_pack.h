@@ -1,0 +1,65 @@
+/* group_pack.h - the stored parts of a weight quantized in groups (quant/group_encode.h), for every format we write.
+ *
+ * Codes are a dense stream of bits, lowest first, in little-endian 32-bit words; formats differ in the axis that is
+ * packed, in transposition, and in what is stored for zero. docs/format_groups.md draws them.
+ *
+ * A form is cut into slabs, all of equal size in every part, so that a large weight is made piece by piece: AWQ and
+ * GPTQ store groups of columns one after the other (a slab is a group), the others rows (a slab is one row, or 32 where
+ * zeros are packed along rows). The bytes of a slab are the bytes of its parts, in the order of the parts. */
+#ifndef MG_QUANT_GROUP_PACK_H
+#define MG_QUANT_GROUP_PACK_H
+
+#include "formats/tensor.h"
+#include "quant/group_encode.h"
+
+typedef enum mg_group_format {
+    MG_FORMAT_AWQ,     /* GEMM; 2 to 8 bits, only 4 are read by AutoAWQ and vLLM */
+    MG_FORMAT_GPTQ,    /* zeros are stored minus one; 2, 3, 4, 8 bits */
+    MG_FORMAT_GPTQ_V2, /* zeros as they are */
+    MG_FORMAT_CT,      /* compressed-tensors pack-quantized */
+    MG_FORMAT_MLX,     /* affine: biases instead of zeros */
+    MG_FORMAT_COUNT,
+} mg_group_format;
+
+typedef enum mg_group_content { MG_PART_CODES, MG_PART_ZEROS, MG_PART_SCALES, MG_PART_BIASES } mg_group_content;
+
+typedef struct mg_group_part {
+    mg_group_content what;
+    const char *suffix; /* replaces ".weight" in the name of the weight */
+    mg_dtype dtype;
+    uint32_t rank;
+    uint64_t shape[2];
+    uint64_t slab_bytes, slab_at; /* bytes of a slab, and where they begin in the bytes of all parts of the slab */
+} mg_group_part;
+
+#define MG_GROUP_MAX_PARTS 4
+
+typedef struct mg_group_form {
+    mg_group_format format;
+    mg_group_scheme scheme;
+    uint64_t rows, cols, groups;
+    bool by_group; /* slabs are groups of columns; else they are rows */
+    uint64_t slabs, slab_rows, slab_cols, slab_bytes;
+    mg_group_part parts[MG_GROUP_MAX_PARTS];
+    uint32_t n_parts;
+} mg_group_form;
+
+const char *mg_group_format_name(mg_group_format f);
+/* MG_FORMAT_COUNT when unknown. */
+mg_group_format mg_group_format_find(const char *name);
+/* What a format asks for: rounding rule and smallest zero; bits, group size, symmetry and scale type are the caller's.
+ */
+mg_group_scheme mg_group_format_scheme(mg_group_format f, uint32_t bits, uint64_t group_size, bool symmetric,
+                                       mg_dtype scale_dtype);
+
+/* The parts of a weight [rows][cols]. MG_ERR_UNSUPPORTED says what does not fit the format: bits it has not, rows or
+ * columns that do not fill words or groups. The scheme is judged too. */
+mg_status mg_group_form_init(mg_group_form *f, mg_group_format format, const mg_group_scheme *s, uint64_t rows,
+                             uint64_t cols, mg_error *err) MG_MUST_CHECK;
+
+/* Put q into slabs at dst. q holds rows row..row + q->rows of the weight, row a multiple
+ * of 32 (or 0), and of the columns those of the slabs; when slabs are rows, q holds exactly the rows of the slabs and
+ * row is 0. Words that q fills in part only are not possible: q->rows is a multiple of 32, or q ends the weight. */
+void mg_group_form_pack(const mg_group_form *f, const mg_group_codes *q, uint64_t row, uint8_t *dst);
+
+#endif
