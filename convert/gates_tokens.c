@@ -29,28 +29,36 @@ static mg_status grow(mg_prompt_batch *b, size_t n, mg_error *err) {
     return MG_OK;
 }
 
+static mg_status check_ids(const mg_ids *ids, const mg_model *m, mg_error *err) {
+    int64_t vocab = mg_hp_i(m, MG_K_VOCAB);
+    for (size_t i = 0; i < ids->n; i++)
+        if (ids->ids[i] >= vocab)
+            return mg_fail(err, MG_ERR_CONFLICT, "the tokenizer gives token %d, the embedding has %lld rows",
+                           ids->ids[i], (long long)vocab);
+    return MG_OK;
+}
+
+static mg_status add_sequence(mg_prompt_batch *b, const int32_t *ids, size_t n, uint32_t label, bool negative,
+                              mg_error *err) {
+    MG_TRY(grow(b, n, err));
+    memcpy(b->ids + b->batch.n_tokens, ids, n * sizeof *ids);
+    b->batch.n_tokens += n;
+    b->lens[b->batch.n_seqs] = (uint32_t)n;
+    b->label[b->batch.n_seqs] = label;
+    b->negative[b->batch.n_seqs++] = negative;
+    return MG_OK;
+}
+
 static mg_status add_one(mg_prompt_batch *b, const char *text, uint32_t label, bool negative, const mg_model *m,
                          const mg_tokenizer *tok, mg_error *err) {
     mg_ids ids = {0};
     int32_t bos = mg_tokenizer_bos(tok);
     mg_status st = bos >= 0 ? mg_ids_push(&ids, bos, err) : MG_OK;
     if (st == MG_OK) st = mg_tokenizer_encode(tok, text, strlen(text), 0, &ids, err);
-    int64_t context = mg_hp_i(m, MG_K_CONTEXT), vocab = mg_hp_i(m, MG_K_VOCAB);
+    int64_t context = mg_hp_i(m, MG_K_CONTEXT);
     if (context > 0 && ids.n > (uint64_t)context) ids.n = (size_t)context;
-    for (size_t i = 0; st == MG_OK && i < ids.n; i++)
-        if (ids.ids[i] >= vocab)
-            st = mg_fail(err, MG_ERR_CONFLICT, "the tokenizer gives token %d, the embedding has %lld rows", ids.ids[i],
-                         (long long)vocab);
-    if (st == MG_OK && ids.n) {
-        st = grow(b, ids.n, err);
-        if (st == MG_OK) {
-            memcpy(b->ids + b->batch.n_tokens, ids.ids, ids.n * sizeof *ids.ids);
-            b->batch.n_tokens += ids.n;
-            b->lens[b->batch.n_seqs] = (uint32_t)ids.n;
-            b->label[b->batch.n_seqs] = label;
-            b->negative[b->batch.n_seqs++] = negative;
-        }
-    }
+    if (st == MG_OK) st = check_ids(&ids, m, err);
+    if (st == MG_OK && ids.n) st = add_sequence(b, ids.ids, ids.n, label, negative, err);
     mg_ids_release(&ids);
     return st;
 }
@@ -59,6 +67,35 @@ mg_status mg_prompt_batch_add(mg_prompt_batch *b, const mg_prompts *prompts, uin
                               const mg_model *m, const mg_tokenizer *tok, mg_error *err) {
     for (uint32_t i = 0; i < prompts->n; i++) MG_TRY(add_one(b, prompts->text[i], label, negative, m, tok, err));
     return MG_OK;
+}
+
+static mg_status add_windows(mg_prompt_batch *b, const mg_ids *ids, uint32_t window, int32_t bos, mg_error *err) {
+    mg_ids part = {0};
+    mg_status st = MG_OK;
+    for (size_t i = 0; st == MG_OK && i < ids->n;) {
+        part.n = 0;
+        if (bos >= 0) st = mg_ids_push(&part, bos, err);
+        while (st == MG_OK && part.n < window && i < ids->n) st = mg_ids_push(&part, ids->ids[i++], err);
+        if (st == MG_OK) st = add_sequence(b, part.ids, part.n, 0, false, err);
+    }
+    mg_ids_release(&part);
+    return st;
+}
+
+mg_status mg_prompt_batch_add_joined(mg_prompt_batch *b, const mg_prompts *prompts, uint32_t window, const mg_model *m,
+                                     const mg_tokenizer *tok, mg_error *err) {
+    mg_ids ids = {0};
+    mg_status st = MG_OK;
+    for (uint32_t i = 0; st == MG_OK && i < prompts->n; i++) {
+        if (i) st = mg_tokenizer_encode(tok, "\n", 1, 0, &ids, err);
+        if (st == MG_OK) st = mg_tokenizer_encode(tok, prompts->text[i], strlen(prompts->text[i]), 0, &ids, err);
+    }
+    int64_t context = mg_hp_i(m, MG_K_CONTEXT);
+    if (context > 1 && window > context) window = (uint32_t)context;
+    if (st == MG_OK) st = check_ids(&ids, m, err);
+    if (st == MG_OK) st = add_windows(b, &ids, window, mg_tokenizer_bos(tok), err);
+    mg_ids_release(&ids);
+    return st;
 }
 
 void mg_prompt_batch_release(mg_prompt_batch *b) {

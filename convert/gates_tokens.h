@@ -21,6 +21,10 @@ typedef struct mg_prompt_batch {
  * outside the embedding: MG_ERR_CONFLICT. Start from a zeroed batch. */
 mg_status mg_prompt_batch_add(mg_prompt_batch *b, const mg_prompts *prompts, uint32_t label, bool negative,
                               const mg_model *m, const mg_tokenizer *tok, mg_error *err) MG_MUST_CHECK;
+/* The prompts of one expert as one text, a line each, in sequences of at most `window` tokens that all begin with the
+ * beginning-of-sequence token. */
+mg_status mg_prompt_batch_add_joined(mg_prompt_batch *b, const mg_prompts *prompts, uint32_t window, const mg_model *m,
+                                     const mg_tokenizer *tok, mg_error *err) MG_MUST_CHECK;
 void mg_prompt_batch_release(mg_prompt_batch *b);
 
 #endif

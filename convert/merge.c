@@ -2,6 +2,7 @@
 #include "convert/merge.h"
 
 #include "convert/convert.h"
+#include "convert/regmean.h"
 #include "formats/arch/arch.h"
 
 #include <math.h>
@@ -57,14 +58,18 @@ static mg_status describe_result(mg_merge *m, mg_error *err) {
 
 static mg_status open_all(mg_merge *m, mg_error *err) {
     const mg_merge_spec *s = m->spec;
-    MG_TRY(MG_ARENA_NEW(&m->arena, &m->donors, (size_t)s->n_experts + 1, err));
+    uint32_t n_trunk = s->trunk ? s->trunk->slices[0].n_sources : 0;
+    MG_TRY(MG_ARENA_NEW(&m->arena, &m->donors, (size_t)s->n_experts + 1 + n_trunk, err));
     m->donors[0].name = s->base;
     m->donors[0].path = s->base_path;
     for (uint32_t e = 0; e < s->n_experts; e++) {
         m->donors[e + 1].name = s->experts[e].source;
         m->donors[e + 1].path = s->experts[e].path;
     }
-    m->n_donors = s->n_experts + 1;
+    m->first_trunk = s->n_experts + 1;
+    m->n_donors = m->first_trunk + n_trunk;
+    for (uint32_t i = 0; i < n_trunk; i++)
+        m->donors[m->first_trunk + i].name = m->donors[m->first_trunk + i].path = s->trunk->slices[0].sources[i].path;
     MG_TRY(mg_donors_open(m->donors, m->n_donors, err));
     MG_TRY(pick_target(m, err));
     MG_TRY(mg_donors_compare(m->donors, m->n_donors, false, err));
@@ -88,6 +93,7 @@ mg_status mg_merge_open(mg_merge **out, const mg_merge_spec *spec, mg_error *err
 
 void mg_merge_free(mg_merge *m) {
     if (!m) return;
+    mg_checkpoint_free(m->regmean);
     mg_donors_close(m->donors, m->n_donors);
     mg_model_free(m->result);
     mg_json_free(m->config);
@@ -110,29 +116,61 @@ static bool result_has(const void *ctx, mg_role role, uint32_t layer, uint32_t e
     return mg_model_has(m->donors[0].model, role, layer, expert);
 }
 
+static mg_status donor_expr(const mg_donor *d, mg_plan *p, mg_role role, uint32_t layer, const mg_expr **out,
+                            mg_error *err) {
+    const mg_bound *b = mg_model_find(d->model, role, layer, 0);
+    if (!b && role == MG_R_OUTPUT) b = mg_model_find(d->model, MG_R_TOKEN_EMBD, 0, 0); /* a tied head */
+    if (!b) {
+        mg_error_at(err, d->ckpt->path, NULL);
+        return mg_fail(err, MG_ERR_FORMAT, "the donor has no %s in layer %u", mg_role_name(role), layer);
+    }
+    return mg_expr_role(p, d->model, b, out, err);
+}
+
+/* A weight of the trunk: the base's, or the recipe's merge of several models, or part of the way from one to the other.
+ */
+static mg_status trunk_expr(const mg_merge *m, mg_plan *p, const mg_part *part, const char *name, const mg_expr **out,
+                            mg_error *err) {
+    const mg_dense_spec *s = m->spec->trunk;
+    const mg_expr *base, *inputs[MG_BLEND_MAX];
+    uint32_t stage, layers = (uint32_t)mg_hp_i(m->result, MG_K_LAYERS);
+    MG_TRY(donor_expr(&m->donors[0], p, part->role, part->layer, &base, err));
+    *out = base;
+    if (!s) return MG_OK;
+    if (m->regmean && (stage = mg_regmean_find(m->regmean, part->role, part->layer)) != MG_STRMAP_NONE) {
+        MG_TRY(mg_expr_source(p, m->regmean, stage, out, err));
+    } else {
+        bool in_layer = mg_role_scope(part->role) != MG_SCOPE_MODEL;
+        mg_blend b;
+        MG_TRY(mg_dense_blend(s, 0, name, in_layer && layers > 1 ? (double)part->layer / (layers - 1) : in_layer, &b,
+                              err));
+        for (uint32_t i = 0; i < b.n; i++)
+            MG_TRY(donor_expr(&m->donors[m->first_trunk + i], p, part->role, part->layer, &inputs[i], err));
+        MG_TRY(mg_expr_blend(p, inputs, &b, out, err));
+    }
+    const mg_expr *ends[2] = {base, *out};
+    double parts[2] = {1 - m->spec->trunk_strength, m->spec->trunk_strength};
+    if (parts[0] != 0) MG_TRY(mg_expr_linear(p, ends, parts, 2, out, err));
+    return m->dtype == MG_DTYPE_COUNT ? mg_expr_cast(p, *out, mg_expr_dtype(base), NULL, 0, out, err) : MG_OK;
+}
+
 /* Stored rows of one part of a target: the donor's rows, scaled where the recipe says so, in the result's dtype. */
-static mg_status part_expr(const mg_merge *m, mg_plan *p, const mg_part *part, const mg_expr **out, mg_error *err) {
+static mg_status part_expr(const mg_merge *m, mg_plan *p, const mg_part *part, const char *name, const mg_expr **out,
+                           mg_error *err) {
     if (part->role == MG_R_ROUTER)
         return mg_expr_cast(p, m->routers[part->layer], m->dtype == MG_DTYPE_COUNT ? MG_F32 : m->dtype, NULL, 0, out,
                             err);
-    mg_role role = part->role;
-    const mg_donor *donor = &m->donors[0];
-    double scale = 1;
     const mg_made_from *made = m->target->made_from;
-    for (uint32_t i = 0; i < made->n_roles; i++) {
-        if (made->roles[i].expert != part->role) continue;
-        role = made->roles[i].dense;
-        donor = &m->donors[part->expert + 1];
-        if (role == MG_R_FFN_DOWN) scale = m->spec->experts[part->expert].residual_scale;
-    }
-    const mg_bound *b = mg_model_find(donor->model, role, part->layer, 0);
-    if (!b) {
-        mg_error_at(err, donor->ckpt->path, NULL);
-        return mg_fail(err, MG_ERR_FORMAT, "the donor has no %s in layer %u", mg_role_name(role), part->layer);
-    }
+    const mg_role_pair *pair = NULL;
+    for (uint32_t i = 0; i < made->n_roles; i++)
+        if (made->roles[i].expert == part->role) pair = &made->roles[i];
     const mg_expr *e;
-    MG_TRY(mg_expr_role(p, donor->model, b, &e, err));
+    if (pair)
+        MG_TRY(donor_expr(&m->donors[part->expert + 1], p, pair->dense, part->layer, &e, err));
+    else
+        MG_TRY(trunk_expr(m, p, part, name, &e, err));
     mg_dtype source = mg_expr_dtype(e);
+    double scale = pair && pair->dense == MG_R_FFN_DOWN ? m->spec->experts[part->expert].residual_scale : 1;
     if (scale != 1) {
         MG_TRY(mg_expr_linear(p, &e, &scale, 1, &e, err));
         MG_TRY(mg_expr_cast(p, e, source, NULL, 0, &e, err)); /* mergekit scales in the source dtype, before the cast */
@@ -144,7 +182,7 @@ static mg_status target_expr(mg_merge *m, mg_plan *p, const mg_target *t, const 
     const mg_expr **parts;
     MG_TRY(MG_ARENA_NEW(&m->arena, &parts, t->n_parts, err));
     for (uint32_t i = 0; i < t->n_parts; i++) {
-        MG_TRY(part_expr(m, p, &t->parts[i], &parts[i], err));
+        MG_TRY(part_expr(m, p, &t->parts[i], t->name, &parts[i], err));
         for (const mg_view *v = t->views; v < t->views + MG_MAX_VIEWS && v->kind != MG_VIEW_END; v++)
             MG_TRY(mg_expr_view(p, parts[i], v, &parts[i], err));
     }

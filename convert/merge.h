@@ -13,8 +13,9 @@
 typedef struct mg_merge {
     const mg_merge_spec *spec;    /* borrowed */
     const struct mg_arch *target; /* family of the result */
-    mg_donor *donors;             /* [n_donors] the base, then the experts in the recipe's order */
-    uint32_t n_donors;
+    mg_donor *donors;             /* [n_donors] the base, the experts in the recipe's order, the models of the trunk */
+    uint32_t n_donors, first_trunk;
+    mg_checkpoint *regmean;  /* projections of the trunk, opened before mg_merge_plan when the recipe wants them */
     mg_json *config;         /* config.json of the result */
     mg_model *result;        /* its numbers, no weights bound */
     mg_dtype dtype;          /* of the result; MG_DTYPE_COUNT keeps each tensor's own */

@@ -133,14 +133,14 @@ static mg_status flag(const lookup *q, const mg_blend_info *info, const char *ke
 /* The parameters of one model: a weight is demanded, as mergekit does, by all methods that have one. */
 static mg_status of_input(const lookup *q, const mg_blend_info *info, uint32_t i, mg_blend *out, mg_error *err) {
     bool found;
-    out->weight[i] = 1;
+    out->weight[i] = isnan(q->s->default_weight) ? 1 : q->s->default_weight;
     out->density[i] = 1;
     out->gamma[i] = 0.01;
     out->epsilon[i] = 0.15;
     if (out->has_base && i == 0) return MG_OK;
     if (takes(info, "weight")) {
         MG_TRY(find(q, "weight", false, &out->weight[i], &found, err));
-        if (!found)
+        if (!found && isnan(q->s->default_weight))
             return mg_fail(err, MG_ERR_CONFLICT, "merge method '%s' needs a weight for '%s'", info->name,
                            q->source->path);
     }
@@ -338,8 +338,45 @@ static mg_status read_root(mg_dense_spec *s, const char *dir, const mg_yaml *roo
     MG_TRY(get_slices(s, dir, root, s->base_path, err));
     if (!s->base_path) s->base_path = s->slices[0].sources[0].path;
     s->dtype = MG_DTYPE_COUNT;
+    s->default_weight = NAN;
     MG_TRY(mg_merge_yaml_dtype(root, "dtype", &s->dtype, err));
     return mg_merge_yaml_dtype(root, "out_dtype", &s->dtype, err);
+}
+
+static mg_status read_trunk(mg_dense_spec *s, const char *dir, const mg_yaml *v, const char *method, const char *base,
+                            const char *const *experts, uint32_t n, mg_error *err) {
+    const mg_yaml *models = v->type == MG_YAML_MAP ? mg_yaml_get(v, "models") : NULL;
+    MG_TRY(mg_blend_parse(method, &s->method, err));
+    s->dtype = MG_DTYPE_COUNT;
+    s->default_weight = 1;
+    s->base_path = base;
+    s->n_slices = 1;
+    MG_TRY(MG_ARENA_NEW(&s->arena, &s->slices, 1, err));
+    if (v->type == MG_YAML_MAP) MG_TRY(get_parameters(s, v, &s->parameters, err));
+    if (models) {
+        MG_TRY(get_sources(s, dir, models, true, s->slices, err));
+    } else {
+        if (n >= MG_BLEND_MAX) return mg_fail(err, MG_ERR_LIMIT, "more than %d models", MG_BLEND_MAX - 1);
+        MG_TRY(MG_ARENA_NEW(&s->arena, &s->slices->sources, n + 1, err));
+        for (; s->slices->n_sources < n; s->slices->n_sources++)
+            s->slices->sources[s->slices->n_sources] =
+                (mg_dense_source){.path = experts[s->slices->n_sources], .whole = true};
+    }
+    return place_base(s, s->slices, base, true, err);
+}
+
+mg_status mg_dense_spec_trunk(mg_dense_spec **out, const char *dir, const mg_yaml *v, const char *method,
+                              const char *base, const char *const *experts, uint32_t n, mg_error *err) {
+    mg_dense_spec *s = calloc(1, sizeof *s);
+    if (!s) return mg_fail_nomem(err, sizeof *s);
+    mg_arena_init(&s->arena, 64u << 20);
+    mg_status st = read_trunk(s, dir, v, method, base, experts, n, err);
+    if (st != MG_OK) {
+        mg_dense_spec_free(s);
+        return st;
+    }
+    *out = s;
+    return MG_OK;
 }
 
 mg_status mg_dense_spec_load(mg_dense_spec **out, const char *path, mg_error *err) {

@@ -28,9 +28,10 @@ typedef struct mg_dense_spec {
     mg_dense_slice *slices;
     uint32_t n_slices;
     const mg_yaml *parameters;
-    mg_dtype dtype;   /* of the result; MG_DTYPE_COUNT: the base's */
-    uint64_t seed;    /* of random choices, set by the tool */
-    const char *text; /* the file verbatim, copied as mergekit_config.yml */
+    double default_weight; /* of models whose recipe gives none; NAN: demanded, as mergekit does */
+    mg_dtype dtype;        /* of the result; MG_DTYPE_COUNT: the base's */
+    uint64_t seed;         /* of random choices, set by the tool */
+    const char *text;      /* the file verbatim, copied as mergekit_config.yml */
     size_t text_size;
     mg_arena arena;
     mg_yaml_doc *doc;
@@ -42,6 +43,12 @@ mg_status mg_merge_is_dense(const char *path, bool *dense, mg_error *err) MG_MUS
  * MG_ERR_UNSUPPORTED by name. *out is the caller's. */
 mg_status mg_dense_spec_load(mg_dense_spec **out, const char *path, mg_error *err) MG_MUST_CHECK;
 void mg_dense_spec_free(mg_dense_spec *s);
+
+/* The trunk of a mixture of experts as a dense merge: v is a method's name or {merge_method, models, parameters},
+ * already without keys that are not the merge's. Models are the n experts when v names none, and weigh 1 each unless it
+ * says otherwise. v is borrowed: its document outlives the spec. */
+mg_status mg_dense_spec_trunk(mg_dense_spec **out, const char *dir, const mg_yaml *v, const char *method,
+                              const char *base, const char *const *experts, uint32_t n, mg_error *err) MG_MUST_CHECK;
 
 /* The blend of one output tensor: parameters of slice `slice` at place t (0 to 1 over its layers, 0 outside layers),
  * filters matched against tensor. Precedence as mergekit's: source, slice, recipe, default. */

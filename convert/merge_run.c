@@ -2,14 +2,16 @@
 #include "convert/merge_run.h"
 
 #include "convert/gate_stage.h"
+#include "convert/regmean.h"
 
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
-#define STAGE_VERSION 1u /* part of the stage id: raise when a formula changes */
+#define STAGE_VERSION 2u /* part of the stage id: raise when a formula changes */
 
 typedef struct gate_work {
     mg_merge_run *run;
@@ -43,14 +45,17 @@ static mg_status hash_checkpoint(mg_xxh128_state *h, mg_checkpoint *c, mg_error 
     return MG_OK;
 }
 
-/* Everything the rows depend on: mode, seed, prompts, expert count and scales, all donors. */
+/* Everything the rows depend on: the recipe, mode, seed, prompts, expert count and scales, all donors. */
 static mg_status stage_id(const gate_work *g, mg_xxh128 *id, mg_error *err) {
     mg_xxh128_state *h;
     MG_TRY(mg_xxh128_new(&h, err));
     uint64_t head[] = {STAGE_VERSION,      g->spec->gate_mode,         g->opt->seed,
                        g->spec->n_experts, g->spec->experts_per_token, (uint64_t)g->run->merge->dtype};
     mg_xxh128_update(h, head, sizeof head);
+    mg_xxh128_update(h, g->spec->text, g->spec->text_size);
     mg_status st = hash_checkpoint(h, g->run->merge->donors[0].ckpt, err);
+    for (uint32_t i = g->run->merge->first_trunk; st == MG_OK && i < g->run->merge->n_donors; i++)
+        st = hash_checkpoint(h, g->run->merge->donors[i].ckpt, err);
     for (uint32_t e = 0; st == MG_OK && e < g->spec->n_experts; e++) {
         const mg_merge_expert *x = &g->spec->experts[e];
         hash_prompts(h, &x->positive);
@@ -179,20 +184,65 @@ static mg_status compute_gates(gate_work *g, mg_error *err) {
     return MG_OK;
 }
 
+/* ---- the trunk ---- */
+
+/* Prompts of the expert that is this model; NULL: none is. */
+static const mg_prompts *prompts_of(const mg_merge_spec *s, const char *path) {
+    for (uint32_t e = 0; e < s->n_experts; e++)
+        if (strcmp(s->experts[e].path, path) == 0) return &s->experts[e].positive;
+    return NULL;
+}
+
+static void note_trunk(void *ctx, const char *text) {
+    note(ctx, "%s", text);
+}
+
+/* A file of our own in the temporary folder: matrices of a recipe that is only tried need no place beside an output. */
+static mg_status temporary(char *path, size_t size, mg_error *err) {
+    const char *dir = getenv("TMPDIR");
+    snprintf(path, size, "%s/moegraft-trunk-XXXXXX.safetensors", dir && dir[0] ? dir : "/tmp");
+    int fd = mkstemps(path, 12);
+    if (fd < 0) return mg_fail_errno(err, "'%s': cannot create a temporary file", path);
+    close(fd);
+    return MG_OK;
+}
+
+static mg_status compute_trunk(gate_work *g, mg_error *err) {
+    mg_merge *m = g->run->merge;
+    const mg_dense_slice *models = &g->spec->trunk->slices[0];
+    char own[4096] = "";
+    mg_xxh128 id;
+    const mg_prompts **text = calloc(models->n_sources, sizeof *text);
+    if (!text) return mg_fail_nomem(err, models->n_sources * sizeof *text);
+    mg_status st = stage_id(g, &id, err);
+    for (uint32_t i = 0; st == MG_OK && i < models->n_sources; i++)
+        if (!(text[i] = prompts_of(g->spec, models->sources[i].path)))
+            st = mg_fail(err, MG_ERR_CONFLICT, "regmean needs prompts for '%s', which is no expert",
+                         models->sources[i].path);
+    if (st == MG_OK && !g->opt->trunk_path) st = temporary(own, sizeof own, err);
+    const char *path = own[0] ? own : g->opt->trunk_path;
+    mg_regmean r = {
+        &m->donors[m->first_trunk], text, models->n_sources, g->opt->eval, g->opt->pool, note_trunk, (void *)g->opt};
+    if (st == MG_OK) st = mg_regmean_run(&r, path, id, err);
+    if (st == MG_OK) st = mg_checkpoint_open(&m->regmean, path, err);
+    if (own[0]) unlink(own); /* stays readable while it is open */
+    free(text);
+    return st;
+}
+
 /* ---- the run ---- */
 
 static mg_status run_init(mg_merge_run *r, const mg_merge_spec *spec, const mg_merge_run_options *opt, mg_error *err) {
+    gate_work g = {.run = r, .spec = spec, .opt = opt};
     MG_TRY(mg_merge_open(&r->merge, spec, err));
+    if (spec->trunk_regmean) MG_TRY(compute_trunk(&g, err));
     MG_TRY(mg_plan_new(&r->plan, err));
     MG_TRY(mg_merge_plan(r->merge, r->plan, opt->dir, opt->shard_size, &r->out, err));
     MG_TRY(mg_plan_checkpoint(r->plan, r->out, &r->ckpt, err));
     r->ckpt->dir = r->merge->donors[0].ckpt->dir; /* the tokenizer files are the base's */
     MG_TRY(mg_model_open(&r->model, r->ckpt, err));
-    gate_work g = {
-        r,
-        spec,
-        opt,
-        {(uint32_t)mg_hp_i(r->model, MG_K_LAYERS), spec->n_experts, (uint64_t)mg_hp_i(r->model, MG_K_HIDDEN)}};
+    g.shape = (mg_gate_shape){(uint32_t)mg_hp_i(r->model, MG_K_LAYERS), spec->n_experts,
+                              (uint64_t)mg_hp_i(r->model, MG_K_HIDDEN)};
     uint64_t n = g.shape.layers * (g.shape.experts * g.shape.hidden);
     if (!(r->rows = malloc(n * sizeof *r->rows))) return mg_fail_nomem(err, n * sizeof *r->rows);
     return compute_gates(&g, err);

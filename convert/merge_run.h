@@ -13,6 +13,7 @@ typedef struct mg_merge_run_options {
     const char *dir;        /* the directory output of the plan (need not ever be written) */
     uint64_t shard_size;    /* 0 = 5e9 */
     const char *stage_path; /* where computed routers are kept until the merge is finished; NULL: nowhere */
+    const char *trunk_path; /* the same for matrices of the trunk that are computed; NULL: a temporary file */
     void (*note)(void *ctx, const char *text); /* one line about what is being done; NULL: silent */
     void *note_ctx;
 } mg_merge_run_options;

@@ -95,6 +95,7 @@ mg_status mg_merge_spec_set_gate(mg_merge_spec *s, const char *text, mg_error *e
 
 static mg_status get_scalars(mg_merge_spec *s, const char *dir, const mg_yaml *root, mg_error *err) {
     const mg_yaml *v = mg_yaml_get(root, "gate_mode");
+    s->gate_mode = MG_GATE_FIT;
     if (v && !mg_yaml_is_null(v)) {
         if (v->type != MG_YAML_SCALAR) return mg_merge_yaml_schema(err, v, "gate_mode", "a name");
         MG_TRY(set_gate(s, dir, v->text, err));
@@ -120,9 +121,30 @@ static mg_status get_scalars(mg_merge_spec *s, const char *dir, const mg_yaml *r
     return MG_OK;
 }
 
+/* trunk: a name, or {merge_method, models, parameters, strength}. */
+static mg_status get_trunk(mg_merge_spec *s, const char *dir, const mg_yaml *v, mg_error *err) {
+    static const char *const keys[] = {"merge_method", "models", "parameters", "strength", NULL};
+    const mg_yaml *name = v, *strength;
+    if (v->type == MG_YAML_MAP) {
+        MG_TRY(mg_merge_yaml_check_keys(v, keys, "the trunk", err));
+        name = mg_yaml_get(v, "merge_method");
+        if ((strength = mg_yaml_get(v, "strength")) && !mg_yaml_f64(strength, &s->trunk_strength))
+            return mg_merge_yaml_schema(err, strength, "strength", "a number");
+    }
+    if (!name || name->type != MG_YAML_SCALAR) return mg_merge_yaml_schema(err, v, "trunk", "a merge method");
+    if (strcmp(name->text, "base") == 0) return MG_OK;
+    s->trunk_regmean = strcmp(name->text, "regmean") == 0;
+    bool mean = s->trunk_regmean || strcmp(name->text, "average") == 0;
+    const char **experts;
+    MG_TRY(MG_ARENA_NEW(&s->arena, &experts, s->n_experts, err));
+    for (uint32_t e = 0; e < s->n_experts; e++) experts[e] = s->experts[e].path;
+    return mg_dense_spec_trunk(&s->trunk, dir, v, mean ? "linear" : name->text, s->base_path, experts, s->n_experts,
+                               err);
+}
+
 static mg_status read_root(mg_merge_spec *s, const char *dir, const mg_yaml *root, mg_error *err) {
-    static const char *const keys[] = {"base_model",        "experts",        "gate_mode",    "dtype",
-                                       "experts_per_token", "shared_experts", "architecture", NULL};
+    static const char *const keys[] = {"base_model",     "experts",      "gate_mode", "dtype", "experts_per_token",
+                                       "shared_experts", "architecture", "trunk",     NULL};
     if (!root || root->type != MG_YAML_MAP) return mg_fail(err, MG_ERR_FORMAT, "a merge recipe must be a mapping");
     MG_TRY(mg_merge_yaml_check_keys(root, keys, "the recipe", err));
     MG_TRY(mg_merge_yaml_model(&s->arena, mg_yaml_get(root, "base_model"), "base_model", &s->base, err));
@@ -135,6 +157,9 @@ static mg_status read_root(mg_merge_spec *s, const char *dir, const mg_yaml *roo
     MG_TRY(MG_ARENA_NEW(&s->arena, &s->experts, experts->n_children, err));
     for (const mg_yaml *v = experts->child; v; v = v->next)
         MG_TRY(get_expert(s, dir, v, &s->experts[s->n_experts++], err));
+    s->trunk_strength = 1;
+    const mg_yaml *trunk = mg_yaml_get(root, "trunk");
+    if (trunk && !mg_yaml_is_null(trunk)) MG_TRY(get_trunk(s, dir, trunk, err));
     return get_scalars(s, dir, root, err);
 }
 
@@ -144,15 +169,13 @@ mg_status mg_merge_spec_load(mg_merge_spec **out, const char *path, mg_error *er
     mg_arena_init(&s->arena, 256u << 20);
     char *text = NULL;
     size_t n = 0;
-    mg_yaml_doc *doc = NULL;
     char dir[4096];
     mg_merge_yaml_dir(path, dir, sizeof dir);
     mg_status st = mg_file_slurp(path, 1u << 20, &text, &n, err);
-    if (st == MG_OK) st = mg_yaml_parse(&doc, text, n, path, err);
+    if (st == MG_OK) st = mg_yaml_parse(&s->doc, text, n, path, err);
     if (st == MG_OK && !(s->text = mg_arena_strndup(&s->arena, text, n))) st = mg_fail_nomem(err, n);
     s->text_size = n;
-    if (st == MG_OK) st = read_root(s, dir, mg_yaml_root(doc), err);
-    mg_yaml_free(doc);
+    if (st == MG_OK) st = read_root(s, dir, mg_yaml_root(s->doc), err);
     free(text);
     if (st != MG_OK) {
         mg_error_at(err, path, NULL);
@@ -165,6 +188,8 @@ mg_status mg_merge_spec_load(mg_merge_spec **out, const char *path, mg_error *er
 
 void mg_merge_spec_free(mg_merge_spec *s) {
     if (!s) return;
+    mg_dense_spec_free(s->trunk);
+    mg_yaml_free(s->doc);
     mg_arena_release(&s->arena);
     free(s);
 }

@@ -3,8 +3,7 @@
 #ifndef MG_CONVERT_MERGE_SPEC_H
 #define MG_CONVERT_MERGE_SPEC_H
 
-#include "formats/base/arena.h"
-#include "formats/dtype.h"
+#include "convert/merge_dense_spec.h"
 
 typedef enum mg_gate_mode {
     MG_GATE_HIDDEN = 0,     /* mergekit: residual stream at the last prompt token, entering each layer */
@@ -41,14 +40,18 @@ typedef struct mg_merge_spec {
     mg_merge_expert *experts;
     uint32_t n_experts;
     uint32_t experts_per_token; /* 2 when absent */
-    mg_gate_mode gate_mode;
+    mg_gate_mode gate_mode;     /* MG_GATE_FIT when absent */
     bool gate_mode_given;
     const char *gate_file;    /* MG_GATE_FILE: resolved path */
     mg_dtype dtype;           /* MG_DTYPE_COUNT when absent: the base config's */
     const char *architecture; /* beginning of the wanted output family's name, any case; NULL: the first that fits */
+    mg_dense_spec *trunk;     /* attention, norms, embeddings and head merged from several models; NULL: the base's */
+    bool trunk_regmean;       /* projections of the attention by regression on the donors' inputs (regmean.h) */
+    double trunk_strength;    /* how far from the base to that trunk; 1 when absent */
     const char *text;         /* the file verbatim, copied into the output as mergekit_moe_config.yml */
     size_t text_size;
     mg_arena arena;
+    mg_yaml_doc *doc;
 } mg_merge_spec;
 
 /* Read and validate. Relative donor paths are looked up beside the YAML first, then from the working directory

@@ -23,7 +23,7 @@ static const mg_tool_info tool = {
 typedef struct args {
     mg_common c;
     mg_opt_list words, outputs, text;
-    const char *to, *gate, *model_name;
+    const char *to, *gate, *model_name, *compat;
     uint64_t seed, shard_size;
     bool same_models, manifest;
 } args;
@@ -41,7 +41,7 @@ typedef struct run {
     mg_plan *gguf_plan;
     target *targets;
     size_t n_targets;
-    char stage_path[4096];
+    char stage_path[4096], trunk_path[4096];
 } run;
 
 static mg_status parse(args *a, int argc, char **argv, bool *done, mg_error *err) {
@@ -59,6 +59,8 @@ static mg_status parse(args *a, int argc, char **argv, bool *done, mg_error *err
          "overrides the recipe"},
         {"--text", MG_OPT_LIST, &a->text, "NAME=FILE",
          "more positive prompts of an expert (last part of its path, or its index), one per line"},
+        {"--compat", MG_OPT_STR, &a->compat, "mergekit",
+         "mergekit's defaults: a recipe without gate_mode means hidden"},
         {"--random-seed", MG_OPT_U64, &a->seed, "N", "seed of random routers (default 0)"},
         {"--i-understand-this-is-not-useful-without-training", MG_OPT_FLAG, &a->same_models, NULL,
          "accept experts that are all the same model"},
@@ -73,6 +75,8 @@ static mg_status parse(args *a, int argc, char **argv, bool *done, mg_error *err
     MG_TRY(mg_options_parse(&tool, opts, argc, argv, &a->words, done, err));
     if (*done) return MG_OK;
     MG_TRY(mg_common_finish(&a->c, err));
+    if (a->compat && strcmp(a->compat, "mergekit") != 0)
+        return mg_fail(err, MG_ERR_USAGE, "--compat '%s': only mergekit is known", a->compat);
     size_t expected = a->outputs.n ? 1 : 2;
     if (a->words.n != expected || (a->to && a->outputs.n))
         return mg_fail(err, MG_ERR_USAGE, "expected CONFIG OUT [--to TYPE], or CONFIG and -o FILE=TYPE");
@@ -119,15 +123,19 @@ static void name_of_target(const target *t, char *buf, size_t size) {
 
 /* ---- the merge ---- */
 
-/* Where finished routers wait while the merge is not: ".NAME.router.safetensors" beside the first output. */
-static void set_stage_path(run *r, const char *out) {
+/* What is computed before the plan waits while the merge is not finished: ".NAME.WHAT.safetensors" beside the first
+ * output. Too long a name: nothing is kept. */
+static void set_stage_path(char *path, size_t size, const char *out, const char *what) {
     size_t n = strlen(out);
     while (n > 1 && out[n - 1] == '/') n--;
     size_t start = n;
     while (start && out[start - 1] != '/') start--;
-    int size = snprintf(r->stage_path, sizeof r->stage_path, "%.*s.%.*s.router.safetensors", (int)start, out,
-                        (int)(n - start), out + start);
-    if (size < 0 || (size_t)size >= sizeof r->stage_path) r->stage_path[0] = 0; /* too long a name: nothing is kept */
+    int used = snprintf(path, size, "%.*s.%.*s.%s.safetensors", (int)start, out, (int)(n - start), out + start, what);
+    if (used < 0 || (size_t)used >= size) path[0] = 0;
+}
+
+static const char *kept(const args *a, const char *path) {
+    return a->c.dry_run || !path[0] ? NULL : path;
 }
 
 static mg_status open_recipe(run *r, args *a, const char *dir, mg_error *err) {
@@ -135,10 +143,12 @@ static mg_status open_recipe(run *r, args *a, const char *dir, mg_error *err) {
                                   .text = &a->text,
                                   .experts_per_token = a->c.experts_per_token,
                                   .same_models = a->same_models,
+                                  .mergekit_defaults = a->compat != NULL,
                                   .run = {.seed = a->seed,
                                           .dir = dir,
                                           .shard_size = a->shard_size,
-                                          .stage_path = a->c.dry_run || !r->stage_path[0] ? NULL : r->stage_path,
+                                          .stage_path = kept(a, r->stage_path),
+                                          .trunk_path = kept(a, r->trunk_path),
                                           .note = say,
                                           .note_ctx = a}};
     return mg_tool_recipe_open(&r->recipe, a->words.items[0], r->pool, &opt, err);
@@ -169,7 +179,8 @@ static mg_status plan_targets(run *r, args *a, uint32_t *out, mg_error *err) {
 static mg_status work(run *r, args *a, mg_error *err) {
     MG_TRY(parse_targets(r, a, err));
     const char *first = a->outputs.n ? r->targets[0].path : a->words.items[1];
-    set_stage_path(r, first);
+    set_stage_path(r->stage_path, sizeof r->stage_path, first, "router");
+    set_stage_path(r->trunk_path, sizeof r->trunk_path, first, "trunk");
     MG_TRY(mg_pool_new(&r->pool, a->c.n_threads, err));
     MG_TRY(open_recipe(r, a, first, err));
     uint32_t *out = calloc(r->n_targets + 1, sizeof *out);
@@ -189,7 +200,8 @@ static mg_status work(run *r, args *a, mg_error *err) {
         st = a->c.dry_run ? mg_tool_plan_show(plan, out, r->n_targets ? r->n_targets : 1, &opt, style, err)
                           : mg_tool_plan_execute(plan, &opt, style, err);
     free(out);
-    if (st == MG_OK && !a->c.dry_run && r->stage_path[0]) unlink(r->stage_path);
+    if (st == MG_OK && kept(a, r->stage_path)) unlink(r->stage_path);
+    if (st == MG_OK && kept(a, r->trunk_path)) unlink(r->trunk_path);
     return st;
 }
 

@@ -27,7 +27,10 @@ static mg_status add_texts(mg_merge_spec *spec, const mg_opt_list *text, mg_erro
 static mg_status load_spec(mg_tool_recipe *r, const char *path, const mg_tool_recipe_options *opt, mg_error *err) {
     MG_TRY(mg_merge_spec_load(&r->spec, path, err));
     MG_TRY(add_texts(r->spec, opt->text, err));
-    if (opt->gate) MG_TRY(mg_merge_spec_set_gate(r->spec, opt->gate, err));
+    if (opt->gate)
+        MG_TRY(mg_merge_spec_set_gate(r->spec, opt->gate, err));
+    else if (opt->mergekit_defaults && !r->spec->gate_mode_given)
+        MG_TRY(mg_merge_spec_set_gate(r->spec, "hidden", err));
     if (opt->experts_per_token == MG_EXPERTS_ALL)
         r->spec->experts_per_token = r->spec->n_experts;
     else if (opt->experts_per_token)

@@ -13,6 +13,7 @@ typedef struct mg_tool_recipe_options {
     const mg_opt_list *text;    /* NAME=FILE: more prompts; NULL */
     uint32_t experts_per_token; /* instead of the recipe's; 0; MG_EXPERTS_ALL */
     bool same_models;           /* experts may all be the same model */
+    bool mergekit_defaults;     /* an absent gate mode is 'hidden' */
     mg_merge_run_options run;   /* eval and pool are filled in here */
 } mg_tool_recipe_options;
 

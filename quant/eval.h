@@ -48,6 +48,8 @@ typedef struct mg_evaluator {
     /* Run parts of a layer on x [n_tokens, hidden] in place. tap may be NULL. */
     mg_status (*run_layer)(void *self, mg_model *m, uint32_t layer, unsigned parts, const mg_batch *batch, float *x,
                            mg_tap_fn tap, void *tap_ctx, mg_error *err);
+    /* Final norm alone: the output head's input, normed [n, hidden] of the rows x [n, hidden]. */
+    mg_status (*final_norm)(void *self, mg_model *m, const float *x, uint64_t n, float *normed, mg_error *err);
     /* Final norm and output head: logits [n, vocab] of the rows x [n, hidden]. */
     mg_status (*logits)(void *self, mg_model *m, const float *x, uint64_t n, float *logits, mg_error *err);
 } mg_evaluator;

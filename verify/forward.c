@@ -316,10 +316,15 @@ static mg_status eval_layer(void *self, mg_model *m, uint32_t layer, unsigned pa
     return mg_forward_layer(self, m, NULL, layer, parts, batch, x, tap, tap_ctx, err);
 }
 
+static mg_status eval_final_norm(void *self, mg_model *m, const float *x, uint64_t n, float *normed, mg_error *err) {
+    return mg_forward_final_norm(self, m, x, n, normed, err);
+}
+
 static mg_status eval_logits(void *self, mg_model *m, const float *x, uint64_t n, float *logits, mg_error *err) {
     return mg_forward_logits(self, m, x, n, logits, err);
 }
 
 mg_evaluator mg_forward_evaluator(mg_forward *f) {
-    return (mg_evaluator){.self = f, .embed = eval_embed, .run_layer = eval_layer, .logits = eval_logits};
+    return (mg_evaluator){
+        .self = f, .embed = eval_embed, .run_layer = eval_layer, .final_norm = eval_final_norm, .logits = eval_logits};
 }
