@@ -14,21 +14,25 @@ static const mg_codec scalar[MG_DTYPE_COUNT] = {
 #undef MG_CODEC
 };
 
-static mg_codec avx2[MG_DTYPE_COUNT];
-static pthread_once_t avx2_once = PTHREAD_ONCE_INIT;
+static mg_codec twins[MG_ISA_NEON + 1][MG_DTYPE_COUNT];
+static pthread_once_t twins_once = PTHREAD_ONCE_INIT;
 
-static void build_avx2(void) {
-    memcpy(avx2, scalar, sizeof avx2);
-    mg_codecs_fill_avx2_legacy(avx2);
-    mg_codecs_fill_avx2_kmin(avx2);
-    mg_codecs_fill_avx2_ksigned(avx2);
+static void build_twins(void) {
+    for (mg_isa isa = MG_ISA_SCALAR; isa <= MG_ISA_NEON; isa++) memcpy(twins[isa], scalar, sizeof scalar);
+    for (mg_isa isa = MG_ISA_AVX2; isa <= MG_ISA_AVX512; isa++) { /* what has no AVX-512 twin has an AVX2 one */
+        mg_codecs_fill_avx2_legacy(twins[isa]);
+        mg_codecs_fill_avx2_kmin(twins[isa]);
+        mg_codecs_fill_avx2_ksigned(twins[isa]);
+    }
+    mg_codecs_fill_avx512_legacy(twins[MG_ISA_AVX512]);
+    mg_codecs_fill_avx512_kmin(twins[MG_ISA_AVX512]);
+    mg_codecs_fill_avx512_ksigned(twins[MG_ISA_AVX512]);
 }
 
 const mg_codec *mg_codec_for(mg_dtype t, mg_isa isa) {
     if ((int)t < 0 || t >= MG_DTYPE_COUNT || !scalar[t].encode) return NULL;
-    if (isa != MG_ISA_AVX2 && isa != MG_ISA_AVX512) return &scalar[t];
-    pthread_once(&avx2_once, build_avx2);
-    return &avx2[t];
+    pthread_once(&twins_once, build_twins);
+    return &twins[isa][t];
 }
 
 const mg_codec *mg_codec_get(mg_dtype t) {

@@ -1,0 +1,11 @@
+/* ksigned_avx512.c - the AVX-512 twins of Q3_K, Q6_K (quant/simd/ksigned.inc). */
+#if defined(__x86_64__)
+#include "quant/x86/codec_avx512.inc"
+#define MG_FILL(family) mg_codecs_fill_avx512_##family
+#include "quant/simd/ksigned.inc"
+#else
+#include "quant/codec_twins.h"
+void mg_codecs_fill_avx512_ksigned(mg_codec *table) {
+    (void)table;
+}
+#endif
