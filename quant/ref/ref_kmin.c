@@ -53,8 +53,14 @@ static float q2_scale_codes(const float *v, uint8_t *l) {
 
 void mg_ref_q2_k_scales(const float *scales, const float *mins, const float *sw, mg_blk_q2_k *b, float *D, float *M) {
     uint8_t ls[16], lm[16];
-    float d = mg_put_f16(b->d, sw ? mg_ref_qp(16, 15, scales, sw, ls) : q2_scale_codes(scales, ls));
-    float dmin = mg_put_f16(b->dmin, sw ? mg_ref_qp(16, 15, mins, sw, lm) : q2_scale_codes(mins, lm));
+    float d = sw ? mg_ref_qp(16, 15, scales, sw, ls) : q2_scale_codes(scales, ls);
+    float dmin = sw ? mg_ref_qp(16, 15, mins, sw, lm) : q2_scale_codes(mins, lm);
+    mg_ref_q2_k_put(d, dmin, ls, lm, b, D, M);
+}
+
+void mg_ref_q2_k_put(float d32, float dmin32, const uint8_t *ls, const uint8_t *lm, mg_blk_q2_k *b, float *D,
+                     float *M) {
+    float d = mg_put_f16(b->d, d32), dmin = mg_put_f16(b->dmin, dmin32);
     for (int j = 0; j < 16; j++) {
         b->scales[j] = (uint8_t)(ls[j] | lm[j] << 4);
         D[j] = d * (float)(b->scales[j] & 15);
@@ -159,8 +165,14 @@ static float k45_scale_codes(const float *v, uint8_t *l) {
 void mg_ref_k45_scales(const float *scales, const float *mins, const float *sw, uint8_t *d16, uint8_t *dmin16,
                        uint8_t *B, float *D, float *M) {
     uint8_t ls[8], lm[8];
-    float d = mg_put_f16(d16, sw ? mg_ref_qp(8, 63, scales, sw, ls) : k45_scale_codes(scales, ls));
-    float dmin = mg_put_f16(dmin16, sw ? mg_ref_qp(8, 63, mins, sw, lm) : k45_scale_codes(mins, lm));
+    float d = sw ? mg_ref_qp(8, 63, scales, sw, ls) : k45_scale_codes(scales, ls);
+    float dmin = sw ? mg_ref_qp(8, 63, mins, sw, lm) : k45_scale_codes(mins, lm);
+    mg_ref_k45_put(d, dmin, ls, lm, d16, dmin16, B, D, M);
+}
+
+void mg_ref_k45_put(float d32, float dmin32, const uint8_t *ls, const uint8_t *lm, uint8_t *d16, uint8_t *dmin16,
+                    uint8_t *B, float *D, float *M) {
+    float d = mg_put_f16(d16, d32), dmin = mg_put_f16(dmin16, dmin32);
     pack_scales(ls, lm, B);
     mg_ref_k45_unpack(d, dmin, B, D, M);
 }

@@ -17,10 +17,15 @@ extern const mg_qkx_search mg_qkx_q2_plain, mg_qkx_q2_weighted, mg_qkx_q4_plain,
 void mg_ref_q2_k_scales(const float *scales, const float *mins, const float *sw, mg_blk_q2_k *b, float *D, float *M);
 void mg_ref_k45_scales(const float *scales, const float *mins, const float *sw, uint8_t *d16, uint8_t *dmin16,
                        uint8_t *B, float *D, float *M);
+/* The second half of the two above: the fields from quantized scales ls and minimums lm and their f32 super-scales. */
+void mg_ref_q2_k_put(float d32, float dmin32, const uint8_t *ls, const uint8_t *lm, mg_blk_q2_k *b, float *D, float *M);
+void mg_ref_k45_put(float d32, float dmin32, const uint8_t *ls, const uint8_t *lm, uint8_t *d16, uint8_t *dmin16,
+                    uint8_t *B, float *D, float *M);
 /* D and M of the eight sub-blocks of Q4_K and Q5_K from a block's fields. */
 void mg_ref_k45_unpack(float d, float dmin, const uint8_t *B, float *D, float *M);
 /* As the _scales above for signed scales; Q6_K: false when the super-block is zero (all bytes of *b are then 0). */
 void mg_ref_q3_k_scales(const float *scales, const float *sw, mg_blk_q3_k *b, float *D);
+void mg_ref_q3_k_put(float d32, const uint8_t *s, mg_blk_q3_k *b, float *D);
 bool mg_ref_q6_k_scales(const float *scales, mg_blk_q6_k *b, float *D);
 
 /* The 256 codes of a super-block into the block. */

@@ -54,7 +54,12 @@ void mg_ref_q3_k_pack(const uint8_t *code, mg_blk_q3_k *b) {
 
 void mg_ref_q3_k_scales(const float *scales, const float *sw, mg_blk_q3_k *b, float *D) {
     uint8_t s[16];
-    float d = mg_put_f16(b->d, sw ? mg_ref_qx(16, 32, scales, sw, s) : q3_scale_codes(scales, s));
+    float d = sw ? mg_ref_qx(16, 32, scales, sw, s) : q3_scale_codes(scales, s);
+    mg_ref_q3_k_put(d, s, b, D);
+}
+
+void mg_ref_q3_k_put(float d32, const uint8_t *s, mg_blk_q3_k *b, float *D) {
+    float d = mg_put_f16(b->d, d32);
     q3_pack_scales(s, b->scales);
     for (int j = 0; j < 16; j++) D[j] = d * (float)q3_scale(b->scales, j);
 }
