@@ -28,6 +28,9 @@ void mg_ref_q3_k_scales(const float *scales, const float *sw, mg_blk_q3_k *b, fl
 void mg_ref_q3_k_put(float d32, const uint8_t *s, mg_blk_q3_k *b, float *D);
 bool mg_ref_q6_k_scales(const float *scales, mg_blk_q6_k *b, float *D);
 
+/* Scale j of Q3_K, -32..31, from the 12 bytes B. */
+int mg_q3_k_scale(const uint8_t *B, int j);
+
 /* The 256 codes of a super-block into the block. */
 void mg_ref_q2_k_pack(const uint8_t *code, mg_blk_q2_k *b);
 void mg_ref_q3_k_pack(const uint8_t *code, mg_blk_q3_k *b);

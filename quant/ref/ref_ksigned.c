@@ -29,7 +29,7 @@ static void q3_pack_scales(const uint8_t *s, uint8_t *B) {
     }
 }
 
-static int q3_scale(const uint8_t *B, int j) {
+int mg_q3_k_scale(const uint8_t *B, int j) {
     return ((B[j % 8] >> (j / 8 * 4) & 15) | (B[8 + j % 4] >> (j / 4 * 2) & 3) << 4) - 32;
 }
 
@@ -61,7 +61,7 @@ void mg_ref_q3_k_scales(const float *scales, const float *sw, mg_blk_q3_k *b, fl
 void mg_ref_q3_k_put(float d32, const uint8_t *s, mg_blk_q3_k *b, float *D) {
     float d = mg_put_f16(b->d, d32);
     q3_pack_scales(s, b->scales);
-    for (int j = 0; j < 16; j++) D[j] = d * (float)q3_scale(b->scales, j);
+    for (int j = 0; j < 16; j++) D[j] = d * (float)mg_q3_k_scale(b->scales, j);
 }
 
 static void q3_k_block(const float *x, const float *qw, mg_blk_q3_k *b) {
@@ -96,7 +96,8 @@ void mg_ref_q3_k_decode(const void *in, uint64_t n, float *out) {
         float d = mg_get_f16(b->d);
         for (int g = 0; g < 8; g++, out += 32) { /* 32 elements: one bit position of qs and of hmask, two scales */
             const uint8_t *qs = b->qs + 32 * (g / 4);
-            float scale[2] = {d * (float)q3_scale(b->scales, 2 * g), d * (float)q3_scale(b->scales, 2 * g + 1)};
+            float scale[2] = {d * (float)mg_q3_k_scale(b->scales, 2 * g),
+                              d * (float)mg_q3_k_scale(b->scales, 2 * g + 1)};
             for (int l = 0; l < 32; l++) {
                 int q = (qs[l] >> (g % 4 * 2) & 3) + 4 * (b->hmask[l] >> g & 1) - 4;
                 out[l] = scale[l / 16] * (float)q;
