@@ -1,12 +1,24 @@
 /* donors.c - opening and comparing donors. */
 #include "convert/donors.h"
 
+#include "convert/lora.h"
 #include "convert/same_tokenizer.h"
 #include "formats/arch/arch.h"
 #include "quant/group_checkpoint.h"
 
 #include <stdio.h>
 #include <string.h>
+
+static mg_status open_files(mg_donor *d, mg_error *err) {
+    char model[4096], adapter[4096];
+    MG_TRY(mg_lora_split(d->path, model, adapter, sizeof model, err));
+    MG_TRY(mg_group_checkpoint_open(&d->files, model, err));
+    d->ckpt = d->files;
+    if (!adapter[0]) return MG_OK;
+    MG_TRY(mg_lora_open(&d->lora, d->files, adapter, err));
+    d->ckpt = mg_lora_checkpoint(d->lora);
+    return MG_OK;
+}
 
 mg_status mg_donors_open(mg_donor *d, uint32_t n, mg_error *err) {
     for (uint32_t i = 0; i < n; i++) {
@@ -17,7 +29,7 @@ mg_status mg_donors_open(mg_donor *d, uint32_t n, mg_error *err) {
             d[i].shared = true;
         }
         if (d[i].shared) continue;
-        MG_TRY(mg_group_checkpoint_open(&d[i].ckpt, d[i].path, err));
+        MG_TRY(open_files(&d[i], err));
         MG_TRY(mg_model_open(&d[i].model, d[i].ckpt, err));
         if (!d[i].ckpt->config) {
             mg_error_at(err, d[i].path, NULL);
@@ -31,7 +43,8 @@ void mg_donors_close(mg_donor *d, uint32_t n) {
     for (uint32_t i = 0; i < n; i++) {
         if (d[i].shared) continue;
         mg_model_free(d[i].model);
-        mg_checkpoint_free(d[i].ckpt);
+        mg_lora_free(d[i].lora);
+        mg_checkpoint_free(d[i].files);
     }
 }
 

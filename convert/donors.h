@@ -5,9 +5,11 @@
 #include "formats/arch/model.h"
 
 typedef struct mg_donor {
-    const char *name; /* as the recipe writes it, borrowed */
-    const char *path; /* borrowed */
-    mg_checkpoint *ckpt;
+    const char *name;     /* as the recipe writes it, borrowed */
+    const char *path;     /* "model" or "model+adapter", borrowed */
+    mg_checkpoint *ckpt;  /* the adapted model where there is an adapter */
+    mg_checkpoint *files; /* what was opened */
+    struct mg_lora *lora; /* NULL: no adapter */
     mg_model *model;
     bool shared; /* opened under another index: not closed twice */
 } mg_donor;

@@ -11,15 +11,17 @@
 #include <pthread.h>
 
 typedef enum mg_expr_op {
-    MG_EX_SOURCE, /* tensor of an input */
-    MG_EX_CONST,  /* values in memory */
-    MG_EX_SLOT,   /* values in memory, supplied later */
-    MG_EX_CAST,   /* decode child[0] to f32, encode */
-    MG_EX_LINEAR, /* sum of factor * child */
-    MG_EX_STACK,  /* children below each other, a new slowest dimension */
-    MG_EX_CONCAT, /* children below each other */
-    MG_EX_VIEW,   /* one mg_view of child[0] */
-    MG_EX_BLEND,  /* children made into one by a merge method */
+    MG_EX_SOURCE,  /* tensor of an input */
+    MG_EX_CONST,   /* values in memory */
+    MG_EX_SLOT,    /* values in memory, supplied later */
+    MG_EX_CAST,    /* decode child[0] to f32, encode */
+    MG_EX_LINEAR,  /* sum of factor * child */
+    MG_EX_STACK,   /* children below each other, a new slowest dimension */
+    MG_EX_CONCAT,  /* children below each other */
+    MG_EX_VIEW,    /* one mg_view of child[0] */
+    MG_EX_BLEND,   /* children made into one by a merge method */
+    MG_EX_NOISE,   /* child[0] + factor[0] * normal numbers */
+    MG_EX_LOWRANK, /* child[0] + factor[0] * child[1] child[2] */
     MG_EX_OP_COUNT,
 } mg_expr_op;
 
@@ -42,7 +44,8 @@ struct mg_expr {
     mg_checkpoint *ckpt; /* SOURCE */
     uint32_t input, tensor;
     mg_view view;          /* VIEW */
-    double *factors;       /* LINEAR [n_children] */
+    double *factors;       /* LINEAR [n_children]; NOISE, LOWRANK [1] */
+    uint64_t seed;         /* NOISE */
     const mg_blend *blend; /* BLEND */
     mg_blend_state *state; /* BLEND */
     float *weights;        /* CAST: importance [n_slices * cols] or NULL */

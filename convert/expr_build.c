@@ -58,6 +58,13 @@ static void key_of(key_buf *k, const mg_expr *e) {
     case MG_EX_LINEAR:
         key_put(k, e->factors, e->n_children * sizeof e->factors[0]);
         break;
+    case MG_EX_NOISE:
+        key_u64(k, e->seed);
+        key_put(k, e->factors, sizeof e->factors[0]);
+        break;
+    case MG_EX_LOWRANK:
+        key_put(k, e->factors, sizeof e->factors[0]);
+        break;
     case MG_EX_BLEND:
         key_put(k, e->blend, sizeof *e->blend);
         break;
@@ -87,8 +94,8 @@ mg_status mg_expr_hash(const mg_expr *e, mg_xxh128_state *s, mg_error *err) {
     return MG_OK;
 }
 
-static const char *const op_names[MG_EX_OP_COUNT] = {"source", "const",  "slot", "cast", "linear",
-                                                     "stack",  "concat", "view", "blend"};
+static const char *const op_names[MG_EX_OP_COUNT] = {"source", "const", "slot",  "cast",  "linear", "stack",
+                                                     "concat", "view",  "blend", "noise", "lowrank"};
 
 /* Sizes, depth and grain from what the caller has filled in. */
 static mg_status finish(mg_expr *e, mg_error *err) {
@@ -173,6 +180,10 @@ static mg_status input_index(mg_plan *p, mg_checkpoint *c, uint32_t *out, mg_err
     return MG_OK;
 }
 
+static uint32_t n_factors(const mg_expr *e) {
+    return e->op == MG_EX_LINEAR ? e->n_children : 1;
+}
+
 /* Rebuild an expression of another plan in this one, so that reading a plan costs nothing over reading its inputs. */
 static mg_status import(mg_plan *p, const mg_expr *from, const mg_expr **out, mg_error *err) {
     if (from->op == MG_EX_SOURCE) return mg_expr_source(p, from->ckpt, from->tensor, out, err);
@@ -193,7 +204,7 @@ static mg_status import(mg_plan *p, const mg_expr *from, const mg_expr **out, mg
         (st = own_copy(p, from->weights, from->n_weights * sizeof(float), &copy, err)) == MG_OK)
         e.weights = copy;
     if (st == MG_OK && from->factors &&
-        (st = own_copy(p, from->factors, from->n_children * sizeof(double), &copy, err)) == MG_OK)
+        (st = own_copy(p, from->factors, n_factors(from) * sizeof(double), &copy, err)) == MG_OK)
         e.factors = copy;
     if (st == MG_OK && from->blend && (st = own_copy(p, from->blend, sizeof *from->blend, &copy, err)) == MG_OK)
         e.blend = copy;
@@ -369,6 +380,40 @@ mg_status mg_expr_blend(mg_plan *p, const mg_expr *const *children, const mg_ble
     MG_TRY(MG_ARENA_NEW(&p->arena, &e.state, 1, err));
     pthread_mutex_init(&e.state->lock, NULL); /* holds no resource on the systems we build for: never destroyed */
     return mg_expr_intern(p, &e, out, err);
+}
+
+/* A node of f32 values with one factor. */
+static mg_status factor_node(mg_plan *p, mg_expr *e, double factor, const mg_expr **out, mg_error *err) {
+    for (uint32_t i = 0; i < e->n_children; i++)
+        if (!mg_codec_get(e->children[i]->t.dtype))
+            return mg_fail(err, MG_ERR_UNSUPPORTED, "no arithmetic on the type %s",
+                           mg_dtype_get(e->children[i]->t.dtype)->name);
+    e->t = e->children[0]->t;
+    e->t.dtype = MG_F32;
+    e->t.name = NULL;
+    void *copy;
+    MG_TRY(own_copy(p, &factor, sizeof factor, &copy, err));
+    e->factors = copy;
+    return mg_expr_intern(p, e, out, err);
+}
+
+mg_status mg_expr_noise(mg_plan *p, const mg_expr *child, double scale, uint64_t seed, const mg_expr **out,
+                        mg_error *err) {
+    mg_expr e = {.op = MG_EX_NOISE, .n_children = 1, .children = &child, .seed = seed};
+    return factor_node(p, &e, scale, out, err);
+}
+
+mg_status mg_expr_lowrank(mg_plan *p, const mg_expr *w, const mg_expr *b, const mg_expr *a, double scale,
+                          const mg_expr **out, mg_error *err) {
+    char tw[128], tb[128], ta[128];
+    const mg_expr *children[3] = {w, b, a};
+    if (w->t.rank != 2 || a->t.rank != 2 || b->t.rank != 2 || b->t.shape[0] != w->t.shape[0] ||
+        a->t.shape[1] != w->t.shape[1] || a->t.shape[0] != b->t.shape[1])
+        return mg_fail(err, MG_ERR_CONFLICT, "low-rank factors %s and %s do not fit a weight %s",
+                       mg_tensor_shape_text(&b->t, tb, sizeof tb), mg_tensor_shape_text(&a->t, ta, sizeof ta),
+                       mg_tensor_shape_text(&w->t, tw, sizeof tw));
+    mg_expr e = {.op = MG_EX_LOWRANK, .n_children = 3, .children = children};
+    return factor_node(p, &e, scale, out, err);
 }
 
 mg_status mg_expr_role(mg_plan *p, mg_model *m, const mg_bound *b, const mg_expr **out, mg_error *err) {

@@ -5,7 +5,9 @@
 #include "convert/expr_tile.h"
 
 #include "quant/codec.h"
+#include "quant/math/f64.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -205,6 +207,55 @@ static mg_status eval_blend(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_
     return st;
 }
 
+/* ---- noise and low-rank additions ---- */
+
+/* Numbers of one element: two from a counter (splitmix64's finaliser), made normal by Box and Muller with our own log
+ * and cosine; nothing depends on which rows are asked for together. */
+static uint64_t mixed(uint64_t z) {
+    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
+    return z ^ (z >> 31);
+}
+
+static double normal_at(uint64_t seed, uint64_t i) {
+    uint64_t a = mixed(seed + (2 * i + 1) * 0x9e3779b97f4a7c15u), b = mixed(seed + (2 * i + 2) * 0x9e3779b97f4a7c15u);
+    double u = ((double)(a >> 11) + 0.5) * 0x1p-53, v = ((double)(b >> 11) + 0.5) * 0x1p-53, sn, cs;
+    mg_f64_sincos(6.283185307179586 * v, &sn, &cs);
+    return sqrt(-2 * mg_f64_log(u)) * cs;
+}
+
+static mg_status eval_noise(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_t n, float *dst, mg_error *err) {
+    uint64_t cols = mg_expr_cols(e);
+    MG_TRY(mg_expr_eval_f32(e->children[0], ev, row, n, dst, err));
+    for (uint64_t i = 0; i < n * cols; i++) dst[i] += (float)(e->factors[0] * normal_at(e->seed, row * cols + i));
+    return MG_OK;
+}
+
+static mg_status eval_lowrank(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_t n, float *dst, mg_error *err) {
+    uint64_t cols = mg_expr_cols(e), rank = e->children[2]->rows;
+    void *a, *b;
+    float f = (float)e->factors[0];
+    MG_TRY(mg_eval_push(ev, (rank + 1) * cols * sizeof(float), &a, err));
+    mg_status st = mg_eval_push(ev, n * rank * sizeof(float), &b, err);
+    float *sum = (float *)a + rank * cols;
+    if (st == MG_OK) {
+        st = mg_expr_eval_f32(e->children[2], ev, 0, rank, a, err);
+        if (st == MG_OK) st = mg_expr_eval_f32(e->children[1], ev, row, n, b, err);
+        if (st == MG_OK) st = mg_expr_eval_f32(e->children[0], ev, row, n, dst, err);
+        for (uint64_t i = 0; st == MG_OK && i < n; i++) {
+            memset(sum, 0, (size_t)cols * sizeof *sum);
+            for (uint64_t r = 0; r < rank; r++) {
+                float x = ((float *)b)[i * rank + r], *ar = (float *)a + r * cols;
+                for (uint64_t k = 0; k < cols; k++) sum[k] += x * ar[k];
+            }
+            for (uint64_t k = 0; k < cols; k++) dst[i * cols + k] += f * sum[k];
+        }
+        mg_eval_pop(ev);
+    }
+    mg_eval_pop(ev);
+    return st;
+}
+
 /* ---- rows from several children ---- */
 
 static mg_status eval_below(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_t n, uint8_t *dst, mg_error *err) {
@@ -252,6 +303,10 @@ mg_status mg_expr_eval(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_t n, 
         return eval_below(e, ev, row, n, dst, err);
     case MG_EX_STACK:
         return eval_below(e, ev, row, n, dst, err);
+    case MG_EX_NOISE:
+        return eval_noise(e, ev, row, n, dst, err);
+    case MG_EX_LOWRANK:
+        return eval_lowrank(e, ev, row, n, dst, err);
     case MG_EX_BLEND:
         return eval_blend(e, ev, row, n, dst, err);
     case MG_EX_VIEW:

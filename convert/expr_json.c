@@ -62,6 +62,8 @@ mg_json *mg_expr_json(const mg_expr *e) {
         mg_json_push(a, mg_json_new_str(mg_dtype_get(e->t.dtype)->name));
         if (e->weights) mg_json_push(a, hash_json(e->hash));
     }
+    if (e->op == MG_EX_NOISE || e->op == MG_EX_LOWRANK) mg_json_push(a, mg_json_new_f64(e->factors[0]));
+    if (e->op == MG_EX_NOISE) mg_json_push(a, mg_json_new_u64(e->seed));
     if (e->op == MG_EX_BLEND) {
         mg_json_push(a, mg_json_new_str(mg_blend_info_of(e->blend->method)->name));
         mg_json_push(a, hash_json(mg_xxh128_of(e->blend, sizeof *e->blend))); /* of its parameters */

@@ -94,16 +94,17 @@ static mg_status read_router(mg_checkpoint *c, const mg_tensor *want, float *row
     return st;
 }
 
-mg_status mg_gates_from_file(const char *path, mg_model *target, float *rows, mg_error *err) {
+mg_status mg_gates_from_file(const char *path, mg_model *target, mg_role role, uint32_t rows_per_layer, float *rows,
+                             mg_error *err) {
     mg_checkpoint *c;
     MG_TRY(mg_checkpoint_open(&c, path, err));
     mg_status st = MG_OK;
     for (uint32_t l = 0; st == MG_OK && l < (uint32_t)mg_hp_i(target, MG_K_LAYERS); l++) {
-        const mg_bound *b = mg_model_find(target, MG_R_ROUTER, l, 0);
+        const mg_bound *b = mg_model_find(target, role, l, 0);
         if (!b) continue;
         const mg_tensor *want = mg_model_tensor(target, b);
         mg_error place = {0};
-        st = read_router(c, want, rows + l * want->n_elements, &place);
+        st = read_router(c, want, rows + l * (rows_per_layer * b->shape[1]), &place);
         if (st != MG_OK && err) *err = place;
     }
     mg_checkpoint_free(c);
@@ -195,7 +196,7 @@ static mg_status expert_rows(const mg_merge_spec *spec, uint32_t e, mg_model *ba
     return MG_OK;
 }
 
-mg_status mg_gates_from_prompts(const mg_merge_spec *spec, mg_model *base, const mg_tokenizer *tok,
+mg_status mg_gates_from_prompts(const mg_merge_spec *spec, uint32_t n_rows, mg_model *base, const mg_tokenizer *tok,
                                 const mg_evaluator *eval, float *rows, mg_error *err) {
     uint32_t layers = (uint32_t)mg_hp_i(base, MG_K_LAYERS);
     uint64_t hidden = (uint64_t)mg_hp_i(base, MG_K_HIDDEN);
@@ -204,11 +205,11 @@ mg_status mg_gates_from_prompts(const mg_merge_spec *spec, mg_model *base, const
     if (!both) return mg_fail_nomem(err, 2 * n * sizeof *both);
     prompt_sum pos = {both, layers, hidden}, neg = {both + n, layers, hidden};
     mg_status st = MG_OK;
-    for (uint32_t e = 0; st == MG_OK && e < spec->n_experts; e++) {
+    for (uint32_t e = 0; st == MG_OK && e < n_rows; e++) {
         st = expert_rows(spec, e, base, tok, eval, &pos, &neg, err);
         for (uint32_t l = 0; st == MG_OK && l < layers; l++)
             for (uint64_t k = 0; k < hidden; k++)
-                rows[((uint64_t)l * spec->n_experts + e) * hidden + k] = (float)pos.v[l * hidden + k];
+                rows[((uint64_t)l * n_rows + e) * hidden + k] = (float)pos.v[l * hidden + k];
     }
     free(both);
     return st;

@@ -24,11 +24,13 @@ mg_status mg_gates_random(mg_gate_mode mode, uint64_t seed, uint32_t layers, uin
 
 /* rows of a safetensors file of float tensors [experts, hidden], one per layer, named as the result names its routers
  * (such as the gates of another merge). MG_ERR_FORMAT names what is missing or has another shape. target: the merged
- * model, for the names. */
-mg_status mg_gates_from_file(const char *path, mg_model *target, float *rows, mg_error *err) MG_MUST_CHECK;
+ * model, for the names; role: ROUTER or SHARED_ROUTER; a layer's rows are rows_per_layer apart. */
+mg_status mg_gates_from_file(const char *path, mg_model *target, mg_role role, uint32_t rows_per_layer, float *rows,
+                             mg_error *err) MG_MUST_CHECK;
 
-/* hidden, hidden_avg, cheap_embed: from the base model alone, mergekit-moe's formulas in f32. */
-mg_status mg_gates_from_prompts(const mg_merge_spec *spec, mg_model *base, const mg_tokenizer *tok,
+/* hidden, hidden_avg, cheap_embed: from the base model alone, mergekit-moe's formulas in f32. n_rows: the experts and,
+ * where it has a router row, the shared one: [layers][n_rows][hidden]. */
+mg_status mg_gates_from_prompts(const mg_merge_spec *spec, uint32_t n_rows, mg_model *base, const mg_tokenizer *tok,
                                 const mg_evaluator *eval, float *rows, mg_error *err) MG_MUST_CHECK;
 
 /* fit: layer by layer through the MoE being built. moe: opened over the merge plan's checkpoint, whose router slots are

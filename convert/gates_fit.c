@@ -143,6 +143,10 @@ static mg_status fit_layers(fit *f, mg_gates_supply supply, void *ctx, mg_fit_re
     const mg_evaluator *ev = f->eval;
     mg_status st = ev->embed(ev->self, f->moe, f->p.ids, f->p.batch.n_tokens, f->x, err);
     for (uint32_t l = 0, layers = (uint32_t)mg_hp_i(f->moe, MG_K_LAYERS); st == MG_OK && l < layers; l++) {
+        if (!f->moe->layers[l].moe) { /* stays dense */
+            st = ev->run_layer(ev->self, f->moe, l, MG_PART_ALL, &f->p.batch, f->x, NULL, NULL, err);
+            continue;
+        }
         st = ev->run_layer(ev->self, f->moe, l, MG_PART_ATTN | MG_PART_FFN_IN, &f->p.batch, f->x, keep_inputs, f, err);
         if (st == MG_OK) st = fit_rows(f, w, rows, reports ? &reports[l] : NULL, err);
         if (st == MG_OK) st = supply(ctx, l, rows, err);

@@ -3,6 +3,7 @@
 
 #include "convert/convert.h"
 #include "convert/regmean.h"
+#include "formats/base/hash.h"
 #include "formats/arch/arch.h"
 
 #include <math.h>
@@ -33,25 +34,56 @@ static mg_status check_base_fits(const mg_merge *m, mg_error *err) {
 
 /* ---- opening ---- */
 
-/* The family of the result: the first that is made from such donors and that the recipe does not exclude. */
+/* The family of the result: the one the recipe names (the beginning will do), else the first in order that such donors
+ * can become. */
 static mg_status pick_target(mg_merge *m, mg_error *err) {
     const char *want = m->spec->architecture ? m->spec->architecture : "";
+    const mg_arch *asked = NULL;
     for (uint32_t i = 0; i < mg_arch_count(); i++) {
         const mg_arch *a = mg_arch_at(i);
         if (!mg_arch_made_from(a, m->donors[0].model->arch) || strncasecmp(want, a->name, strlen(want)) != 0) continue;
-        m->target = a;
-        return MG_OK;
+        const mg_made_from *made = a->made_from;
+        if (!want[0] && (made->order == 0 || m->spec->n_shared > (made->n_shared_roles ? 1u : 0u) ||
+                         (made->needs_shared && !m->spec->n_shared)))
+            continue;
+        if (!asked || made->order < asked->made_from->order) asked = a;
     }
+    m->target = asked;
+    if (asked) return MG_OK;
     return mg_fail(err, MG_ERR_UNSUPPORTED,
-                   "no mixture-of-experts family '%s' that we can write is made from %s donors", want,
-                   m->donors[0].model->arch->name);
+                   "no mixture-of-experts family '%s' that we can write is made from %s donors with %u shared experts",
+                   want, m->donors[0].model->arch->name, m->spec->n_shared);
+}
+
+static bool has_zero(const mg_arch *a, mg_role role) {
+    for (uint32_t i = 0; i < a->made_from->n_zeros; i++)
+        if (a->made_from->zeros[i] == role) return true;
+    return false;
+}
+
+/* The grid of a family that has one: the recipe's, or the squarest. */
+static void pick_grid(const mg_merge *m, mg_moe_shape *shape) {
+    shape->grid_x = m->spec->grid_x;
+    shape->grid_y = m->spec->grid_y;
+    for (uint32_t y = 1; !m->spec->grid_x && y * y <= shape->experts; y++)
+        if (shape->experts % y == 0) {
+            shape->grid_x = shape->experts / y;
+            shape->grid_y = y;
+        }
 }
 
 /* What the result will be: the config it will be written with, and its canonical numbers read back from that. */
 static mg_status describe_result(mg_merge *m, mg_error *err) {
     m->dtype = m->spec->dtype != MG_DTYPE_COUNT ? m->spec->dtype : mg_config_dtype(m->donors[0].ckpt->config);
-    MG_TRY(mg_arch_make_config(&m->config, m->target, m->donors[0].ckpt->config, m->spec->n_experts,
-                               m->spec->experts_per_token, err));
+    mg_moe_shape shape = {.experts = m->spec->n_experts,
+                          .used = m->spec->experts_per_token,
+                          .shared = m->spec->n_shared,
+                          .dense = m->spec->dense,
+                          .n_dense = m->spec->n_dense};
+    pick_grid(m, &shape);
+    if (m->spec->grid_x && !has_zero(m->target, MG_R_EXCHANGE))
+        return mg_fail(err, MG_ERR_CONFLICT, "a grid means nothing for a %s model", m->target->name);
+    MG_TRY(mg_arch_make_config(&m->config, m->target, m->donors[0].ckpt->config, &shape, err));
     if (m->dtype != MG_DTYPE_COUNT) mg_config_set_dtype(m->config, m->dtype);
     return mg_model_from_config(&m->result, m->config, err);
 }
@@ -59,14 +91,15 @@ static mg_status describe_result(mg_merge *m, mg_error *err) {
 static mg_status open_all(mg_merge *m, mg_error *err) {
     const mg_merge_spec *s = m->spec;
     uint32_t n_trunk = s->trunk ? s->trunk->slices[0].n_sources : 0;
-    MG_TRY(MG_ARENA_NEW(&m->arena, &m->donors, (size_t)s->n_experts + 1 + n_trunk, err));
+    uint32_t experts = s->n_experts + s->n_shared;
+    MG_TRY(MG_ARENA_NEW(&m->arena, &m->donors, (size_t)experts + 1 + n_trunk, err));
     m->donors[0].name = s->base;
     m->donors[0].path = s->base_path;
-    for (uint32_t e = 0; e < s->n_experts; e++) {
+    for (uint32_t e = 0; e < experts; e++) {
         m->donors[e + 1].name = s->experts[e].source;
         m->donors[e + 1].path = s->experts[e].path;
     }
-    m->first_trunk = s->n_experts + 1;
+    m->first_trunk = experts + 1;
     m->n_donors = m->first_trunk + n_trunk;
     for (uint32_t i = 0; i < n_trunk; i++)
         m->donors[m->first_trunk + i].name = m->donors[m->first_trunk + i].path = s->trunk->slices[0].sources[i].path;
@@ -103,17 +136,26 @@ void mg_merge_free(mg_merge *m) {
 
 /* ---- planning ---- */
 
-/* Does the result have this weight? The routers and experts it has by being a MoE; of the rest, what the base has. */
+static const mg_role_pair *pair_of(const mg_role_pair *pairs, uint32_t n, mg_role expert) {
+    for (uint32_t i = 0; i < n; i++)
+        if (pairs[i].expert == expert) return &pairs[i];
+    return NULL;
+}
+
+/* Does the result have this weight? What makes it a MoE it has in layers that route, the dense blocks in the others; of
+ * the rest, what the base has and what may be zero. */
 static bool result_has(const void *ctx, mg_role role, uint32_t layer, uint32_t expert) {
     const mg_merge *m = ctx;
-    if (role == MG_R_ROUTER) return true;
     const mg_made_from *made = m->target->made_from;
-    for (uint32_t i = 0; i < made->n_roles; i++)
-        if (made->roles[i].expert == role)
-            return mg_model_has(m->donors[0].model, made->roles[i].dense, layer, 0);
-        else if (made->roles[i].dense == role)
-            return false;
-    return mg_model_has(m->donors[0].model, role, layer, expert);
+    bool routes = mg_role_scope(role) != MG_SCOPE_MODEL && m->result->layers[layer].moe;
+    if (role == MG_R_ROUTER) return routes;
+    if (role == MG_R_SHARED_ROUTER) return routes && m->spec->n_shared;
+    const mg_role_pair *pair = pair_of(made->roles, made->n_roles, role);
+    if (!pair && (pair = pair_of(made->shared, made->n_shared_roles, role))) routes = routes && m->spec->n_shared;
+    if (pair) return routes && mg_model_has(m->donors[0].model, pair->dense, layer, 0);
+    if (role == MG_R_EXCHANGE) return routes && has_zero(m->target, role);
+    if (mg_arch_expert_role(m->target, role) != MG_ROLE_COUNT && routes) return false;
+    return has_zero(m->target, role) || mg_model_has(m->donors[0].model, role, layer, expert);
 }
 
 static mg_status donor_expr(const mg_donor *d, mg_plan *p, mg_role role, uint32_t layer, const mg_expr **out,
@@ -154,35 +196,70 @@ static mg_status trunk_expr(const mg_merge *m, mg_plan *p, const mg_part *part, 
     return m->dtype == MG_DTYPE_COUNT ? mg_expr_cast(p, *out, mg_expr_dtype(base), NULL, 0, out, err) : MG_OK;
 }
 
-/* Stored rows of one part of a target: the donor's rows, scaled where the recipe says so, in the result's dtype. */
-static mg_status part_expr(const mg_merge *m, mg_plan *p, const mg_part *part, const char *name, const mg_expr **out,
+/* Nothing, in the base's type: a weight that the family has and no donor need have. */
+static mg_status zero_expr(const mg_merge *m, mg_plan *p, const mg_target *t, const mg_part *part, const mg_expr **out,
                            mg_error *err) {
-    if (part->role == MG_R_ROUTER)
-        return mg_expr_cast(p, m->routers[part->layer], m->dtype == MG_DTYPE_COUNT ? MG_F32 : m->dtype, NULL, 0, out,
-                            err);
-    const mg_made_from *made = m->target->made_from;
-    const mg_role_pair *pair = NULL;
-    for (uint32_t i = 0; i < made->n_roles; i++)
-        if (made->roles[i].expert == part->role) pair = &made->roles[i];
-    const mg_expr *e;
-    if (pair)
-        MG_TRY(donor_expr(&m->donors[part->expert + 1], p, pair->dense, part->layer, &e, err));
-    else
-        MG_TRY(trunk_expr(m, p, part, name, &e, err));
-    mg_dtype source = mg_expr_dtype(e);
-    double scale = pair && pair->dense == MG_R_FFN_DOWN ? m->spec->experts[part->expert].residual_scale : 1;
-    if (scale != 1) {
-        MG_TRY(mg_expr_linear(p, &e, &scale, 1, &e, err));
-        MG_TRY(mg_expr_cast(p, e, source, NULL, 0, &e, err)); /* mergekit scales in the source dtype, before the cast */
+    const mg_bound *norm = mg_model_find(m->donors[0].model, MG_R_OUTPUT_NORM, 0, 0);
+    mg_tensor z = {.dtype = norm ? mg_model_tensor(m->donors[0].model, norm)->dtype : MG_F32, .rank = t->rank};
+    memcpy(z.shape, t->shape, sizeof z.shape);
+    z.shape[0] = t->rank == 1 ? t->shape[0] : part->rows;
+    if (!mg_tensor_set_sizes(&z)) return mg_fail(err, MG_ERR_LIMIT, "a tensor of zeros is too large");
+    void *zeros = calloc(1, (size_t)z.n_bytes + 1);
+    if (!zeros) return mg_fail_nomem(err, z.n_bytes);
+    mg_status st = mg_expr_const(p, z.dtype, z.rank, z.shape, zeros, out, err);
+    free(zeros);
+    return st;
+}
+
+/* An expert's weight: the donor's, with noise, scaled, rounded to the donor's type as mergekit does before the cast. */
+static mg_status expert_expr(const mg_merge *m, mg_plan *p, const mg_part *part, const mg_role_pair *pair,
+                             uint32_t expert, const char *name, const mg_expr **out, mg_error *err) {
+    const mg_merge_expert *x = &m->spec->experts[expert];
+    MG_TRY(donor_expr(&m->donors[expert + 1], p, pair->dense, part->layer, out, err));
+    mg_dtype source = mg_expr_dtype(*out);
+    double scale = pair->dense == MG_R_FFN_DOWN ? x->residual_scale : 1;
+    /* shared_scale: exact. Half from the routed experts; a shared expert behind sigmoid(0) is half already. */
+    bool gated = expert >= m->spec->n_experts && m->shared_routers[part->layer];
+    if (m->spec->shared_exact && pair->dense == MG_R_FFN_DOWN && !gated) scale *= 0.5;
+    if (x->noise_scale != 0) {
+        char text[640];
+        snprintf(text, sizeof text, "%s %u", name, expert); /* a fused tensor holds several experts */
+        mg_xxh128 h = mg_xxh128_of(text, strlen(text));
+        uint64_t seed;
+        memcpy(&seed, h.bytes, sizeof seed);
+        MG_TRY(mg_expr_noise(p, *out, x->noise_scale, seed ^ m->seed, out, err));
+        MG_TRY(mg_expr_cast(p, *out, source, NULL, 0, out, err));
     }
-    return mg_expr_cast(p, e, m->dtype == MG_DTYPE_COUNT ? source : m->dtype, NULL, 0, out, err);
+    if (scale == 1) return MG_OK;
+    MG_TRY(mg_expr_linear(p, out, &scale, 1, out, err));
+    return mg_expr_cast(p, *out, source, NULL, 0, out, err);
+}
+
+/* Stored rows of one part of a target in the result's dtype. */
+static mg_status part_expr(const mg_merge *m, mg_plan *p, const mg_target *t, const mg_part *part, const mg_expr **out,
+                           mg_error *err) {
+    const mg_made_from *made = m->target->made_from;
+    const mg_role_pair *pair = pair_of(made->roles, made->n_roles, part->role);
+    const mg_role_pair *shared = pair_of(made->shared, made->n_shared_roles, part->role);
+    const mg_expr *e;
+    if (part->role == MG_R_ROUTER || part->role == MG_R_SHARED_ROUTER)
+        e = (part->role == MG_R_ROUTER ? m->routers : m->shared_routers)[part->layer];
+    else if (pair)
+        MG_TRY(expert_expr(m, p, part, pair, part->expert, t->name, &e, err));
+    else if (shared)
+        MG_TRY(expert_expr(m, p, part, shared, m->spec->n_experts, t->name, &e, err));
+    else if (has_zero(m->target, part->role) && !mg_model_has(m->donors[0].model, part->role, part->layer, 0))
+        MG_TRY(zero_expr(m, p, t, part, &e, err));
+    else
+        MG_TRY(trunk_expr(m, p, part, t->name, &e, err));
+    return mg_expr_cast(p, e, m->dtype == MG_DTYPE_COUNT ? mg_expr_dtype(e) : m->dtype, NULL, 0, out, err);
 }
 
 static mg_status target_expr(mg_merge *m, mg_plan *p, const mg_target *t, const mg_expr **out, mg_error *err) {
     const mg_expr **parts;
     MG_TRY(MG_ARENA_NEW(&m->arena, &parts, t->n_parts, err));
     for (uint32_t i = 0; i < t->n_parts; i++) {
-        MG_TRY(part_expr(m, p, &t->parts[i], t->name, &parts[i], err));
+        MG_TRY(part_expr(m, p, t, &t->parts[i], &parts[i], err));
         for (const mg_view *v = t->views; v < t->views + MG_MAX_VIEWS && v->kind != MG_VIEW_END; v++)
             MG_TRY(mg_expr_view(p, parts[i], v, &parts[i], err));
     }
@@ -197,8 +274,16 @@ static mg_status target_expr(mg_merge *m, mg_plan *p, const mg_target *t, const 
 static mg_status make_slots(mg_merge *m, mg_plan *p, mg_error *err) {
     uint32_t layers = (uint32_t)mg_hp_i(m->result, MG_K_LAYERS);
     uint64_t shape[2] = {m->spec->n_experts, (uint64_t)mg_hp_i(m->result, MG_K_HIDDEN)};
+    bool shared = false;
+    for (uint32_t r = 0; m->spec->n_shared && r < m->target->n_tensors; r++)
+        shared = shared || m->target->tensors[r].role == MG_R_SHARED_ROUTER;
     MG_TRY(MG_ARENA_NEW(&m->arena, &m->routers, layers, err));
-    for (uint32_t l = 0; l < layers; l++) MG_TRY(mg_expr_slot(p, 2, shape, &m->routers[l], err));
+    MG_TRY(MG_ARENA_NEW(&m->arena, &m->shared_routers, layers, err));
+    for (uint32_t l = 0; l < layers; l++) {
+        if (!m->result->layers[l].moe) continue;
+        MG_TRY(mg_expr_slot(p, 2, shape, &m->routers[l], err));
+        if (shared) MG_TRY(mg_expr_slot(p, 2, (uint64_t[2]){1, shape[1]}, &m->shared_routers[l], err));
+    }
     return MG_OK;
 }
 

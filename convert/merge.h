@@ -15,11 +15,13 @@ typedef struct mg_merge {
     const struct mg_arch *target; /* family of the result */
     mg_donor *donors;             /* [n_donors] the base, the experts in the recipe's order, the models of the trunk */
     uint32_t n_donors, first_trunk;
-    mg_checkpoint *regmean;  /* projections of the trunk, opened before mg_merge_plan when the recipe wants them */
-    mg_json *config;         /* config.json of the result */
-    mg_model *result;        /* its numbers, no weights bound */
-    mg_dtype dtype;          /* of the result; MG_DTYPE_COUNT keeps each tensor's own */
-    const mg_expr **routers; /* [layers] slots [experts, hidden], set by mg_merge_plan */
+    mg_checkpoint *regmean; /* projections of the trunk, opened before mg_merge_plan when the recipe wants them */
+    mg_json *config;        /* config.json of the result */
+    mg_model *result;       /* its numbers, no weights bound */
+    mg_dtype dtype;         /* of the result; MG_DTYPE_COUNT keeps each tensor's own */
+    const mg_expr **routers, **shared_routers; /* [layers] slots [experts, hidden] and [1, hidden], set by
+                                                   mg_merge_plan; NULL where the layer has none */
+    uint64_t seed;                             /* of noise; set before mg_merge_plan */
     mg_arena arena;
 } mg_merge;
 

@@ -3,6 +3,7 @@
 
 #include "convert/gate_stage.h"
 #include "convert/regmean.h"
+#include "formats/arch/arch.h"
 
 #include <math.h>
 #include <stdarg.h>
@@ -56,7 +57,7 @@ static mg_status stage_id(const gate_work *g, mg_xxh128 *id, mg_error *err) {
     mg_status st = hash_checkpoint(h, g->run->merge->donors[0].ckpt, err);
     for (uint32_t i = g->run->merge->first_trunk; st == MG_OK && i < g->run->merge->n_donors; i++)
         st = hash_checkpoint(h, g->run->merge->donors[i].ckpt, err);
-    for (uint32_t e = 0; st == MG_OK && e < g->spec->n_experts; e++) {
+    for (uint32_t e = 0; st == MG_OK && e < g->spec->n_experts + g->spec->n_shared; e++) {
         const mg_merge_expert *x = &g->spec->experts[e];
         hash_prompts(h, &x->positive);
         hash_prompts(h, &x->negative);
@@ -75,15 +76,26 @@ static mg_status stage_id(const gate_work *g, mg_xxh128 *id, mg_error *err) {
 
 /* ---- computing ---- */
 
+/* Rows of one layer into its slots: the experts', then the shared expert's. */
+static mg_status supply_layer(gate_work *g, uint32_t layer, mg_error *err) {
+    const float *rows = g->run->rows + layer * (g->shape.experts * g->shape.hidden);
+    if (!g->run->merge->routers[layer]) return MG_OK; /* stays dense */
+    MG_TRY(mg_expr_supply(g->run->plan, g->run->merge->routers[layer], rows, err));
+    if (g->shape.experts == g->spec->n_experts) return MG_OK;
+    return mg_expr_supply(g->run->plan, g->run->merge->shared_routers[layer],
+                          rows + g->spec->n_experts * g->shape.hidden, err);
+}
+
+/* The shared expert's row of a fitted layer stays zero: it has no tokens of its own, and half of it is always there. */
 static mg_status supply(void *ctx, uint32_t layer, const float *rows, mg_error *err) {
     gate_work *g = ctx;
-    uint64_t n = g->shape.experts * g->shape.hidden;
-    memcpy(g->run->rows + layer * n, rows, n * sizeof *rows);
+    memcpy(g->run->rows + layer * (g->shape.experts * g->shape.hidden), rows,
+           g->spec->n_experts * g->shape.hidden * sizeof *rows);
     if (g->run->reports && g->run->reports[layer].tokens)
         note(g->opt, "layer %u: %.1f %% of %llu prompt tokens find their expert (loss %.4f, %u iterations)", layer,
              100 * g->run->reports[layer].accuracy, (unsigned long long)g->run->reports[layer].tokens,
              g->run->reports[layer].loss, g->run->reports[layer].iterations);
-    return mg_expr_supply(g->run->plan, g->run->merge->routers[layer], rows, err);
+    return supply_layer(g, layer, err);
 }
 
 static mg_status open_tokenizer(mg_tokenizer **out, const mg_checkpoint *base, mg_error *err) {
@@ -100,7 +112,8 @@ static mg_status compute_from_prompts(gate_work *g, mg_error *err) {
     MG_TRY(open_tokenizer(&tok, r->merge->donors[0].ckpt, err));
     mg_status st;
     if (g->spec->gate_mode != MG_GATE_FIT) {
-        st = mg_gates_from_prompts(g->spec, r->merge->donors[0].model, tok, g->opt->eval, r->rows, err);
+        st = mg_gates_from_prompts(g->spec, g->shape.experts, r->merge->donors[0].model, tok, g->opt->eval, r->rows,
+                                   err);
     } else {
         r->reports = calloc(g->shape.layers, sizeof *r->reports);
         st = r->reports ? mg_gates_fit(g->spec, r->model, tok, g->opt->eval, g->opt->pool, supply, g, r->reports, err)
@@ -131,7 +144,9 @@ static mg_status compute_rows(gate_work *g, mg_error *err) {
     case MG_GATE_ORTHOGONAL:
         return mg_gates_random(mode, g->opt->seed, s->layers, s->experts, s->hidden, g->run->rows, err);
     case MG_GATE_FILE:
-        return mg_gates_from_file(g->spec->gate_file, g->run->model, g->run->rows, err);
+        MG_TRY(mg_gates_from_file(g->spec->gate_file, g->run->model, MG_R_ROUTER, s->experts, g->run->rows, err));
+        return mg_gates_from_file(g->spec->gate_file, g->run->model, MG_R_SHARED_ROUTER, s->experts,
+                                  g->run->rows + g->spec->n_experts * s->hidden, err);
     default:
         return compute_from_prompts(g, err);
     }
@@ -146,8 +161,8 @@ static mg_status inspect_rows(const gate_work *g, mg_error *err) {
     for (uint64_t i = 0; i < s->layers * (s->experts * s->hidden); i++)
         if (!isfinite(g->run->rows[i])) return mg_fail(err, MG_ERR_FORMAT, "a router row is not finite");
     for (uint32_t l = 0; l < s->layers; l++)
-        for (uint32_t i = 0; i < s->experts; i++)
-            for (uint32_t j = i + 1; j < s->experts; j++) {
+        for (uint32_t i = 0; i < g->spec->n_experts; i++)
+            for (uint32_t j = i + 1; j < g->spec->n_experts; j++) {
                 double c = gate_cosine(g, l, i, j);
                 if (c <= worst) continue;
                 worst = c;
@@ -155,10 +170,17 @@ static mg_status inspect_rows(const gate_work *g, mg_error *err) {
                 a = i;
                 b = j;
             }
-    if (s->experts > 1)
+    if (g->spec->n_experts > 1)
         note(g->opt, "most alike gates: experts %u and %u in layer %u, cosine %.3f%s", a, b, at, worst,
              worst > 0.98 ? "; the router can hardly tell them apart" : "");
     return MG_OK;
+}
+
+/* sigmoid(0) = 1/2 of the shared expert beside half of the routed ones. */
+static void zero_shared_rows(gate_work *g) {
+    const mg_gate_shape *s = &g->shape;
+    for (uint32_t l = 0; l < s->layers && s->experts > g->spec->n_experts; l++)
+        memset(g->run->rows + (l * s->experts + g->spec->n_experts) * s->hidden, 0, s->hidden * sizeof(float));
 }
 
 static mg_status compute_gates(gate_work *g, mg_error *err) {
@@ -174,13 +196,12 @@ static mg_status compute_gates(gate_work *g, mg_error *err) {
         note(g->opt, "gate mode '%s'%s", mode == MG_GATE_FILE ? g->spec->gate_file : mg_gate_mode_name(mode),
              g->spec->gate_mode_given ? "" : " (the recipe names none; mergekit would take 'hidden')");
         MG_TRY(compute_rows(g, err));
+        if (g->spec->shared_exact) zero_shared_rows(g);
         if (path) MG_TRY(mg_gate_stage_save(path, id, g->shape, r->rows, err));
     }
     MG_TRY(inspect_rows(g, err));
     if (mode == MG_GATE_FIT && !again) return MG_OK; /* supplied layer by layer already */
-    uint64_t n = g->shape.experts * g->shape.hidden;
-    for (uint32_t l = 0; l < g->shape.layers; l++)
-        MG_TRY(mg_expr_supply(r->plan, r->merge->routers[l], r->rows + l * n, err));
+    for (uint32_t l = 0; l < g->shape.layers; l++) MG_TRY(supply_layer(g, l, err));
     return MG_OK;
 }
 
@@ -237,14 +258,18 @@ static mg_status run_init(mg_merge_run *r, const mg_merge_spec *spec, const mg_m
     MG_TRY(mg_merge_open(&r->merge, spec, err));
     if (spec->trunk_regmean) MG_TRY(compute_trunk(&g, err));
     MG_TRY(mg_plan_new(&r->plan, err));
+    r->merge->seed = opt->seed;
     MG_TRY(mg_merge_plan(r->merge, r->plan, opt->dir, opt->shard_size, &r->out, err));
     MG_TRY(mg_plan_checkpoint(r->plan, r->out, &r->ckpt, err));
     r->ckpt->dir = r->merge->donors[0].ckpt->dir; /* the tokenizer files are the base's */
     MG_TRY(mg_model_open(&r->model, r->ckpt, err));
-    g.shape = (mg_gate_shape){(uint32_t)mg_hp_i(r->model, MG_K_LAYERS), spec->n_experts,
+    bool shared_router = false;
+    for (uint32_t l = 0; l < (uint32_t)mg_hp_i(r->model, MG_K_LAYERS); l++)
+        shared_router = shared_router || mg_model_has(r->model, MG_R_SHARED_ROUTER, l, 0);
+    g.shape = (mg_gate_shape){(uint32_t)mg_hp_i(r->model, MG_K_LAYERS), spec->n_experts + shared_router,
                               (uint64_t)mg_hp_i(r->model, MG_K_HIDDEN)};
     uint64_t n = g.shape.layers * (g.shape.experts * g.shape.hidden);
-    if (!(r->rows = malloc(n * sizeof *r->rows))) return mg_fail_nomem(err, n * sizeof *r->rows);
+    if (!(r->rows = calloc(n, sizeof *r->rows))) return mg_fail_nomem(err, n * sizeof *r->rows);
     return compute_gates(&g, err);
 }
 

@@ -2,9 +2,11 @@
 #include "convert/merge_spec.h"
 
 #include "convert/merge_yaml.h"
+#include "formats/arch/model.h"
 #include "formats/base/file.h"
 #include "formats/base/options.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -72,11 +74,8 @@ static mg_status get_expert(mg_merge_spec *s, const char *dir, const mg_yaml *v,
     MG_TRY(get_prompts(s, v, "positive_prompts", &e->positive, err));
     MG_TRY(get_prompts(s, v, "negative_prompts", &e->negative, err));
     const mg_yaml *noise = mg_yaml_get(v, "noise_scale"), *scale = mg_yaml_get(v, "residual_scale");
-    double x = 0;
-    if (noise && !mg_yaml_is_null(noise)) {
-        if (!mg_yaml_f64(noise, &x)) return mg_merge_yaml_schema(err, noise, "noise_scale", "a number");
-        if (x != 0) return mg_fail(err, MG_ERR_UNSUPPORTED, "line %u: noise_scale is not built yet", noise->line);
-    }
+    if (noise && !mg_yaml_is_null(noise) && (!mg_yaml_f64(noise, &e->noise_scale) || !isfinite(e->noise_scale)))
+        return mg_merge_yaml_schema(err, noise, "noise_scale", "a number");
     e->residual_scale = 1;
     if (scale && !mg_yaml_is_null(scale) && !mg_yaml_f64(scale, &e->residual_scale))
         return mg_merge_yaml_schema(err, scale, "residual_scale", "a number");
@@ -110,13 +109,48 @@ static mg_status get_scalars(mg_merge_spec *s, const char *dir, const mg_yaml *r
         return mg_fail(err, MG_ERR_CONFLICT, "experts_per_token is %lld, but there are %u experts", (long long)k,
                        s->n_experts);
     s->experts_per_token = (uint32_t)k;
-    v = mg_yaml_get(root, "shared_experts");
-    if (v && !mg_yaml_is_null(v) && v->n_children)
-        return mg_fail(err, MG_ERR_UNSUPPORTED, "line %u: shared_experts are not built yet", v->line);
     v = mg_yaml_get(root, "architecture");
     if (v && !mg_yaml_is_null(v)) {
         if (v->type != MG_YAML_SCALAR) return mg_merge_yaml_schema(err, v, "architecture", "a name");
         if (!(s->architecture = mg_arena_strdup(&s->arena, v->text))) return mg_fail_nomem(err, strlen(v->text));
+    }
+    return MG_OK;
+}
+
+/* shared_scale: exact, grid: [columns, rows], dense_layers: N (the first ones) or a list. */
+static mg_status get_shape(mg_merge_spec *s, const mg_yaml *root, mg_error *err) {
+    const mg_yaml *v = mg_yaml_get(root, "shared_scale");
+    int64_t x, y;
+    if (v && !mg_yaml_is_null(v)) {
+        if (v->type != MG_YAML_SCALAR || strcmp(v->text, "exact") != 0)
+            return mg_merge_yaml_schema(err, v, "shared_scale", "exact (or use a shared expert's residual_scale)");
+        if (!s->n_shared) return mg_fail(err, MG_ERR_CONFLICT, "shared_scale without shared_experts");
+        s->shared_exact = true;
+    }
+    v = mg_yaml_get(root, "grid");
+    if (v && !mg_yaml_is_null(v)) {
+        if (v->type != MG_YAML_SEQ || v->n_children != 2 || !mg_yaml_i64(v->child, &x) ||
+            !mg_yaml_i64(v->child->next, &y) || x < 1 || y < 1 || x > MAX_EXPERTS || y > MAX_EXPERTS)
+            return mg_merge_yaml_schema(err, v, "grid", "[columns, rows]");
+        if ((uint64_t)x * (uint64_t)y != s->n_experts)
+            return mg_fail(err, MG_ERR_CONFLICT, "a grid of %lld x %lld has no place for %u experts", (long long)x,
+                           (long long)y, s->n_experts);
+        s->grid_x = (uint32_t)x;
+        s->grid_y = (uint32_t)y;
+    }
+    v = mg_yaml_get(root, "dense_layers");
+    if (!v || mg_yaml_is_null(v)) return MG_OK;
+    bool count = v->type == MG_YAML_SCALAR;
+    if (count && (!mg_yaml_i64(v, &x) || x < 0 || x > MG_MAX_LAYERS))
+        return mg_merge_yaml_schema(err, v, "dense_layers", "a number of layers or a list of layers");
+    if (v->type == MG_YAML_MAP)
+        return mg_merge_yaml_schema(err, v, "dense_layers", "a number of layers or a list of layers");
+    MG_TRY(MG_ARENA_NEW(&s->arena, &s->dense, (count ? (size_t)x : v->n_children) + 1, err));
+    for (int64_t l = 0; count && l < x; l++) s->dense[s->n_dense++] = (uint32_t)l;
+    for (const mg_yaml *c = count ? NULL : v->child; c; c = c->next) {
+        if (!mg_yaml_i64(c, &x) || x < 0 || x > MG_MAX_LAYERS || (s->n_dense && x <= s->dense[s->n_dense - 1]))
+            return mg_merge_yaml_schema(err, c, "dense_layers", "a list of ascending layers");
+        s->dense[s->n_dense++] = (uint32_t)x;
     }
     return MG_OK;
 }
@@ -143,8 +177,9 @@ static mg_status get_trunk(mg_merge_spec *s, const char *dir, const mg_yaml *v, 
 }
 
 static mg_status read_root(mg_merge_spec *s, const char *dir, const mg_yaml *root, mg_error *err) {
-    static const char *const keys[] = {"base_model",     "experts",      "gate_mode", "dtype", "experts_per_token",
-                                       "shared_experts", "architecture", "trunk",     NULL};
+    static const char *const keys[] = {"base_model",        "experts",        "gate_mode",    "dtype",
+                                       "experts_per_token", "shared_experts", "architecture", "shared_scale",
+                                       "dense_layers",      "grid",           "trunk",        NULL};
     if (!root || root->type != MG_YAML_MAP) return mg_fail(err, MG_ERR_FORMAT, "a merge recipe must be a mapping");
     MG_TRY(mg_merge_yaml_check_keys(root, keys, "the recipe", err));
     MG_TRY(mg_merge_yaml_model(&s->arena, mg_yaml_get(root, "base_model"), "base_model", &s->base, err));
@@ -154,9 +189,18 @@ static mg_status read_root(mg_merge_spec *s, const char *dir, const mg_yaml *roo
         return mg_fail(err, MG_ERR_FORMAT, "'experts' must be a list of at least one expert");
     if (experts->n_children > MAX_EXPERTS)
         return mg_fail(err, MG_ERR_LIMIT, "%zu experts, at most %u are possible", experts->n_children, MAX_EXPERTS);
-    MG_TRY(MG_ARENA_NEW(&s->arena, &s->experts, experts->n_children, err));
+    const mg_yaml *shared = mg_yaml_get(root, "shared_experts");
+    bool any_shared = shared && !mg_yaml_is_null(shared);
+    if (any_shared && shared->type != MG_YAML_SEQ)
+        return mg_merge_yaml_schema(err, shared, "shared_experts", "a list of experts");
+    size_t n_shared = any_shared ? shared->n_children : 0;
+    if (n_shared > MAX_EXPERTS) return mg_fail(err, MG_ERR_LIMIT, "%zu shared experts", n_shared);
+    MG_TRY(MG_ARENA_NEW(&s->arena, &s->experts, experts->n_children + n_shared, err));
     for (const mg_yaml *v = experts->child; v; v = v->next)
         MG_TRY(get_expert(s, dir, v, &s->experts[s->n_experts++], err));
+    for (const mg_yaml *v = n_shared ? shared->child : NULL; v; v = v->next)
+        MG_TRY(get_expert(s, dir, v, &s->experts[s->n_experts + s->n_shared++], err));
+    MG_TRY(get_shape(s, root, err));
     s->trunk_strength = 1;
     const mg_yaml *trunk = mg_yaml_get(root, "trunk");
     if (trunk && !mg_yaml_is_null(trunk)) MG_TRY(get_trunk(s, dir, trunk, err));
@@ -260,6 +304,11 @@ mg_status mg_merge_spec_check(const mg_merge_spec *s, bool same_models_ok, mg_er
             same_all && same_prompts(&e->positive, &first->positive) && same_prompts(&e->negative, &first->negative);
         same_sources = same_sources && strcmp(e->path, first->path) == 0;
     }
+    for (uint32_t i = s->n_experts; i < s->n_experts + s->n_shared; i++)
+        if (!random && s->gate_mode != MG_GATE_FIT && !s->shared_exact && s->experts[i].positive.n == 0)
+            return mg_fail(err, MG_ERR_CONFLICT,
+                           "shared expert '%s' has no positive prompts, which gate mode '%s' needs for its router",
+                           s->experts[i].source, mg_gate_mode_name(s->gate_mode));
     if (!random && same_all)
         return mg_fail(err, MG_ERR_CONFLICT,
                        "all experts have the same prompts: every gate '%s' makes would be the same",

@@ -32,13 +32,19 @@ typedef struct mg_merge_expert {
     const char *path;   /* resolved */
     mg_prompts positive, negative;
     double residual_scale; /* of the down projection; 1 when absent */
+    double noise_scale;    /* standard deviation added to gate, up and down; 0 when absent */
 } mg_merge_expert;
 
 typedef struct mg_merge_spec {
-    const char *base;      /* as written */
-    const char *base_path; /* resolved */
-    mg_merge_expert *experts;
-    uint32_t n_experts;
+    const char *base;         /* as written */
+    const char *base_path;    /* resolved */
+    mg_merge_expert *experts; /* [n_experts + n_shared] the shared ones last */
+    uint32_t n_experts, n_shared;
+    bool shared_exact; /* shared_scale: exact: routed and shared experts count one feed-forward block together, not two
+                        */
+    uint32_t *dense;   /* [n_dense] layers that stay dense, ascending */
+    uint32_t n_dense;
+    uint32_t grid_x, grid_y;    /* 0 when absent */
     uint32_t experts_per_token; /* 2 when absent */
     mg_gate_mode gate_mode;     /* MG_GATE_FIT when absent */
     bool gate_mode_given;

@@ -1,6 +1,7 @@
 /* merge_yaml.c - reading what all merge recipes share. */
 #include "convert/merge_yaml.h"
 
+#include "convert/lora.h"
 #include "formats/base/file.h"
 #include "formats/base/options.h"
 #include "formats/hf_cache.h"
@@ -25,17 +26,22 @@ mg_status mg_merge_yaml_check_keys(const mg_yaml *map, const char *const *known,
     return MG_OK;
 }
 
+/* {model: {path}, lora: {path}} as "path+path"; either may be a plain name. */
+static const mg_yaml *reference(const mg_yaml *v) {
+    return v && v->type == MG_YAML_MAP ? mg_yaml_get(v, "path") : v;
+}
+
 mg_status mg_merge_yaml_model(mg_arena *a, const mg_yaml *v, const char *key, const char **out, mg_error *err) {
+    const mg_yaml *lora = NULL;
     if (v && v->type == MG_YAML_MAP) {
-        const mg_yaml *lora = mg_yaml_get(v, "lora"), *model = mg_yaml_get(v, "model");
-        if (lora && !mg_yaml_is_null(lora))
-            return mg_fail(err, MG_ERR_UNSUPPORTED, "line %u: LoRA experts are not built yet", v->line);
-        v = model && model->type == MG_YAML_MAP ? mg_yaml_get(model, "path") : model;
+        lora = reference(mg_yaml_get(v, "lora"));
+        v = reference(mg_yaml_get(v, "model"));
+        if (lora && mg_yaml_is_null(lora)) lora = NULL;
     }
     if (!v) return mg_fail(err, MG_ERR_FORMAT, "'%s' is missing", key);
-    if (v->type != MG_YAML_SCALAR || !v->text[0] || mg_yaml_is_null(v))
+    if (v->type != MG_YAML_SCALAR || !v->text[0] || mg_yaml_is_null(v) || (lora && lora->type != MG_YAML_SCALAR))
         return mg_merge_yaml_schema(err, v, key, "the path of a model");
-    *out = mg_arena_strdup(a, v->text);
+    *out = lora ? mg_arena_printf(a, "%s+%s", v->text, lora->text) : mg_arena_strdup(a, v->text);
     return *out ? MG_OK : mg_fail_nomem(err, strlen(v->text));
 }
 
@@ -55,7 +61,7 @@ static mg_status check_cached(const char *name, mg_error *err) {
                    why.message);
 }
 
-mg_status mg_merge_yaml_resolve(mg_arena *a, const char *dir, const char *name, const char **out, mg_error *err) {
+static mg_status resolve_one(const char *dir, const char *name, char *out, size_t size, mg_error *err) {
     char beside[4096];
     mg_hf_name hub;
     if (name[0] != '/' && !is_forced(name)) {
@@ -63,15 +69,35 @@ mg_status mg_merge_yaml_resolve(mg_arena *a, const char *dir, const char *name, 
         if (mg_path_exists(beside)) name = beside;
     }
     if (is_forced(name) || !mg_path_exists(name)) {
-        if (strchr(name, '+'))
-            return mg_fail(err, MG_ERR_UNSUPPORTED, "'%s' names a LoRA: LoRA experts are not built yet", name);
         if (!is_forced(name) && !mg_hf_parse_name(&hub, name))
             return mg_fail(err, MG_ERR_IO, "donor '%s' is neither beside the recipe nor in the working directory",
                            name);
         MG_TRY(check_cached(name, err));
     }
-    *out = mg_arena_strdup(a, name);
-    return *out ? MG_OK : mg_fail_nomem(err, strlen(name));
+    int used = snprintf(out, size, "%s", name);
+    return used >= 0 && (size_t)used < size ? MG_OK : mg_fail(err, MG_ERR_LIMIT, "'%s' is too long a name", name);
+}
+
+/* A '+' splits a model from its adapter unless a path has it in its name. */
+static bool split_here(const char *dir, const char *name) {
+    char beside[4096];
+    mg_error quiet = {0};
+    if (!strchr(name, '+') || mg_path_exists(name)) return false;
+    return mg_path_join(beside, sizeof beside, dir, name, &quiet) != MG_OK || !mg_path_exists(beside);
+}
+
+mg_status mg_merge_yaml_resolve(mg_arena *a, const char *dir, const char *name, const char **out, mg_error *err) {
+    char model[4096], adapter[4096], found[4096], lora[4096];
+    if (!split_here(dir, name)) {
+        MG_TRY(resolve_one(dir, name, found, sizeof found, err));
+        *out = mg_arena_strdup(a, found);
+        return *out ? MG_OK : mg_fail_nomem(err, strlen(found));
+    }
+    MG_TRY(mg_lora_split(name, model, adapter, sizeof model, err));
+    MG_TRY(resolve_one(dir, model, found, sizeof found, err));
+    MG_TRY(resolve_one(dir, adapter, lora, sizeof lora, err));
+    *out = mg_arena_printf(a, "%s+%s", found, lora);
+    return *out ? MG_OK : mg_fail_nomem(err, strlen(found) + strlen(lora));
 }
 
 mg_status mg_merge_yaml_dtype(const mg_yaml *map, const char *key, mg_dtype *out, mg_error *err) {

@@ -45,6 +45,12 @@ mg_status mg_expr_linear(mg_plan *p, const mg_expr *const *children, const doubl
 struct mg_blend;
 mg_status mg_expr_blend(mg_plan *p, const mg_expr *const *children, const struct mg_blend *blend, const mg_expr **out,
                         mg_error *err) MG_MUST_CHECK;
+/* child + scale * standard normal numbers from seed and the element's number; result F32. */
+mg_status mg_expr_noise(mg_plan *p, const mg_expr *child, double scale, uint64_t seed, const mg_expr **out,
+                        mg_error *err) MG_MUST_CHECK;
+/* w [out, in] + scale * b [out, r] a [r, in], summed over r ascending in f32; result F32. */
+mg_status mg_expr_lowrank(mg_plan *p, const mg_expr *w, const mg_expr *b, const mg_expr *a, double scale,
+                          const mg_expr **out, mg_error *err) MG_MUST_CHECK;
 /* Values in memory (router rows, rope factors), copied. */
 mg_status mg_expr_const(mg_plan *p, mg_dtype dtype, uint32_t rank, const uint64_t *shape, const void *data,
                         const mg_expr **out, mg_error *err) MG_MUST_CHECK;

@@ -405,14 +405,14 @@ Test(arch_config, a_mixtral_config_is_the_bases_own_with_fields_changed) {
     mg_error err = {0};
     cr_assert_eq(mg_json_load(&base, MODELS "donors/prose/config.json", 1 << 20, NULL), MG_OK);
     const mg_arch *mixtral = mg_arch_find("mixtral");
-    cr_assert_eq(mg_arch_make_config(&made, mixtral, base, 4, 2, &err), MG_OK, "%s", error_text(&err));
+    cr_assert_eq(mg_arch_make_config(&made, mixtral, base, &(mg_moe_shape){.experts = 4, .used = 2}, &err), MG_OK, "%s", error_text(&err));
     cr_assert_eq(mg_json_print(&text, made, 2, NULL), MG_OK);
     size_t n = strlen(text);
     cr_assert(strncmp(text, moe4_config, n) == 0 && n + 1 >= strlen(moe4_config), "%s", text);
     free(text);
     mg_json_free(made);
-    cr_assert_eq(mg_arch_make_config(&made, mixtral, base, 4, 5, NULL), MG_ERR_CONFLICT);
-    cr_assert_eq(mg_arch_make_config(&made, mg_arch_find("llama"), base, 4, 2, NULL), MG_ERR_UNSUPPORTED);
+    cr_assert_eq(mg_arch_make_config(&made, mixtral, base, &(mg_moe_shape){.experts = 4, .used = 5}, NULL), MG_ERR_CONFLICT);
+    cr_assert_eq(mg_arch_make_config(&made, mg_arch_find("llama"), base, &(mg_moe_shape){.experts = 4, .used = 2}, NULL), MG_ERR_UNSUPPORTED);
     mg_json_free(base);
     cr_assert(mg_arch_made_from(mixtral, mg_arch_find("llama")) && mg_arch_made_from(mixtral, mg_arch_find("mistral")));
     cr_assert_not(mg_arch_made_from(mixtral, mixtral));
@@ -423,7 +423,7 @@ Test(arch_config, a_mixtral_config_is_the_bases_own_with_fields_changed) {
     /* an unsorted base keeps its order, new fields follow */
     base = parse("{\"model_type\":\"llama\",\"architectures\":[\"LlamaForCausalLM\"],\"vocab_size\":7,"
                  "\"auto_map\":{\"AutoModel\":\"evil.Model\"}}");
-    cr_assert_eq(mg_arch_make_config(&made, mixtral, base, 2, 1, NULL), MG_OK);
+    cr_assert_eq(mg_arch_make_config(&made, mixtral, base, &(mg_moe_shape){.experts = 2, .used = 1}, NULL), MG_OK);
     cr_assert_str_eq(mg_json_key(mg_json_first(made)), "model_type");
     cr_assert_str_eq(mg_json_str(mg_json_first(made)), "mixtral");
     cr_assert_null(mg_json_get(made, "auto_map"), "remote code is not passed on");

@@ -305,7 +305,7 @@ Test(arch_targets, biases_have_no_place_in_a_mixtral) {
     mg_model *to;
     mg_targets t;
     mg_error err = {0};
-    cr_assert_eq(mg_arch_make_config(&config, mg_arch_find("mixtral"), c->config, 2, 1, &err), MG_OK);
+    cr_assert_eq(mg_arch_make_config(&config, mg_arch_find("mixtral"), c->config, &(mg_moe_shape){.experts = 2, .used = 1}, &err), MG_OK);
     cr_assert_eq(mg_model_from_config(&to, config, &err), MG_OK, "%s", error_text(&err));
     cr_assert_eq(mg_arch_targets(&t, to->arch, &to->hp, to->layers, MG_LAYOUT_HF, mg_model_has, m, &err),
                  MG_ERR_UNSUPPORTED);

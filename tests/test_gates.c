@@ -114,7 +114,7 @@ static void check_mode(mg_gate_mode mode) {
     static float rows[LAYERS * EXPERTS * HIDDEN];
     mg_merge_spec spec = spec_of(mode);
     mg_error err = {0};
-    cr_assert(mg_gates_from_prompts(&spec, model, tok, &network, rows, &err) == MG_OK, "%s", err.message);
+    cr_assert(mg_gates_from_prompts(&spec, spec.n_experts, model, tok, &network, rows, &err) == MG_OK, "%s", err.message);
     for (uint32_t l = 0; l < LAYERS; l++)
         for (uint32_t e = 0; e < EXPERTS; e++) {
             double pos[HIDDEN], neg[HIDDEN] = {0};
@@ -158,6 +158,7 @@ Test(gates, fit) {
     mg_merge_spec spec = spec_of(MG_GATE_FIT);
     mg_fit_report reports[LAYERS];
     mg_error err = {0};
+    for (int l = 0; l < LAYERS; l++) model->layers[l].moe = true; /* a dense model stands in for the mixture */
     cr_assert(mg_gates_fit(&spec, model, tok, &network, NULL, supply, NULL, reports, &err) == MG_OK, "%s", err.message);
     cr_expect_eq(supplied, LAYERS);
     cr_expect_eq(layers_run, LAYERS - 1);
@@ -192,7 +193,7 @@ Test(gates, empty_prompts_are_refused) {
     cr_expect(strstr(err.message, "'second'"), "%s", err.message);
     experts[1].positive.n = 0;
     spec = spec_of(MG_GATE_HIDDEN);
-    cr_expect_eq(mg_gates_from_prompts(&spec, model, tok, &network, rows, NULL), MG_ERR_CONFLICT);
+    cr_expect_eq(mg_gates_from_prompts(&spec, spec.n_experts, model, tok, &network, rows, NULL), MG_ERR_CONFLICT);
     experts[1] = keep;
 }
 

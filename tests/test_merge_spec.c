@@ -74,8 +74,25 @@ Test(merge_spec, defaults) {
     mg_merge_spec *s;
     mg_error err;
     cr_assert(load(TWO "dtype: null\nshared_experts: []\n", &s, &err) == MG_OK, "%s", err.message);
-    cr_expect(s->experts_per_token == 2 && s->gate_mode == MG_GATE_HIDDEN && !s->gate_mode_given);
+    cr_expect(s->experts_per_token == 2 && s->gate_mode == MG_GATE_FIT && !s->gate_mode_given);
     cr_expect(s->dtype == MG_DTYPE_COUNT && s->architecture == NULL);
+    cr_expect(!s->n_shared && !s->trunk && !s->n_dense && !s->grid_x && s->experts[0].noise_scale == 0);
+    mg_merge_spec_free(s);
+}
+
+Test(merge_spec, shapes_beyond_mergekit) {
+    mg_merge_spec *s;
+    mg_error err;
+    cr_assert(load(TWO "shared_experts:\n  - source_model: a\n    residual_scale: 2\nshared_scale: exact\ngrid: [1, 2]\n"
+                       "dense_layers: 2\ntrunk: {merge_method: regmean, strength: 0.75}\n",
+                   &s, &err) == MG_OK,
+              "%s", err.message);
+    cr_expect(s->n_experts == 2 && s->n_shared == 1 && s->shared_exact && s->experts[2].residual_scale == 2);
+    cr_expect(s->grid_x == 1 && s->grid_y == 2 && s->n_dense == 2 && s->dense[1] == 1);
+    cr_expect(s->trunk && s->trunk_regmean && s->trunk_strength == 0.75 && s->trunk->slices[0].n_sources == 2);
+    mg_merge_spec_free(s);
+    cr_assert(load(TWO "dense_layers: [0, 3]\n", &s, &err) == MG_OK, "%s", err.message);
+    cr_expect(s->n_dense == 2 && s->dense[0] == 0 && s->dense[1] == 3);
     mg_merge_spec_free(s);
 }
 
@@ -108,9 +125,9 @@ Test(merge_spec, refusals_name_place_and_cause) {
         {"base_model: a\nexperts:\n  - source_model: b\n    positive_prompts: [[x]]\n", MG_ERR_FORMAT, "list of texts"},
         {"base_model: a\nexperts:\n  - source_model: b\n    residual_scale: big\n", MG_ERR_FORMAT, "a number"},
         {"base_model: a\nexperts:\n  - source_model: b\n    residual_scale: .nan\n", MG_ERR_FORMAT, "a number"},
-        {"base_model: a\nexperts:\n  - source_model: b\n    noise_scale: 0.1\n", MG_ERR_UNSUPPORTED, "noise_scale"},
+        {"base_model: a\nexperts:\n  - source_model: b\n    noise_scale: loud\n", MG_ERR_FORMAT, "noise_scale"},
         {"base_model: nowhere\nexperts:\n  - source_model: b\n", MG_ERR_IO, "'nowhere'"},
-        {"base_model: a\nexperts:\n  - source_model: b+lora\n", MG_ERR_UNSUPPORTED, "LoRA"},
+        {"base_model: a\nexperts:\n  - source_model: b+lora\n", MG_ERR_IO, "'lora'"},
         {TWO "gate_mod: hidden\n", MG_ERR_FORMAT, "did you mean 'gate_mode'"},
         {TWO "gate_mode: hidden_stat\n", MG_ERR_USAGE, "unknown gate mode"},
         {TWO "gate_mode: [hidden]\n", MG_ERR_FORMAT, "gate_mode"},
@@ -118,7 +135,13 @@ Test(merge_spec, refusals_name_place_and_cause) {
         {TWO "experts_per_token: 3\n", MG_ERR_CONFLICT, "there are 2 experts"},
         {TWO "experts_per_token: 0\n", MG_ERR_CONFLICT, "experts_per_token is 0"},
         {TWO "experts_per_token: two\n", MG_ERR_FORMAT, "whole number"},
-        {TWO "shared_experts:\n  - source_model: b\n", MG_ERR_UNSUPPORTED, "shared_experts"},
+        {TWO "shared_experts: b\n", MG_ERR_FORMAT, "a list of experts"},
+        {TWO "shared_scale: exact\n", MG_ERR_CONFLICT, "shared_scale without"},
+        {TWO "grid: [2, 2]\n", MG_ERR_CONFLICT, "no place for 2 experts"},
+        {TWO "grid: 2\n", MG_ERR_FORMAT, "[columns, rows]"},
+        {TWO "dense_layers: [1, 0]\n", MG_ERR_FORMAT, "ascending"},
+        {TWO "dense_layers: some\n", MG_ERR_FORMAT, "dense_layers"},
+        {TWO "trunk: tees\n", MG_ERR_UNSUPPORTED, "'ties'"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         mg_merge_spec *s = NULL;

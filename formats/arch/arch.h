@@ -195,6 +195,9 @@ typedef struct mg_config_edit {
     mg_key key;
     bool keep; /* leave a value that is already there */
     bool remove;
+    bool append;  /* the value of key becomes the next entry of a list */
+    bool as_role; /* true or false: whether the base has weights of this role */
+    mg_role role;
 } mg_config_edit;
 
 /* ---- params.json ---------------------------------------------------------------------------------------------------
@@ -278,6 +281,12 @@ typedef struct mg_made_from {
     const char *families[4]; /* donors: all of one of these */
     mg_role_pair roles[6];   /* which dense role becomes which expert role; all others are the base's */
     uint32_t n_roles;
+    mg_role_pair shared[3]; /* the same for the shared expert; none: the family has no such */
+    uint32_t n_shared_roles;
+    bool needs_shared; /* the family's readers count on it */
+    mg_role zeros[4];  /* what no donor need have and is then zero */
+    uint32_t n_zeros;
+    uint32_t order; /* families that the same donors can become: the lowest is taken; 0: only when asked for by name */
 } mg_made_from;
 
 /* ---- the family ---------------------------------------------------------------------------------------------------
@@ -415,11 +424,17 @@ mg_status mg_arch_gguf_keys(mg_kvs *out, const mg_arch *arch, const mg_hparams *
  * separated by newlines; number of sentences. */
 uint32_t mg_arch_gguf_losses(const mg_model *m, char *buf, size_t size);
 
+/* What a MoE that is made from dense models looks like. */
+typedef struct mg_moe_shape {
+    uint32_t experts, used, shared; /* routed, of which chosen; shared experts */
+    uint32_t grid_x, grid_y;        /* columns and rows, where the family has a grid */
+    const uint32_t *dense;          /* [n_dense] layers that stay dense, ascending */
+    uint32_t n_dense;
+} mg_moe_shape;
 /* config.json of a MoE of family arch from its base's config: the base's own fields, with the family's edits. Keys stay
- * sorted when the base's were, else new ones are appended. experts, used: EXPERTS and EXPERTS_USED. *out is the
- * caller's. arch equal to the base's family: a copy. MG_ERR_UNSUPPORTED when arch is not made from the base's family.
- */
-mg_status mg_arch_make_config(mg_json **out, const mg_arch *arch, const mg_json *base, uint32_t experts, uint32_t used,
+ * sorted when the base's were, else new ones are appended. *out is the caller's. arch equal to the base's family: a
+ * copy. MG_ERR_UNSUPPORTED when arch is not made from the base's family, or has no dense layers or shared experts. */
+mg_status mg_arch_make_config(mg_json **out, const mg_arch *arch, const mg_json *base, const mg_moe_shape *shape,
                               mg_error *err) MG_MUST_CHECK;
 /* A config.json written from canonical keys alone (sources without one, such as GGUF), in the spelling that
  * transformers 4 and 5 both read. dtype: of the weights. */

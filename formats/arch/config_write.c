@@ -39,30 +39,73 @@ static mg_status sort_keys(mg_json **obj, mg_error *err) {
     return MG_OK;
 }
 
+/* Does a dense model of this family have such weights? */
+static bool has_role(const mg_arch *arch, const mg_hparams *hp, mg_role role) {
+    static const mg_layer dense = {0};
+    const mg_tensor_row *r = mg_arch_row(arch, role);
+    return r && mg_cond_holds(r->when, hp, &dense);
+}
+
+static void append_to(mg_json *config, const char *field, mg_json *v) {
+    if (!mg_json_get(config, field)) mg_json_set(config, field, mg_json_new_array());
+    mg_json_push((mg_json *)mg_json_get(config, field), v);
+}
+
 /* hp: the base's numbers, with those of the routing set. */
-static mg_status apply_edit(mg_json *config, const mg_config_edit *e, const mg_hparams *hp, mg_error *err) {
+static mg_status apply_edit(mg_json *config, const mg_config_edit *e, const mg_arch *from, const mg_hparams *hp,
+                            mg_error *err) {
     mg_json *v = NULL;
     if (e->keep && mg_json_get(config, e->field)) return MG_OK;
     if (e->remove) {
         mg_json_remove(config, e->field);
         return MG_OK;
     }
-    if (e->json)
+    if (e->as_role)
+        v = mg_json_new_bool(has_role(from, hp, e->role));
+    else if (e->json)
         MG_TRY(mg_json_parse(&v, (mg_span){(const uint8_t *)e->json, strlen(e->json)}, "family table", err));
+    else if (mg_key_kind(e->key) == 'F')
+        v = mg_json_new_f64(hp->f[e->key]);
     else
-        v = mg_json_new_i64(hp->i[e->key]);
+        v = mg_key_kind(e->key) == 'B' ? mg_json_new_bool(hp->i[e->key] != 0) : mg_json_new_i64(hp->i[e->key]);
     if (!v) return mg_fail_nomem(err, 64);
-    mg_json_set(config, e->field, v);
+    if (e->append)
+        append_to(config, e->field, v);
+    else
+        mg_json_set(config, e->field, v);
     return MG_OK;
 }
 
-static mg_status edited(mg_json **config, const mg_arch *arch, const mg_hparams *hp, mg_error *err) {
+static mg_status edited(mg_json **config, const mg_arch *arch, const mg_arch *from, const mg_hparams *hp,
+                        const mg_moe_shape *shape, mg_error *err) {
     bool sorted = keys_sorted(*config);
-    for (const mg_config_edit *e = arch->edits; e && e->field; e++) MG_TRY(apply_edit(*config, e, hp, err));
+    for (const mg_config_edit *e = arch->edits; e && e->field; e++) MG_TRY(apply_edit(*config, e, from, hp, err));
+    for (uint32_t i = 0; i < shape->n_dense; i++)
+        append_to(*config, arch->dense_list, mg_json_new_i64(shape->dense[i]));
     return sorted ? sort_keys(config, err) : MG_OK;
 }
 
-mg_status mg_arch_make_config(mg_json **out, const mg_arch *arch, const mg_json *base, uint32_t experts, uint32_t used,
+static mg_status check_shape(const mg_arch *arch, const mg_moe_shape *s, int64_t layers, mg_error *err) {
+    if (s->experts < 1 || s->used < 1 || s->used > s->experts)
+        return mg_fail(err, MG_ERR_CONFLICT, "%u experts per token of %u experts", s->used, s->experts);
+    if (s->n_dense && !arch->dense_list)
+        return mg_fail(err, MG_ERR_UNSUPPORTED, "a %s model has experts in every layer, none can stay dense",
+                       arch->name);
+    for (uint32_t i = 0; i < s->n_dense; i++)
+        if (s->dense[i] >= layers)
+            return mg_fail(err, MG_ERR_CONFLICT, "layer %u is to stay dense, the model has %lld layers", s->dense[i],
+                           (long long)layers);
+    if (s->shared > (arch->made_from->n_shared_roles ? 1u : 0u))
+        return mg_fail(err, MG_ERR_UNSUPPORTED, "a %s model has %s shared expert%s", arch->name,
+                       arch->made_from->n_shared_roles ? "one" : "no",
+                       arch->made_from->n_shared_roles ? ", not more" : "");
+    if (s->shared == 0 && arch->made_from->needs_shared)
+        return mg_fail(err, MG_ERR_CONFLICT, "a %s model needs a shared expert: name one under shared_experts",
+                       arch->name);
+    return MG_OK;
+}
+
+mg_status mg_arch_make_config(mg_json **out, const mg_arch *arch, const mg_json *base, const mg_moe_shape *shape,
                               mg_error *err) {
     const mg_arch *from;
     mg_json *config;
@@ -70,16 +113,19 @@ mg_status mg_arch_make_config(mg_json **out, const mg_arch *arch, const mg_json 
     if (from == arch) return mg_json_dup(out, base, err);
     if (!mg_arch_made_from(arch, from))
         return mg_fail(err, MG_ERR_UNSUPPORTED, "family '%s' is not made from '%s'", arch->name, from->name);
-    if (experts < 1 || used < 1 || used > experts)
-        return mg_fail(err, MG_ERR_CONFLICT, "%u experts per token of %u experts", used, experts);
     mg_model *numbers;
     MG_TRY(mg_model_from_config(&numbers, base, err));
     mg_hparams hp = numbers->hp;
     mg_model_free(numbers);
-    hp.i[MG_K_EXPERTS] = experts;
-    hp.i[MG_K_EXPERTS_USED] = used;
+    MG_TRY(check_shape(arch, shape, hp.i[MG_K_LAYERS], err));
+    hp.i[MG_K_EXPERTS] = shape->experts;
+    hp.i[MG_K_EXPERTS_USED] = shape->used;
+    hp.i[MG_K_SHARED_COUNT] = shape->shared;
+    hp.i[MG_K_SHARED_FFN] = shape->shared * hp.i[MG_K_FFN];
+    hp.i[MG_K_GRID_X] = shape->grid_x;
+    hp.i[MG_K_GRID_Y] = shape->grid_y;
     MG_TRY(mg_json_dup(&config, base, err));
-    mg_status st = edited(&config, arch, &hp, err);
+    mg_status st = edited(&config, arch, from, &hp, shape, err);
     if (st == MG_OK)
         *out = config;
     else

@@ -64,6 +64,37 @@ static const mg_tensor_row tensors[] = {
 
 static const char *const ignored[] = {LLAMA_IGNORED};
 
+/* Made from Llama or Mistral donors by name, one per cell; maps between neighbours are zero until they are trained,
+ * which makes the model the Mixtral of the same donors. */
+static const mg_made_from made_from = {
+    .families = {"llama", "mistral"},
+    .roles = {{MG_R_FFN_GATE, MG_R_EXPERT_GATE}, {MG_R_FFN_UP, MG_R_EXPERT_UP}, {MG_R_FFN_DOWN, MG_R_EXPERT_DOWN}},
+    .n_roles = 3,
+    .zeros = {MG_R_EXCHANGE},
+    .n_zeros = 1,
+};
+
+static const mg_config_edit edits[] = {
+    {.field = "architectures", .json = "[\"MeshForCausalLM\"]"},
+    {.field = "model_type", .json = "\"mesh\""},
+    {.field = "mesh_grid_size", .key = MG_K_GRID_X, .append = true},
+    {.field = "mesh_grid_size", .key = MG_K_GRID_Y, .append = true},
+    {.field = "routing_k", .key = MG_K_EXPERTS_USED},
+    {.field = "expert_intermediate_size", .key = MG_K_FFN},
+    {.field = "intermediate_size", .remove = true},
+    {.field = "norm_topk_prob", .json = "true"},
+    {.field = "neighbor_exchange", .json = "true"},
+    {.field = "exchange_scale", .json = "1.0"},
+    {.field = "head_dim", .key = MG_K_HEAD_DIM},
+    {.field = "num_key_value_heads", .key = MG_K_KV_HEADS},
+    {.field = "rope_theta", .key = MG_K_ROPE_THETA, .keep = true},
+    {.field = "rms_norm_eps", .key = MG_K_NORM_EPS, .keep = true},
+    {.field = "tie_word_embeddings", .key = MG_K_TIED},
+    {.field = "sliding_window", .remove = true},
+    {.field = "auto_map", .remove = true},
+    {.field = NULL},
+};
+
 const mg_arch mg_arch_mesh = {
     .name = "mesh",
     .hf_classes = {"MeshForCausalLM"},
@@ -78,4 +109,6 @@ const mg_arch mg_arch_mesh = {
     .tensors = tensors,
     .n_tensors = MG_LEN(tensors),
     .ignored = ignored,
+    .made_from = &made_from,
+    .edits = edits,
 };

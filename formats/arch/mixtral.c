@@ -71,6 +71,7 @@ static const mg_made_from made_from = {
     .families = {"llama", "mistral"},
     .roles = {{MG_R_FFN_GATE, MG_R_EXPERT_GATE}, {MG_R_FFN_UP, MG_R_EXPERT_UP}, {MG_R_FFN_DOWN, MG_R_EXPERT_DOWN}},
     .n_roles = 3,
+    .order = 1,
 };
 
 /* The window goes as in mergekit's output: nothing changes within it, beyond it attention is full. Remote code belongs

@@ -47,6 +47,42 @@ static const mg_tensor_row tensors[] = {
 
 static const char *const ignored[] = {LLAMA_IGNORED};
 
+/* Made from dense donors by name: first layers may stay dense, the shared expert is a donor like the others, norms of q
+ * and k and biases come along where the donors have them. */
+static const mg_made_from made_from = {
+    .families = {"qwen3", "qwen2", "llama", "mistral"},
+    .roles = {{MG_R_FFN_GATE, MG_R_EXPERT_GATE}, {MG_R_FFN_UP, MG_R_EXPERT_UP}, {MG_R_FFN_DOWN, MG_R_EXPERT_DOWN}},
+    .n_roles = 3,
+    .shared = {{MG_R_FFN_GATE, MG_R_SHARED_GATE}, {MG_R_FFN_UP, MG_R_SHARED_UP}, {MG_R_FFN_DOWN, MG_R_SHARED_DOWN}},
+    .n_shared_roles = 3,
+    .needs_shared = true,
+};
+
+static const mg_config_edit edits[] = {
+    {.field = "architectures", .json = "[\"NekoMindForCausalLM\"]"},
+    {.field = "model_type", .json = "\"nekomind\""},
+    {.field = "num_experts", .key = MG_K_EXPERTS},
+    {.field = "num_experts_per_tok", .key = MG_K_EXPERTS_USED},
+    {.field = "head_dim", .key = MG_K_HEAD_DIM},
+    {.field = "num_key_value_heads", .key = MG_K_KV_HEADS},
+    {.field = "rope_theta", .key = MG_K_ROPE_THETA, .keep = true},
+    {.field = "rms_norm_eps", .key = MG_K_NORM_EPS, .keep = true},
+    {.field = "tie_word_embeddings", .key = MG_K_TIED},
+    {.field = "moe_intermediate_size", .key = MG_K_FFN},
+    {.field = "shared_expert_intermediate_size", .key = MG_K_SHARED_FFN},
+    {.field = "norm_topk_prob", .json = "true"},
+    {.field = "qk_norm", .as_role = true, .role = MG_R_ATTN_Q_NORM},
+    {.field = "attention_bias", .as_role = true, .role = MG_R_ATTN_Q_BIAS},
+    {.field = "decoder_sparse_step", .json = "1"},
+    {.field = "mlp_only_layers", .json = "[]"},
+    {.field = "use_sliding_window", .remove = true},
+    {.field = "sliding_window", .remove = true},
+    {.field = "max_window_layers", .remove = true},
+    {.field = "layer_types", .remove = true},
+    {.field = "auto_map", .remove = true},
+    {.field = NULL},
+};
+
 const mg_arch mg_arch_nekomind = {
     .name = "nekomind",
     .hf_classes = {"NekoMindForCausalLM"},
@@ -62,4 +98,6 @@ const mg_arch mg_arch_nekomind = {
     .gguf_own = true,
     .dense_list = "mlp_only_layers",
     .ignored = ignored,
+    .made_from = &made_from,
+    .edits = edits,
 };

@@ -41,6 +41,42 @@ static const mg_tensor_row tensors[] = {
 
 static const char *const ignored[] = {LLAMA_IGNORED};
 
+/* Made from Qwen2 donors, or from Llama and Mistral ones with zero biases. */
+static const mg_made_from made_from = {
+    .families = {"qwen2", "llama", "mistral"},
+    .roles = {{MG_R_FFN_GATE, MG_R_EXPERT_GATE}, {MG_R_FFN_UP, MG_R_EXPERT_UP}, {MG_R_FFN_DOWN, MG_R_EXPERT_DOWN}},
+    .n_roles = 3,
+    .shared = {{MG_R_FFN_GATE, MG_R_SHARED_GATE}, {MG_R_FFN_UP, MG_R_SHARED_UP}, {MG_R_FFN_DOWN, MG_R_SHARED_DOWN}},
+    .n_shared_roles = 3,
+    .needs_shared = true,
+    .zeros = {MG_R_ATTN_Q_BIAS, MG_R_ATTN_K_BIAS, MG_R_ATTN_V_BIAS},
+    .n_zeros = 3,
+    .order = 3,
+};
+
+/* What mergekit-moe writes: every layer routes, chosen weights are divided by their sum. */
+static const mg_config_edit edits[] = {
+    {.field = "architectures", .json = "[\"Qwen2MoeForCausalLM\"]"},
+    {.field = "model_type", .json = "\"qwen2_moe\""},
+    {.field = "num_experts", .key = MG_K_EXPERTS},
+    {.field = "num_experts_per_tok", .key = MG_K_EXPERTS_USED},
+    {.field = "num_key_value_heads", .key = MG_K_KV_HEADS},
+    {.field = "rope_theta", .key = MG_K_ROPE_THETA, .keep = true},
+    {.field = "rms_norm_eps", .key = MG_K_NORM_EPS, .keep = true},
+    {.field = "tie_word_embeddings", .key = MG_K_TIED},
+    {.field = "moe_intermediate_size", .key = MG_K_FFN},
+    {.field = "shared_expert_intermediate_size", .key = MG_K_SHARED_FFN},
+    {.field = "norm_topk_prob", .json = "true"},
+    {.field = "qkv_bias", .json = "true"},
+    {.field = "decoder_sparse_step", .json = "1"},
+    {.field = "mlp_only_layers", .json = "[]"},
+    {.field = "use_sliding_window", .json = "false"},
+    {.field = "sliding_window", .json = "null"},
+    {.field = "layer_types", .remove = true},
+    {.field = "auto_map", .remove = true},
+    {.field = NULL},
+};
+
 const mg_arch mg_arch_qwen2_moe = {
     .name = "qwen2_moe",
     .hf_classes = {"Qwen2MoeForCausalLM"},
@@ -55,4 +91,6 @@ const mg_arch mg_arch_qwen2_moe = {
     .n_tensors = MG_LEN(tensors),
     .dense_list = "mlp_only_layers",
     .ignored = ignored,
+    .made_from = &made_from,
+    .edits = edits,
 };

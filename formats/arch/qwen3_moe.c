@@ -52,6 +52,7 @@ static const mg_made_from made_from = {
     .families = {"qwen3"},
     .roles = {{MG_R_FFN_GATE, MG_R_EXPERT_GATE}, {MG_R_FFN_UP, MG_R_EXPERT_UP}, {MG_R_FFN_DOWN, MG_R_EXPERT_DOWN}},
     .n_roles = 3,
+    .order = 4,
 };
 
 /* What mergekit-moe writes: every layer routes, chosen weights are divided by their sum. The window goes, as for the

@@ -187,8 +187,8 @@ refuse(8, ["no positive prompts", "code"], two.replace("positive_prompts: [two]"
 refuse(8, ["same prompts"], two.replace("[two]", "[one]"))
 refuse(8, ["same model"], two.replace("donors/code", "donors/prose"))
 refuse(5, ["nowhere"], two.replace("donors/code", "donors/nowhere"))
-refuse(4, ["shared_experts"], two + "shared_experts: [{source_model: x}]\n")
-refuse(4, ["qwen"], two + "architecture: qwen\n")  # from Mistral donors
+refuse(8, ["qwen2_moe", "shared_experts"], two + "architecture: qwen\n")
+refuse(4, ["qwen3"], two + "architecture: qwen3\n")  # from Mistral donors
 refuse(3, ["dtype"], two + "dtype: int3\n")
 refuse(3, [], "experts: [\n")
 refuse(4, ["ram"], f"merge_method: ram\nmodels:\n  - model: {base}\n")

@@ -1,0 +1,23 @@
+/* lora.h - a model with a LoRA adapter (PEFT's adapter_config.json + adapter_model.safetensors) as one checkpoint:
+ * every adapted weight is W + s B A, evaluated when it is read; s = lora_alpha / r, or lora_alpha / sqrt(r) with
+ * use_rslora. */
+#ifndef MG_CONVERT_LORA_H
+#define MG_CONVERT_LORA_H
+
+#include "formats/checkpoint.h"
+
+typedef struct mg_lora mg_lora;
+
+/* base is borrowed and must outlive the result. dir: the adapter's directory. Every tensor of the adapter must belong
+ * to a weight of the base (MG_ERR_CONFLICT names one that does not); DoRA, biases, transposed and per-module variants:
+ * MG_ERR_UNSUPPORTED by name. */
+mg_status mg_lora_open(mg_lora **out, mg_checkpoint *base, const char *dir, mg_error *err) MG_MUST_CHECK;
+/* The adapted model; owned by the lora. */
+mg_checkpoint *mg_lora_checkpoint(const mg_lora *l);
+void mg_lora_free(mg_lora *l);
+
+/* "model+adapter" in two when there is no such path as a whole but the part before a '+' is a path (or no part is: then
+ * at the first '+'). *adapter is empty when there is none. MG_ERR_LIMIT: longer than size. */
+mg_status mg_lora_split(const char *name, char *model, char *adapter, size_t size, mg_error *err) MG_MUST_CHECK;
+
+#endif
