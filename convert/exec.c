@@ -175,6 +175,10 @@ static mg_status member_bytes(const mg_plan_group *g, const mg_plan_member *m, m
     *bytes = tile;
     if (m->e == g->core) return MG_OK;
     *bytes = coded;
+    if (m->e->op == MG_EX_PART) {
+        mg_expr_part_rows(m->e, tile, n, coded);
+        return MG_OK;
+    }
     return mg_expr_cast_rows(m->e, ev, tile, row, n, coded, err);
 }
 

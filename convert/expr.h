@@ -22,6 +22,10 @@ typedef enum mg_expr_op {
     MG_EX_BLEND,   /* children made into one by a merge method */
     MG_EX_NOISE,   /* child[0] + factor[0] * normal numbers */
     MG_EX_LOWRANK, /* child[0] + factor[0] * child[1] child[2] */
+    MG_EX_SCALE,   /* child[0] times a factor for each column, each row */
+    MG_EX_CLAMP,   /* child[0] kept within a limit for each row and group of columns */
+    MG_EX_GROUPS,  /* child[0] rounded in groups, or codes, scales and zeros of others, as slabs of bytes */
+    MG_EX_PART,    /* one stored part of child[0], a GROUPS: its rows are slabs */
     MG_EX_OP_COUNT,
 } mg_expr_op;
 
@@ -43,12 +47,14 @@ struct mg_expr {
     const mg_expr **children;
     mg_checkpoint *ckpt; /* SOURCE */
     uint32_t input, tensor;
-    mg_view view;          /* VIEW */
-    double *factors;       /* LINEAR [n_children]; NOISE, LOWRANK [1] */
-    uint64_t seed;         /* NOISE */
-    const mg_blend *blend; /* BLEND */
-    mg_blend_state *state; /* BLEND */
-    float *weights;        /* CAST: importance [n_slices * cols] or NULL */
+    mg_view view;              /* VIEW */
+    double *factors;           /* LINEAR [n_children]; NOISE, LOWRANK [1] */
+    uint64_t seed;             /* NOISE */
+    const mg_blend *blend;     /* BLEND */
+    mg_blend_state *state;     /* BLEND */
+    float *weights;            /* CAST: importance [n_slices * cols] or NULL */
+    const mg_group_form *form; /* GROUPS */
+    uint64_t arg;              /* SCALE: 1 columns, 2 rows, 3 both; CLAMP: group size; PART: which */
     uint64_t n_weights;
     const void *data;    /* CONST, SLOT: t.n_bytes bytes; a SLOT's is NULL until supplied (atomic) */
     const mg_expr *slot; /* SLOT imported from another plan: where the data is; else NULL */
@@ -88,6 +94,22 @@ mg_status mg_expr_cast_rows(const mg_expr *cast, mg_eval *ev, const void *child_
 
 /* Feed the node's own description (children by number) and, for a slot, its values into a plan id. */
 mg_status mg_expr_hash(const mg_expr *e, mg_xxh128_state *s, mg_error *err) MG_MUST_CHECK;
+
+/* Evaluation of SCALE, CLAMP, GROUPS and PART (expr_groups.c). */
+mg_status mg_expr_eval_scale(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_t n, float *dst,
+                             mg_error *err) MG_MUST_CHECK;
+mg_status mg_expr_eval_clamp(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_t n, float *dst,
+                             mg_error *err) MG_MUST_CHECK;
+mg_status mg_expr_eval_groups(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_t n, uint8_t *dst,
+                              mg_error *err) MG_MUST_CHECK;
+mg_status mg_expr_eval_part(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_t n, uint8_t *dst,
+                            mg_error *err) MG_MUST_CHECK;
+/* Rows of a PART out of n slabs of its GROUPS that are in memory. */
+void mg_expr_part_rows(const mg_expr *part, const void *slabs, uint64_t n, void *dst);
+/* Slabs that one unit of work takes: a function of the expression alone. */
+uint64_t mg_expr_group_unit(const mg_expr *groups, uint64_t unit_bytes);
+/* Scratch that evaluating slabs takes beside them. */
+uint64_t mg_expr_group_scratch(const mg_expr *groups);
 
 /* Compact recipe for the manifest: ["cast","Q8_0",["source",0,"name"]]. */
 mg_json *mg_expr_json(const mg_expr *e);

@@ -37,6 +37,13 @@ static void key_u64(key_buf *k, uint64_t v) {
     key_put(k, &v, sizeof v);
 }
 
+static void key_form(key_buf *k, const mg_group_form *f) {
+    const mg_group_scheme *s = &f->scheme;
+    const uint64_t all[] = {(uint64_t)f->format,      s->bits,    s->group_size, s->symmetric, (uint64_t)s->rule,
+                            (uint64_t)s->scale_dtype, s->zero_min};
+    key_put(k, all, sizeof all);
+}
+
 static void key_of(key_buf *k, const mg_expr *e) {
     key_u64(k, (uint64_t)e->op);
     key_u64(k, (uint64_t)e->t.dtype);
@@ -64,6 +71,14 @@ static void key_of(key_buf *k, const mg_expr *e) {
         break;
     case MG_EX_LOWRANK:
         key_put(k, e->factors, sizeof e->factors[0]);
+        break;
+    case MG_EX_SCALE:
+    case MG_EX_CLAMP:
+    case MG_EX_PART:
+        key_u64(k, e->arg);
+        break;
+    case MG_EX_GROUPS:
+        key_form(k, e->form);
         break;
     case MG_EX_BLEND:
         key_put(k, e->blend, sizeof *e->blend);
@@ -94,8 +109,9 @@ mg_status mg_expr_hash(const mg_expr *e, mg_xxh128_state *s, mg_error *err) {
     return MG_OK;
 }
 
-static const char *const op_names[MG_EX_OP_COUNT] = {"source", "const", "slot",  "cast",  "linear", "stack",
-                                                     "concat", "view",  "blend", "noise", "lowrank"};
+static const char *const op_names[MG_EX_OP_COUNT] = {"source",  "const",  "slot",  "cast",   "linear",
+                                                     "stack",   "concat", "view",  "blend",  "noise",
+                                                     "lowrank", "scale",  "clamp", "groups", "part"};
 
 /* Sizes, depth and grain from what the caller has filled in. */
 static mg_status finish(mg_expr *e, mg_error *err) {
@@ -105,8 +121,14 @@ static mg_status finish(mg_expr *e, mg_error *err) {
                        mg_tensor_shape_text(&e->t, text, sizeof text), mg_dtype_get(e->t.dtype)->name);
     e->rows = mg_tensor_rows(&e->t);
     e->row_bytes = mg_tensor_row_bytes(&e->t);
-    uint64_t f32_row;
-    if (e->row_bytes > MG_EXPR_MAX_ROW || !mg_mul_u64(mg_tensor_cols(&e->t), 4, &f32_row) || f32_row > MG_EXPR_MAX_ROW)
+    if (e->op == MG_EX_PART) {
+        e->rows = e->children[0]->rows;
+        e->row_bytes = e->rows ? e->t.n_bytes / e->rows : 0;
+    }
+    uint64_t f32_row = 0;
+    const bool values = e->op != MG_EX_GROUPS; /* a slab is never widened */
+    if (e->row_bytes > MG_EXPR_MAX_ROW || (values && !mg_mul_u64(mg_tensor_cols(&e->t), 4, &f32_row)) ||
+        f32_row > MG_EXPR_MAX_ROW)
         return mg_fail(err, MG_ERR_LIMIT, "%s: a row of %s has more than %llu bytes", op_names[e->op],
                        mg_tensor_shape_text(&e->t, text, sizeof text), (unsigned long long)MG_EXPR_MAX_ROW);
     if (e->grain == 0) e->grain = 1;
@@ -114,6 +136,7 @@ static mg_status finish(mg_expr *e, mg_error *err) {
         const mg_expr *c = e->children[i];
         if (c->depth + 1 > e->depth) e->depth = c->depth + 1;
         bool reshaped = e->op == MG_EX_VIEW && (e->view.kind == MG_VIEW_RESHAPE || e->view.kind == MG_VIEW_TRANSPOSE);
+        reshaped = reshaped || e->op == MG_EX_GROUPS || e->op == MG_EX_PART; /* rows are not the child's */
         if (!reshaped && c->grain > e->grain) e->grain = c->grain;
     }
     if (e->depth > MG_EXPR_MAX_DEPTH)
@@ -208,6 +231,8 @@ static mg_status import(mg_plan *p, const mg_expr *from, const mg_expr **out, mg
         e.factors = copy;
     if (st == MG_OK && from->blend && (st = own_copy(p, from->blend, sizeof *from->blend, &copy, err)) == MG_OK)
         e.blend = copy;
+    if (st == MG_OK && from->form && (st = own_copy(p, from->form, sizeof *from->form, &copy, err)) == MG_OK)
+        e.form = copy;
     /* A slot imported twice must stay one node: look for it first. */
     if (st == MG_OK && e.op == MG_EX_SLOT)
         for (uint32_t i = 0; i < p->n_nodes; i++)

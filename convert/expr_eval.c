@@ -74,8 +74,7 @@ mg_status mg_expr_eval_f32(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_t
     return st;
 }
 
-/* Put "row N: " before the message of a failed encoder. */
-static void name_row(mg_error *err, uint64_t row) {
+void mg_expr_name_row(mg_error *err, uint64_t row) {
     if (!err) return;
     char text[sizeof err->message];
     memcpy(text, err->message, sizeof text);
@@ -96,7 +95,7 @@ static mg_status encode_rows(const mg_expr *cast, const float *x, uint64_t row, 
         if (w && per_slice) w += (row + i) / per_slice * cols;
         mg_status st = c->encode(x + i * cols, w, cols, dst + i * cast->row_bytes, err);
         if (st != MG_OK) {
-            name_row(err, row + i);
+            mg_expr_name_row(err, row + i);
             return st;
         }
     }
@@ -311,6 +310,14 @@ mg_status mg_expr_eval(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_t n, 
         return eval_blend(e, ev, row, n, dst, err);
     case MG_EX_VIEW:
         return mg_expr_eval_view(e, ev, row, n, dst, err);
+    case MG_EX_SCALE:
+        return mg_expr_eval_scale(e, ev, row, n, dst, err);
+    case MG_EX_CLAMP:
+        return mg_expr_eval_clamp(e, ev, row, n, dst, err);
+    case MG_EX_GROUPS:
+        return mg_expr_eval_groups(e, ev, row, n, dst, err);
+    case MG_EX_PART:
+        return mg_expr_eval_part(e, ev, row, n, dst, err);
     case MG_EX_OP_COUNT:
         break;
     }

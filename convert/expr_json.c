@@ -43,9 +43,20 @@ static mg_json *memory_json(const mg_expr *e) {
     return a;
 }
 
+/* {"format": "awq", "bits": 4, "group_size": 128, "symmetric": false} */
+static mg_json *form_json(const mg_group_form *f) {
+    mg_json *o = mg_json_new_object();
+    mg_json_set_str(o, "format", mg_group_format_name(f->format));
+    mg_json_set_u64(o, "bits", f->scheme.bits);
+    mg_json_set_i64(o, "group_size", f->scheme.group_size ? (int64_t)f->scheme.group_size : -1);
+    mg_json_set(o, "symmetric", mg_json_new_bool(f->scheme.symmetric));
+    return o;
+}
+
 mg_json *mg_expr_json(const mg_expr *e) {
-    static const char *const names[MG_EX_OP_COUNT] = {"source", "const",  "slot", "cast", "linear",
-                                                      "stack",  "concat", "",     "blend"};
+    static const char *const names[MG_EX_OP_COUNT] = {"source",  "const",  "slot",  "cast",   "linear",
+                                                      "stack",   "concat", "",      "blend",  "noise",
+                                                      "lowrank", "scale",  "clamp", "groups", "part"};
     mg_json *a;
     if (e->op == MG_EX_CONST || e->op == MG_EX_SLOT) return memory_json(e);
     if (e->op == MG_EX_VIEW) {
@@ -64,6 +75,9 @@ mg_json *mg_expr_json(const mg_expr *e) {
     }
     if (e->op == MG_EX_NOISE || e->op == MG_EX_LOWRANK) mg_json_push(a, mg_json_new_f64(e->factors[0]));
     if (e->op == MG_EX_NOISE) mg_json_push(a, mg_json_new_u64(e->seed));
+    if (e->op == MG_EX_SCALE || e->op == MG_EX_CLAMP) mg_json_push(a, mg_json_new_u64(e->arg));
+    if (e->op == MG_EX_GROUPS) mg_json_push(a, form_json(e->form));
+    if (e->op == MG_EX_PART) mg_json_push(a, mg_json_new_str(e->children[0]->form->parts[e->arg].suffix));
     if (e->op == MG_EX_BLEND) {
         mg_json_push(a, mg_json_new_str(mg_blend_info_of(e->blend->method)->name));
         mg_json_push(a, hash_json(mg_xxh128_of(e->blend, sizeof *e->blend))); /* of its parameters */

@@ -17,6 +17,9 @@ static inline uint64_t mg_expr_cols(const mg_expr *e) {
     return mg_tensor_cols(&e->t);
 }
 
+/* Put "row N: " before the message of a failed encoder. */
+void mg_expr_name_row(mg_error *err, uint64_t row);
+
 /* mg_expr_eval of a VIEW node. */
 mg_status mg_expr_eval_view(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_t n, void *dst,
                             mg_error *err) MG_MUST_CHECK;

@@ -11,6 +11,7 @@
 #include "formats/base/hash.h"
 #include "formats/base/outfile.h"
 #include "formats/base/progress.h"
+#include "quant/group_pack.h"
 
 typedef struct mg_plan mg_plan;
 typedef struct mg_expr mg_expr; /* arena node; immutable once built */
@@ -58,6 +59,23 @@ mg_status mg_expr_const(mg_plan *p, mg_dtype dtype, uint32_t rank, const uint64_
 mg_status mg_expr_slot(mg_plan *p, uint32_t rank, const uint64_t *shape, const mg_expr **out,
                        mg_error *err) MG_MUST_CHECK;
 mg_status mg_expr_supply(mg_plan *p, const mg_expr *slot, const float *data, mg_error *err) MG_MUST_CHECK;
+
+/* Factors for what quantizers fold into weights, in f32: y[n][k] = (x[n][k] * cols[k]) * rows[n]. cols and rows are
+ * vectors of their own dtype, either may be NULL. x of rank 1 (a norm, a bias) is one row. Result F32. */
+mg_status mg_expr_scale(mg_plan *p, const mg_expr *x, const mg_expr *cols, const mg_expr *rows, const mg_expr **out,
+                        mg_error *err) MG_MUST_CHECK;
+/* x[n][k] kept within -limit[n][g]..limit[n][g], g = k / group_size (0: one for the row): clip values. limit:
+ * [rows, groups]. Result F32. */
+mg_status mg_expr_clamp(mg_plan *p, const mg_expr *x, const mg_expr *limit, uint64_t group_size, const mg_expr **out,
+                        mg_error *err) MG_MUST_CHECK;
+/* The stored parts (form->parts, in this order) of a weight [out, in] rounded to nearest in groups. */
+mg_status mg_expr_group_encode(mg_plan *p, const mg_expr *weight, const mg_group_form *form,
+                               const mg_expr *parts[MG_GROUP_MAX_PARTS], mg_error *err) MG_MUST_CHECK;
+/* The same from codes U8 [out, in], scales [out, groups] (F32 that the form's scale type holds exactly) and zeros U8
+ * [out, groups] that a stage has chosen. Which group a column belongs to is not asked: g_idx is stored beside them. */
+mg_status mg_expr_group_pack(mg_plan *p, const mg_expr *codes, const mg_expr *scales, const mg_expr *zeros,
+                             const mg_group_form *form, const mg_expr *parts[MG_GROUP_MAX_PARTS],
+                             mg_error *err) MG_MUST_CHECK;
 
 mg_dtype mg_expr_dtype(const mg_expr *e);
 uint32_t mg_expr_shape(const mg_expr *e, uint64_t shape[MG_MAX_RANK]); /* returns rank */

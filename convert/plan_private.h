@@ -80,7 +80,7 @@ mg_status mg_plan_output_get(mg_plan *p, uint32_t out, mg_plan_output **o, mg_er
 const mg_expr *mg_plan_checkpoint_expr(const mg_checkpoint *c, uint32_t t);
 
 /* ---- units (plan_unit.c) ---- */
-/* Outputs whose expressions are `core` itself or one cast of it: core is evaluated once, each member encodes. */
+/* Outputs whose expressions are `core` itself, or one cast or part of it: core is evaluated once, each member encodes. */
 typedef struct mg_plan_member {
     uint32_t output, tensor;
     const mg_expr *e;

@@ -1,6 +1,6 @@
 /* plan_unit.c - cutting a plan into units of work.
  *
- * Group: all output tensors (of all outputs) whose expression is the same core, or one cast of it; the core is
+ * Group: all output tensors (of all outputs) whose expression is the same core, or one cast or part of it; the core is
  * evaluated once per unit and every member encodes from it. Groups follow the order of their first member; units number
  * the rows of the groups in ascending order. The numbering is a function of the plan alone, never of threads or memory:
  * the journal of an interrupted run refers to it. */
@@ -10,11 +10,12 @@
 #include <string.h>
 
 static const mg_expr *core_of(const mg_expr *e) {
-    return e->op == MG_EX_CAST ? e->children[0] : e;
+    return e->op == MG_EX_CAST || e->op == MG_EX_PART ? e->children[0] : e;
 }
 
 /* Rows per unit: about unit_bytes of the larger of stored and f32 rows, a multiple of the grain. */
 static uint64_t unit_rows(const mg_plan *p, const mg_expr *core, bool any_cast) {
+    if (core->op == MG_EX_GROUPS) return mg_expr_group_unit(core, p->unit_bytes);
     uint64_t cost = core->row_bytes, f32 = mg_tensor_cols(&core->t) * sizeof(float);
     if (any_cast && f32 > cost) cost = f32;
     if (cost == 0) cost = 1;
@@ -67,6 +68,7 @@ static void cut(mg_plan_units *u, const mg_plan *p) {
         u->n_units += g->n_units;
         uint64_t rows = g->unit_rows < g->core->rows ? g->unit_rows : g->core->rows;
         uint64_t tile = rows * (g->core->row_bytes + largest);
+        if (g->core->op == MG_EX_GROUPS) tile += mg_expr_group_scratch(g->core);
         if (tile > u->tile_bytes) u->tile_bytes = tile;
     }
 }

@@ -1,0 +1,266 @@
+/* expr_groups.c - expressions of quantizing in groups: what is folded into a weight before (SCALE, CLAMP), the rounded
+ * weight as slabs of all its stored parts (GROUPS), and one part of it (PART).
+ *
+ * A form by group (AWQ, GPTQ) needs every row of the weight for each slab. Units therefore take many slabs, so that the
+ * weight is read once, or as often as its packed form is larger than GROUP_UNIT. */
+#include "convert/expr_tile.h"
+#include "convert/plan_private.h"
+
+#include "quant/codec.h"
+
+#include <string.h>
+
+#define GROUP_UNIT ((uint64_t)32 << 20)
+#define GROUP_BAND ((uint64_t)1 << 20) /* f32 bytes of weights that are rounded at a time, at least 32 rows */
+
+/* ---- constructors ---- */
+
+static mg_status check_values(const char *what, const mg_expr *e, mg_error *err) {
+    if (mg_codec_get(e->t.dtype)) return MG_OK;
+    return mg_fail(err, MG_ERR_UNSUPPORTED, "%s: no arithmetic on the type %s", what, mg_dtype_get(e->t.dtype)->name);
+}
+
+static mg_status check_vector(const mg_expr *v, uint64_t n, mg_error *err) {
+    if (v->t.rank == 1 && v->t.n_elements == n) return check_values("scale", v, err);
+    char text[128];
+    return mg_fail(err, MG_ERR_FORMAT, "scale: factors of shape %s, expected [%llu]",
+                   mg_tensor_shape_text(&v->t, text, sizeof text), (unsigned long long)n);
+}
+
+mg_status mg_expr_scale(mg_plan *p, const mg_expr *x, const mg_expr *cols, const mg_expr *rows, const mg_expr **out,
+                        mg_error *err) {
+    const mg_expr *children[3] = {x};
+    mg_expr e = {.op = MG_EX_SCALE, .t = x->t, .n_children = 1, .children = children};
+    e.t.dtype = MG_F32;
+    e.t.name = NULL;
+    MG_TRY(check_values("scale", x, err));
+    if (cols) {
+        MG_TRY(check_vector(cols, mg_tensor_cols(&x->t), err));
+        children[e.n_children++] = cols;
+        e.arg |= 1;
+    }
+    if (rows) {
+        MG_TRY(check_vector(rows, x->rows, err));
+        children[e.n_children++] = rows;
+        e.arg |= 2;
+    }
+    return mg_expr_intern(p, &e, out, err);
+}
+
+mg_status mg_expr_clamp(mg_plan *p, const mg_expr *x, const mg_expr *limit, uint64_t group_size, const mg_expr **out,
+                        mg_error *err) {
+    const mg_expr *children[2] = {x, limit};
+    mg_expr e = {.op = MG_EX_CLAMP, .t = x->t, .n_children = 2, .children = children, .arg = group_size};
+    const mg_group_scheme s = {.group_size = group_size};
+    const uint64_t shape[2] = {x->rows, mg_group_count(&s, mg_tensor_cols(&x->t))};
+    e.t.dtype = MG_F32;
+    e.t.name = NULL;
+    MG_TRY(check_values("clamp", x, err));
+    MG_TRY(check_values("clamp", limit, err));
+    MG_TRY(mg_tensor_expect_shape(&limit->t, 2, shape, err));
+    return mg_expr_intern(p, &e, out, err);
+}
+
+static mg_status add_parts(mg_plan *p, const mg_expr *const *children, uint32_t n, const mg_group_form *form,
+                           const mg_expr **parts, mg_error *err) {
+    const uint64_t shape[2] = {form->rows, form->cols};
+    MG_TRY(mg_tensor_expect_shape(&children[0]->t, 2, shape, err));
+    void *own;
+    MG_TRY(mg_arena_get(&p->arena, &own, sizeof *form, sizeof(uint64_t), err));
+    memcpy(own, form, sizeof *form);
+    mg_expr e = {.op = MG_EX_GROUPS, .n_children = n, .children = (const mg_expr **)children, .form = own};
+    e.t = (mg_tensor){.dtype = MG_U8, .rank = 2, .shape = {form->slabs, form->slab_bytes}};
+    const mg_expr *groups;
+    MG_TRY(mg_expr_intern(p, &e, &groups, err));
+    for (uint32_t i = 0; i < form->n_parts; i++) {
+        const mg_group_part *part = &form->parts[i];
+        mg_expr one = {.op = MG_EX_PART, .n_children = 1, .children = &groups, .arg = i};
+        one.t = (mg_tensor){.dtype = part->dtype, .rank = part->rank, .shape = {part->shape[0], part->shape[1]}};
+        MG_TRY(mg_expr_intern(p, &one, &parts[i], err));
+    }
+    return MG_OK;
+}
+
+mg_status mg_expr_group_encode(mg_plan *p, const mg_expr *weight, const mg_group_form *form,
+                               const mg_expr *parts[MG_GROUP_MAX_PARTS], mg_error *err) {
+    MG_TRY(check_values("groups", weight, err));
+    return add_parts(p, &weight, 1, form, parts, err);
+}
+
+mg_status mg_expr_group_pack(mg_plan *p, const mg_expr *codes, const mg_expr *scales, const mg_expr *zeros,
+                             const mg_group_form *form, const mg_expr *parts[MG_GROUP_MAX_PARTS], mg_error *err) {
+    const mg_expr *children[3] = {codes, scales, zeros};
+    const uint64_t shape[2] = {form->rows, form->groups};
+    MG_TRY(mg_tensor_expect_shape(&scales->t, 2, shape, err));
+    MG_TRY(mg_tensor_expect_shape(&zeros->t, 2, shape, err));
+    if (codes->t.dtype != MG_U8 || scales->t.dtype != MG_F32 || zeros->t.dtype != MG_U8)
+        return mg_fail(err, MG_ERR_FORMAT, "groups: codes, scales and zeros are %s, %s, %s, expected U8, F32, U8",
+                       mg_dtype_get(codes->t.dtype)->name, mg_dtype_get(scales->t.dtype)->name,
+                       mg_dtype_get(zeros->t.dtype)->name);
+    if (form->scheme.rule == MG_GROUP_EDGE)
+        return mg_fail(err, MG_ERR_UNSUPPORTED, "groups: %s stores biases, not zeros",
+                       mg_group_format_name(form->format));
+    return add_parts(p, children, 3, form, parts, err);
+}
+
+/* ---- folding ---- */
+
+mg_status mg_expr_eval_scale(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_t n, float *dst, mg_error *err) {
+    const mg_expr *cols = e->arg & 1 ? e->children[1] : NULL,
+                  *rows = e->arg & 2 ? e->children[e->n_children - 1] : NULL;
+    const uint64_t width = mg_expr_cols(e);
+    void *c = NULL, *r = NULL;
+    MG_TRY(mg_expr_eval_f32(e->children[0], ev, row, n, dst, err));
+    MG_TRY(mg_eval_push(ev, width * sizeof(float), &c, err));
+    MG_TRY(mg_eval_push(ev, e->rows * sizeof(float), &r, err));
+    if (cols) MG_TRY(mg_expr_eval_f32(cols, ev, 0, 1, c, err));
+    if (rows) MG_TRY(mg_expr_eval_f32(rows, ev, 0, 1, r, err));
+    for (uint64_t i = 0; i < n; i++) {
+        float *x = dst + i * width;
+        for (uint64_t k = 0; cols && k < width; k++) x[k] *= ((const float *)c)[k];
+        for (uint64_t k = 0; rows && k < width; k++) x[k] *= ((const float *)r)[row + i];
+    }
+    mg_eval_pop(ev);
+    mg_eval_pop(ev);
+    return MG_OK;
+}
+
+mg_status mg_expr_eval_clamp(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_t n, float *dst, mg_error *err) {
+    const mg_expr *limit = e->children[1];
+    const uint64_t width = mg_expr_cols(e), groups = mg_expr_cols(limit), size = e->arg ? e->arg : width;
+    void *tile;
+    MG_TRY(mg_expr_eval_f32(e->children[0], ev, row, n, dst, err));
+    MG_TRY(mg_eval_push(ev, n * groups * sizeof(float), &tile, err));
+    MG_TRY(mg_expr_eval_f32(limit, ev, row, n, tile, err));
+    for (uint64_t i = 0; i < n; i++)
+        for (uint64_t k = 0; k < width; k++) {
+            const float most = ((const float *)tile)[i * groups + k / size];
+            float *x = &dst[i * width + k];
+            *x = *x > most ? most : *x < -most ? -most : *x;
+        }
+    mg_eval_pop(ev);
+    return MG_OK;
+}
+
+/* ---- slabs ---- */
+
+/* Rows of the weight that are rounded at a time: whole strips of 32, whole slabs. */
+static uint64_t band_rows(const mg_group_form *f) {
+    uint64_t rows = GROUP_BAND / (f->cols * sizeof(float)) / 32 * 32;
+    if (rows == 0) rows = 32;
+    if (!f->by_group && f->slab_rows > 32) rows = f->slab_rows; /* a slab is the whole weight */
+    return rows < f->rows ? rows : f->rows;
+}
+
+uint64_t mg_expr_group_unit(const mg_expr *groups, uint64_t unit_bytes) {
+    const mg_group_form *f = groups->form;
+    if (!f->by_group) {
+        const uint64_t rows = unit_bytes / (f->cols * sizeof(float)) / f->slab_rows;
+        return rows ? rows : 1;
+    }
+    const uint64_t passes = (f->slabs * f->slab_bytes - 1) / GROUP_UNIT + 1;
+    return (f->slabs - 1) / passes + 1;
+}
+
+uint64_t mg_expr_group_scratch(const mg_expr *groups) {
+    const mg_group_form *f = groups->form;
+    return band_rows(f) * (f->cols * (sizeof(float) + 1) + f->groups * (2 * sizeof(float) + 1));
+}
+
+typedef struct slabs {
+    const mg_expr *e;
+    mg_eval *ev;
+    uint64_t col;     /* first column of the slabs */
+    mg_group_codes q; /* of a band */
+    void *tile;
+} slabs;
+
+/* Rounded here: rows of the band in w [n][all columns]. */
+static mg_status round_band(slabs *s, uint64_t row, uint64_t n, mg_error *err) {
+    const uint64_t cols = s->e->form->cols;
+    MG_TRY(mg_expr_eval_f32(s->e->children[0], s->ev, row, n, s->tile, err));
+    for (uint64_t i = 0; i < n; i++) {
+        mg_status st = mg_group_codes_set(&s->q, i, (const float *)s->tile + i * cols + s->col, err);
+        if (st != MG_OK) {
+            mg_expr_name_row(err, row + i);
+            return st;
+        }
+    }
+    return MG_OK;
+}
+
+/* A code or a zero that needs more bits would spill into its neighbours. */
+static mg_status check_bits(const uint8_t *x, uint64_t n, uint32_t bits, mg_error *err) {
+    uint8_t all = 0;
+    for (uint64_t i = 0; i < n; i++) all |= x[i];
+    return all >> bits ? mg_fail(err, MG_ERR_FORMAT, "a code or zero needs more than %u bits", bits) : MG_OK;
+}
+
+/* Chosen elsewhere: columns of the slabs out of codes, groups of the slabs out of scales and zeros. */
+static mg_status take_band(slabs *s, uint64_t row, uint64_t n, mg_error *err) {
+    const mg_group_form *f = s->e->form;
+    const uint64_t group = f->by_group ? s->col / f->slab_cols : 0, groups = s->q.groups;
+    MG_TRY(mg_expr_eval(s->e->children[0], s->ev, row, n, s->tile, err));
+    for (uint64_t i = 0; i < n; i++)
+        memcpy(s->q.codes + i * s->q.cols, (const uint8_t *)s->tile + i * f->cols + s->col, s->q.cols);
+    MG_TRY(mg_expr_eval(s->e->children[1], s->ev, row, n, s->tile, err));
+    for (uint64_t i = 0; i < n; i++)
+        memcpy(s->q.scales + i * groups, (const float *)s->tile + i * f->groups + group, groups * sizeof(float));
+    MG_TRY(mg_expr_eval(s->e->children[2], s->ev, row, n, s->tile, err));
+    for (uint64_t i = 0; i < n; i++)
+        memcpy(s->q.zeros + i * groups, (const uint8_t *)s->tile + i * f->groups + group, groups);
+    MG_TRY(check_bits(s->q.codes, n * s->q.cols, f->scheme.bits, err));
+    return check_bits(s->q.zeros, n * groups, f->scheme.bits, err);
+}
+
+static mg_status fill_slabs(slabs *s, uint64_t first, uint64_t rows, uint64_t band, uint8_t *dst, mg_error *err) {
+    const mg_group_form *f = s->e->form;
+    for (uint64_t at = 0; at < rows; at += band) {
+        const uint64_t n = rows - at < band ? rows - at : band;
+        s->q.rows = n;
+        MG_TRY(s->e->n_children > 1 ? take_band(s, first + at, n, err) : round_band(s, first + at, n, err));
+        if (f->by_group)
+            mg_group_form_pack(f, &s->q, at, dst);
+        else
+            mg_group_form_pack(f, &s->q, 0, dst + at / f->slab_rows * f->slab_bytes);
+    }
+    return MG_OK;
+}
+
+mg_status mg_expr_eval_groups(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_t n, uint8_t *dst, mg_error *err) {
+    const mg_group_form *f = e->form;
+    const uint64_t first = f->by_group ? 0 : row * f->slab_rows, rows = f->by_group ? f->rows : n * f->slab_rows;
+    uint64_t band = band_rows(f);
+    if (band > rows) band = rows;
+    slabs s = {.e = e, .ev = ev, .col = f->by_group ? row * f->slab_cols : 0};
+    MG_TRY(mg_eval_push(ev, band * f->cols * sizeof(float), &s.tile, err));
+    MG_TRY(mg_group_codes_init(&s.q, &f->scheme, band, f->by_group ? n * f->slab_cols : f->cols, err));
+    mg_status st = fill_slabs(&s, first, rows, band, dst, err);
+    mg_group_codes_release(&s.q);
+    mg_eval_pop(ev);
+    return st;
+}
+
+/* ---- one part ---- */
+
+void mg_expr_part_rows(const mg_expr *part, const void *slabs_at, uint64_t n, void *dst) {
+    const mg_group_form *f = part->children[0]->form;
+    const mg_group_part *p = &f->parts[part->arg];
+    for (uint64_t i = 0; i < n; i++)
+        memcpy((uint8_t *)dst + i * p->slab_bytes, (const uint8_t *)slabs_at + i * f->slab_bytes + p->slab_at,
+               p->slab_bytes);
+}
+
+mg_status mg_expr_eval_part(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_t n, uint8_t *dst, mg_error *err) {
+    const mg_expr *groups = e->children[0];
+    const uint64_t step = mg_expr_group_unit(groups, MG_UNIT_BYTES);
+    void *tile;
+    MG_TRY(mg_eval_push(ev, (step < n ? step : n) * groups->row_bytes, &tile, err));
+    for (uint64_t i = 0; i < n; i += step) {
+        const uint64_t k = n - i < step ? n - i : step;
+        MG_TRY(mg_expr_eval(groups, ev, row + i, k, tile, err));
+        mg_expr_part_rows(e, tile, k, dst + i * e->row_bytes);
+    }
+    mg_eval_pop(ev);
+    return MG_OK;
+}
