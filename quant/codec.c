@@ -20,10 +20,12 @@ static pthread_once_t twins_once = PTHREAD_ONCE_INIT;
 static void build_twins(void) {
     for (mg_isa isa = MG_ISA_SCALAR; isa <= MG_ISA_NEON; isa++) memcpy(twins[isa], scalar, sizeof scalar);
     for (mg_isa isa = MG_ISA_AVX2; isa <= MG_ISA_AVX512; isa++) { /* what has no AVX-512 twin has an AVX2 one */
+        mg_codecs_fill_avx2_plain(twins[isa]);
         mg_codecs_fill_avx2_legacy(twins[isa]);
         mg_codecs_fill_avx2_kmin(twins[isa]);
         mg_codecs_fill_avx2_ksigned(twins[isa]);
     }
+    mg_codecs_fill_avx512_plain(twins[MG_ISA_AVX512]);
     mg_codecs_fill_avx512_legacy(twins[MG_ISA_AVX512]);
     mg_codecs_fill_avx512_kmin(twins[MG_ISA_AVX512]);
     mg_codecs_fill_avx512_ksigned(twins[MG_ISA_AVX512]);

@@ -6,9 +6,11 @@
 #include "quant/codec.h"
 
 /* One per file of quant/x86; table[MG_DTYPE_COUNT]. On other processors than x86-64 they change nothing. */
-void mg_codecs_fill_avx2_legacy(mg_codec *table);  /* F16, Q8_0, Q4_0, Q5_0 */
+void mg_codecs_fill_avx2_plain(mg_codec *table);   /* F16, BF16 */
+void mg_codecs_fill_avx2_legacy(mg_codec *table);  /* Q4_0, Q4_1, Q5_0, Q5_1, Q8_0 */
 void mg_codecs_fill_avx2_kmin(mg_codec *table);    /* Q2_K, Q4_K, Q5_K */
 void mg_codecs_fill_avx2_ksigned(mg_codec *table); /* Q3_K, Q6_K */
+void mg_codecs_fill_avx512_plain(mg_codec *table);
 void mg_codecs_fill_avx512_legacy(mg_codec *table);
 void mg_codecs_fill_avx512_kmin(mg_codec *table);
 void mg_codecs_fill_avx512_ksigned(mg_codec *table);

@@ -1,4 +1,4 @@
-/* legacy_avx2.c - the AVX2 twins of F16 and the blocks of 32 (quant/simd/legacy.inc). */
+/* legacy_avx2.c - the AVX2 twins of the blocks of 32 (quant/simd/legacy.inc). */
 #if defined(__x86_64__)
 #include "quant/x86/codec_avx2.inc"
 #define MG_FILL(family) mg_codecs_fill_avx2_##family

@@ -1,4 +1,4 @@
-/* legacy_avx512.c - the AVX-512 twins of F16 and the blocks of 32 (quant/simd/legacy.inc). */
+/* legacy_avx512.c - the AVX-512 twins of the blocks of 32 (quant/simd/legacy.inc). */
 #if defined(__x86_64__)
 #include "quant/x86/codec_avx512.inc"
 #define MG_FILL(family) mg_codecs_fill_avx512_##family
