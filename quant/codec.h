@@ -2,6 +2,7 @@
  *
  * Encoders are byte-exact against ggml's reference quantizers compiled for x86-64 without ISA flags (docs/numerics.md);
  * the result is a pure function of (row, weights, dtype). Decoders give the codec's exact f32. Both work on whole rows.
+ * The calling thread rounds to nearest and keeps subnormals, as in every ticket of an mg_pool (mg_cpu_fp_env).
  */
 #ifndef MG_QUANT_CODEC_H
 #define MG_QUANT_CODEC_H

@@ -1,5 +1,5 @@
 /* codec_twins.h - functions that put faster codecs of an instruction set over the scalar ones (private to quant/).
- * A twin gives the scalar reference's bytes for every input; tests/test_codec_twins.c compares them. */
+ * A twin gives the scalar reference's bytes for every input; tests/check_kernels.c compares them. */
 #ifndef MG_QUANT_CODEC_TWINS_H
 #define MG_QUANT_CODEC_TWINS_H
 

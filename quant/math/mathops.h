@@ -15,41 +15,34 @@
 /* Largest mr of any twin, for scratch. */
 #define MG_GEMM_MAX_MR 16
 
+/* c[m][16 * panels] (row stride ldc) = xs * panels by rule G; m <= mr rows are stored. xs [k][mr]; panel p at
+ * wp + p * panel_stride. first: c starts from +0; otherwise the blocks are added to what c holds, so K may be given in
+ * chunks that are multiples of 256 in ascending order. Reads nothing outside k, writes m rows only. */
+typedef void mg_kernel_gemm(uint32_t m, uint64_t k, const float *xs, const float *wp, uint64_t panel_stride,
+                            uint64_t panels, float *c, uint64_t ldc, bool first);
+/* One panel dst [k][16] from n <= 16 rows of src (row stride ld); columns n..15 become +0. */
+typedef void mg_kernel_pack(float *dst, const float *src, uint64_t ld, uint32_t n, uint64_t k);
+/* Elementwise, y may be x: from x, from y and x, with a scalar. Errors and formulas: docs/numerics.md. */
+typedef void mg_kernel_map(float *y, const float *x, uint64_t n);
+typedef void mg_kernel_zip(float *y, const float *x, uint64_t n);
+typedef void mg_kernel_map_scalar(float *y, const float *x, float d, uint64_t n);
+typedef void mg_kernel_zip_scalar(float *y, const float *x, float g, uint64_t n);
+typedef float mg_kernel_reduce(const float *x, uint64_t n);
+/* -inf for n = 0; which of the zeros is not promised. */
+typedef float mg_kernel_largest(const float *x, uint64_t n);
+/* x_i = exp(x_i * scale - max), returns T16 of the results: the divisor of a softmax. */
+typedef float mg_kernel_softmax(float *x, uint64_t n, float scale);
+/* y = (x * r) * w with r = 1 / sqrt(T16(x^2) / n + eps). */
+typedef void mg_kernel_rmsnorm(float *y, const float *x, const float *w, uint64_t n, float eps);
+/* Rotate pairs (x[i], x[i + half]) by the angles whose cosine and sine are given, i < half. */
+typedef void mg_kernel_rope(float *x, const float *cs, const float *sn, uint64_t half);
+
 typedef struct mg_math {
     const char *name; /* "scalar", "avx2", "neon" */
     uint32_t mr;      /* rows of a packed sliver of activations: [K][mr] */
-
-    /* c[m][16 * panels] (row stride ldc) = xs * panels by rule G; m <= mr rows are stored. xs [k][mr]; panel p at
-     * wp + p * panel_stride. first: c starts from +0; otherwise the blocks are added to what c holds, so K may be given
-     * in chunks that are multiples of 256 in ascending order. Reads nothing outside k, writes m rows only. */
-    void (*gemm)(uint32_t m, uint64_t k, const float *xs, const float *wp, uint64_t panel_stride, uint64_t panels,
-                 float *c, uint64_t ldc, bool first);
-    /* One panel dst [k][16] from n <= 16 rows of src (row stride ld); columns n..15 become +0. */
-    void (*pack_w)(float *dst, const float *src, uint64_t ld, uint32_t n, uint64_t k);
-
-    /* Elementwise, y may be x. Errors and formulas: docs/numerics.md. */
-    void (*exp)(float *y, const float *x, uint64_t n);
-    void (*sigmoid)(float *y, const float *x, uint64_t n);   /* 1 / (1 + exp(-x)) */
-    void (*silu)(float *y, const float *x, uint64_t n);      /* x / (1 + exp(-x)) */
-    void (*gelu_tanh)(float *y, const float *x, uint64_t n); /* tanh form */
-    void (*gelu_erf)(float *y, const float *x, uint64_t n);  /* exact form */
-    void (*tanh)(float *y, const float *x, uint64_t n);
-    void (*mul)(float *y, const float *x, uint64_t n);                 /* y = y * x */
-    void (*add)(float *y, const float *x, uint64_t n);                 /* y = y + x */
-    void (*add_scaled)(float *y, const float *x, float g, uint64_t n); /* y = y + (g * x), two roundings */
-    void (*div)(float *y, const float *x, float d, uint64_t n);        /* y = x / d */
-
-    /* Reductions by rule T16: 16 lanes by index modulo 16, then a fixed tree. */
-    float (*sum)(const float *x, uint64_t n);
-    float (*sum_sq)(const float *x, uint64_t n);
-    float (*max)(const float *x, uint64_t n); /* -inf for n = 0 */
-
-    /* x_i = exp(x_i * scale - max), returns T16 of the results: the divisor of a softmax. */
-    float (*softmax)(float *x, uint64_t n, float scale);
-    /* y = (x * r) * w with r = 1 / sqrt(T16(x^2) / n + eps). */
-    void (*rmsnorm)(float *y, const float *x, const float *w, uint64_t n, float eps);
-    /* Rotate pairs (x[i], x[i + half]) by the angles whose cosine and sine are given, i < half. */
-    void (*rope_half)(float *x, const float *cs, const float *sn, uint64_t half);
+#define MG_KERNEL(field, kind) mg_kernel_##kind *field;
+#include "quant/kernels.inc"
+#undef MG_KERNEL
 } mg_math;
 
 /* The table for the instruction set in use (mg_cpu_isa); never NULL. */
