@@ -60,14 +60,15 @@ static mg_status run_drift(mg_model *reference, mg_candidate *cand, uint32_t n, 
     if (!w) return mg_fail_nomem(err, n * sizeof *w);
     mg_act_ref_init(&act, reference);
     uint64_t memory = opt->memory ? opt->memory : 1ull << 30;
-    mg_score_options score = {.memory = memory / (n + 1), .tap = mg_act_ref_tap, .tap_ctx = &act};
+    mg_tap_fn ref_tap = opt->logits_only ? NULL : mg_act_ref_tap, tap = opt->logits_only ? NULL : mg_act_drift_tap;
+    mg_score_options score = {.memory = memory / (n + 1), .tap = ref_tap, .tap_ctx = &act};
     mg_status st = walker_new(&ref, reference, opt, &score, err);
     if (st == MG_OK) mg_scorer_cuts(ref.scorer, &score); /* every walker cuts batches where the reference does */
     uint32_t top_k = opt->experts_per_token;
     for (uint32_t i = 0; st == MG_OK && i < n; i++) {
         st = check_vocab(reference, &cand[i], err);
-        if (st == MG_OK) st = mg_act_drift_init(&cand[i].act, &act, reference, cand[i].model, top_k, err);
-        score.tap = mg_act_drift_tap;
+        if (st == MG_OK && tap) st = mg_act_drift_init(&cand[i].act, &act, reference, cand[i].model, top_k, err);
+        score.tap = tap;
         score.tap_ctx = &cand[i].act;
         if (st == MG_OK) st = walker_new(&w[i], cand[i].model, opt, &score, err);
     }
@@ -101,4 +102,5 @@ void mg_candidate_release(mg_candidate *c) {
     mg_drift_release(&c->drift);
     mg_act_drift_release(&c->act);
     mg_weight_diff_release(&c->weights);
+    mg_json_free(c->attribution);
 }

@@ -14,6 +14,7 @@ typedef struct mg_candidate {
     mg_drift_summary summary;
     mg_act_drift act;
     mg_weight_diff weights;
+    mg_json *attribution; /* owned; NULL: not asked for */
     bool has_drift, has_weights;
 } mg_candidate;
 
@@ -23,6 +24,7 @@ typedef struct mg_compare_options {
     uint32_t experts_per_token; /* 0 = the models' own; MG_EXPERTS_ALL */
     uint64_t memory;            /* bytes for activations and logits of all models together; 0 = 1 GiB */
     bool weights;               /* compare weight by weight */
+    bool logits_only;           /* leave the layers inside alone: act stays empty */
     mg_progress
         *progress; /* counts scored positions, then bytes of weights: ask for one of them at a time; may be NULL */
 } mg_compare_options;

@@ -113,6 +113,9 @@ static mg_json *candidate_json(const mg_candidate *c) {
         mg_json_push(tensors, weight_json(&c->weights.items[i]));
     mg_json_set(o, "tensors", tensors);
     if (c->has_weights) mg_json_set_i64(o, "damaged_tensors", c->weights.n_bad);
+    mg_json *attribution;
+    if (c->attribution && mg_json_dup(&attribution, c->attribution, NULL) == MG_OK)
+        mg_json_set(o, "attribution", attribution);
     return o;
 }
 

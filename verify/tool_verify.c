@@ -1,5 +1,6 @@
 /* tool_verify.c - moegraft-verify: how far candidates are from a reference, and where. Ends in one verdict line per
  * candidate; exit 1 when a threshold is crossed or --weights finds damage. */
+#include "verify/attribute.h"
 #include "verify/builtin_text.h"
 #include "verify/judge.h"
 #include "verify/report.h"
@@ -31,6 +32,7 @@ typedef struct args {
     mg_common c;
     mg_opt_list pos, fail_on;
     const char *html;
+    uint64_t attribute;
     bool weights, done;
     mg_threshold thresholds[MAX_THRESHOLDS];
 } args;
@@ -39,6 +41,8 @@ static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
     const mg_opt opts[] = {
         {NULL, MG_OPT_GROUP, NULL, NULL, "What is compared"},
         {"--weights", MG_OPT_FLAG, &a->weights, NULL, "also compare every weight, decoded, and name damaged tensors"},
+        {"--attribute", MG_OPT_U64, &a->attribute, "N",
+         "which weights cause the drift: exchange up to N parts of the reference one at a time, worst first"},
         {"--provenance", MG_OPT_UNBUILT, NULL, "MANIFEST", "derive the output again from its donors and compare"},
         {"--precision", MG_OPT_UNBUILT, NULL, "f32|f64", "arithmetic of the forward pass"},
         MG_COMMON_TEXT_OPTS(a->c),
@@ -58,6 +62,7 @@ static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
     if (a->pos.n < 2) return mg_fail(err, MG_ERR_USAGE, "a reference and at least one candidate are needed");
     if (a->pos.n > MAX_CANDIDATES + 1) return mg_fail(err, MG_ERR_USAGE, "at most %u candidates", MAX_CANDIDATES);
     if (a->fail_on.n > MAX_THRESHOLDS) return mg_fail(err, MG_ERR_USAGE, "at most %u thresholds", MAX_THRESHOLDS);
+    if (a->attribute > UINT32_MAX) return mg_fail(err, MG_ERR_USAGE, "--attribute: at most %u parts", UINT32_MAX);
     for (size_t i = 0; i < a->fail_on.n; i++) MG_TRY(mg_threshold_parse(&a->thresholds[i], a->fail_on.items[i], err));
     if (a->html && !a->c.force && mg_path_exists(a->html))
         return mg_fail(err, MG_ERR_USAGE, "'%s' exists (--force replaces it)", a->html);
@@ -196,6 +201,22 @@ static void print_weights(const mg_weight_diff *d, bool all) {
     if (shown < d->n_bad) printf("    and %u more\n", d->n_bad - shown);
 }
 
+/* The parts that cause the most drift, as they stand in the result. */
+static void print_attribution(const mg_json *found, bool all) {
+    unsigned n = 0;
+    uint64_t measured = 0, left = 0;
+    if (!mg_json_u64(mg_json_get(found, "measured"), &measured)) return;
+    if (!mg_json_u64(mg_json_get(found, "not_measured"), &left)) return;
+    printf("  attribution     %llu parts exchanged, %llu more not within --attribute\n", (unsigned long long)measured,
+           (unsigned long long)left);
+    for (const mg_json *p = mg_json_first(mg_json_get(found, "parts")); p && (all || n < 10);
+         p = mg_json_next(p), n++) {
+        double kl = 0, se = 0;
+        if (!mg_json_f64(mg_json_path(p, "kl.mean"), &kl) || !mg_json_f64(mg_json_path(p, "kl.stderr"), &se)) continue;
+        printf("    %-44s KL %.6g +/- %.2g\n", mg_json_str(mg_json_get(p, "name")), kl, se);
+    }
+}
+
 static void print_text(const run *r, const args *a) {
     printf("reference %s", a->pos.items[0]);
     if (r->report.tokens) printf(", %llu scored positions of %s", (unsigned long long)r->report.tokens, r->text_name);
@@ -205,6 +226,7 @@ static void print_text(const run *r, const args *a) {
         printf("%s\n", r->cand[i].path);
         if (r->cand[i].has_drift) print_drift(&r->cand[i]);
         if (r->cand[i].has_weights) print_weights(&r->cand[i].weights, a->c.verbose);
+        print_attribution(mg_json_get(c, "attribution"), a->c.verbose);
         printf("  verdict         %s", mg_json_str(mg_json_get(c, "verdict")));
         for (const mg_json *t = mg_json_first(mg_json_get(c, "failed")); t; t = mg_json_next(t))
             printf("  [%s]", mg_json_str(t));
@@ -255,12 +277,28 @@ static mg_status compare_part(run *r, const args *a, bool weights, const char *u
     return st;
 }
 
+static mg_status attribute(run *r, const args *a, mg_candidate *c, mg_error *err) {
+    mg_attribution found;
+    mg_compare_options opt = {
+        .pool = r->pool, .windows = &r->windows, .experts_per_token = a->c.experts_per_token, .memory = a->c.memory};
+    MG_TRY(mg_progress_new(&opt.progress, a->c.progress, "attribute", 0, err));
+    mg_progress_unit(opt.progress, "tokens");
+    mg_status st = mg_attribute_run(&found, r->reference.m, c->model, (uint32_t)a->attribute, &opt, err);
+    mg_progress_free(opt.progress);
+    if (st == MG_OK) st = mg_attribution_json(&c->attribution, &found, err);
+    mg_attribution_release(&found);
+    if (st != MG_OK) mg_error_at(err, c->path, NULL);
+    return st;
+}
+
 static mg_status compare(run *r, const args *a, mg_error *err) {
     uint64_t bytes = 0;
     for (uint32_t i = 0; i < r->n; i++)
         for (uint32_t t = 0; t < r->models[i].ckpt->n_tensors; t++) bytes += r->models[i].ckpt->tensors[t].n_bytes;
     MG_TRY(compare_part(r, a, false, "tokens", r->windows.scored, err));
-    return a->weights ? compare_part(r, a, true, NULL, bytes, err) : MG_OK;
+    if (a->weights) MG_TRY(compare_part(r, a, true, NULL, bytes, err));
+    for (uint32_t i = 0; a->attribute && i < r->n; i++) MG_TRY(attribute(r, a, &r->cand[i], err));
+    return MG_OK;
 }
 
 static mg_status work(run *r, const args *a, uint32_t *failed, mg_error *err) {
