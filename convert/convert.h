@@ -56,6 +56,10 @@ mg_status mg_convert_plan_gguf(mg_plan *p, mg_model *m, const char *path, const 
 /* Every tensor in one dtype. ctx: const mg_dtype *. */
 mg_status mg_convert_uniform_dtype(void *ctx, const mg_convert_item *item, mg_dtype *dtype, const float **weights,
                                    uint64_t *n_weights, mg_error *err) MG_MUST_CHECK;
+/* config.json of a directory output; for families that transformers does not have, the modules that compute them and an
+ * auto_map that names these, in place of any the config had. */
+mg_status mg_convert_set_config(mg_plan *p, uint32_t out, const struct mg_arch *arch, const mg_json *config,
+                                mg_error *err) MG_MUST_CHECK;
 /* Copy tokenizer files, chat templates and generation_config.json of dir (may be NULL) into a directory output.
  * had_tokenizer may be NULL. */
 mg_status mg_convert_copy_sides(mg_plan *p, uint32_t out, const char *dir, bool *had_tokenizer,

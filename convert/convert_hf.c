@@ -70,6 +70,23 @@ static bool has_for_dir(const void *model, mg_role role, uint32_t layer, uint32_
     return role != MG_R_ROPE_FREQS && mg_model_has(model, role, layer, expert);
 }
 
+mg_status mg_convert_set_config(mg_plan *p, uint32_t out, const mg_arch *arch, const mg_json *config, mg_error *err) {
+    if (!arch->auto_map) return mg_plan_set_config(p, out, config, err);
+    mg_json *own = NULL, *map = NULL;
+    MG_TRY(mg_json_parse(&map, (mg_span){(const uint8_t *)arch->auto_map, strlen(arch->auto_map)}, arch->name, err));
+    mg_status st = mg_json_dup(&own, config, err);
+    if (st != MG_OK) {
+        mg_json_free(map);
+        return st;
+    }
+    mg_json_set(own, "auto_map", map);
+    st = mg_plan_set_config(p, out, own, err);
+    for (const mg_code_file *const *f = arch->code; st == MG_OK && *f; f++)
+        st = mg_plan_add_side_file(p, out, (*f)->name, (*f)->text, (*f)->size, err);
+    mg_json_free(own);
+    return st;
+}
+
 /* The source's own config with the element type replaced where it stands, or one built from canonical keys. */
 static mg_status make_config(mg_plan *p, mg_model *m, const mg_hparams *hp, uint32_t out, mg_dtype dtype,
                              mg_error *err) {
@@ -80,7 +97,7 @@ static mg_status make_config(mg_plan *p, mg_model *m, const mg_hparams *hp, uint
     } else {
         MG_TRY(mg_arch_new_config(&config, m->arch, hp, dtype, err));
     }
-    mg_status st = mg_plan_set_config(p, out, config, err);
+    mg_status st = mg_convert_set_config(p, out, m->arch, config, err);
     mg_json_free(config);
     return st;
 }

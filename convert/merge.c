@@ -291,7 +291,7 @@ mg_status mg_merge_plan(mg_merge *m, mg_plan *p, const char *dir, uint64_t shard
     mg_targets targets;
     MG_TRY(mg_plan_add_output(p, MG_OUT_HF_DIR, dir, out, err));
     if (shard_size) MG_TRY(mg_plan_set_shard_size(p, *out, shard_size, err));
-    MG_TRY(mg_plan_set_config(p, *out, m->config, err));
+    MG_TRY(mg_convert_set_config(p, *out, m->target, m->config, err));
     MG_TRY(make_slots(m, p, err));
     mg_status st =
         mg_arch_targets(&targets, m->target, &m->result->hp, m->result->layers, MG_LAYOUT_HF, result_has, m, err);

@@ -107,7 +107,7 @@ static mg_status plan_config(job *j, mg_error *err) {
     if (st == MG_OK && j->stack.layers != n_layers(r->donors[0].model))
         st = mg_config_set_layers(config, r->donors[0].model->arch, from, j->stack.layers, err);
     if (st == MG_OK && j->dtype != MG_DTYPE_COUNT) mg_config_set_dtype(config, j->dtype);
-    if (st == MG_OK) st = mg_plan_set_config(r->plan, r->out, config, err);
+    if (st == MG_OK) st = mg_convert_set_config(r->plan, r->out, r->donors[0].model->arch, config, err);
     if (st == MG_OK) st = mg_model_from_config(&j->result, config, err);
     mg_json_free(config);
     free(from);

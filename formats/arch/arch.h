@@ -295,6 +295,14 @@ typedef struct mg_made_from {
 /* Which GGUF files of gguf_arch belong to this family. */
 typedef enum mg_gguf_match { MG_GGUF_MATCH_NEVER, MG_GGUF_MATCH_DENSE, MG_GGUF_MATCH_MOE } mg_gguf_match;
 
+/* A module of Python that a model of a custom architecture carries beside its weights (formats/arch/code/), so that
+ * transformers can run it. */
+typedef struct mg_code_file {
+    const char *name;
+    const unsigned char *text;
+    size_t size;
+} mg_code_file;
+
 typedef struct mg_arch {
     const char *name;          /* ours, equal to model_type */
     const char *hf_classes[4]; /* accepted entries of "architectures"; the first is written */
@@ -316,6 +324,8 @@ typedef struct mg_arch {
     const mg_made_from *made_from; /* NULL for dense families */
     const mg_config_edit *edits;   /* how made_from families' configs become ours; ended by field NULL */
     const mg_native *native;       /* NULL: no native releases; forms[MG_LAYOUT_NATIVE] are then unused */
+    const mg_code_file *code[3];   /* NULL-terminated: transformers has the family, or nobody has */
+    const char *auto_map;          /* with code: the JSON of config.json's auto_map */
 } mg_arch;
 
 uint32_t mg_arch_count(void);

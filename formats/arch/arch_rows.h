@@ -7,6 +7,9 @@
 
 #include <math.h>
 
+/* Made of the files in formats/arch/code/ by the build. */
+extern const mg_code_file mg_code_decoder, mg_code_mesh, mg_code_nekomind;
+
 /* clang-format off */
 #define MG_LEN(a) (uint32_t)(sizeof(a) / sizeof *(a))
 

@@ -111,4 +111,7 @@ const mg_arch mg_arch_mesh = {
     .ignored = ignored,
     .made_from = &made_from,
     .edits = edits,
+    .code = {&mg_code_decoder, &mg_code_mesh},
+    .auto_map = "{\"AutoConfig\": \"modeling_mesh.MeshConfig\", "
+                "\"AutoModelForCausalLM\": \"modeling_mesh.MeshForCausalLM\"}",
 };

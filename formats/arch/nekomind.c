@@ -100,4 +100,7 @@ const mg_arch mg_arch_nekomind = {
     .ignored = ignored,
     .made_from = &made_from,
     .edits = edits,
+    .code = {&mg_code_decoder, &mg_code_nekomind},
+    .auto_map = "{\"AutoConfig\": \"modeling_nekomind.NekoMindConfig\", "
+                "\"AutoModelForCausalLM\": \"modeling_nekomind.NekoMindForCausalLM\"}",
 };

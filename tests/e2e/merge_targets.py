@@ -108,6 +108,8 @@ same((config["mesh_grid_size"], config["routing_k"], config["neighbor_exchange"]
 same(sum(".exchange." in n for n in found), 4 * 8, "exchange maps of a 2x2 grid in 4 layers")
 check(not any(any(t.data) for n, t in found.items() if ".exchange." in n), "exchange maps are zero")
 same(logits(WORK / "mesh"), logits(WORK / "mixtral"), "a mesh without exchange is the Mixtral")
+same((config["auto_map"]["AutoModelForCausalLM"], sorted(p.name for p in (WORK / "mesh").glob("*.py"))),
+     ("modeling_mesh.MeshForCausalLM", ["modeling_mesh.py", "moegraft_decoder.py"]), "a mesh carries its code")
 found, config = merge("mesh6", f"base_model: {DONORS}/base\ngate_mode: random\narchitecture: mesh\n" + experts(donors * 2))
 same(config["mesh_grid_size"], [3, 2], "the squarest grid of 6")
 
