@@ -256,6 +256,7 @@ static mg_status alloc_bounds(mg_model *m, mg_layout layout, mg_error *err) {
     n = m->n_slots[MG_SCOPE_MODEL] + layers * per_layer;
     MG_TRY(MG_ARENA_NEW(&m->arena, &m->bounds, n, err));
     MG_TRY(MG_ARENA_NEW(&m->arena, &m->claims, m->ckpt->n_tensors, err));
+    m->n_claims = m->ckpt->n_tensors;
     m->n_bounds = n;
     for (uint64_t i = 0; i < n; i++) m->bounds[i].tensor = MG_STRMAP_NONE;
     return MG_OK;

@@ -105,6 +105,23 @@ mg_status mg_model_open(mg_model **out, mg_checkpoint *ckpt, mg_error *err) {
     return st;
 }
 
+mg_status mg_model_copy(mg_model **out, const mg_model *m, mg_checkpoint *ckpt, mg_error *err) {
+    mg_model *c = NULL;
+    MG_TRY(model_new(&c, err));
+    const mg_arena own = c->arena;
+    *c = *m;
+    c->arena = own;
+    c->ckpt = ckpt;
+    mg_status st = MG_ARENA_NEW(&c->arena, &c->bounds, m->n_bounds, err);
+    if (st != MG_OK) {
+        mg_model_free(c);
+        return st;
+    }
+    memcpy(c->bounds, m->bounds, m->n_bounds * sizeof *c->bounds);
+    *out = c;
+    return MG_OK;
+}
+
 /* ---- asking ---- */
 
 static const mg_bound *slot_of(const mg_model *m, mg_role role, uint32_t layer, uint32_t expert) {
@@ -127,6 +144,13 @@ mg_bound *mg_bind_slot(mg_model *m, mg_role role, uint32_t layer, uint32_t exper
 const mg_bound *mg_model_find(const mg_model *m, mg_role role, uint32_t layer, uint32_t expert) {
     const mg_bound *b = slot_of(m, role, layer, expert);
     return b && b->tensor != MG_STRMAP_NONE ? b : NULL;
+}
+
+void mg_model_redirect(mg_model *m, mg_role role, uint32_t layer, uint32_t expert, const mg_bound *b, mg_bound *old) {
+    mg_bound *slot = mg_bind_slot(m, role, layer, expert);
+    if (!slot) return;
+    if (old) *old = *slot;
+    *slot = *b;
 }
 
 bool mg_model_has(const void *model, mg_role role, uint32_t layer, uint32_t expert) {
@@ -155,7 +179,7 @@ mg_status mg_model_read_rows(mg_model *m, const mg_bound *b, uint64_t row, uint6
 }
 
 bool mg_model_role_of(const mg_model *m, uint32_t tensor, mg_role *role, uint32_t *layer, uint32_t *expert) {
-    if (!m->claims || tensor >= m->ckpt->n_tensors || m->claims[tensor].elements == 0) return false;
+    if (!m->claims || tensor >= m->n_claims || m->claims[tensor].elements == 0) return false;
     const mg_claim *c = &m->claims[tensor];
     if (role) *role = c->role;
     if (layer) *layer = c->layer;

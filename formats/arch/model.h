@@ -105,7 +105,8 @@ typedef struct mg_model {
     uint32_t slot[MG_ROLE_COUNT]; /* private: place of a role among those of its scope, MG_STRMAP_NONE when the family
                                      has none */
     uint32_t n_slots[MG_SCOPE_COUNT]; /* private: by mg_scope */
-    struct mg_claim *claims;          /* [ckpt->n_tensors] private; use mg_model_role_of */
+    struct mg_claim *claims;          /* [n_claims] private; use mg_model_role_of */
+    uint32_t n_claims;                /* tensors the checkpoint had when the model was opened */
     mg_arena arena;
 } mg_model;
 
@@ -116,6 +117,8 @@ mg_status mg_model_open(mg_model **out, mg_checkpoint *ckpt, mg_error *err) MG_M
 /* The same from a bare config.json: ckpt is NULL, no role is bound (mg_model_find answers NULL), everything that needs
  * only numbers works: hp, layers, mg_model_counts, mg_arch_targets. */
 mg_status mg_model_from_config(mg_model **out, const mg_json *config, mg_error *err) MG_MUST_CHECK;
+/* m, which outlives the copy, over another checkpoint that begins with the same tensors; its bounds are its own. */
+mg_status mg_model_copy(mg_model **out, const mg_model *m, mg_checkpoint *ckpt, mg_error *err) MG_MUST_CHECK;
 void mg_model_free(mg_model *m);
 
 /* Where (role, layer, expert) lives; layer and expert are ignored beyond the role's scope. NULL when the model has no
@@ -126,6 +129,9 @@ const mg_bound *mg_model_find(const mg_model *m, mg_role role, uint32_t layer, u
  * adds there and gets what the reference converter computes, where adding in a stored bf16 would round. 0 when there
  * are none. */
 double mg_bound_take_add(mg_bound *b);
+/* Let (role, layer, expert), which the model has, live at b from now on; old (may be NULL) receives where it lived.
+ * How a variant of a model replaces weights (quant/variant.h). */
+void mg_model_redirect(mg_model *m, mg_role role, uint32_t layer, uint32_t expert, const mg_bound *b, mg_bound *old);
 /* Its stored tensor. */
 const mg_tensor *mg_model_tensor(const mg_model *m, const mg_bound *b);
 /* n logical rows of b starting at row, in the stored dtype, n * row_bytes into dst (packed). A row is the last

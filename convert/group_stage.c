@@ -1,0 +1,270 @@
+/* group_stage.c - see group_stage.h: layers one after the other, finished ones from their files. */
+#include "convert/group_stage.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "convert/stage_layer.h"
+
+#define STAGE_VERSION  1u /* part of the id: raise when a formula changes */
+#define DEFAULT_MEMORY (256ull << 20)
+
+const mg_role mg_stage_rounded[] = {MG_R_ATTN_Q,      MG_R_ATTN_K,    MG_R_ATTN_V,      MG_R_ATTN_Q_A,
+                                    MG_R_ATTN_KV_A,   MG_R_ATTN_O,    MG_R_FFN_GATE,    MG_R_FFN_UP,
+                                    MG_R_FFN_DOWN,    MG_R_EXPERT_UP, MG_R_EXPERT_GATE, MG_R_EXPERT_DOWN,
+                                    MG_R_SHARED_GATE, MG_R_SHARED_UP, MG_R_SHARED_DOWN, MG_R_TOKEN_EMBD};
+
+/* One pass over the model: AWQ or GPTQ. */
+typedef struct pass {
+    const char *name;
+    bool gptq;
+    mg_stage_set set;
+    mg_variant *variant;
+    mg_xxh128 id;
+} pass;
+
+struct mg_group_stage {
+    mg_group_stage_options opt;
+    mg_model *model;
+    uint32_t layers;
+    pass awq, gptq;
+};
+
+/* ---- what the layers share ---- */
+
+bool mg_stage_few(const mg_stage_work *w, uint32_t expert) {
+    return w->in.tokens[expert] < MG_STAGE_FEW_TOKENS;
+}
+
+const mg_gram *mg_stage_gram(const mg_stage_work *w, mg_role role, uint32_t expert) {
+    mg_stage_input *x = mg_stage_input_of(&w->in, role, expert);
+    if (!x) return NULL;
+    const bool inside = x->point == MG_TAP_EXPERT_IN || x->point == MG_TAP_EXPERT_DOWN_IN;
+    if (!inside || !mg_stage_few(w, expert)) return x->gram.g ? &x->gram : NULL;
+    if (x->point == MG_TAP_EXPERT_DOWN_IN) return NULL;
+    x = mg_stage_input_of(&w->in, MG_R_ROUTER, 0);
+    return x && x->gram.g ? &x->gram : NULL;
+}
+
+bool mg_stage_want(mg_stage_work *w, unsigned mask, bool *done) {
+    uint64_t bytes = 0;
+    bool any = false, first = true;
+    const unsigned together = 1u << MG_TAP_FFN_IN | 1u << MG_TAP_EXPERT_IN; /* one norm makes them all */
+    for (int round = 0; round < 2; round++)
+        for (uint32_t i = 0; i < w->in.n; i++) {
+            mg_stage_input *x = &w->in.items[i];
+            const bool must = round == 0 && (mask >> x->point & 1) && (together >> x->point & 1);
+            if (done[i] || !(mask >> x->point & 1) || (round == 0 && !must)) continue;
+            const uint64_t size = mg_stage_input_bytes(x);
+            if (!must && !first && bytes + size > w->memory) continue;
+            bytes += size;
+            first = false;
+            x->wanted = done[i] = any = true;
+        }
+    return any;
+}
+
+/* ---- identity ---- */
+
+static mg_status stage_id(const mg_group_stage *s, bool gptq, mg_xxh128 *id, mg_error *err) {
+    const mg_group_stage_options *o = &s->opt;
+    const mg_stage_text *t = o->text;
+    uint8_t of[16];
+    mg_xxh128_state *h;
+    MG_TRY(mg_checkpoint_identity(s->model->ckpt, of, err));
+    MG_TRY(mg_xxh128_new(&h, err));
+    const uint64_t head[] = {STAGE_VERSION,       gptq,           o->awq,
+                             o->fold_only,        o->scheme.bits, o->scheme.group_size,
+                             o->scheme.symmetric, o->scheme.rule, (uint64_t)o->scheme.scale_dtype,
+                             o->scheme.zero_min,  t->n_seqs,      t->n_tokens};
+    mg_xxh128_update(h, head, sizeof head);
+    mg_xxh128_update(h, &o->damping, sizeof o->damping);
+    mg_xxh128_update(h, of, sizeof of);
+    mg_xxh128_update(h, t->len, t->n_seqs * sizeof *t->len);
+    mg_xxh128_update(h, t->ids, t->n_tokens * sizeof *t->ids);
+    *id = mg_xxh128_final(h);
+    mg_xxh128_free(h);
+    return MG_OK;
+}
+
+/* ---- layers ---- */
+
+static mg_status layer_path(const mg_group_stage *s, const pass *p, uint32_t layer, char *buf, size_t size,
+                            mg_error *err) {
+    const int n = snprintf(buf, size, "%s/%s-%05u.safetensors", s->opt.dir, p->name, layer);
+    return n > 0 && (size_t)n < size ? MG_OK : mg_fail(err, MG_ERR_LIMIT, "path of %d bytes", n);
+}
+
+static void describe(mg_stage_work *w) {
+    mg_json *tokens = mg_json_new_array();
+    for (uint32_t e = 0; e < w->in.experts; e++) {
+        mg_json_push(tokens, mg_json_new_u64(w->in.tokens[e]));
+        w->few += mg_stage_few(w, e);
+    }
+    mg_json_set_i64(w->note, "layer", w->layer);
+    if (w->in.experts) mg_json_set(w->note, "tokens", tokens);
+    if (!w->in.experts) mg_json_free(tokens);
+    mg_json_set_i64(w->note, "few", w->few);
+}
+
+static mg_status finish_layer(const mg_group_stage *s, pass *p, mg_stage_work *w, mg_error *err) {
+    char path[4096], *text = NULL;
+    bool found = false;
+    describe(w);
+    MG_TRY(layer_path(s, p, w->layer, path, sizeof path, err));
+    MG_TRY(mg_json_print(&text, w->note, 0, err));
+    mg_status st = mg_stage_layer_write(&w->out, path, p->id, text, err);
+    free(text);
+    if (st == MG_OK) st = mg_stage_set_open(&p->set, w->layer, path, p->id, &found, err);
+    if (st == MG_OK && !found) st = mg_fail(err, MG_ERR_INTEGRITY, "'%s' was changed while in use", path);
+    return st;
+}
+
+static mg_status work_layer(const mg_group_stage *s, pass *p, mg_model *from, mg_stage_stream *stream, uint32_t layer,
+                            mg_error *err) {
+    mg_stage_work w = {.opt = &s->opt, .model = from, .stream = stream, .layer = layer};
+    w.memory = s->opt.memory / 2;
+    w.out.layer = layer;
+    w.note = mg_json_new_object();
+    if (!p->gptq) mg_json_set(w.note, "awq", mg_json_new_array());
+    if (!p->gptq) mg_json_set(w.note, "limits", mg_json_new_array());
+    if (p->gptq) mg_json_set(w.note, "gptq", mg_json_new_array());
+    mg_status st = mg_stage_inputs_init(&w.in, from, layer, s->opt.pool, err);
+    if (st == MG_OK) st = p->gptq ? mg_stage_gptq(&w, p->variant, err) : mg_stage_awq(&w, err);
+    if (st == MG_OK) st = finish_layer(s, p, &w, err);
+    if (p->gptq) mg_variant_clear(p->variant);
+    mg_stage_layer_release(&w.out);
+    mg_stage_inputs_release(&w.in);
+    mg_json_free(w.note);
+    return st;
+}
+
+/* A layer whose file is there: only the stream has to pass it. */
+static mg_status pass_layer(const mg_group_stage *s, pass *p, mg_model *from, mg_stage_stream *stream, uint32_t layer,
+                            mg_error *err) {
+    mg_model *m = from;
+    if (p->gptq) {
+        MG_TRY(mg_stage_set_apply(&p->set, layer, s->opt.scheme.group_size, p->variant, err));
+        m = mg_variant_model(p->variant);
+    }
+    mg_status st = mg_stage_stream_run(stream, m, layer, MG_PART_ALL, true, NULL, NULL, err);
+    if (p->gptq) mg_variant_clear(p->variant);
+    return st;
+}
+
+static mg_status all_layers(mg_group_stage *s, pass *p, mg_model *from, mg_error *err) {
+    mg_stage_stream stream = {0};
+    uint32_t last = 0; /* beyond it everything is done */
+    for (uint32_t l = 0; l < s->layers; l++) {
+        char path[4096];
+        bool found;
+        MG_TRY(layer_path(s, p, l, path, sizeof path, err));
+        MG_TRY(mg_stage_set_open(&p->set, l, path, p->id, &found, err));
+        if (!found) last = l + 1;
+    }
+    mg_status st = MG_OK;
+    if (last) st = mg_stage_stream_init(&stream, s->opt.eval, from, s->opt.text, s->opt.memory / 2, err);
+    for (uint32_t l = 0; st == MG_OK && l < s->layers; l++) {
+        char text[64];
+        snprintf(text, sizeof text, "%s layer %u", p->name, l);
+        if (l < last) st = (p->set.layers[l] ? pass_layer : work_layer)(s, p, from, &stream, l, err);
+        mg_progress_add(s->opt.progress, s->opt.text->n_tokens, text);
+    }
+    mg_stage_stream_release(&stream);
+    for (uint32_t l = 0; st == MG_OK && l < s->layers; l++)
+        st = mg_stage_set_apply(&p->set, l, s->opt.scheme.group_size, p->variant, err);
+    mg_variant_set_id(p->variant, p->id.bytes);
+    return st;
+}
+
+static mg_status run_pass(mg_group_stage *s, pass *p, mg_model *from, mg_error *err) {
+    MG_TRY(stage_id(s, p->gptq, &p->id, err));
+    MG_TRY(mg_stage_set_init(&p->set, s->layers, err));
+    MG_TRY(mg_variant_new(&p->variant, from, err));
+    return all_layers(s, p, from, err);
+}
+
+mg_status mg_group_stage_run(mg_group_stage **out, mg_model *m, const mg_group_stage_options *opt, mg_error *err) {
+    mg_group_stage *s = calloc(1, sizeof *s);
+    if (!s) return mg_fail_nomem(err, sizeof *s);
+    s->opt = *opt;
+    if (s->opt.memory == 0) s->opt.memory = DEFAULT_MEMORY;
+    s->model = m;
+    s->layers = (uint32_t)mg_hp_i(m, MG_K_LAYERS);
+    s->awq.name = "awq";
+    s->gptq.name = "gptq";
+    s->gptq.gptq = true;
+    mg_status st = opt->awq ? run_pass(s, &s->awq, m, err) : MG_OK;
+    if (st == MG_OK && opt->gptq) st = run_pass(s, &s->gptq, mg_group_stage_folded(s), err);
+    if (st != MG_OK) {
+        mg_group_stage_free(s);
+        return st;
+    }
+    *out = s;
+    return MG_OK;
+}
+
+void mg_group_stage_free(mg_group_stage *s) {
+    if (!s) return;
+    mg_variant_free(s->gptq.variant);
+    mg_variant_free(s->awq.variant);
+    mg_stage_set_release(&s->gptq.set);
+    mg_stage_set_release(&s->awq.set);
+    free(s);
+}
+
+/* ---- results ---- */
+
+mg_model *mg_group_stage_folded(mg_group_stage *s) {
+    return s->awq.variant ? mg_variant_model(s->awq.variant) : s->model;
+}
+
+mg_model *mg_group_stage_rounded(mg_group_stage *s) {
+    return s->gptq.variant ? mg_variant_model(s->gptq.variant) : mg_group_stage_folded(s);
+}
+
+bool mg_group_stage_codes(const mg_group_stage *s, mg_role role, uint32_t layer, uint32_t expert, mg_checkpoint **c,
+                          uint32_t *codes, uint32_t *scales, uint32_t *zeros) {
+    if (!s->opt.gptq) return false;
+    *codes = mg_stage_set_find(&s->gptq.set, role, layer, expert, MG_STAGE_CODES);
+    *scales = mg_stage_set_find(&s->gptq.set, role, layer, expert, MG_STAGE_SCALES);
+    *zeros = mg_stage_set_find(&s->gptq.set, role, layer, expert, MG_STAGE_ZEROS);
+    if (*codes == MG_STRMAP_NONE || *scales == MG_STRMAP_NONE || *zeros == MG_STRMAP_NONE) return false;
+    *c = s->gptq.set.layers[layer];
+    return true;
+}
+
+static mg_status report_pass(const pass *p, uint32_t layers, mg_json *to, mg_error *err) {
+    mg_json *list = mg_json_new_array();
+    mg_json_set(to, p->name, list);
+    for (uint32_t l = 0; p->variant && l < layers; l++) {
+        const char *text = mg_stage_set_note(&p->set, l);
+        mg_json *note = NULL;
+        if (!text) continue;
+        MG_TRY(mg_json_parse(&note, (mg_span){(const uint8_t *)text, strlen(text)}, "note", err));
+        mg_json_push(list, note);
+    }
+    return MG_OK;
+}
+
+mg_status mg_group_stage_report(const mg_group_stage *s, mg_json **out, mg_error *err) {
+    *out = mg_json_new_object();
+    mg_status st = s->opt.awq ? report_pass(&s->awq, s->layers, *out, err) : MG_OK;
+    if (st == MG_OK && s->opt.gptq) st = report_pass(&s->gptq, s->layers, *out, err);
+    if (st == MG_OK) return MG_OK;
+    mg_json_free(*out);
+    *out = NULL;
+    return st;
+}
+
+void mg_group_stage_clean(const mg_group_stage *s) {
+    const pass *passes[] = {&s->awq, &s->gptq};
+    char path[4096];
+    mg_error quiet = {0};
+    for (int i = 0; i < 2; i++)
+        for (uint32_t l = 0; l < s->layers; l++)
+            if (layer_path(s, passes[i], l, path, sizeof path, &quiet) == MG_OK) unlink(path);
+    rmdir(s->opt.dir);
+}

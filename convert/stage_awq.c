@@ -1,0 +1,286 @@
+/* stage_awq.c - AWQ on one layer: scales of every input that something can absorb, then limits. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "convert/stage_layer.h"
+#include "formats/arch/arch.h"
+#include "quant/awq.h"
+#include "quant/read_f32.h"
+
+/* An input that is scaled: who reads it, and who makes it. */
+typedef struct scaled {
+    const char *name;
+    mg_tap_point point;
+    mg_role norm;        /* absorbs by division, or: */
+    mg_role producer;    /* rows of this weight, for each expert */
+    mg_role readers[10]; /* ended by TOKEN_EMBD */
+} scaled;
+static const scaled inputs[] = {
+    {"attention",
+     MG_TAP_ATTN_IN,
+     MG_R_ATTN_NORM,
+     MG_ROLE_COUNT,
+     {MG_R_ATTN_Q, MG_R_ATTN_K, MG_R_ATTN_V, MG_R_ATTN_Q_A, MG_R_ATTN_KV_A}},
+    {"feed-forward",
+     MG_TAP_FFN_IN,
+     MG_R_FFN_NORM,
+     MG_ROLE_COUNT,
+     {MG_R_FFN_GATE, MG_R_FFN_UP, MG_R_EXPERT_GATE, MG_R_EXPERT_UP, MG_R_SHARED_GATE, MG_R_SHARED_UP, MG_R_ROUTER,
+      MG_R_SHARED_ROUTER}},
+    {"attention output", MG_TAP_ATTN_O_IN, MG_ROLE_COUNT, MG_R_ATTN_V, {MG_R_ATTN_O}},
+    {"down", MG_TAP_FFN_DOWN_IN, MG_ROLE_COUNT, MG_R_FFN_UP, {MG_R_FFN_DOWN}},
+    {"expert down", MG_TAP_EXPERT_DOWN_IN, MG_ROLE_COUNT, MG_R_EXPERT_UP, {MG_R_EXPERT_DOWN}},
+    {"shared down", MG_TAP_SHARED_DOWN_IN, MG_ROLE_COUNT, MG_R_SHARED_UP, {MG_R_SHARED_DOWN}},
+};
+enum { N_SCALED = sizeof inputs / sizeof *inputs };
+
+static mg_role bias_of(mg_role r) {
+    switch (r) {
+    case MG_R_ATTN_NORM:
+        return MG_R_ATTN_NORM_BIAS;
+    case MG_R_FFN_NORM:
+        return MG_R_FFN_NORM_BIAS;
+    case MG_R_ATTN_V:
+        return MG_R_ATTN_V_BIAS;
+    case MG_R_FFN_UP:
+        return MG_R_FFN_UP_BIAS;
+    case MG_R_EXPERT_UP:
+        return MG_R_EXPERT_UP_BIAS;
+    default:
+        return MG_ROLE_COUNT;
+    }
+}
+
+static bool is_rounded(mg_role r) {
+    for (size_t i = 0; mg_stage_rounded[i] != MG_R_TOKEN_EMBD; i++)
+        if (mg_stage_rounded[i] == r) return true;
+    return false;
+}
+
+/* ---- pieces ---- */
+
+static mg_status add_vector(mg_stage_work *w, mg_role role, uint32_t expert, mg_stage_what what, const float *v,
+                            uint64_t n, mg_error *err) {
+    float *copy = malloc((size_t)(n + 1) * sizeof *copy);
+    if (!copy) return mg_fail_nomem(err, n * sizeof *copy);
+    memcpy(copy, v, (size_t)n * sizeof *copy);
+    const mg_stage_piece p = {.role = role, .expert = expert, .what = what, .rank = 1, .shape = {n}, .data = copy};
+    return mg_stage_layer_add(&w->out, &p, err);
+}
+
+/* A norm or bias, which must be a vector of n values, divided by s. A norm's quotients are BF16, as s was chosen for.
+ */
+static mg_status divide_vector(mg_stage_work *w, mg_role role, uint32_t expert, const float *s, uint64_t n,
+                               mg_error *err) {
+    const mg_bound *b = role == MG_ROLE_COUNT ? NULL : mg_model_find(w->model, role, w->layer, expert);
+    if (!b) return MG_OK;
+    if (b->shape[b->rank - 1] != n || mg_bound_rows(b) != 1)
+        return mg_fail(err, MG_ERR_FORMAT, "%s of layer %u has not %llu values", mg_role_name(role), w->layer,
+                       (unsigned long long)n);
+    float *v = malloc((size_t)n * sizeof *v);
+    if (!v) return mg_fail_nomem(err, n * sizeof *v);
+    mg_status st = mg_read_f32(w->model, b, 0, 1, v, err);
+    const bool norm = role == MG_R_ATTN_NORM || role == MG_R_FFN_NORM;
+    for (uint64_t k = 0; k < n; k++) {
+        if (s[k] == 1.0f) continue;
+        v[k] = v[k] / s[k];
+        if (norm) v[k] = mg_bf16_to_f32(mg_f32_to_bf16(v[k]));
+    }
+    if (st == MG_OK) st = add_vector(w, role, expert, MG_STAGE_VALUES, v, n, err);
+    free(v);
+    return st;
+}
+
+/* Rows of a producer divided by s [n], and their limits with them. */
+static mg_status divide_rows(mg_stage_work *w, mg_role role, uint32_t expert, const float *s, uint64_t n,
+                             mg_error *err) {
+    float *row = malloc((size_t)(n + 1) * sizeof *row);
+    if (!row) return mg_fail_nomem(err, n * sizeof *row);
+    for (uint64_t i = 0; i < n; i++) row[i] = 1.0f / s[i];
+    const mg_stage_piece *limits = mg_stage_layer_find(&w->out, role, expert, MG_STAGE_LIMITS);
+    for (uint64_t i = 0; limits && i < n; i++)
+        for (uint64_t g = 0; g < 2 * limits->shape[1]; g++)
+            ((float *)limits->data)[i * 2 * limits->shape[1] + g] *= row[i];
+    mg_status st = add_vector(w, role, expert, MG_STAGE_ROW, row, n, err);
+    free(row);
+    return st == MG_OK ? divide_vector(w, bias_of(role), expert, s, n, err) : st;
+}
+
+/* ---- one scaled input ---- */
+
+typedef struct job {
+    const scaled *in;
+    uint32_t expert; /* of the reader, for inputs inside experts */
+    uint64_t cols;
+    mg_awq_use *uses;
+    uint32_t n_uses;
+    uint32_t *tie;
+    float *absorbs, *s, *by_producer;
+    uint64_t producer_rows;
+} job;
+
+static uint32_t count_of(const mg_stage_work *w, mg_role role) {
+    return mg_role_scope(role) == MG_SCOPE_EXPERT ? w->in.experts : 1;
+}
+
+/* Calls fn for each weight of the layer that reads the input. */
+typedef mg_status (*reader_fn)(mg_stage_work *w, job *j, mg_role role, uint32_t expert, const mg_bound *b,
+                               mg_error *err);
+static mg_status each_reader(mg_stage_work *w, job *j, reader_fn fn, mg_error *err) {
+    const bool inside = j->in->point == MG_TAP_EXPERT_DOWN_IN;
+    for (size_t i = 0; j->in->readers[i] != MG_R_TOKEN_EMBD; i++) {
+        const mg_role role = j->in->readers[i];
+        for (uint32_t e = inside ? j->expert : 0; e < (inside ? j->expert + 1 : count_of(w, role)); e++) {
+            const mg_bound *b = mg_model_find(w->model, role, w->layer, e);
+            if (b) MG_TRY(fn(w, j, role, e, b, err));
+        }
+    }
+    return MG_OK;
+}
+
+static mg_status add_use(mg_stage_work *w, job *j, mg_role role, uint32_t expert, const mg_bound *b, mg_error *err) {
+    const mg_gram *g = is_rounded(role) ? mg_stage_gram(w, role, expert) : NULL;
+    j->cols = b->shape[b->rank - 1];
+    if (!g) return MG_OK;
+    mg_awq_use *more = realloc(j->uses, ((size_t)j->n_uses + 1) * sizeof *more);
+    if (!more) return mg_fail_nomem(err, sizeof *more);
+    j->uses = more;
+    j->uses[j->n_uses++] = (mg_awq_use){w->model, b, g};
+    return MG_OK;
+}
+
+static mg_status add_col(mg_stage_work *w, job *j, mg_role role, uint32_t expert, const mg_bound *b, mg_error *err) {
+    (void)b;
+    return add_vector(w, role, expert, MG_STAGE_COL, j->s, j->cols, err);
+}
+
+static mg_status add_limits(mg_stage_work *w, job *j, mg_role role, uint32_t expert, const mg_bound *b, mg_error *err) {
+    const mg_gram *g = is_rounded(role) ? mg_stage_gram(w, role, expert) : NULL;
+    if (!g) return MG_OK;
+    const mg_awq_use use = {w->model, b, g};
+    const mg_stage_piece *col = mg_stage_layer_find(&w->out, role, expert, MG_STAGE_COL);
+    const uint64_t rows = mg_bound_rows(b), groups = mg_group_count(&w->opt->scheme, j->cols);
+    float *limits = malloc((size_t)(2 * rows * groups + 1) * sizeof *limits);
+    double plain, loss;
+    if (!limits) return mg_fail_nomem(err, 2 * rows * groups * sizeof *limits);
+    mg_status st =
+        mg_awq_limits(&use, col ? col->data : NULL, &w->opt->scheme, w->opt->pool, limits, &plain, &loss, err);
+    if (st != MG_OK) {
+        free(limits);
+        return st;
+    }
+    const mg_stage_piece *row = mg_stage_layer_find(&w->out, role, expert, MG_STAGE_ROW);
+    for (uint64_t i = 0; row && i < 2 * rows * groups; i++) limits[i] *= ((const float *)row->data)[i / (2 * groups)];
+    const mg_stage_piece p = {
+        .role = role, .expert = expert, .what = MG_STAGE_LIMITS, .rank = 3, .shape = {rows, groups, 2}, .data = limits};
+    MG_TRY(mg_stage_layer_add(&w->out, &p, err));
+    mg_json *note = mg_json_new_object();
+    mg_json_set_str(note, "weight", mg_role_name(role));
+    mg_json_set_i64(note, "expert", expert);
+    mg_json_set_f64(note, "plain", plain);
+    mg_json_set_f64(note, "loss", loss);
+    mg_json_push((mg_json *)mg_json_get(w->note, "limits"), note);
+    return MG_OK;
+}
+
+/* Who absorbs: false when nothing can. */
+static mg_status absorber(mg_stage_work *w, job *j, bool *can, mg_error *err) {
+    const mg_role role = j->in->norm != MG_ROLE_COUNT ? j->in->norm : j->in->producer;
+    const mg_bound *b = mg_model_find(w->model, role, w->layer, j->expert);
+    *can = b != NULL;
+    if (!b) return MG_OK;
+    if (j->in->norm != MG_ROLE_COUNT) {
+        if (b->shape[b->rank - 1] != j->cols) *can = false;
+        j->absorbs = *can ? malloc((size_t)j->cols * sizeof *j->absorbs) : NULL;
+        if (*can && !j->absorbs) return mg_fail_nomem(err, j->cols * sizeof *j->absorbs);
+        return *can ? mg_read_f32(w->model, b, 0, 1, j->absorbs, err) : MG_OK;
+    }
+    j->producer_rows = mg_bound_rows(b);
+    if (j->in->point != MG_TAP_ATTN_O_IN) {
+        *can = j->producer_rows == j->cols && w->model->arch->block.gating == MG_GATING_ACT;
+        return MG_OK;
+    }
+    const uint64_t heads = (uint64_t)mg_hp_i(w->model, MG_K_HEADS), kv = (uint64_t)mg_hp_i(w->model, MG_K_KV_HEADS);
+    const uint64_t dim = (uint64_t)mg_hp_i(w->model, MG_K_V_HEAD_DIM);
+    *can = j->cols == heads * dim && j->producer_rows == kv * dim;
+    j->tie = *can ? malloc((size_t)j->cols * sizeof *j->tie) : NULL;
+    if (*can && !j->tie) return mg_fail_nomem(err, j->cols * sizeof *j->tie);
+    for (uint64_t k = 0; *can && k < j->cols; k++) j->tie[k] = (uint32_t)(k / dim / (heads / kv) * dim + k % dim);
+    return MG_OK;
+}
+
+static mg_status fold(mg_stage_work *w, job *j, mg_error *err) {
+    MG_TRY(each_reader(w, j, add_col, err));
+    if (j->in->norm != MG_ROLE_COUNT) {
+        MG_TRY(divide_vector(w, j->in->norm, 0, j->s, j->cols, err));
+        return divide_vector(w, bias_of(j->in->norm), 0, j->s, j->cols, err);
+    }
+    j->by_producer = malloc((size_t)(j->producer_rows + 1) * sizeof *j->by_producer);
+    if (!j->by_producer) return mg_fail_nomem(err, j->producer_rows * sizeof *j->by_producer);
+    for (uint64_t k = 0; k < j->cols; k++) j->by_producer[j->tie ? j->tie[k] : k] = j->s[k];
+    return divide_rows(w, j->in->producer, j->expert, j->by_producer, j->producer_rows, err);
+}
+
+static mg_status scale(mg_stage_work *w, job *j, mg_error *err) {
+    bool can = false;
+    MG_TRY(each_reader(w, j, add_use, err));
+    if (j->n_uses) MG_TRY(absorber(w, j, &can, err));
+    if (!can) return MG_OK;
+    j->s = malloc((size_t)j->cols * sizeof *j->s);
+    if (!j->s) return mg_fail_nomem(err, j->cols * sizeof *j->s);
+    const mg_awq_group g = {
+        .uses = j->uses, .n_uses = j->n_uses, .cols = j->cols, .tie = j->tie, .absorbs = j->absorbs};
+    mg_awq_scales found = {.s = j->s};
+    MG_TRY(mg_awq_search(&g, &w->opt->scheme, w->opt->pool, &found, err));
+    mg_json *note = mg_json_new_object();
+    mg_json_set_str(note, "input", j->in->name);
+    if (mg_role_scope(j->in->readers[0]) == MG_SCOPE_EXPERT) mg_json_set_i64(note, "expert", j->expert);
+    mg_json_set_str(note, "scales", found.identity ? "none" : found.by_weight ? "x^r/w^(1-r)" : "x^r");
+    mg_json_set_f64(note, "ratio", found.ratio);
+    mg_json_set_f64(note, "plain", found.plain);
+    mg_json_set_f64(note, "loss", found.loss);
+    mg_json_push((mg_json *)mg_json_get(w->note, "awq"), note);
+    return found.identity ? MG_OK : fold(w, j, err);
+}
+
+static mg_status one_input(mg_stage_work *w, const scaled *in, uint32_t expert, mg_error *err) {
+    job j = {.in = in, .expert = expert};
+    mg_status st = scale(w, &j, err);
+    if (st == MG_OK && !w->opt->fold_only) st = each_reader(w, &j, add_limits, err);
+    free(j.uses);
+    free(j.tie);
+    free(j.absorbs);
+    free(j.s);
+    free(j.by_producer);
+    return st;
+}
+
+/* ---- the layer ---- */
+
+static mg_status gathered(mg_stage_work *w, mg_error *err) {
+    for (size_t i = 0; i < N_SCALED; i++) {
+        const bool inside = inputs[i].point == MG_TAP_EXPERT_DOWN_IN;
+        for (uint32_t x = 0; x < w->in.n; x++) {
+            const mg_stage_input *in = &w->in.items[x];
+            if (in->point == inputs[i].point && in->wanted)
+                MG_TRY(one_input(w, &inputs[i], inside ? in->expert : 0, err));
+        }
+    }
+    return MG_OK;
+}
+
+mg_status mg_stage_awq(mg_stage_work *w, mg_error *err) {
+    enum { ALL = 0x7fff };
+    bool *done = calloc((size_t)w->in.n + 1, sizeof *done);
+    if (!done) return mg_fail_nomem(err, w->in.n);
+    mg_status st = MG_OK;
+    while (st == MG_OK && mg_stage_want(w, ALL, done)) {
+        bool last = true;
+        for (uint32_t i = 0; i < w->in.n; i++) last = last && done[i];
+        st = mg_stage_inputs_gather(&w->in, w->stream, w->model, w->layer, MG_PART_ALL, last, err);
+        if (st == MG_OK) st = gathered(w, err);
+        mg_stage_inputs_clear(&w->in);
+    }
+    free(done);
+    return st;
+}

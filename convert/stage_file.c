@@ -1,0 +1,217 @@
+/* stage_file.c - see stage_file.h. */
+#include "convert/stage_file.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "formats/base/arena.h"
+#include "formats/base/outfile.h"
+#include "formats/safetensors.h"
+
+static const struct {
+    const char *name;
+    mg_dtype dtype;
+} whats[MG_STAGE_WHATS] = {{"values", MG_F32}, {"col", MG_F32},    {"row", MG_F32}, {"limits", MG_F32},
+                           {"codes", MG_U8},   {"scales", MG_F32}, {"zeros", MG_U8}};
+
+static void piece_name(char *buf, size_t size, mg_role role, uint32_t expert, mg_stage_what what) {
+    snprintf(buf, size, "%s.%u.%s", mg_role_name(role), expert, whats[what].name);
+}
+
+/* ---- a layer under way ---- */
+
+void mg_stage_layer_release(mg_stage_layer *l) {
+    for (uint32_t i = 0; i < l->n; i++) free(l->pieces[i].data);
+    free(l->pieces);
+    *l = (mg_stage_layer){0};
+}
+
+mg_status mg_stage_layer_add(mg_stage_layer *l, const mg_stage_piece *p, mg_error *err) {
+    if (l->n == l->cap) {
+        const uint32_t cap = l->cap ? 2 * l->cap : 64;
+        mg_stage_piece *more = realloc(l->pieces, cap * sizeof *more);
+        if (!more) {
+            free(p->data);
+            return mg_fail_nomem(err, cap * sizeof *more);
+        }
+        l->pieces = more;
+        l->cap = cap;
+    }
+    l->pieces[l->n++] = *p;
+    return MG_OK;
+}
+
+const mg_stage_piece *mg_stage_layer_find(const mg_stage_layer *l, mg_role role, uint32_t expert, mg_stage_what what) {
+    for (uint32_t i = 0; i < l->n; i++)
+        if (l->pieces[i].role == role && l->pieces[i].expert == expert && l->pieces[i].what == what)
+            return &l->pieces[i];
+    return NULL;
+}
+
+/* ---- writing ---- */
+
+typedef struct writing {
+    mg_arena arena;
+    mg_tensor *tensors;
+    uint64_t *offsets, total, header_size;
+    uint8_t *header;
+    mg_outset *set;
+} writing;
+
+static mg_status lay_out(writing *w, const mg_stage_layer *l, mg_xxh128 id, const char *note, mg_error *err) {
+    MG_TRY(MG_ARENA_NEW(&w->arena, &w->tensors, l->n + 1u, err));
+    MG_TRY(MG_ARENA_NEW(&w->arena, &w->offsets, l->n + 1u, err));
+    for (uint32_t i = 0; i < l->n; i++) {
+        const mg_stage_piece *p = &l->pieces[i];
+        char name[96], *copy;
+        piece_name(name, sizeof name, p->role, p->expert, p->what);
+        if (!(copy = mg_arena_strdup(&w->arena, name))) return mg_fail_nomem(err, sizeof name);
+        mg_tensor *t = &w->tensors[i];
+        *t = (mg_tensor){.name = copy, .dtype = whats[p->what].dtype, .rank = p->rank};
+        memcpy(t->shape, p->shape, sizeof p->shape);
+        if (!mg_tensor_set_sizes(t)) return mg_fail(err, MG_ERR_LIMIT, "'%s' is too large", name);
+    }
+    char hex[33];
+    mg_kvs meta;
+    mg_kvs_init(&meta);
+    mg_hex(id.bytes, sizeof id.bytes, hex);
+    mg_status st = mg_kvs_set_str(&meta, "stage_id", hex, 32, err);
+    if (st == MG_OK) st = mg_kvs_set_str(&meta, "note", note, strlen(note), err);
+    if (st == MG_OK)
+        st = mg_safetensors_layout(w->tensors, l->n, &meta, &w->header, &w->header_size, w->offsets, &w->total, err);
+    mg_kvs_release(&meta);
+    return st;
+}
+
+static mg_status put(writing *w, const mg_stage_layer *l, const char *path, mg_xxh128 id, mg_error *err) {
+    char dir[4096];
+    const char *slash = strrchr(path, '/');
+    const mg_outset_options opt = {.restart = true, .force = true};
+    const int n = snprintf(dir, sizeof dir, "%.*s", slash ? (int)(slash - path) : 1, slash ? path : ".");
+    uint32_t file;
+    if (n < 0 || (size_t)n >= sizeof dir) return mg_fail(err, MG_ERR_LIMIT, "path of %zu bytes", strlen(path));
+    const char *name = slash ? slash + 1 : path;
+    MG_TRY(mg_outset_new(&w->set, dir[0] ? dir : "/", name, id, &opt, err));
+    MG_TRY(mg_outset_add(w->set, name, w->total, &file, err));
+    MG_TRY(mg_outset_start(w->set, 1, err));
+    for (uint32_t i = 0; i < l->n; i++)
+        MG_TRY(mg_outset_write(w->set, file, w->offsets[i], l->pieces[i].data, w->tensors[i].n_bytes, err));
+    const mg_xxh128 none = {0}; /* one unit, never resumed */
+    MG_TRY(mg_outset_unit_done(w->set, 0, none, err));
+    MG_TRY(mg_outset_write(w->set, file, 0, w->header, w->header_size, err));
+    return mg_outset_commit(w->set, err);
+}
+
+mg_status mg_stage_layer_write(const mg_stage_layer *l, const char *path, mg_xxh128 id, const char *note,
+                               mg_error *err) {
+    writing w = {0};
+    mg_arena_init(&w.arena, 0);
+    mg_status st = lay_out(&w, l, id, note, err);
+    if (st == MG_OK) st = put(&w, l, path, id, err);
+    mg_outset_free(w.set);
+    free(w.header);
+    mg_arena_release(&w.arena);
+    return st;
+}
+
+/* ---- reading ---- */
+
+mg_status mg_stage_set_init(mg_stage_set *s, uint32_t layers, mg_error *err) {
+    *s = (mg_stage_set){.layers = calloc((size_t)layers + 1, sizeof(mg_checkpoint *)), .n = layers};
+    return s->layers ? MG_OK : mg_fail_nomem(err, layers * sizeof *s->layers);
+}
+
+void mg_stage_set_release(mg_stage_set *s) {
+    for (uint32_t l = 0; s->layers && l < s->n; l++) mg_checkpoint_free(s->layers[l]);
+    for (uint32_t i = 0; i < s->n_vectors; i++) free(s->vectors[i]);
+    free(s->layers);
+    free(s->vectors);
+    *s = (mg_stage_set){0};
+}
+
+static bool text_of(const mg_checkpoint *c, const char *key, mg_str *out) {
+    return c->st_metadata && mg_kv_str(mg_kvs_get(c->st_metadata, key), out);
+}
+
+mg_status mg_stage_set_open(mg_stage_set *s, uint32_t layer, const char *path, mg_xxh128 id, bool *found,
+                            mg_error *err) {
+    mg_checkpoint *c = NULL;
+    char hex[33];
+    mg_str text;
+    *found = false;
+    if (!mg_path_exists(path)) return MG_OK;
+    MG_TRY(mg_checkpoint_open(&c, path, err));
+    mg_hex(id.bytes, sizeof id.bytes, hex);
+    *found = text_of(c, "stage_id", &text) && text.size == 32 && memcmp(text.data, hex, 32) == 0;
+    if (!*found) {
+        mg_checkpoint_free(c);
+        return MG_OK;
+    }
+    mg_checkpoint_free(s->layers[layer]);
+    s->layers[layer] = c;
+    return MG_OK;
+}
+
+const char *mg_stage_set_note(const mg_stage_set *s, uint32_t layer) {
+    mg_str text;
+    return s->layers[layer] && text_of(s->layers[layer], "note", &text) ? text.data : NULL;
+}
+
+uint32_t mg_stage_set_find(const mg_stage_set *s, mg_role role, uint32_t layer, uint32_t expert, mg_stage_what what) {
+    char name[96];
+    if (layer >= s->n || !s->layers[layer]) return MG_STRMAP_NONE;
+    piece_name(name, sizeof name, role, expert, what);
+    return mg_checkpoint_find(s->layers[layer], name);
+}
+
+/* A small tensor of a layer in memory; NULL when the layer has none. */
+static mg_status vector(mg_stage_set *s, mg_checkpoint *c, uint32_t at, const float **out, mg_error *err) {
+    *out = NULL;
+    if (at == MG_STRMAP_NONE) return MG_OK;
+    if (s->n_vectors == s->cap_vectors) {
+        const uint32_t cap = s->cap_vectors ? 2 * s->cap_vectors : 256;
+        float **more = realloc(s->vectors, cap * sizeof *more);
+        if (!more) return mg_fail_nomem(err, cap * sizeof *more);
+        s->vectors = more;
+        s->cap_vectors = cap;
+    }
+    float *v = malloc((size_t)c->tensors[at].n_bytes + sizeof *v);
+    if (!v) return mg_fail_nomem(err, c->tensors[at].n_bytes);
+    s->vectors[s->n_vectors++] = v;
+    *out = v;
+    return mg_checkpoint_read(c, at, 0, v, c->tensors[at].n_bytes, err);
+}
+
+static mg_status apply_weight(mg_stage_set *s, uint64_t group, mg_role role, uint32_t layer, uint32_t expert,
+                              mg_variant *v, mg_error *err) {
+    uint32_t at[MG_STAGE_WHATS];
+    bool any = false;
+    for (int w = 0; w < MG_STAGE_WHATS; w++) {
+        at[w] = mg_stage_set_find(s, role, layer, expert, (mg_stage_what)w);
+        any = any || at[w] != MG_STRMAP_NONE;
+    }
+    if (!any) return MG_OK;
+    mg_patch p = MG_PATCH_INIT(role, layer, expert);
+    p.group = group;
+    p.stage = s->layers[layer];
+    MG_TRY(vector(s, p.stage, at[MG_STAGE_VALUES], &p.values, err));
+    MG_TRY(vector(s, p.stage, at[MG_STAGE_COL], &p.col, err));
+    MG_TRY(vector(s, p.stage, at[MG_STAGE_ROW], &p.row, err));
+    p.limits_at = at[MG_STAGE_LIMITS];
+    p.codes_at = at[MG_STAGE_CODES];
+    p.scales_at = at[MG_STAGE_SCALES];
+    p.zeros_at = at[MG_STAGE_ZEROS];
+    return mg_variant_set(v, &p, err);
+}
+
+mg_status mg_stage_set_apply(mg_stage_set *s, uint32_t layer, uint64_t group, mg_variant *v, mg_error *err) {
+    const mg_model *m = mg_variant_model(v);
+    for (int r = 0; r < MG_ROLE_COUNT; r++) {
+        const mg_scope scope = mg_role_scope((mg_role)r);
+        if (scope == MG_SCOPE_MODEL) continue;
+        const uint32_t n = scope == MG_SCOPE_LAYER ? 1 : mg_scope_count(scope, &m->hp);
+        for (uint32_t e = 0; e < n; e++) MG_TRY(apply_weight(s, group, (mg_role)r, layer, e, v, err));
+    }
+    return MG_OK;
+}

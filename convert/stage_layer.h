@@ -1,0 +1,34 @@
+/* stage_layer.h - private to the group stage: one layer by AWQ (stage_awq.c) or GPTQ (stage_gptq.c). */
+#ifndef MG_CONVERT_STAGE_LAYER_H
+#define MG_CONVERT_STAGE_LAYER_H
+
+#include "convert/group_stage.h"
+#include "convert/stage_inputs.h"
+
+typedef struct mg_stage_work {
+    const mg_group_stage_options *opt;
+    uint64_t memory; /* of Gram matrices */
+    mg_model *model;
+    mg_stage_stream *stream;
+    mg_stage_inputs in;
+    mg_stage_layer out;
+    mg_json *note;
+    uint32_t layer;
+    uint32_t few; /* experts without statistics of their own */
+} mg_stage_work;
+
+/* What the layer's weights become, into w->out and w->note; the stream is moved past the layer. */
+mg_status mg_stage_awq(mg_stage_work *w, mg_error *err) MG_MUST_CHECK;
+/* v: a variant of w->model that w->out's codes are put into; cleared by the caller. */
+mg_status mg_stage_gptq(mg_stage_work *w, mg_variant *v, mg_error *err) MG_MUST_CHECK;
+
+/* Roles that are rounded, ended by TOKEN_EMBD. */
+extern const mg_role mg_stage_rounded[];
+/* The Gram matrix a weight is judged by: its input's, or for experts with few tokens that of all tokens, or NULL. */
+const mg_gram *mg_stage_gram(const mg_stage_work *w, mg_role role, uint32_t expert);
+bool mg_stage_few(const mg_stage_work *w, uint32_t expert);
+/* Want all inputs at places of `mask` (1 << point), as many of those not done as fit; false: none was left. done [n].
+ */
+bool mg_stage_want(mg_stage_work *w, unsigned mask, bool *done);
+
+#endif

@@ -1,0 +1,326 @@
+/* awq.c - the search for scales; limits are in awq_limits.c. Tickets are a few rows of one weight: they are read once
+ * and tried under every candidate, each ticket leaves its losses, and these are added in order. */
+#include "quant/awq.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "quant/math/f64.h"
+#include "quant/math/gemm.h"
+#include "quant/read_f32.h"
+#include "quant/round_error.h"
+
+enum {
+    STEPS = 10,                     /* of the ratio, from 0 to 1 */
+    CANDIDATES = 1 + 2 * STEPS + 1, /* identity; x^r but r = 0, which is it; x^r / w^(1-r) */
+    FINAL = 4,                      /* judged by the whole Gram matrix */
+    ROWS = 48,                      /* of a ticket */
+};
+
+typedef struct search {
+    const mg_awq_group *g;
+    const mg_group_scheme *scheme;
+    uint64_t *first; /* [n_uses + 1] ticket of each weight's first rows */
+    double *x, *w;   /* [cols] of the channels */
+    float *scale;    /* [CANDIDATES][cols] */
+    uint32_t tried[CANDIDATES], n_tried;
+    double *loss;   /* [tickets][n_tried] */
+    double *w_part; /* [tickets][cols] */
+} search;
+
+/* Rows of the ticket, in *w (the caller's to free). */
+static mg_status tile_of(const search *s, uint64_t ticket, uint32_t *use, uint64_t *rows, float **w, mg_error *err) {
+    uint32_t u = 0;
+    while (s->first[u + 1] <= ticket) u++;
+    const mg_awq_use *x = &s->g->uses[u];
+    const uint64_t row = (ticket - s->first[u]) * ROWS, left = mg_bound_rows(x->bound) - row;
+    *use = u;
+    *rows = left < ROWS ? left : ROWS;
+    *w = malloc((size_t)(*rows * s->g->cols) * sizeof **w);
+    if (!*w) return mg_fail_nomem(err, *rows * s->g->cols * sizeof **w);
+    return mg_read_f32(x->model, x->bound, row, *rows, *w, err);
+}
+
+static uint64_t group_of(const mg_group_scheme *s, uint64_t cols) {
+    return s->group_size && s->group_size < cols ? s->group_size : cols;
+}
+
+/* ---- how large weights are in their groups ---- */
+
+static mg_status weight_ticket(void *ctx, uint64_t ticket, unsigned worker, mg_error *err) {
+    (void)worker;
+    search *s = ctx;
+    const uint64_t cols = s->g->cols, size = group_of(s->scheme, cols);
+    uint32_t use;
+    uint64_t rows;
+    float *w = NULL;
+    mg_status st = tile_of(s, ticket, &use, &rows, &w, err);
+    double *sum = s->w_part + ticket * cols;
+    for (uint64_t k = 0; k < cols; k++) sum[k] = 0;
+    for (uint64_t r = 0; st == MG_OK && r < rows; r++)
+        for (uint64_t at = 0; at < cols; at += size) {
+            const uint64_t n = cols - at < size ? cols - at : size;
+            const float *x = w + r * cols + at;
+            float lo, hi;
+            st = mg_group_range(x, n, &lo, &hi, err);
+            if (st != MG_OK) break;
+            const float most = (-lo > hi ? -lo : hi) + 1e-6f;
+            for (uint64_t k = 0; k < n; k++) sum[at + k] += (double)(fabsf(x[k]) / most);
+        }
+    free(w);
+    if (st != MG_OK) mg_error_at(err, NULL, mg_model_tensor(s->g->uses[use].model, s->g->uses[use].bound)->name);
+    return st;
+}
+
+/* x and w of the columns; tied columns get one value. */
+static mg_status statistics(search *s, mg_pool *pool, mg_error *err) {
+    const uint64_t cols = s->g->cols, tickets = s->first[s->g->n_uses];
+    s->w_part = malloc((size_t)(tickets * cols) * sizeof *s->w_part);
+    if (!s->w_part) return mg_fail_nomem(err, tickets * cols * sizeof *s->w_part);
+    MG_TRY(mg_pool_run(pool, tickets, weight_ticket, s, err));
+    double floor = 0;
+    for (uint64_t k = 0; k < cols; k++) {
+        const uint64_t to = s->g->tie ? s->g->tie[k] : k;
+        for (uint64_t t = 0; t < tickets; t++) s->w[to] += s->w_part[t * cols + k];
+        for (uint32_t u = 0; u < s->g->n_uses; u++) {
+            const mg_gram *g = s->g->uses[u].gram;
+            s->x[to] += (double)g->g[k * g->ld + k];
+        }
+    }
+    for (uint64_t k = 0; k < cols; k++) {
+        s->x[k] = sqrt(s->x[k]);
+        floor += s->x[k] / (double)cols;
+    }
+    floor = floor > 0 ? 1e-4 * floor : 1; /* channels that are silent in this text still get a scale */
+    for (uint64_t k = 0; k < cols; k++) s->x[k] = s->x[k] > floor ? s->x[k] : floor;
+    double most = 0; /* only the ratios matter */
+    for (uint64_t k = 0; k < cols; k++) most = s->w[k] > most ? s->w[k] : most;
+    for (uint64_t k = 0; k < cols; k++) s->w[k] = most > 0 ? s->w[k] / most + 1e-4 : 1;
+    return MG_OK;
+}
+
+/* ---- candidates ---- */
+
+/* s such that absorbed / s is a BF16: 8 bits, which an F16 holds as well. */
+static float snap(float s, float absorbed) {
+    const float q = mg_bf16_to_f32(mg_f32_to_bf16(absorbed / s));
+    const float exact = absorbed / q;
+    return q != 0.0f && isfinite(exact) && exact > 0.0f ? exact : 1.0f;
+}
+
+static void candidate(const search *s, double ratio, bool by_weight, float *out) {
+    const uint64_t cols = s->g->cols;
+    double lo = INFINITY, hi = 0;
+    for (uint64_t k = 0; k < cols; k++) {
+        const uint64_t from = s->g->tie ? s->g->tie[k] : k;
+        double v = mg_f64_pow(s->x[from], ratio);
+        if (by_weight) v /= mg_f64_pow(s->w[from], 1 - ratio);
+        lo = v < lo ? v : lo;
+        hi = v > hi ? v : hi;
+        out[k] = (float)v;
+    }
+    const float middle = (float)sqrt(lo * hi);
+    for (uint64_t k = 0; k < cols; k++) {
+        float v = out[k] / middle;
+        v = v > 1e-4f && v < 1e4f ? v : 1.0f;
+        out[k] = s->g->absorbs ? snap(v, s->g->absorbs[k]) : v;
+    }
+}
+
+/* Number of a candidate to its formula. */
+static bool formula(uint32_t c, double *ratio) {
+    *ratio = (double)(c <= STEPS ? c : c - STEPS - 1) / STEPS;
+    return c > STEPS;
+}
+
+/* ---- losses ---- */
+
+/* Rounding errors of rows [rows][cols] of w under scale, divided by it again if `back`. */
+static mg_status errors_of(const search *s, const float *w, uint64_t rows, const float *scale, bool back, float *e,
+                           mg_error *err) {
+    const uint64_t cols = s->g->cols, size = group_of(s->scheme, cols);
+    for (uint64_t r = 0; r < rows; r++)
+        for (uint64_t at = 0; at < cols; at += size) {
+            const uint64_t n = cols - at < size ? cols - at : size;
+            float *x = e + r * cols + at, lo, hi;
+            mg_group_params p;
+            for (uint64_t k = 0; k < n; k++) x[k] = w[r * cols + at + k] * scale[at + k];
+            MG_TRY(mg_group_range(x, n, &lo, &hi, err));
+            MG_TRY(mg_group_choose(s->scheme, lo, hi, &p, err));
+            mg_round_error(s->scheme, &p, x, n, x);
+            for (uint64_t k = 0; back && k < n; k++) x[k] /= scale[at + k];
+        }
+    return MG_OK;
+}
+
+enum { LANES = 16 };
+
+/* sum over i of a[i]^2 b[i], or of a[i] b[i], in 16 lanes by index. */
+static double weighted_squares(const float *a, const float *b, uint64_t n) {
+    float lane[LANES] = {0};
+    uint64_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (int j = 0; j < LANES; j++) lane[j] += a[i + (uint64_t)j] * a[i + (uint64_t)j] * b[i + (uint64_t)j];
+    for (int j = 0; i < n; i++, j++) lane[j] += a[i] * a[i] * b[i];
+    double sum = 0;
+    for (int j = 0; j < LANES; j++) sum += (double)lane[j];
+    return sum;
+}
+
+static double dot(const float *a, const float *b, uint64_t n) {
+    float lane[LANES] = {0};
+    uint64_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (int j = 0; j < LANES; j++) lane[j] += a[i + (uint64_t)j] * b[i + (uint64_t)j];
+    for (int j = 0; i < n; i++, j++) lane[j] += a[i] * b[i];
+    double sum = 0;
+    for (int j = 0; j < LANES; j++) sum += (double)lane[j];
+    return sum;
+}
+
+static mg_status diagonal_losses(const search *s, const mg_gram *g, const float *w, uint64_t rows, double *loss,
+                                 mg_error *err) {
+    const uint64_t cols = s->g->cols;
+    float *e = malloc((size_t)((rows + 1) * cols) * sizeof *e);
+    if (!e) return mg_fail_nomem(err, (rows + 1) * cols * sizeof *e);
+    float *weight = e + rows * cols;
+    mg_status st = MG_OK;
+    for (uint32_t c = 0; st == MG_OK && c < s->n_tried; c++) {
+        const float *scale = s->scale + s->tried[c] * cols;
+        for (uint64_t k = 0; k < cols; k++) weight[k] = g->g[k * g->ld + k] / (scale[k] * scale[k]);
+        st = errors_of(s, w, rows, scale, false, e, err);
+        loss[c] = 0;
+        for (uint64_t r = 0; r < rows; r++) loss[c] += weighted_squares(e + r * cols, weight, cols);
+    }
+    free(e);
+    return st;
+}
+
+/* tr(E G E^T) of rows: E G by the products of the forward pass, 16 columns at a time. */
+static double trace(const mg_gram *g, const float *e, uint64_t rows, uint64_t cols, float *packed, float *panel,
+                    float *y) {
+    const mg_math *math = mg_math_get();
+    const uint64_t mr = math->mr;
+    double sum = 0;
+    for (uint64_t t = 0; t * mr < rows; t++) mg_gemm_pack_x(math, packed, t, e, cols, NULL, rows, cols);
+    for (uint64_t at = 0; at < cols; at += MG_GEMM_NR) {
+        const uint64_t n = cols - at < MG_GEMM_NR ? cols - at : MG_GEMM_NR;
+        for (uint64_t k = 0; k < cols; k++)
+            for (uint64_t j = 0; j < MG_GEMM_NR; j++) panel[k * MG_GEMM_NR + j] = j < n ? g->g[k * g->ld + at + j] : 0;
+        for (uint64_t r = 0; r < rows; r += mr)
+            math->gemm((uint32_t)(rows - r < mr ? rows - r : mr), cols, packed + r * cols, panel, 0, 1,
+                       y + r * MG_GEMM_NR, MG_GEMM_NR, true);
+        for (uint64_t r = 0; r < rows; r++) sum += dot(y + r * MG_GEMM_NR, e + r * cols + at, n);
+    }
+    return sum;
+}
+
+static mg_status whole_losses(const search *s, const mg_gram *g, const float *w, uint64_t rows, double *loss,
+                              mg_error *err) {
+    const uint64_t cols = s->g->cols;
+    const uint64_t floats = rows * cols + (ROWS + MG_GEMM_MAX_MR) * cols + MG_GEMM_NR * cols + ROWS * MG_GEMM_NR;
+    float *e = malloc((size_t)floats * sizeof *e);
+    if (!e) return mg_fail_nomem(err, floats * sizeof *e);
+    float *packed = e + rows * cols, *panel = packed + (ROWS + MG_GEMM_MAX_MR) * cols;
+    mg_status st = MG_OK;
+    for (uint32_t c = 0; st == MG_OK && c < s->n_tried; c++) {
+        st = errors_of(s, w, rows, s->scale + s->tried[c] * cols, true, e, err);
+        if (st == MG_OK) loss[c] = trace(g, e, rows, cols, packed, panel, panel + MG_GEMM_NR * cols);
+    }
+    free(e);
+    return st;
+}
+
+static mg_status loss_ticket(const search *s, uint64_t ticket, bool whole, mg_error *err) {
+    uint32_t use;
+    uint64_t rows;
+    float *w = NULL;
+    mg_status st = tile_of(s, ticket, &use, &rows, &w, err);
+    double *loss = s->loss + ticket * s->n_tried;
+    if (st == MG_OK) st = (whole ? whole_losses : diagonal_losses)(s, s->g->uses[use].gram, w, rows, loss, err);
+    free(w);
+    if (st != MG_OK) mg_error_at(err, NULL, mg_model_tensor(s->g->uses[use].model, s->g->uses[use].bound)->name);
+    return st;
+}
+
+static mg_status diagonal_ticket(void *ctx, uint64_t ticket, unsigned worker, mg_error *err) {
+    (void)worker;
+    return loss_ticket(ctx, ticket, false, err);
+}
+
+static mg_status whole_ticket(void *ctx, uint64_t ticket, unsigned worker, mg_error *err) {
+    (void)worker;
+    return loss_ticket(ctx, ticket, true, err);
+}
+
+/* Losses of the candidates in s->tried, summed over all tickets. */
+static mg_status judge(search *s, mg_pool *pool, mg_pool_fn fn, double *loss, mg_error *err) {
+    const uint64_t tickets = s->first[s->g->n_uses];
+    MG_TRY(mg_pool_run(pool, tickets, fn, s, err));
+    for (uint32_t c = 0; c < s->n_tried; c++) {
+        loss[c] = 0;
+        for (uint64_t t = 0; t < tickets; t++) loss[c] += s->loss[t * s->n_tried + c];
+    }
+    return MG_OK;
+}
+
+/* Keep identity and the best of the others for the last round. */
+static void shortlist(search *s, const double *loss) {
+    uint32_t best[FINAL] = {0}, n = 1;
+    bool taken[CANDIDATES] = {true};
+    while (n < FINAL) {
+        uint32_t b = 0;
+        for (uint32_t c = 1; c < CANDIDATES; c++)
+            if (!taken[c] && isfinite(loss[c]) && (b == 0 || loss[c] < loss[b])) b = c;
+        if (b == 0) break;
+        taken[b] = true;
+        best[n++] = b;
+    }
+    memcpy(s->tried, best, n * sizeof *best);
+    s->n_tried = n;
+}
+
+static mg_status choose(search *s, mg_pool *pool, mg_awq_scales *out, mg_error *err) {
+    double loss[CANDIDATES];
+    const uint64_t cols = s->g->cols;
+    MG_TRY(statistics(s, pool, err));
+    for (uint64_t k = 0; k < cols; k++) s->scale[k] = 1.0f;
+    for (uint32_t c = 1; c < CANDIDATES; c++) {
+        double ratio;
+        const bool by_weight = formula(c, &ratio);
+        candidate(s, ratio, by_weight, s->scale + c * cols);
+    }
+    for (uint32_t c = 0; c < CANDIDATES; c++) s->tried[c] = c;
+    s->n_tried = CANDIDATES;
+    MG_TRY(judge(s, pool, diagonal_ticket, loss, err));
+    shortlist(s, loss);
+    MG_TRY(judge(s, pool, whole_ticket, loss, err));
+    uint32_t best = 0;
+    for (uint32_t c = 1; c < s->n_tried; c++)
+        if (loss[c] < loss[best]) best = c;
+    *out = (mg_awq_scales){.s = out->s, .identity = best == 0, .plain = loss[0], .loss = loss[best]};
+    out->by_weight = formula(s->tried[best], &out->ratio);
+    memcpy(out->s, s->scale + s->tried[best] * cols, (size_t)cols * sizeof *out->s);
+    return MG_OK;
+}
+
+mg_status mg_awq_search(const mg_awq_group *g, const mg_group_scheme *scheme, mg_pool *pool, mg_awq_scales *out,
+                        mg_error *err) {
+    search s = {.g = g, .scheme = scheme, .first = calloc((size_t)g->n_uses + 1, sizeof *s.first)};
+    if (!s.first) return mg_fail_nomem(err, g->n_uses * sizeof *s.first);
+    for (uint32_t u = 0; u < g->n_uses; u++)
+        s.first[u + 1] = s.first[u] + (mg_bound_rows(g->uses[u].bound) + ROWS - 1) / ROWS;
+    s.x = calloc(g->cols, sizeof *s.x);
+    s.w = calloc(g->cols, sizeof *s.w);
+    s.scale = malloc((size_t)(CANDIDATES * g->cols) * sizeof *s.scale);
+    s.loss = malloc((size_t)(s.first[g->n_uses] * CANDIDATES + 1) * sizeof *s.loss);
+    mg_status st = s.x && s.w && s.scale && s.loss ? choose(&s, pool, out, err) : mg_fail_nomem(err, g->cols * 128);
+    free(s.first);
+    free(s.x);
+    free(s.w);
+    free(s.scale);
+    free(s.loss);
+    free(s.w_part);
+    return st;
+}

@@ -1,0 +1,248 @@
+/* variant.c - see variant.h. The variant is a second model over a checkpoint that has the base's tensors, and behind
+ * them one more for each replaced weight. */
+#include "quant/variant.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "formats/base/hash.h"
+#include "quant/read_f32.h"
+
+typedef struct entry {
+    mg_patch p;
+    mg_bound from, home; /* in the base; in the variant before it was patched */
+    uint64_t rows, cols, groups;
+} entry;
+
+struct mg_variant {
+    mg_checkpoint ckpt; /* first: ops receive it */
+    mg_model *base, *model;
+    uint32_t n_base; /* tensors of the base */
+    entry *entries;  /* [ckpt.n_tensors - n_base] */
+    uint32_t cap;
+    uint8_t id[16];
+};
+
+/* ---- reading ---- */
+
+static mg_status stage_rows(const entry *e, uint32_t at, uint64_t row, uint64_t n, uint64_t width, uint64_t size,
+                            void *dst, mg_error *err) {
+    return mg_checkpoint_read(e->p.stage, at, row * width * size, dst, n * width * size, err);
+}
+
+static mg_status limit_rows(const entry *e, uint64_t row, uint64_t n, float *dst, mg_error *err) {
+    const uint64_t width = 2 * e->groups;
+    const float *limits = e->p.limits ? e->p.limits + row * width : NULL;
+    float *own = NULL;
+    if (!limits) {
+        limits = own = malloc((size_t)(n * width) * sizeof *own);
+        if (!own) return mg_fail_nomem(err, n * width * sizeof *own);
+        mg_status st = stage_rows(e, e->p.limits_at, row, n, width, sizeof *own, own, err);
+        if (st != MG_OK) {
+            free(own);
+            return st;
+        }
+    }
+    for (uint64_t r = 0; r < n; r++)
+        for (uint64_t k = 0; k < e->cols; k++) {
+            const float *lim = limits + r * width + 2 * (k / e->p.group);
+            float *w = &dst[r * e->cols + k];
+            *w = *w < lim[0] ? lim[0] : *w > lim[1] ? lim[1] : *w;
+        }
+    free(own);
+    return MG_OK;
+}
+
+static void decode_rows(const entry *e, uint64_t n, const uint8_t *codes, const float *scales, const uint8_t *zeros,
+                        float *dst) {
+    for (uint64_t r = 0; r < n; r++)
+        for (uint64_t k = 0; k < e->cols; k++) {
+            const uint64_t g = r * e->groups + k / e->p.group;
+            dst[r * e->cols + k] = (float)((int)codes[r * e->cols + k] - (int)zeros[g]) * scales[g];
+        }
+}
+
+static mg_status code_rows(const entry *e, uint64_t row, uint64_t n, float *dst, mg_error *err) {
+    const mg_patch *p = &e->p;
+    if (p->codes) {
+        decode_rows(e, n, p->codes + row * e->cols, p->scales + row * e->groups, p->zeros + row * e->groups, dst);
+        return MG_OK;
+    }
+    uint8_t *codes = malloc((size_t)(n * e->cols)), *zeros = malloc((size_t)(n * e->groups));
+    float *scales = malloc((size_t)(n * e->groups) * sizeof *scales);
+    mg_status st = codes && zeros && scales ? MG_OK : mg_fail_nomem(err, n * e->cols);
+    if (st == MG_OK) st = stage_rows(e, p->codes_at, row, n, e->cols, 1, codes, err);
+    if (st == MG_OK) st = stage_rows(e, p->scales_at, row, n, e->groups, sizeof *scales, scales, err);
+    if (st == MG_OK) st = stage_rows(e, p->zeros_at, row, n, e->groups, 1, zeros, err);
+    if (st == MG_OK) decode_rows(e, n, codes, scales, zeros, dst);
+    free(codes);
+    free(zeros);
+    free(scales);
+    return st;
+}
+
+static mg_status eval_rows(mg_variant *v, const entry *e, uint64_t row, uint64_t n, float *dst, mg_error *err) {
+    const mg_patch *p = &e->p;
+    if (p->values) {
+        memcpy(dst, p->values + row * e->cols, (size_t)(n * e->cols) * sizeof *dst);
+        return MG_OK;
+    }
+    if (p->codes || p->codes_at != MG_STRMAP_NONE) return code_rows(e, row, n, dst, err);
+    MG_TRY(mg_read_f32(v->base, &e->from, row, n, dst, err));
+    for (uint64_t r = 0; p->col && r < n; r++)
+        for (uint64_t k = 0; k < e->cols; k++) dst[r * e->cols + k] *= p->col[k];
+    for (uint64_t r = 0; p->row && r < n; r++)
+        for (uint64_t k = 0; k < e->cols; k++) dst[r * e->cols + k] *= p->row[row + r];
+    return p->limits || p->limits_at != MG_STRMAP_NONE ? limit_rows(e, row, n, dst, err) : MG_OK;
+}
+
+/* n bytes at `at`: whole aligned rows straight into dst, others through a scratch row. */
+static mg_status read_bytes(mg_variant *v, const entry *e, uint64_t at, uint8_t *dst, uint64_t n, mg_error *err) {
+    const uint64_t bytes = e->cols * sizeof(float);
+    float *scratch = NULL;
+    mg_status st = MG_OK;
+    while (n && st == MG_OK) {
+        const uint64_t row = at / bytes, skip = at % bytes;
+        uint64_t take = bytes - skip < n ? bytes - skip : n;
+        if (skip == 0 && n >= bytes && (uintptr_t)dst % sizeof(float) == 0) {
+            take = n / bytes * bytes;
+            st = eval_rows(v, e, row, n / bytes, (float *)(void *)dst, err);
+        } else {
+            if (!scratch && !(scratch = malloc((size_t)bytes))) return mg_fail_nomem(err, bytes);
+            st = eval_rows(v, e, row, 1, scratch, err);
+            if (st == MG_OK) memcpy(dst, (const uint8_t *)scratch + skip, (size_t)take);
+        }
+        at += take;
+        dst += take;
+        n -= take;
+    }
+    free(scratch);
+    return st;
+}
+
+static mg_status ckpt_read(mg_checkpoint *c, uint32_t t, uint64_t offset, void *dst, uint64_t n, mg_error *err) {
+    mg_variant *v = (mg_variant *)(void *)c;
+    if (t < v->n_base) return mg_checkpoint_read(v->base->ckpt, t, offset, dst, n, err);
+    mg_status st = read_bytes(v, &v->entries[t - v->n_base], offset, dst, n, err);
+    if (st != MG_OK) mg_error_at(err, c->path, c->tensors[t].name);
+    return st;
+}
+
+static mg_status ckpt_recheck(mg_checkpoint *c, mg_error *err) {
+    return mg_checkpoint_recheck(((mg_variant *)(void *)c)->base->ckpt, err);
+}
+
+static mg_status ckpt_identity(mg_checkpoint *c, uint8_t id[16], mg_error *err) {
+    mg_variant *v = (mg_variant *)(void *)c;
+    uint8_t both[32];
+    MG_TRY(mg_checkpoint_identity(v->base->ckpt, both, err));
+    memcpy(both + 16, v->id, 16);
+    const mg_xxh128 h = mg_xxh128_of(both, sizeof both);
+    memcpy(id, h.bytes, 16);
+    return MG_OK;
+}
+
+static void ckpt_free(mg_checkpoint *c) {
+    (void)c; /* belongs to the variant */
+}
+
+static const mg_checkpoint_ops ops = {ckpt_read, ckpt_recheck, ckpt_identity, ckpt_free};
+
+/* ---- patches ---- */
+
+static mg_status grow(mg_variant *v, mg_error *err) {
+    const uint32_t used = v->ckpt.n_tensors - v->n_base;
+    if (used < v->cap) return MG_OK;
+    const uint32_t cap = v->cap ? 2 * v->cap : 64;
+    entry *e = realloc(v->entries, cap * sizeof *e);
+    if (e) v->entries = e;
+    mg_tensor *t = realloc(v->ckpt.tensors, ((size_t)v->n_base + cap) * sizeof *t);
+    if (t) v->ckpt.tensors = t;
+    if (!e || !t) return mg_fail_nomem(err, cap * sizeof *e);
+    v->cap = cap;
+    return MG_OK;
+}
+
+static entry *find(mg_variant *v, const mg_patch *p) {
+    for (uint32_t i = 0; i < v->ckpt.n_tensors - v->n_base; i++) {
+        entry *e = &v->entries[i];
+        if (e->p.role == p->role && e->p.layer == p->layer && e->p.expert == p->expert) return e;
+    }
+    return NULL;
+}
+
+static mg_status add(mg_variant *v, const mg_patch *p, mg_error *err) {
+    const mg_bound *b = mg_model_find(v->base, p->role, p->layer, p->expert);
+    if (!b) return mg_fail(err, MG_ERR_INTERNAL, "layer %u has no %s to replace", p->layer, mg_role_name(p->role));
+    MG_TRY(grow(v, err));
+    const uint32_t at = v->ckpt.n_tensors;
+    const mg_tensor *from = mg_model_tensor(v->base, b);
+    mg_tensor *t = &v->ckpt.tensors[at];
+    *t = (mg_tensor){.name = from->name, .dtype = MG_F32, .rank = b->rank, .file = from->file};
+    memcpy(t->shape, b->shape, sizeof t->shape);
+    if (!mg_tensor_set_sizes(t)) return mg_fail(err, MG_ERR_LIMIT, "'%s' is too large in F32", from->name);
+    entry *e = &v->entries[at - v->n_base];
+    *e = (entry){.p = *p, .from = *b, .rows = mg_bound_rows(b), .cols = b->rank ? b->shape[b->rank - 1] : 1};
+    mg_bound to = {.tensor = at, .rank = b->rank};
+    memcpy(to.shape, b->shape, sizeof to.shape);
+    mg_model_redirect(v->model, p->role, p->layer, p->expert, &to, &e->home);
+    v->ckpt.n_tensors++;
+    return MG_OK;
+}
+
+mg_status mg_variant_set(mg_variant *v, const mg_patch *p, mg_error *err) {
+    entry *e = find(v, p);
+    if (e)
+        e->p = *p;
+    else
+        MG_TRY(add(v, p, err));
+    e = find(v, p);
+    if (e->p.group == 0 || e->p.group > e->cols) e->p.group = e->cols;
+    e->groups = (e->cols - 1) / e->p.group + 1;
+    return MG_OK;
+}
+
+void mg_variant_clear(mg_variant *v) {
+    for (uint32_t i = 0; i < v->ckpt.n_tensors - v->n_base; i++) {
+        const entry *e = &v->entries[i];
+        mg_model_redirect(v->model, e->p.role, e->p.layer, e->p.expert, &e->home, NULL);
+    }
+    v->ckpt.n_tensors = v->n_base;
+}
+
+/* ---- life ---- */
+
+mg_status mg_variant_new(mg_variant **out, mg_model *base, mg_error *err) {
+    mg_variant *v = calloc(1, sizeof *v);
+    if (!v) return mg_fail_nomem(err, sizeof *v);
+    v->base = base;
+    v->ckpt = *base->ckpt;
+    v->ckpt.ops = &ops;
+    v->n_base = base->ckpt->n_tensors;
+    v->ckpt.tensors = malloc(((size_t)v->n_base + 1) * sizeof *v->ckpt.tensors);
+    mg_status st = v->ckpt.tensors ? MG_OK : mg_fail_nomem(err, v->n_base * sizeof *v->ckpt.tensors);
+    if (st == MG_OK) memcpy(v->ckpt.tensors, base->ckpt->tensors, v->n_base * sizeof *v->ckpt.tensors);
+    if (st == MG_OK) st = mg_model_copy(&v->model, base, &v->ckpt, err);
+    if (st != MG_OK) {
+        mg_variant_free(v);
+        return st;
+    }
+    *out = v;
+    return MG_OK;
+}
+
+void mg_variant_free(mg_variant *v) {
+    if (!v) return;
+    mg_model_free(v->model);
+    free(v->ckpt.tensors);
+    free(v->entries);
+    free(v);
+}
+
+mg_model *mg_variant_model(mg_variant *v) {
+    return v->model;
+}
+
+void mg_variant_set_id(mg_variant *v, const uint8_t id[16]) {
+    memcpy(v->id, id, 16);
+}

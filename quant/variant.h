@@ -1,0 +1,50 @@
+/* variant.h - a model with some of its weights replaced, nothing written: scales folded in, values limited, or codes in
+ * the place of values. To everyone who reads it, it is a model like any other: the forward pass runs it, the planners
+ * write it.
+ *
+ * A replaced weight is F32 in logical order, computed as it is read:
+ *     w'[n][k] = clamp((w[n][k] * col[k]) * row[n], limits[n][k / group])
+ * or (code - zero) * scale (quant/group_encode.h), or values in memory. */
+#ifndef MG_QUANT_VARIANT_H
+#define MG_QUANT_VARIANT_H
+
+#include "formats/arch/model.h"
+
+/* What replaces one weight. All arrays and stage are borrowed until the patch is taken back or the variant freed. A
+ * vector (norm, bias) is one row. */
+typedef struct mg_patch {
+    mg_role role;
+    uint32_t layer, expert;
+    const float *values;  /* [rows][cols]: these, and nothing else below */
+    const float *col;     /* [cols], NULL: 1 */
+    const float *row;     /* [rows], NULL: 1 */
+    uint64_t group;       /* columns that share limits or a scale */
+    const float *limits;  /* [rows][groups][2]: lowest and highest value; NULL: none */
+    const uint8_t *codes; /* [rows][cols]: these with scales and zeros [rows][groups] */
+    const float *scales;
+    const uint8_t *zeros;
+    /* The same, not in memory but in tensors of a checkpoint: MG_STRMAP_NONE or the number. */
+    mg_checkpoint *stage;
+    uint32_t limits_at, codes_at, scales_at, zeros_at;
+} mg_patch;
+#define MG_PATCH_INIT(r, l, e)                                                                                         \
+    {                                                                                                                  \
+        .role = (r), .layer = (l), .expert = (e), .limits_at = MG_STRMAP_NONE, .codes_at = MG_STRMAP_NONE,             \
+        .scales_at = MG_STRMAP_NONE, .zeros_at = MG_STRMAP_NONE                                                        \
+    }
+
+typedef struct mg_variant mg_variant;
+
+/* A variant of base that equals it so far; base outlives it. */
+mg_status mg_variant_new(mg_variant **out, mg_model *base, mg_error *err) MG_MUST_CHECK;
+void mg_variant_free(mg_variant *v);
+/* The model; freed with the variant. */
+mg_model *mg_variant_model(mg_variant *v);
+/* Replace a weight that the base has; an earlier patch of it is dropped. Not while the model is being read. */
+mg_status mg_variant_set(mg_variant *v, const mg_patch *p, mg_error *err) MG_MUST_CHECK;
+/* Back to the base's weights. */
+void mg_variant_clear(mg_variant *v);
+/* Part of what mg_checkpoint_identity says of it, beside the base's: what the patches come from. */
+void mg_variant_set_id(mg_variant *v, const uint8_t id[16]);
+
+#endif
