@@ -283,3 +283,49 @@ mg_status mg_quantize_plan(mg_plan *p, mg_checkpoint *in, const char *path, cons
     mg_arena_release(&j.arena);
     return st;
 }
+
+/* ---- what may be chosen ---- */
+
+static bool is_open(const job *j, const mg_mix_tensor *t) {
+    const mg_mix_options *o = &j->opt->mix;
+    if (t->kept || t->target == t->source || !mg_dtype_is_block(t->target)) return false;
+    if (t->category == MG_MIX_TOKEN_EMBD && o->embd_type != MG_DTYPE_COUNT) return false;
+    if (t->category == MG_MIX_OUTPUT && (o->output_type != MG_DTYPE_COUNT || o->embd_type != MG_DTYPE_COUNT))
+        return false; /* a tied embedding follows either option */
+    return mg_type_rules_match(o->rules, t->name) == MG_DTYPE_COUNT;
+}
+
+static mg_status list_items(job *j, mg_arena *a, mg_quantize_item **items, mg_error *err) {
+    mg_mix_options mix = j->opt->mix;
+    mix.have_imatrix = j->opt->imatrix && j->opt->imatrix->n;
+    MG_TRY(mg_quantize_hparams(&j->model, j->in, j->opt, true, err));
+    MG_TRY(gather(j, err));
+    MG_TRY(mg_mix_choose(&mix, &j->model, j->mix, j->n, err));
+    MG_TRY(MG_ARENA_NEW(a, items, j->n + 1u, err));
+    for (uint32_t k = 0; k < j->n; k++) {
+        const mg_mix_tensor *t = &j->mix[k];
+        mg_quantize_item *item = &(*items)[k];
+        const mg_imatrix_entry *e = NULL;
+        *item = (mg_quantize_item){.name = t->name, .tensor = j->source[k], .target = t->target, .open = is_open(j, t)};
+        if (t->target != t->source) MG_TRY(at_tensor(find_weights(j, k, &e, err), j, t->name, err));
+        if (!e) continue;
+        item->weights = e->values;
+        item->n_weights = e->n_mat * e->cols;
+    }
+    return MG_OK;
+}
+
+mg_status mg_quantize_items(mg_checkpoint *in, const mg_quantize_options *opt, mg_arena *a, mg_quantize_item **items,
+                            uint32_t *n, mg_error *err) {
+    mg_quantize_report unused = {0};
+    if (!in->kv) return mg_fail(err, MG_ERR_USAGE, "'%s' is no GGUF", in->path);
+    if (opt->n_prune) return mg_fail(err, MG_ERR_USAGE, "types cannot be chosen for a model that is pruned at once");
+    mg_quantize_options quiet = *opt;
+    quiet.note = NULL; /* the plan will say it */
+    job j = {.plan = NULL, .in = in, .opt = &quiet, .report = &unused, .block_count = UINT32_MAX};
+    mg_arena_init(&j.arena, 0);
+    mg_status st = list_items(&j, a, items, err);
+    *n = j.n;
+    mg_arena_release(&j.arena);
+    return st;
+}

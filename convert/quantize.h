@@ -54,6 +54,19 @@ typedef struct mg_quantize_report {
 mg_status mg_quantize_plan(mg_plan *p, mg_checkpoint *in, const char *path, const mg_quantize_options *opt,
                            mg_quantize_report *report, uint32_t *out, mg_error *err) MG_MUST_CHECK;
 
+/* One tensor of the output of mg_quantize_plan, before its plan. */
+typedef struct mg_quantize_item {
+    const char *name;     /* of the output; borrowed from in */
+    uint32_t tensor;      /* in in */
+    mg_dtype target;      /* as the mix and the options have it */
+    bool open;            /* encoded into a block dtype, and no option names that dtype: another one may be chosen */
+    const float *weights; /* importance values of the tensor, borrowed from opt->imatrix; NULL: none */
+    uint64_t n_weights;
+} mg_quantize_item;
+/* What mg_quantize_plan would store, in its order. items are in a. Errors as there. */
+mg_status mg_quantize_items(mg_checkpoint *in, const mg_quantize_options *opt, mg_arena *a, mg_quantize_item **items,
+                            uint32_t *n, mg_error *err) MG_MUST_CHECK;
+
 /* The GGUF form of any model, without writing it. A GGUF is used as it is; for other layouts the model is opened and
  * planned as `convert --outtype auto` would write it, so that quantizing it gives the bytes of convert followed by
  * quantize. */

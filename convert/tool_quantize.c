@@ -2,6 +2,7 @@
 #include "convert/quantize.h"
 #include "convert/quantize_args.h"
 #include "convert/tool_plan.h"
+#include "convert/tool_solve.h"
 #include "formats/base/options.h"
 #include "formats/base/pool.h"
 #include "quant/group_checkpoint.h"
@@ -26,7 +27,9 @@ static const mg_tool_info tool = {
 typedef struct args {
     mg_common common;
     mg_opt_list words, outputs, rules, rule_files, include, exclude, overrides, prune;
-    const char *imatrix_path, *output_type, *embd_type;
+    const char *imatrix_path, *output_type, *embd_type, *target_types;
+    double target_bpw;
+    uint64_t target_size, samples;
     bool pure, leave_output, no_fallback, allow_requantize, no_manifest, keep_split;
 } args;
 
@@ -40,6 +43,7 @@ typedef struct run {
     mg_quantize_source source;
     mg_plan *plan;
     mg_quantize_options opt;
+    mg_tool_solution solution;
     uint32_t *out; /* [targets.n] outputs of the plan */
 } run;
 
@@ -58,8 +62,12 @@ static mg_status parse(args *a, int argc, char **argv, bool *done, mg_error *err
          "refuse rows that do not fit the type instead of using another"},
         {"--allow-requantize", MG_OPT_FLAG, &a->allow_requantize, NULL, "accept tensors that are quantized already"},
         {"--fixed", MG_OPT_UNBUILT, NULL, NULL, "corrected variants of known encoder defects"},
-        {"--target-bpw", MG_OPT_UNBUILT, NULL, "X", "choose types for this many bits per weight"},
-        {"--target-size", MG_OPT_UNBUILT, NULL, "SIZE", "choose types for a file of this size"},
+        {NULL, MG_OPT_GROUP, NULL, NULL, "Types by measurement (need --text or --tokens)"},
+        {"--target-bpw", MG_OPT_F64, &a->target_bpw, "X",
+         "choose every tensor's type for this many bits per weight; the recipe goes to OUT.types.txt"},
+        {"--target-size", MG_OPT_SIZE, &a->target_size, "SIZE", "the same for a file of this size"},
+        {"--target-types", MG_OPT_STR, &a->target_types, "T,T", "choose among these types only"},
+        {"--samples", MG_OPT_U64, &a->samples, "N", "windows of text to measure on (default 16)"},
         {NULL, MG_OPT_GROUP, NULL, NULL, "Importance matrix"},
         {"--imatrix", MG_OPT_STR, &a->imatrix_path, "FILE", "importance matrix, GGUF or .dat"},
         {"--include-weights", MG_OPT_LIST, &a->include, "S", "use it only for tensors whose name contains S"},
@@ -76,10 +84,8 @@ static mg_status parse(args *a, int argc, char **argv, bool *done, mg_error *err
         {"--format", MG_OPT_UNBUILT, NULL, "F", "awq, gptq, gptq_v2, compressed-tensors or mlx"},
         {"--layout", MG_OPT_UNBUILT, NULL, "L", "legacy or v5"},
         {"--method", MG_OPT_UNBUILT, NULL, "M", "awq, gptq, awq+gptq or rtn"},
-        {"--text,-f", MG_OPT_UNBUILT, NULL, "F", "calibration text"},
-        {"--tokens", MG_OPT_UNBUILT, NULL, "F", "calibration tokens"},
-        {"--samples", MG_OPT_UNBUILT, NULL, "N", "calibration samples"},
         {"--fold-only", MG_OPT_UNBUILT, NULL, NULL, "only fold scales"},
+        MG_COMMON_TEXT_OPTS(a->common),
         MG_COMMON_WRITE_OPTS(a->common),
         {"--output,-o", MG_OPT_LIST, &a->outputs, "FILE=TYPE", "an output; repeatable, all from one read"},
         {"--no-manifest", MG_OPT_FLAG, &a->no_manifest, NULL,
@@ -162,6 +168,67 @@ static mg_status set_options(run *r, const args *a, mg_error *err) {
     return load_imatrix(r, a, err);
 }
 
+/* ---- types by measurement ---- */
+
+static bool has_target(const args *a) {
+    return a->target_bpw != 0 || a->target_size != 0;
+}
+
+static mg_status check_target(const run *r, const args *a, mg_error *err) {
+    const bool text = a->common.text.n || a->common.tokens.n;
+    if (!has_target(a)) {
+        if (text || a->samples || a->target_types)
+            return mg_fail(err, MG_ERR_USAGE,
+                           "--text, --tokens, --samples and --target-types need --target-bpw or --target-size");
+        return MG_OK;
+    }
+    if (a->target_bpw != 0 && a->target_size)
+        return mg_fail(err, MG_ERR_USAGE, "--target-bpw and --target-size cannot be used together");
+    if (a->target_bpw != 0 && !(a->target_bpw > 0 && a->target_bpw <= 32))
+        return mg_fail(err, MG_ERR_USAGE, "--target-bpw %g: expected bits per weight, above 0 and at most 32",
+                       a->target_bpw);
+    if (!text) return mg_fail(err, MG_ERR_USAGE, "types are chosen by measuring on text: give --text FILE");
+    if (r->targets.n != 1) return mg_fail(err, MG_ERR_USAGE, "a target is for one output at a time");
+    if (!mg_dtype_is_block(r->targets.items[0].preset->dtype))
+        return mg_fail(err, MG_ERR_USAGE, "a target needs a quantized TYPE, %s is none",
+                       r->targets.items[0].preset->name);
+    return MG_OK;
+}
+
+static mg_tool_solve_options solve_options(run *r, const args *a) {
+    return (mg_tool_solve_options){.common = &a->common,
+                                   .in = r->in,
+                                   .gguf = r->source.gguf,
+                                   .quantize = &r->opt,
+                                   .out = r->targets.items[0].path,
+                                   .bpw = a->target_bpw,
+                                   .size = a->target_size,
+                                   .types = a->target_types,
+                                   .samples = a->samples,
+                                   .say = say,
+                                   .say_ctx = (void *)(uintptr_t)&a->common.quiet};
+}
+
+static mg_status solve(run *r, const args *a, mg_error *err) {
+    const mg_tool_solve_options opt = solve_options(r, a);
+    r->opt.mix.preset = r->targets.items[0].preset;
+    return mg_tool_solve(&opt, &r->rules, &r->solution, err);
+}
+
+/* What was found, and the recipe; before the file itself, which may take long and be interrupted. */
+static mg_status report_solution(run *r, const args *a, mg_error *err) {
+    const mg_tool_solve_options opt = solve_options(r, a);
+    double kl;
+    char text[256];
+    MG_TRY(mg_tool_solve_check(&opt, r->plan, r->out[0], &kl, err));
+    snprintf(text, sizeof text,
+             "expected divergence %.6f nats per token, measured with all tensors quantized (%.6f as the sum of %u "
+             "tensors alone)",
+             kl, r->solution.sum, r->solution.n_tensors);
+    say(opt.say_ctx, text);
+    return a->common.dry_run ? MG_OK : mg_tool_solve_write(&opt, &r->solution, err);
+}
+
 /* ---- plan ---- */
 
 static mg_status check_not_input(const char *in, const char *out, mg_error *err) {
@@ -206,6 +273,7 @@ static mg_status make_plan(run *r, args *a, mg_error *err) {
     MG_TRY(mg_quantize_source_open(&r->source, r->in, NULL, err));
     if (!r->source.had_tokenizer)
         say(&a->common.quiet, "the model has no tokenizer files: the result has no tokenizer keys");
+    if (has_target(a)) MG_TRY(solve(r, a, err));
     MG_TRY(mg_plan_new(&r->plan, err));
     MG_TRY(MG_ARENA_NEW(&r->arena, &r->out, t->n, err));
     for (size_t i = 0; i < t->n; i++) {
@@ -223,7 +291,9 @@ static mg_status work(run *r, args *a, mg_error *err) {
     if (r->targets.threads_given && a->common.threads)
         return mg_fail(err, MG_ERR_USAGE, "the thread count is given twice: as NTHREADS and with --threads");
     MG_TRY(set_options(r, a, err));
+    MG_TRY(check_target(r, a, err));
     MG_TRY(make_plan(r, a, err));
+    if (has_target(a)) MG_TRY(report_solution(r, a, err));
     mg_exec_options opt = {.threads = r->targets.threads ? (unsigned)r->targets.threads : a->common.n_threads,
                            .memory = a->common.memory,
                            .restart = a->common.restart,
@@ -252,6 +322,7 @@ int main(int argc, char **argv) {
     mg_checkpoint_free(r.in);
     mg_imatrix_free(r.imatrix);
     mg_type_rules_release(&r.rules);
+    free(r.solution.recipe);
     mg_quantize_targets_release(&r.targets);
     mg_arena_release(&r.arena);
     args_release(&a);
