@@ -24,11 +24,13 @@ static void build_twins(void) {
         mg_codecs_fill_avx2_legacy(twins[isa]);
         mg_codecs_fill_avx2_kmin(twins[isa]);
         mg_codecs_fill_avx2_ksigned(twins[isa]);
+        mg_codecs_fill_avx2_iq4(twins[isa]);
     }
     mg_codecs_fill_avx512_plain(twins[MG_ISA_AVX512]);
     mg_codecs_fill_avx512_legacy(twins[MG_ISA_AVX512]);
     mg_codecs_fill_avx512_kmin(twins[MG_ISA_AVX512]);
     mg_codecs_fill_avx512_ksigned(twins[MG_ISA_AVX512]);
+    mg_codecs_fill_avx512_iq4(twins[MG_ISA_AVX512]);
 }
 
 const mg_codec *mg_codec_for(mg_dtype t, mg_isa isa) {

@@ -1,0 +1,11 @@
+/* iq4_avx2.c - the AVX2 twins of IQ4_NL, IQ4_XS (quant/simd/iq4.inc). */
+#if defined(__x86_64__)
+#include "quant/x86/codec_avx2.inc"
+#define MG_FILL(family) mg_codecs_fill_avx2_##family
+#include "quant/simd/iq4.inc"
+#else
+#include "quant/codec_twins.h"
+void mg_codecs_fill_avx2_iq4(mg_codec *table) {
+    (void)table;
+}
+#endif
