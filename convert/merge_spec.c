@@ -70,7 +70,8 @@ static mg_status get_expert(mg_merge_spec *s, const char *dir, const mg_yaml *v,
     if (v->type != MG_YAML_MAP) return mg_merge_yaml_schema(err, v, "experts", "a list of mappings");
     MG_TRY(mg_merge_yaml_check_keys(v, keys, "an expert", err));
     MG_TRY(mg_merge_yaml_model(&s->arena, mg_yaml_get(v, "source_model"), "source_model", &e->source, err));
-    MG_TRY(mg_merge_yaml_resolve(&s->arena, dir, e->source, &e->path, err));
+    e->path = e->source;
+    if (!s->prompts_only) MG_TRY(mg_merge_yaml_resolve(&s->arena, dir, e->source, &e->path, err));
     MG_TRY(get_prompts(s, v, "positive_prompts", &e->positive, err));
     MG_TRY(get_prompts(s, v, "negative_prompts", &e->negative, err));
     const mg_yaml *noise = mg_yaml_get(v, "noise_scale"), *scale = mg_yaml_get(v, "residual_scale");
@@ -183,7 +184,8 @@ static mg_status read_root(mg_merge_spec *s, const char *dir, const mg_yaml *roo
     if (!root || root->type != MG_YAML_MAP) return mg_fail(err, MG_ERR_FORMAT, "a merge recipe must be a mapping");
     MG_TRY(mg_merge_yaml_check_keys(root, keys, "the recipe", err));
     MG_TRY(mg_merge_yaml_model(&s->arena, mg_yaml_get(root, "base_model"), "base_model", &s->base, err));
-    MG_TRY(mg_merge_yaml_resolve(&s->arena, dir, s->base, &s->base_path, err));
+    s->base_path = s->base;
+    if (!s->prompts_only) MG_TRY(mg_merge_yaml_resolve(&s->arena, dir, s->base, &s->base_path, err));
     const mg_yaml *experts = mg_yaml_get(root, "experts");
     if (!experts || experts->type != MG_YAML_SEQ || experts->n_children == 0)
         return mg_fail(err, MG_ERR_FORMAT, "'experts' must be a list of at least one expert");
@@ -203,13 +205,14 @@ static mg_status read_root(mg_merge_spec *s, const char *dir, const mg_yaml *roo
     MG_TRY(get_shape(s, root, err));
     s->trunk_strength = 1;
     const mg_yaml *trunk = mg_yaml_get(root, "trunk");
-    if (trunk && !mg_yaml_is_null(trunk)) MG_TRY(get_trunk(s, dir, trunk, err));
+    if (trunk && !mg_yaml_is_null(trunk) && !s->prompts_only) MG_TRY(get_trunk(s, dir, trunk, err));
     return get_scalars(s, dir, root, err);
 }
 
-mg_status mg_merge_spec_load(mg_merge_spec **out, const char *path, mg_error *err) {
+static mg_status load(mg_merge_spec **out, const char *path, bool prompts_only, mg_error *err) {
     mg_merge_spec *s = calloc(1, sizeof *s);
     if (!s) return mg_fail_nomem(err, sizeof *s);
+    s->prompts_only = prompts_only;
     mg_arena_init(&s->arena, 256u << 20);
     char *text = NULL;
     size_t n = 0;
@@ -228,6 +231,14 @@ mg_status mg_merge_spec_load(mg_merge_spec **out, const char *path, mg_error *er
     }
     *out = s;
     return MG_OK;
+}
+
+mg_status mg_merge_spec_load(mg_merge_spec **out, const char *path, mg_error *err) {
+    return load(out, path, false, err);
+}
+
+mg_status mg_merge_spec_load_prompts(mg_merge_spec **out, const char *path, mg_error *err) {
+    return load(out, path, true, err);
 }
 
 void mg_merge_spec_free(mg_merge_spec *s) {

@@ -56,6 +56,7 @@ typedef struct mg_merge_spec {
     double trunk_strength;    /* how far from the base to that trunk; 1 when absent */
     const char *text;         /* the file verbatim, copied into the output as mergekit_moe_config.yml */
     size_t text_size;
+    bool prompts_only; /* paths are not resolved */
     mg_arena arena;
     mg_yaml_doc *doc;
 } mg_merge_spec;
@@ -66,6 +67,8 @@ typedef struct mg_merge_spec {
  * checked against the gate mode by mg_merge_spec_check, since tools may override it and supply text. *out is the
  * caller's. */
 mg_status mg_merge_spec_load(mg_merge_spec **out, const char *path, mg_error *err) MG_MUST_CHECK;
+/* The same for its prompts alone: donors are named, not looked up. */
+mg_status mg_merge_spec_load_prompts(mg_merge_spec **out, const char *path, mg_error *err) MG_MUST_CHECK;
 void mg_merge_spec_free(mg_merge_spec *s);
 
 /* Append the non-empty lines of a text file to the positive prompts of the expert called name: the last component of

@@ -22,6 +22,7 @@ typedef enum mg_tap_point {
     MG_TAP_ROUTER_LOGITS,  /* [n_tokens, experts] */
     MG_TAP_EXPERT_IN,      /* [rows, hidden] of one expert */
     MG_TAP_EXPERT_DOWN_IN, /* [rows, expert_ffn] of one expert */
+    MG_TAP_EXPERT_OUT,     /* [rows, hidden] what one expert gives, before it is weighted */
     MG_TAP_SHARED_DOWN_IN, /* input of the shared expert's down projection [n_tokens, shared_ffn] */
     MG_TAP_LAYER_OUT,      /* residual stream after the layer    [n_tokens, hidden] */
 } mg_tap_point;

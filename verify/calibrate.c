@@ -136,6 +136,7 @@ static point point_of_tap(mg_tap_point p) {
     case MG_TAP_SHARED_DOWN_IN:
         return P_SHARED_DOWN_IN;
     case MG_TAP_ROUTER_LOGITS:
+    case MG_TAP_EXPERT_OUT:
     case MG_TAP_LAYER_OUT:
         break;
     }

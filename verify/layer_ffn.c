@@ -268,7 +268,10 @@ static mg_status experts_out(moe *e, mg_error *err) {
         MG_TRY(expert_shape(e, d->w, r->hidden, err));
         MG_TRY(mg_linear_pack(&f->lin, &d->x, f->packed.p + e->pack_at[x], rows, e->ffn, NULL, m, e->ffn, err));
     }
-    return mg_linear_run(&f->lin, r->m, e->jobs, n, err);
+    MG_TRY(mg_linear_run(&f->lin, r->m, e->jobs, n, err));
+    for (uint32_t x = 0; x < e->route.experts; x++)
+        MG_TRY(expert_tap(e, MG_TAP_EXPERT_OUT, x, f->k.p + e->route.first[x] * r->hidden, r->hidden, err));
+    return MG_OK;
 }
 
 enum { TOKENS_PER_TICKET = 16 };

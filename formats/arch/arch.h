@@ -351,6 +351,8 @@ mg_role mg_arch_dense_role(const mg_arch *arch, mg_role expert);
 mg_dtype mg_config_dtype(const mg_json *config);
 /* Make config name dtype (F32, F16 or BF16), in the spelling it already uses ("dtype" or "torch_dtype"). */
 void mg_config_set_dtype(mg_json *config, mg_dtype dtype);
+/* Set a whole number of a config of that family, in every spelling of it that is there. */
+void mg_config_set_number(mg_json *config, const struct mg_arch *arch, mg_key key, int64_t value);
 /* Set the number of layers of a config of that family; its lists per layer get, for layer l, the entry that layer
  * from[l] had. MG_ERR_FORMAT when a list has none. */
 mg_status mg_config_set_layers(mg_json *config, const struct mg_arch *arch, const uint32_t *from, uint32_t n,

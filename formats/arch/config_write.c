@@ -158,10 +158,14 @@ static mg_status restack(mg_json *config, const char *path, const uint32_t *from
     return MG_OK;
 }
 
-mg_status mg_config_set_layers(mg_json *config, const mg_arch *arch, const uint32_t *from, uint32_t n, mg_error *err) {
+void mg_config_set_number(mg_json *config, const mg_arch *arch, mg_key key, int64_t value) {
     for (uint32_t i = 0; i < arch->n_config; i++)
-        for (int s = 0; arch->config[i].key == MG_K_LAYERS && s < MG_MAX_SPELLINGS && arch->config[i].hf[s]; s++)
-            if (mg_json_get(config, arch->config[i].hf[s])) mg_json_set_u64(config, arch->config[i].hf[s], n);
+        for (int s = 0; arch->config[i].key == key && s < MG_MAX_SPELLINGS && arch->config[i].hf[s]; s++)
+            if (mg_json_get(config, arch->config[i].hf[s])) mg_json_set_i64(config, arch->config[i].hf[s], value);
+}
+
+mg_status mg_config_set_layers(mg_json *config, const mg_arch *arch, const uint32_t *from, uint32_t n, mg_error *err) {
+    mg_config_set_number(config, arch, MG_K_LAYERS, n);
     for (const mg_layer_list *row = arch->lists; row && row->path; row++)
         MG_TRY(restack(config, row->path, from, n, err));
     return MG_OK;

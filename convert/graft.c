@@ -1,0 +1,279 @@
+/* graft.c - see graft.h. The result's tensors are laid out for its own numbers; a part that is expert i of a layer is
+ * read where expert keep[layer][i] lies. */
+#include "convert/graft.h"
+
+#include "convert/convert_common.h"
+#include "quant/codec.h"
+#include "quant/read_f32.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct job {
+    mg_plan *p;
+    mg_graft *g;
+    uint32_t out;
+    mg_hparams hp; /* of the result */
+    uint32_t experts, layers;
+} job;
+
+static uint32_t kept(const job *j, uint32_t layer, uint32_t i) {
+    return j->g->keep[layer * j->g->n_keep + i];
+}
+
+/* ---- what a mixture must be like ---- */
+
+static mg_status check_mixture(const job *j, mg_error *err) {
+    const mg_graft *g = j->g;
+    const mg_model *m = g->m;
+    if (mg_hp_i(m, MG_K_EXPERTS) == 0) return mg_fail(err, MG_ERR_UNSUPPORTED, "'%s' has no experts", m->ckpt->path);
+    if (mg_hp_i(m, MG_K_GRID_X) && (g->n_add || g->n_keep != mg_hp_i(m, MG_K_EXPERTS)))
+        return mg_fail(err, MG_ERR_UNSUPPORTED,
+                       "experts on a grid cannot be dropped or added: their neighbours would change");
+    if (m->ckpt->config && mg_json_get(m->ckpt->config, "quantization_config"))
+        return mg_fail(err, MG_ERR_UNSUPPORTED,
+                       "weights in group formats cannot be grafted: convert to a float type first");
+    if (!m->ckpt->config && !m->ckpt->kv)
+        return mg_fail(err, MG_ERR_UNSUPPORTED, "only Hugging Face directories and GGUF files can be grafted");
+    if (j->hp.i[MG_K_EXPERTS_USED] > j->experts)
+        return mg_fail(err, MG_ERR_CONFLICT, "%lld experts per token of %u (--experts-per-token)",
+                       (long long)j->hp.i[MG_K_EXPERTS_USED], j->experts);
+    if (g->n_add && !g->regate)
+        return mg_fail(err, MG_ERR_USAGE,
+                       "an added expert gets tokens only from new routers: --regate CONFIG is needed");
+    return MG_OK;
+}
+
+static mg_status check_donor(const job *j, const mg_donor *d, mg_error *err) {
+    const mg_model *m = j->g->m;
+    static const struct {
+        mg_key moe, dense;
+        const char *what;
+    } sizes[] = {{MG_K_HIDDEN, MG_K_HIDDEN, "hidden size"},
+                 {MG_K_EXPERT_FFN, MG_K_FFN, "feed-forward size"},
+                 {MG_K_LAYERS, MG_K_LAYERS, "number of layers"}};
+    if (!mg_arch_made_from(m->arch, d->model->arch))
+        return mg_fail(err, MG_ERR_CONFLICT, "a %s model is not made of %s experts ('%s')", m->arch->name,
+                       d->model->arch->name, d->name);
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        if (mg_hp_i(m, sizes[i].moe) != mg_hp_i(d->model, sizes[i].dense))
+            return mg_fail(err, MG_ERR_CONFLICT, "'%s' has %s %lld, the experts have %lld", d->name, sizes[i].what,
+                           (long long)mg_hp_i(d->model, sizes[i].dense), (long long)mg_hp_i(m, sizes[i].moe));
+    return MG_OK;
+}
+
+/* ---- routers ---- */
+
+/* Elements of a vector over experts (biases, corrections) of those that stay; added experts get 0. */
+static mg_status vector_expr(const job *j, const mg_bound *b, uint32_t layer, const mg_expr **out, mg_error *err) {
+    uint64_t n = j->experts, old = b->shape[0];
+    mg_dtype dtype = mg_model_tensor(j->g->m, b)->dtype;
+    float *have = malloc((size_t)(old + n) * sizeof *have);
+    if (!have) return mg_fail_nomem(err, (old + n) * sizeof *have);
+    float *want = have + old;
+    memset(want, 0, (size_t)n * sizeof *want);
+    mg_status st = mg_read_f32(j->g->m, b, 0, 1, have, err);
+    for (uint32_t i = 0; st == MG_OK && i < j->g->n_keep; i++) want[i] = have[kept(j, layer, i)];
+    if (st == MG_OK) st = mg_expr_const(j->p, MG_F32, 1, &n, want, out, err);
+    if (st == MG_OK) st = mg_expr_cast(j->p, *out, dtype, NULL, 0, out, err);
+    free(have);
+    return st;
+}
+
+static mg_status router_expr(const job *j, const mg_target *t, const mg_expr **out, mg_error *err) {
+    uint32_t layer = t->parts[0].layer;
+    const mg_bound *b = mg_model_find(j->g->m, t->parts[0].role, layer, 0);
+    if (!b) return mg_fail(err, MG_ERR_FORMAT, "no %s in layer %u", mg_role_name(t->parts[0].role), layer);
+    if (t->parts[0].role == MG_R_ROUTER && j->g->regate)
+        return mg_expr_cast(j->p, j->g->routers[layer], mg_model_tensor(j->g->m, b)->dtype, NULL, 0, out, err);
+    if (b->rank == 1) return vector_expr(j, b, layer, out, err);
+    const mg_expr *whole, **rows = calloc(j->g->n_keep, sizeof *rows);
+    if (!rows) return mg_fail_nomem(err, j->g->n_keep * sizeof *rows);
+    mg_status st = mg_expr_role(j->p, j->g->m, b, &whole, err);
+    for (uint32_t i = 0; st == MG_OK && i < j->g->n_keep; i++) {
+        mg_view one = {.kind = MG_VIEW_ROWS, .a = kept(j, layer, i), .b = 1};
+        st = mg_expr_view(j->p, whole, &one, &rows[i], err);
+    }
+    if (st == MG_OK) st = mg_expr_concat(j->p, rows, j->g->n_keep, out, err);
+    free(rows);
+    return st;
+}
+
+static bool is_of_router(mg_role r) {
+    return r == MG_R_ROUTER || r == MG_R_ROUTER_BIAS || r == MG_R_ROUTER_CORRECTION;
+}
+
+/* ---- experts ---- */
+
+/* A target of one expert: part i of a stack, or the only one. */
+static mg_status expert_slice(const job *j, const mg_target *t, uint32_t i, const mg_expr *like, const mg_expr **out,
+                              mg_error *err) {
+    mg_part part = t->parts[i];
+    mg_target one = *t;
+    one.parts = &part;
+    one.n_parts = 1;
+    if (t->rank == 3) {
+        one.rank = 2;
+        one.shape[0] = t->shape[1];
+        one.shape[1] = t->shape[2];
+    }
+    if (part.expert < j->g->n_keep) {
+        part.expert = kept(j, part.layer, part.expert);
+        return mg_convert_target_expr(j->p, j->g->m, &one, out, err);
+    }
+    mg_donor *d = &j->g->donors[part.expert - j->g->n_keep];
+    mg_dtype dtype = mg_expr_dtype(like);
+    part.role = mg_arch_dense_role(j->g->m->arch, part.role);
+    part.expert = 0;
+    if (part.role == MG_ROLE_COUNT)
+        return mg_fail(err, MG_ERR_UNSUPPORTED, "'%s' has a weight that a dense donor lacks", t->name);
+    MG_TRY(mg_convert_target_expr(j->p, d->model, &one, out, err));
+    return mg_expr_cast(j->p, *out, dtype, NULL, 0, out, err);
+}
+
+/* Experts that stay, as they are stored. */
+static mg_status kept_expr(const job *j, const mg_target *t, const mg_expr **out, mg_error *err) {
+    mg_target moved = *t;
+    mg_part *parts = calloc(t->n_parts, sizeof *parts);
+    if (!parts) return mg_fail_nomem(err, t->n_parts * sizeof *parts);
+    for (uint32_t i = 0; i < t->n_parts; i++) {
+        parts[i] = t->parts[i];
+        parts[i].expert = kept(j, parts[i].layer, parts[i].expert);
+    }
+    moved.parts = parts;
+    mg_status st = mg_convert_target_expr(j->p, j->g->m, &moved, out, err);
+    free(parts);
+    return st;
+}
+
+static mg_status experts_expr(const job *j, const mg_target *t, const mg_expr **out, mg_error *err) {
+    if (!j->g->n_add || (t->n_parts == 1 && t->parts[0].expert < j->g->n_keep)) return kept_expr(j, t, out, err);
+    const mg_expr *like = NULL;
+    if (t->n_parts == 1) { /* a tensor of its own for an added expert: typed as the first one's */
+        mg_target first = *t;
+        mg_part part = t->parts[0];
+        part.expert = 0;
+        first.parts = &part;
+        MG_TRY(expert_slice(j, &first, 0, NULL, &like, err));
+        return expert_slice(j, t, 0, like, out, err);
+    }
+    if (t->rank != 3 || t->n_parts != j->experts || t->join > 1)
+        return mg_fail(err, MG_ERR_UNSUPPORTED, "experts stored as '%s' cannot be added to", t->name);
+    const mg_expr **slices = calloc(t->n_parts, sizeof *slices);
+    if (!slices) return mg_fail_nomem(err, t->n_parts * sizeof *slices);
+    mg_status st = MG_OK;
+    for (uint32_t i = 0; st == MG_OK && i < t->n_parts; i++) st = expert_slice(j, t, i, slices[0], &slices[i], err);
+    if (st == MG_OK) st = mg_expr_stack(j->p, slices, t->n_parts, out, err);
+    free(slices);
+    return st;
+}
+
+/* ---- the file ---- */
+
+static mg_status target_expr(const job *j, const mg_target *t, const mg_expr **out, mg_error *err) {
+    mg_role role = t->parts[0].role;
+    if (!t->generated && is_of_router(role)) return router_expr(j, t, out, err);
+    if (!t->generated && mg_role_scope(role) == MG_SCOPE_EXPERT) return experts_expr(j, t, out, err);
+    return mg_convert_target_expr(j->p, j->g->m, t, out, err);
+}
+
+static bool has(const void *ctx, mg_role role, uint32_t layer, uint32_t expert) {
+    const job *j = ctx;
+    bool of_expert = mg_role_scope(role) == MG_SCOPE_EXPERT;
+    return mg_model_has(j->g->m, role, layer, of_expert ? kept(j, layer, 0) : expert);
+}
+
+/* The order of the source's file, which is that of the same names in the result. */
+static mg_status add_in_order(job *j, const mg_targets *t, mg_error *err) {
+    mg_targets old;
+    const mg_model *m = j->g->m;
+    bool gguf = m->ckpt->kv != NULL;
+    mg_layout layout = gguf ? MG_LAYOUT_GGUF : MG_LAYOUT_HF;
+    mg_strmap names;
+    mg_strmap_init(&names);
+    mg_status st = mg_arch_targets(&old, m->arch, &m->hp, m->layers, layout, mg_model_has, m, err);
+    if (st == MG_OK && gguf) st = mg_targets_order(&old, m, err);
+    for (size_t i = 0; st == MG_OK && i < t->n; i++)
+        st = mg_strmap_put(&names, t->items[i].name, strlen(t->items[i].name), (uint32_t)i, NULL, err);
+    bool *done = calloc(t->n + 1, sizeof *done);
+    if (st == MG_OK && !done) st = mg_fail_nomem(err, t->n);
+    for (size_t i = 0; st == MG_OK && i < old.n + t->n; i++) { /* those with a place, then new ones */
+        uint32_t at =
+            i < old.n ? mg_strmap_get(&names, old.items[i].name, strlen(old.items[i].name)) : (uint32_t)(i - old.n);
+        if (at == MG_STRMAP_NONE || done[at]) continue;
+        const mg_expr *e = NULL;
+        done[at] = true;
+        st = target_expr(j, &t->items[at], &e, err);
+        if (st == MG_OK) st = mg_plan_add_tensor(j->p, j->out, t->items[at].name, e, err);
+        if (st != MG_OK) mg_error_at(err, NULL, t->items[at].name);
+    }
+    free(done);
+    mg_strmap_release(&names);
+    mg_targets_release(&old);
+    return st;
+}
+
+static mg_status add_tensors(job *j, mg_error *err) {
+    const mg_model *m = j->g->m;
+    mg_targets t;
+    mg_status st =
+        mg_arch_targets(&t, m->arch, &j->hp, m->layers, m->ckpt->kv ? MG_LAYOUT_GGUF : MG_LAYOUT_HF, has, j, err);
+    if (st == MG_OK) st = add_in_order(j, &t, err);
+    mg_targets_release(&t);
+    return st;
+}
+
+/* The numbers of experts where the source states them. */
+static mg_status add_gguf(job *j, const char *path, mg_error *err) {
+    const mg_model *m = j->g->m;
+    char key[128];
+    mg_kvs kv;
+    mg_kvs_init(&kv);
+    mg_status st = mg_plan_add_output(j->p, MG_OUT_GGUF, path, &j->out, err);
+    for (size_t i = 0; st == MG_OK && i < m->ckpt->kv->n; i++) st = mg_kvs_copy(&kv, &m->ckpt->kv->items[i], err);
+    snprintf(key, sizeof key, "%s.expert_count", m->arch->gguf_arch);
+    if (st == MG_OK) st = mg_kvs_set_u32(&kv, key, j->experts, err);
+    snprintf(key, sizeof key, "%s.expert_used_count", m->arch->gguf_arch);
+    if (st == MG_OK) st = mg_kvs_set_u32(&kv, key, (uint32_t)j->hp.i[MG_K_EXPERTS_USED], err);
+    if (st == MG_OK) st = mg_plan_set_kv(j->p, j->out, &kv, err);
+    mg_kvs_release(&kv);
+    return st;
+}
+
+static mg_status add_dir(job *j, const char *path, mg_error *err) {
+    const mg_model *m = j->g->m;
+    mg_json *config = NULL;
+    MG_TRY(mg_plan_add_output(j->p, MG_OUT_HF_DIR, path, &j->out, err));
+    MG_TRY(mg_json_dup(&config, m->ckpt->config, err));
+    mg_config_set_number(config, m->arch, MG_K_EXPERTS, j->experts);
+    mg_config_set_number(config, m->arch, MG_K_EXPERTS_USED, j->hp.i[MG_K_EXPERTS_USED]);
+    mg_status st = mg_plan_set_config(j->p, j->out, config, err);
+    mg_json_free(config);
+    if (st == MG_OK) st = mg_convert_copy_sides(j->p, j->out, m->ckpt->dir, NULL, err);
+    return st;
+}
+
+static mg_status make_slots(const job *j, mg_error *err) {
+    uint64_t shape[2] = {j->experts, (uint64_t)mg_hp_i(j->g->m, MG_K_HIDDEN)};
+    for (uint32_t l = 0; j->g->regate && l < j->layers; l++)
+        if (mg_model_has(j->g->m, MG_R_ROUTER, l, 0)) MG_TRY(mg_expr_slot(j->p, 2, shape, &j->g->routers[l], err));
+    return MG_OK;
+}
+
+mg_status mg_graft_plan(mg_plan *p, mg_graft *g, const char *path, uint32_t *out, mg_error *err) {
+    job j = {.p = p,
+             .g = g,
+             .hp = g->m->hp,
+             .experts = g->n_keep + g->n_add,
+             .layers = (uint32_t)mg_hp_i(g->m, MG_K_LAYERS)};
+    j.hp.i[MG_K_EXPERTS] = j.experts;
+    if (g->used) j.hp.i[MG_K_EXPERTS_USED] = g->used;
+    MG_TRY(check_mixture(&j, err));
+    for (uint32_t i = 0; i < g->n_add; i++) MG_TRY(check_donor(&j, &g->donors[i], err));
+    MG_TRY(g->m->ckpt->kv ? add_gguf(&j, path, err) : add_dir(&j, path, err));
+    MG_TRY(make_slots(&j, err));
+    MG_TRY(add_tensors(&j, err));
+    *out = j.out;
+    return MG_OK;
+}
