@@ -14,4 +14,9 @@ void mg_convert_item_of(mg_convert_item *item, const mg_target *t);
 mg_status mg_convert_add_tensor(mg_plan *p, uint32_t out, const mg_expr *e, mg_convert_item *item,
                                 mg_convert_dtype_fn choose, void *ctx, mg_error *err) MG_MUST_CHECK;
 
+/* The numbers of a rotary scaling that a GGUF states as factors only, into hp. */
+mg_status mg_convert_recover_rope(mg_model *m, mg_hparams *hp, mg_error *err) MG_MUST_CHECK;
+/* Which weights a Hugging Face directory gets: all but the rotary factors, which its config states. */
+bool mg_convert_has_for_dir(const void *model, mg_role role, uint32_t layer, uint32_t expert);
+
 #endif

@@ -47,7 +47,7 @@ static bool find_llama3(const float *have, uint64_t n, mg_hparams *hp, float *wo
     return false;
 }
 
-static mg_status recover_rope(mg_model *m, mg_hparams *hp, mg_error *err) {
+mg_status mg_convert_recover_rope(mg_model *m, mg_hparams *hp, mg_error *err) {
     const mg_bound *b = mg_model_find(m, MG_R_ROPE_FREQS, 0, 0);
     if (!b || !m->ckpt->kv) return MG_OK;
     const mg_tensor *t = mg_model_tensor(m, b);
@@ -65,8 +65,7 @@ static mg_status recover_rope(mg_model *m, mg_hparams *hp, mg_error *err) {
     return st;
 }
 
-/* Which weights the directory gets: all but the rotary factors, which its config states. */
-static bool has_for_dir(const void *model, mg_role role, uint32_t layer, uint32_t expert) {
+bool mg_convert_has_for_dir(const void *model, mg_role role, uint32_t layer, uint32_t expert) {
     return role != MG_R_ROPE_FREQS && mg_model_has(model, role, layer, expert);
 }
 
@@ -159,8 +158,8 @@ mg_status mg_convert_plan_hf(mg_plan *p, mg_model *m, const char *dir, const mg_
     MG_TRY(mg_plan_add_output(p, MG_OUT_HF_DIR, dir, out, err));
     if (opt->shard_size) MG_TRY(mg_plan_set_shard_size(p, *out, opt->shard_size, err));
     mg_hparams hp = m->hp;
-    MG_TRY(recover_rope(m, &hp, err));
-    mg_status st = mg_arch_targets(&ts, m->arch, &hp, m->layers, MG_LAYOUT_HF, has_for_dir, m, err);
+    MG_TRY(mg_convert_recover_rope(m, &hp, err));
+    mg_status st = mg_arch_targets(&ts, m->arch, &hp, m->layers, MG_LAYOUT_HF, mg_convert_has_for_dir, m, err);
     if (st == MG_OK) st = add_targets(p, m, &ts, *out, opt, &dtype, err);
     if (st == MG_OK) st = make_config(p, m, &hp, *out, dtype, err);
     /* A GGUF carries its tokenizer inside; files beside it need not belong to it. */

@@ -20,6 +20,13 @@ mg_status mg_plan_memory(mg_plan *p, const mg_exec_options *opt, uint64_t *bytes
     return MG_OK;
 }
 
+/* Weights of the model that a tensor holds: packed codes are many, scales and zeros none. */
+static uint64_t weights_of(const mg_expr *e) {
+    const mg_group_form *f = e->op == MG_EX_PART ? e->children[0]->form : NULL;
+    if (f) return f->parts[e->arg].what == MG_PART_CODES ? f->rows * f->cols : 0;
+    return e->t.dtype == MG_I32 || e->t.dtype == MG_I64 ? 0 : e->t.n_elements; /* group numbers, shapes */
+}
+
 static mg_json *tensor_json(const mg_plan_tensor *t) {
     mg_json *j = mg_json_new_object(), *shape = mg_json_new_array();
     mg_dtype from;
@@ -42,7 +49,7 @@ mg_status mg_plan_json(mg_plan *p, uint32_t out, mg_json **json, mg_error *err) 
     for (uint32_t i = 0; i < o->n_tensors; i++) {
         mg_json_push(tensors, tensor_json(&o->tensors[i]));
         bytes += o->tensors[i].e->t.n_bytes;
-        elements += o->tensors[i].e->t.n_elements;
+        elements += weights_of(o->tensors[i].e);
     }
     for (uint32_t i = 0; i < o->n_files; i++) {
         mg_json *f = mg_json_new_object();
@@ -82,7 +89,7 @@ mg_status mg_plan_print(mg_plan *p, uint32_t out, const mg_exec_options *opt, FI
                 mg_tensor_shape_text(t, shape, sizeof shape), mg_dtype_get(from)->name, mg_dtype_get(t->dtype)->name,
                 (unsigned long long)t->n_bytes);
         bytes += t->n_bytes;
-        elements += t->n_elements;
+        elements += weights_of(o->tensors[i].e);
     }
     for (uint32_t i = 0; i < o->n_files; i++) disk += o->files[i].size;
     char a[MG_HUMAN_MAX], b[MG_HUMAN_MAX], c[MG_HUMAN_MAX];

@@ -1,6 +1,7 @@
 /* tool_quantize.c - moegraft-quantize: llama-quantize's command line on our plans. */
 #include "convert/quantize.h"
 #include "convert/quantize_args.h"
+#include "convert/tool_groups.h"
 #include "convert/tool_plan.h"
 #include "convert/tool_solve.h"
 #include "formats/base/options.h"
@@ -15,12 +16,15 @@
 static const mg_tool_info tool = {
     .name = "quantize",
     .summary = "store a model in 1 to 8 bit GGUF types, byte for byte as llama-quantize does",
-    .synopsis = "IN [OUT.gguf] TYPE [NTHREADS]\nIN DIR/ TYPE TYPE... [NTHREADS]\nIN -o FILE=TYPE [-o FILE=TYPE]...",
+    .synopsis =
+        "IN [OUT.gguf] TYPE [NTHREADS]\nIN DIR/ TYPE TYPE... [NTHREADS]\nIN -o FILE=TYPE [-o FILE=TYPE]...\nIN OUT RTN "
+        "[NTHREADS]",
     .examples =
         "  moegraft-quantize model-bf16.gguf Q4_K_M\n"
         "  moegraft-quantize model/ model-Q8_0.gguf Q8_0            (a Hugging Face directory, no intermediate file)\n"
         "  moegraft-quantize --imatrix im.gguf model-bf16.gguf out/ Q2_K Q3_K_M Q4_K_M   (one read for all)\n"
-        "  moegraft-quantize --dry-run model-bf16.gguf IQ4_XS\n",
+        "  moegraft-quantize --dry-run model-bf16.gguf IQ4_XS\n"
+        "  moegraft-quantize model/ model-AWQ/ RTN --format awq --bits 4   (a directory for AutoAWQ, vLLM ...)\n",
     .next = "moegraft quantize --help",
 };
 
@@ -31,6 +35,7 @@ typedef struct args {
     double target_bpw;
     uint64_t target_size, samples;
     bool pure, leave_output, no_fallback, allow_requantize, no_manifest, keep_split;
+    mg_tool_groups groups;
 } args;
 
 /* Everything that lives while the plan does. */
@@ -78,11 +83,13 @@ static mg_status parse(args *a, int argc, char **argv, bool *done, mg_error *err
         {"--keep-split", MG_OPT_FLAG, &a->keep_split, NULL, "the same parts as the input, OUT-00001-of-0000N.gguf"},
         {"--reuse", MG_OPT_UNBUILT, NULL, "OLD.gguf", "copy tensors whose recipe is unchanged"},
         {NULL, MG_OPT_GROUP, NULL, NULL, "Group formats (AWQ, GPTQ, RTN)"},
-        {"--bits", MG_OPT_UNBUILT, NULL, "N", "bits per weight"},
-        {"--group-size", MG_OPT_UNBUILT, NULL, "N", "weights per scale"},
-        {"--symmetric", MG_OPT_UNBUILT, NULL, NULL, "no zero points"},
-        {"--format", MG_OPT_UNBUILT, NULL, "F", "awq, gptq, gptq_v2, compressed-tensors or mlx"},
-        {"--layout", MG_OPT_UNBUILT, NULL, "L", "legacy or v5"},
+        {"--bits", MG_OPT_STR, &a->groups.bits, "N", "bits per weight, 2 to 8 (default 4)"},
+        {"--group-size", MG_OPT_STR, &a->groups.group_size, "N",
+         "weights per scale: 32, 64, 128 (default), or -1 for whole rows"},
+        {"--symmetric", MG_OPT_FLAG, &a->groups.symmetric, NULL, "no zero points"},
+        {"--format", MG_OPT_STR, &a->groups.format, "F", "awq (default), gptq, gptq_v2, compressed-tensors or mlx"},
+        {"--layout", MG_OPT_STR, &a->groups.layout, "L",
+         "names of experts: legacy (default; AutoAWQ, vLLM, the hub) or v5 (GPTQModel 7)"},
         {"--method", MG_OPT_UNBUILT, NULL, "M", "awq, gptq, awq+gptq or rtn"},
         {"--fold-only", MG_OPT_UNBUILT, NULL, NULL, "only fold scales"},
         MG_COMMON_TEXT_OPTS(a->common),
@@ -286,7 +293,47 @@ static mg_status make_plan(run *r, args *a, mg_error *err) {
     return MG_OK;
 }
 
+static mg_exec_options exec_options(const args *a) {
+    return (mg_exec_options){.threads = a->common.n_threads,
+                             .memory = a->common.memory,
+                             .restart = a->common.restart,
+                             .force = a->common.force,
+                             .progress = a->common.progress,
+                             .label = "quantize",
+                             .manifest = !a->no_manifest};
+}
+
+/* Options that the other kind of output has no use for. */
+static mg_status work_groups(args *a, mg_error *err) {
+    const struct {
+        bool given;
+        const char *name;
+    } ggml[] = {{a->pure, "--pure"},
+                {a->leave_output, "--leave-output-tensor"},
+                {a->output_type != NULL, "--output-tensor-type"},
+                {a->embd_type != NULL, "--token-embedding-type"},
+                {a->rules.n != 0, "--tensor-type"},
+                {a->rule_files.n != 0, "--tensor-type-file"},
+                {a->no_fallback, "--no-fallback"},
+                {a->imatrix_path != NULL, "--imatrix"},
+                {a->overrides.n != 0, "--override-kv"},
+                {a->prune.n != 0, "--prune-layers"},
+                {a->keep_split, "--keep-split"},
+                {a->outputs.n != 0, "--output"},
+                {has_target(a) || a->target_types, "--target-..."},
+                {a->samples || a->common.text.n || a->common.tokens.n, "calibration text"}};
+    const mg_exec_options opt = exec_options(a);
+    for (size_t i = 0; i < sizeof ggml / sizeof *ggml; i++)
+        if (ggml[i].given) return mg_fail(err, MG_ERR_USAGE, "%s is not for rounding into group formats", ggml[i].name);
+    a->groups.allow_requantize = a->allow_requantize;
+    return mg_tool_groups_run(&a->groups, &a->words, &opt, &a->common, err);
+}
+
 static mg_status work(run *r, args *a, mg_error *err) {
+    if (mg_tool_groups_asked(&a->words)) return work_groups(a, err);
+    if (mg_tool_groups_option(&a->groups))
+        return mg_fail(err, MG_ERR_USAGE, "%s is for group formats (RTN), not for GGUF types",
+                       mg_tool_groups_option(&a->groups));
     MG_TRY(mg_quantize_targets_parse(&r->targets, &a->words, &a->outputs, err));
     if (r->targets.threads_given && a->common.threads)
         return mg_fail(err, MG_ERR_USAGE, "the thread count is given twice: as NTHREADS and with --threads");
@@ -294,13 +341,8 @@ static mg_status work(run *r, args *a, mg_error *err) {
     MG_TRY(check_target(r, a, err));
     MG_TRY(make_plan(r, a, err));
     if (has_target(a)) MG_TRY(report_solution(r, a, err));
-    mg_exec_options opt = {.threads = r->targets.threads ? (unsigned)r->targets.threads : a->common.n_threads,
-                           .memory = a->common.memory,
-                           .restart = a->common.restart,
-                           .force = a->common.force,
-                           .progress = a->common.progress,
-                           .label = "quantize",
-                           .manifest = !a->no_manifest};
+    mg_exec_options opt = exec_options(a);
+    if (r->targets.threads) opt.threads = (unsigned)r->targets.threads;
     mg_tool_plan_style style = {.json = a->common.json, .quiet = a->common.quiet, .sizes = true};
     if (a->common.dry_run) return mg_tool_plan_show(r->plan, r->out, r->targets.n, &opt, style, err);
     return mg_tool_plan_execute(r->plan, &opt, style, err);

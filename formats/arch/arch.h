@@ -417,6 +417,9 @@ mg_status mg_targets_order(mg_targets *t, const mg_model *source, mg_error *err)
  * mg_model_read_rows; its rows are the part's rows of the target. MG_ERR_FORMAT when the source lacks the weight. */
 mg_status mg_target_bind(mg_bound *out, const mg_model *source, const mg_target *t, uint32_t part,
                          mg_error *err) MG_MUST_CHECK;
+/* The newest Hugging Face name of a target of layout HF into buf: the last of the family's forms that keeps a weight as
+ * it is. false: it has no such form, or buf is too small. */
+bool mg_target_newest_name(const mg_target *t, const mg_arch *arch, const mg_hparams *hp, char *buf, size_t size);
 /* The part that holds row `row` of t, and the row within the part. */
 uint32_t mg_target_part_of_row(const mg_target *t, uint64_t row, uint64_t *row_in_part);
 

@@ -319,6 +319,14 @@ mg_status mg_target_bind(mg_bound *out, const mg_model *source, const mg_target 
     return MG_OK;
 }
 
+bool mg_target_newest_name(const mg_target *t, const mg_arch *arch, const mg_hparams *hp, char *buf, size_t size) {
+    const char *pattern = NULL;
+    const mg_form *forms = arch->tensors[t->row].forms[MG_LAYOUT_HF];
+    for (uint32_t f = 0; t->n_parts == 1 && f < MG_MAX_FORMS && forms[f].pattern; f++)
+        if (forms[f].views[0].kind == MG_VIEW_END) pattern = forms[f].pattern;
+    return pattern && mg_pattern_expand(buf, size, pattern, hp, t->parts[0].layer, t->parts[0].expert);
+}
+
 /* ---- the reference converter's order ---- */
 
 typedef struct order_key {

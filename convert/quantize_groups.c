@@ -1,0 +1,219 @@
+/* quantize_groups.c - see quantize_groups.h. */
+#include "convert/quantize_groups.h"
+
+#include "convert/convert_common.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+typedef struct job {
+    mg_plan *plan;
+    mg_model *m;
+    const mg_groups_options *opt;
+    mg_groups_report *report;
+    uint32_t out;
+    mg_dtype dtype; /* of everything that stays a float */
+    mg_arena arena;
+    mg_groups_names names;
+} job;
+
+/* ---- what is quantized ---- */
+
+static bool is_linear(mg_role r) {
+    switch (r) {
+    case MG_R_ATTN_Q:
+    case MG_R_ATTN_K:
+    case MG_R_ATTN_V:
+    case MG_R_ATTN_O:
+    case MG_R_ATTN_Q_A:
+    case MG_R_ATTN_Q_B:
+    case MG_R_ATTN_KV_A:
+    case MG_R_ATTN_K_B:
+    case MG_R_ATTN_V_B:
+    case MG_R_FFN_GATE:
+    case MG_R_FFN_UP:
+    case MG_R_FFN_DOWN:
+    case MG_R_SHARED_GATE:
+    case MG_R_SHARED_UP:
+    case MG_R_SHARED_DOWN:
+    case MG_R_EXPERT_GATE:
+    case MG_R_EXPERT_UP:
+    case MG_R_EXPERT_DOWN:
+        return true;
+    default:
+        return false;
+    }
+}
+
+/* AWQ and GPTQ kernels compute in F16 and AWQ's old ones refuse another model type; the others keep the model's. */
+static mg_dtype float_type(const mg_model *m, mg_group_format format) {
+    if (format == MG_FORMAT_AWQ || format == MG_FORMAT_GPTQ || format == MG_FORMAT_GPTQ_V2) return MG_F16;
+    const mg_dtype d = m->ckpt->config ? mg_config_dtype(m->ckpt->config) : MG_DTYPE_COUNT;
+    return d == MG_F16 || d == MG_BF16 || d == MG_F32 ? d : mg_convert_auto_dtype(m->ckpt);
+}
+
+/* ---- tensors ---- */
+
+static mg_status add(job *j, const char *name, const mg_expr *e, mg_error *err) {
+    uint64_t shape[MG_MAX_RANK], n = 1;
+    const uint32_t rank = mg_expr_shape(e, shape);
+    for (uint32_t i = 0; i < rank; i++) n *= shape[i]; /* fits: the expression exists */
+    j->report->elements += n;
+    return mg_plan_add_tensor(j->plan, j->out, name, e, err);
+}
+
+static mg_status add_suffixed(job *j, const char *module, const char *suffix, const mg_expr *e, mg_error *err) {
+    const char *name = mg_arena_printf(&j->arena, "%s%s", module, suffix);
+    return name ? add(j, name, e, err) : mg_fail_nomem(err, strlen(module));
+}
+
+/* Group of each column, in order. */
+static mg_status ordered(job *j, const mg_group_form *f, const mg_expr **out, mg_error *err) {
+    int32_t *g = malloc(f->cols * sizeof *g);
+    if (!g) return mg_fail_nomem(err, f->cols * sizeof *g);
+    for (uint64_t k = 0; k < f->cols; k++) g[k] = (int32_t)(k / f->slab_cols);
+    mg_status st = mg_expr_const(j->plan, MG_I32, 1, &f->cols, g, out, err);
+    free(g);
+    return st;
+}
+
+/* What a format stores beside codes, scales and zeros. */
+static mg_status add_companions(job *j, const char *module, const mg_group_form *f, const mg_expr *g_idx,
+                                mg_error *err) {
+    const mg_expr *e;
+    if (f->format == MG_FORMAT_GPTQ || f->format == MG_FORMAT_GPTQ_V2) {
+        if (!g_idx) MG_TRY(ordered(j, f, &g_idx, err));
+        return add_suffixed(j, module, ".g_idx", g_idx, err);
+    }
+    if (f->format == MG_FORMAT_CT) {
+        const int64_t shape[2] = {(int64_t)f->rows, (int64_t)f->cols};
+        const uint64_t two = 2;
+        MG_TRY(mg_expr_const(j->plan, MG_I64, 1, &two, shape, &e, err));
+        MG_TRY(add_suffixed(j, module, ".weight_shape", e, err));
+    }
+    return g_idx ? add_suffixed(j, module, ".weight_g_idx", g_idx, err) : MG_OK;
+}
+
+static mg_status add_quantized(job *j, const char *module, const mg_convert_item *item, const mg_expr *e,
+                               mg_error *err) {
+    const mg_groups_options *o = j->opt;
+    const mg_group_scheme s = mg_group_format_scheme(o->format, o->bits, o->group_size, o->symmetric, j->dtype);
+    const mg_expr *parts[MG_GROUP_MAX_PARTS], *g_idx = NULL;
+    mg_group_form form;
+    MG_TRY(mg_group_form_init(&form, o->format, &s, item->shape[0], item->shape[1], err));
+    MG_TRY(o->make ? o->make(o->ctx, j->plan, item, e, &form, parts, &g_idx, err)
+                   : mg_expr_group_encode(j->plan, e, &form, parts, err));
+    for (uint32_t i = 0; i < form.n_parts; i++) MG_TRY(add_suffixed(j, module, form.parts[i].suffix, parts[i], err));
+    MG_TRY(add_companions(j, module, &form, g_idx, err));
+    j->names.quantized[j->names.n_quantized++] = module;
+    return MG_OK;
+}
+
+static bool ends_in_weight(const char *name) {
+    const size_t n = strlen(name);
+    return n > 7 && strcmp(name + n - 7, ".weight") == 0;
+}
+
+/* A tensor as the directory names it. v5: the last of the family's names that is stored as it is. */
+static const char *name_of(job *j, const mg_target *t) {
+    char buf[512];
+    if (!j->opt->v5_names || !mg_target_newest_name(t, j->m->arch, &j->m->hp, buf, sizeof buf)) return t->name;
+    return mg_arena_strdup(&j->arena, buf);
+}
+
+static mg_status add_target(job *j, const mg_target *t, mg_error *err) {
+    const mg_expr *e;
+    MG_TRY(mg_convert_target_expr(j->plan, j->m, t, &e, err));
+    mg_convert_item item = {.name = name_of(j, t)};
+    if (!item.name) return mg_fail_nomem(err, 512);
+    mg_convert_item_of(&item, t);
+    item.source = mg_expr_dtype(e);
+    item.rank = mg_expr_shape(e, item.shape);
+    if (mg_dtype_is_block(item.source) && !j->opt->allow_requantize)
+        return mg_fail(err, MG_ERR_USAGE, "it is %s already; --allow-requantize permits another loss",
+                       mg_dtype_get(item.source)->name);
+    if (j->opt->fold) MG_TRY(j->opt->fold(j->opt->ctx, j->plan, &item, &e, err));
+    if (is_linear(item.role) && item.rank > 2)
+        return mg_fail(err, MG_ERR_UNSUPPORTED,
+                       "this family keeps its experts in tensors of %u dimensions; group formats store matrices",
+                       item.rank);
+    if (item.rank == 2 && ends_in_weight(item.name)) {
+        const char *module = mg_arena_strndup(&j->arena, item.name, strlen(item.name) - 7);
+        if (!module) return mg_fail_nomem(err, strlen(item.name));
+        if (is_linear(item.role)) return add_quantized(j, module, &item, e, err);
+        if (item.role != MG_R_TOKEN_EMBD && item.role != MG_R_OUTPUT) j->names.kept[j->names.n_kept++] = module;
+    }
+    MG_TRY(mg_expr_cast(j->plan, e, j->dtype, NULL, 0, &e, err));
+    return add(j, item.name, e, err);
+}
+
+/* ---- the directory ---- */
+
+/* transformers 5 writes keys that 4 (and with it AutoAWQ) does not know, and reads the old ones as well. */
+static void both_spellings(mg_json *config, mg_dtype dtype) {
+    const mg_json *rope = mg_json_get(config, "rope_parameters");
+    double theta;
+    mg_config_set_dtype(config, dtype);
+    const char *name = mg_json_str(mg_json_get(config, "dtype"));
+    if (name && !mg_json_get(config, "torch_dtype")) mg_json_set_str(config, "torch_dtype", name);
+    if (!mg_json_get(config, "rope_theta") && mg_json_f64(mg_json_get(rope, "rope_theta"), &theta))
+        mg_json_set_f64(config, "rope_theta", theta);
+}
+
+static mg_status add_config(job *j, mg_error *err) {
+    mg_json *config;
+    const char *side;
+    char *text;
+    if (j->m->ckpt->config)
+        MG_TRY(mg_json_dup(&config, j->m->ckpt->config, err));
+    else
+        MG_TRY(mg_arch_new_config(&config, j->m->arch, &j->m->hp, j->dtype, err));
+    both_spellings(config, j->dtype);
+    mg_status st = mg_groups_config(config, j->opt, &j->names, &side, &text, err);
+    if (st == MG_OK) st = mg_plan_set_config(j->plan, j->out, config, err);
+    if (st == MG_OK && side) st = mg_plan_add_side_file(j->plan, j->out, side, text, strlen(text), err);
+    free(text);
+    mg_json_free(config);
+    return st;
+}
+
+static mg_status add_targets(job *j, const mg_targets *ts, mg_error *err) {
+    MG_TRY(MG_ARENA_NEW(&j->arena, &j->names.quantized, ts->n + 1, err));
+    MG_TRY(MG_ARENA_NEW(&j->arena, &j->names.kept, ts->n + 1, err));
+    j->names.arena = &j->arena;
+    for (size_t i = 0; i < ts->n; i++) {
+        mg_status st = add_target(j, &ts->items[i], err);
+        if (st == MG_OK) continue;
+        mg_error_at(err, j->m->ckpt->path, ts->items[i].name);
+        return st;
+    }
+    j->report->quantized = (uint32_t)j->names.n_quantized;
+    j->report->kept = (uint32_t)j->names.n_kept;
+    return j->names.n_quantized ? MG_OK : mg_fail(err, MG_ERR_UNSUPPORTED, "the model has no linear layer to quantize");
+}
+
+static mg_status fill(job *j, const char *dir, mg_error *err) {
+    mg_targets ts;
+    mg_hparams hp = j->m->hp;
+    MG_TRY(mg_convert_recover_rope(j->m, &hp, err));
+    MG_TRY(mg_plan_add_output(j->plan, MG_OUT_HF_DIR, dir, &j->out, err));
+    mg_status st = mg_arch_targets(&ts, j->m->arch, &hp, j->m->layers, MG_LAYOUT_HF, mg_convert_has_for_dir, j->m, err);
+    if (st == MG_OK) st = add_targets(j, &ts, err);
+    if (st == MG_OK) st = add_config(j, err);
+    mg_targets_release(&ts);
+    if (st == MG_OK)
+        st =
+            mg_convert_copy_sides(j->plan, j->out, j->m->ckpt->kv ? NULL : j->m->ckpt->dir, j->opt->had_tokenizer, err);
+    return st;
+}
+
+mg_status mg_quantize_plan_groups(mg_plan *p, mg_model *m, const char *dir, const mg_groups_options *opt,
+                                  mg_groups_report *report, uint32_t *out, mg_error *err) {
+    *report = (mg_groups_report){0};
+    job j = {.plan = p, .m = m, .opt = opt, .report = report, .dtype = float_type(m, opt->format)};
+    mg_arena_init(&j.arena, 0);
+    mg_status st = fill(&j, dir, err);
+    *out = j.out;
+    mg_arena_release(&j.arena);
+    return st;
+}

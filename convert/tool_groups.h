@@ -1,0 +1,24 @@
+/* tool_groups.h - quantize IN OUT AWQ|GPTQ|RTN: the part of moegraft-quantize that writes group formats. Linked into
+ * that tool only. */
+#ifndef MG_CONVERT_TOOL_GROUPS_H
+#define MG_CONVERT_TOOL_GROUPS_H
+
+#include "convert/tool_plan.h"
+#include "formats/base/options.h"
+
+/* Options as given; NULL and 0: not given. */
+typedef struct mg_tool_groups {
+    const char *bits, *group_size, *format, *layout;
+    bool symmetric;
+    bool allow_requantize;
+} mg_tool_groups;
+
+/* Do the words IN [OUT] TYPE ask for a group format? */
+bool mg_tool_groups_asked(const mg_opt_list *words);
+/* Has an option been given that only group formats know? Its name, or NULL. */
+const char *mg_tool_groups_option(const mg_tool_groups *g);
+/* Plan, then show or execute. */
+mg_status mg_tool_groups_run(const mg_tool_groups *g, const mg_opt_list *words, const mg_exec_options *opt,
+                             const mg_common *common, mg_error *err) MG_MUST_CHECK;
+
+#endif
