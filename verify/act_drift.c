@@ -125,16 +125,30 @@ static double softmax_kl(const float *a, const float *b, uint32_t n) {
     return kl;
 }
 
+const double mg_margin_ends[MG_MARGINS - 1] = {0.05, 0.1, 0.25, 0.5, 1};
+
+static void add_margin(mg_routing_stat *s, double margin, bool flip) {
+    unsigned i = 0;
+    while (i < MG_MARGINS - 1 && margin >= mg_margin_ends[i]) i++;
+    s->margin[i].tokens++;
+    s->margin[i].flips += flip;
+}
+
 static void compare_routing(mg_routing_stat *s, const mg_act_drift *d, const float *ref, const float *cand,
                             uint64_t rows) {
-    uint32_t a[MAX_TOP_K], b[MAX_TOP_K], n = d->experts, ka = d->top_k_ref, kb = d->top_k_cand;
+    uint32_t a[MAX_TOP_K + 1], b[MAX_TOP_K], n = d->experts, ka = d->top_k_ref, kb = d->top_k_cand;
+    const uint32_t next = ka < n ? ka + 1 : ka; /* and the first that was not chosen */
     for (uint64_t r = 0; r < rows; r++, ref += n, cand += n) {
-        mg_topk(ref, n, ka, a);
+        mg_topk(ref, n, next, a);
         mg_topk(cand, n, kb, b);
-        uint32_t shared = 0;
+        uint32_t shared = 0, ordered = 0;
         for (uint32_t i = 0; i < ka; i++)
             for (uint32_t j = 0; j < kb; j++) shared += a[i] == b[j];
-        s->same_set += ka == kb && shared == ka;
+        for (uint32_t i = 0; i < ka && i < kb; i++) ordered += a[i] == b[i];
+        const bool same = ka == kb && shared == ka;
+        s->same_set += same;
+        s->same_order += ka == kb && ordered == ka;
+        if (next > ka) add_margin(s, (double)ref[a[ka - 1]] - (double)ref[a[ka]], !same);
         s->same_first += a[0] == b[0];
         s->weight_kl_sum += softmax_kl(ref, cand, n);
         for (uint32_t i = 0; i < ka; i++) s->load_ref[a[i]]++;

@@ -13,11 +13,21 @@ typedef struct mg_layer_stat {
     double diff_sq, ref_sq; /* relative L2 = sqrt(diff_sq / ref_sq) */
 } mg_layer_stat;
 
+/* Changed choices by how close they were: the reference's router logit of the last expert chosen minus that of the
+ * first one not chosen. Upper ends of the ranges; the last has none. */
+#define MG_MARGINS 6u
+extern const double mg_margin_ends[MG_MARGINS - 1];
+typedef struct mg_margin_stat {
+    uint64_t tokens, flips; /* flips: tokens whose set of experts changed */
+} mg_margin_stat;
+
 typedef struct mg_routing_stat {
     uint64_t tokens;
-    uint64_t same_set, same_first;  /* tokens whose chosen experts, whose best expert agree */
-    double weight_kl_sum;           /* KL of softmax over all experts, nats */
-    uint64_t *load_ref, *load_cand; /* [experts] (token, slot) pairs */
+    uint64_t same_set, same_order,
+        same_first;                    /* tokens whose chosen experts, in any order, in order, whose best agree */
+    mg_margin_stat margin[MG_MARGINS]; /* empty when every expert is chosen */
+    double weight_kl_sum;              /* KL of softmax over all experts, nats */
+    uint64_t *load_ref, *load_cand;    /* [experts] (token, slot) pairs */
 } mg_routing_stat;
 
 /* The reference's side: give mg_act_ref_tap to its scorer. */

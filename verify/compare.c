@@ -68,6 +68,7 @@ static mg_status run_drift(mg_model *reference, mg_candidate *cand, uint32_t n, 
     for (uint32_t i = 0; st == MG_OK && i < n; i++) {
         st = check_vocab(reference, &cand[i], err);
         if (st == MG_OK && tap) st = mg_act_drift_init(&cand[i].act, &act, reference, cand[i].model, top_k, err);
+        cand[i].drift.classes = opt->classes;
         score.tap = tap;
         score.tap_ctx = &cand[i].act;
         if (st == MG_OK) st = walker_new(&w[i], cand[i].model, opt, &score, err);

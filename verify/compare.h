@@ -14,7 +14,9 @@ typedef struct mg_candidate {
     mg_drift_summary summary;
     mg_act_drift act;
     mg_weight_diff weights;
-    mg_json *attribution; /* owned; NULL: not asked for */
+    mg_json *attribution;      /* owned; NULL: not asked for */
+    uint64_t bytes, n_weights; /* of all tensors: the size that candidates are ranked by */
+    bool pareto;               /* no other candidate of the run is both smaller and closer */
     bool has_drift, has_weights;
 } mg_candidate;
 
@@ -24,6 +26,7 @@ typedef struct mg_compare_options {
     uint32_t experts_per_token; /* 0 = the models' own; MG_EXPERTS_ALL */
     uint64_t memory;            /* bytes for activations and logits of all models together; 0 = 1 GiB */
     bool weights;               /* compare weight by weight */
+    const uint8_t *classes;     /* [vocab] mg_token_class of every token; NULL: not told apart */
     bool logits_only;           /* leave the layers inside alone: act stays empty */
     mg_progress
         *progress; /* counts scored positions, then bytes of weights: ask for one of them at a time; may be NULL */

@@ -1,6 +1,9 @@
 /* drift.c - see drift.h. */
 #include "verify/drift.h"
 
+#include "quant/math/f64.h"
+#include "quant/math/topk.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,6 +20,8 @@ void mg_drift_release(mg_drift *d) {
 /* What one position contributes; computed in parallel, added up in order. */
 typedef struct row_result {
     double kl, nll_ref, nll_cand, max_abs, diff_sq, dot, ref_sq, cand_sq;
+    uint64_t top_ref, top_cand;
+    uint32_t shared; /* among the first five */
     bool same_top, finite;
 } row_result;
 
@@ -24,6 +29,16 @@ typedef struct row_work {
     const mg_score_rows *ref, *cand;
     row_result *out;
 } row_work;
+
+/* How many of the best tokens of both are the same; a vocabulary shorter than five has as many as it has. */
+static uint32_t shared_top(const float *a, const float *b, uint64_t v) {
+    uint32_t x[MG_DRIFT_TOP], y[MG_DRIFT_TOP], n = v < MG_DRIFT_TOP ? (uint32_t)v : MG_DRIFT_TOP, shared = 0;
+    mg_topk(a, (uint32_t)v, n, x);
+    mg_topk(b, (uint32_t)v, n, y);
+    for (uint32_t i = 0; i < n; i++)
+        for (uint32_t j = 0; j < n; j++) shared += x[i] == y[j];
+    return shared + (MG_DRIFT_TOP - n);
+}
 
 static mg_status one_row(void *ctx, uint64_t i, unsigned worker, mg_error *err) {
     (void)worker;
@@ -38,6 +53,9 @@ static mg_status one_row(void *ctx, uint64_t i, unsigned worker, mg_error *err) 
     r.nll_ref = mg_row_nll(&la, a, target);
     r.nll_cand = mg_row_nll(&lb, b, target);
     r.same_top = la.argmax == lb.argmax;
+    r.top_ref = la.argmax;
+    r.top_cand = lb.argmax;
+    r.shared = shared_top(a, b, v);
     for (uint64_t k = 0; k < v; k++) {
         double x = (double)a[k], y = (double)b[k], diff = y - x;
         r.max_abs = fabs(diff) > r.max_abs ? fabs(diff) : r.max_abs;
@@ -51,6 +69,26 @@ static mg_status one_row(void *ctx, uint64_t i, unsigned worker, mg_error *err) 
     return MG_OK;
 }
 
+static void add_class(mg_drift *d, const row_result *r, int32_t target) {
+    mg_drift_class *c = &d->by_class[d->classes[target]];
+    c->n++;
+    c->same_top += r->same_top;
+    c->kl += r->kl;
+    c->nll_ref += r->nll_ref;
+    c->nll_cand += r->nll_cand;
+}
+
+/* Into the list of the worst when it belongs there. */
+static void add_worst(mg_drift *d, const mg_drift_position *p) {
+    uint32_t at = d->n_worst;
+    while (at > 0 && d->worst[at - 1].kl < p->kl) at--;
+    if (at == MG_DRIFT_WORST) return;
+    const uint32_t keep = d->n_worst < MG_DRIFT_WORST ? d->n_worst : MG_DRIFT_WORST - 1;
+    memmove(&d->worst[at + 1], &d->worst[at], (keep - at) * sizeof *p);
+    d->worst[at] = *p;
+    d->n_worst = keep + 1;
+}
+
 static mg_status add_row(mg_drift *d, const row_result *r, uint32_t bin, mg_error *err) {
     MG_TRY(mg_kl_stats_add(&d->stats, r->kl, r->nll_cand, r->nll_ref, r->same_top, err));
     d->logit_max_abs = r->max_abs > d->logit_max_abs ? r->max_abs : d->logit_max_abs;
@@ -60,6 +98,10 @@ static mg_status add_row(mg_drift *d, const row_result *r, uint32_t bin, mg_erro
     d->cand_sq += r->cand_sq;
     d->bin_kl[bin] += r->kl;
     d->bin_n[bin]++;
+    d->top_shared += r->shared;
+    const double dn = r->nll_cand - r->nll_ref;
+    d->sum_dn += dn;
+    d->sum_dn2 += dn * dn;
     return MG_OK;
 }
 
@@ -78,6 +120,16 @@ mg_status mg_drift_add(mg_drift *d, const mg_score_rows *ref, const mg_score_row
                          (unsigned long long)ref->window, (unsigned long long)pos);
         else
             st = add_row(d, &out[i], (uint32_t)(bin < MG_DRIFT_BINS ? bin : MG_DRIFT_BINS - 1), err);
+        if (st != MG_OK) break;
+        if (d->classes) add_class(d, &out[i], ref->targets[i]);
+        add_worst(d, &(mg_drift_position){.window = ref->window,
+                                          .pos = (uint32_t)pos,
+                                          .target = ref->targets[i],
+                                          .top_ref = (int32_t)out[i].top_ref,
+                                          .top_cand = (int32_t)out[i].top_cand,
+                                          .kl = out[i].kl,
+                                          .p_ref = mg_f64_exp(-out[i].nll_ref),
+                                          .p_cand = mg_f64_exp(-out[i].nll_cand)});
     }
     d->n_logits += st == MG_OK ? ref->n * ref->vocab : 0;
     free(out);
@@ -95,6 +147,10 @@ mg_status mg_drift_summarize(mg_drift *d, mg_drift_summary *s, mg_error *err) {
     s->kl = mg_kl_stats_summary(&d->stats);
     s->logit_max_abs = d->logit_max_abs;
     s->logit_rms = sqrt(d->diff_sq / (double)d->n_logits);
+    const double n = (double)s->n, mean = d->sum_dn / n, var = d->sum_dn2 / n - mean * mean;
+    s->ln_ratio = mean;
+    s->ln_ratio_stderr = s->n > 1 && var > 0 ? sqrt(var / (n - 1)) : 0;
+    s->top5 = (double)d->top_shared / (MG_DRIFT_TOP * n);
     s->logit_cosine = d->ref_sq > 0 && d->cand_sq > 0 ? d->dot / sqrt(d->ref_sq * d->cand_sq) : 0;
     return MG_OK;
 }

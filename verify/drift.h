@@ -1,6 +1,7 @@
 /* drift.h - how far a candidate's predictions are from a reference's, position by position, and how their logits
  * differ. p is the reference's distribution, q the candidate's.
  *
+ *   top5      share of the reference's five most likely tokens that are among the candidate's five
  *   kl        sum p (log p - log q), nats          delta_p   q(target) - p(target)
  *   top1      both have the same most likely token  ppl       exp(mean -log prob of the target)
  * Percentiles interpolate linearly between order statistics. Standard errors are sqrt(variance / (n - 1)). */
@@ -8,8 +9,25 @@
 #define MG_VERIFY_DRIFT_H
 
 #include "verify/klstats.h"
+#include "verify/token_class.h"
 
-#define MG_DRIFT_BINS 32u /* positions within a window, for the plot */
+#define MG_DRIFT_BINS  32u /* positions within a window, for the plot */
+#define MG_DRIFT_WORST 20u /* positions kept as the worst */
+#define MG_DRIFT_TOP   5u
+
+/* One position among the worst. */
+typedef struct mg_drift_position {
+    uint64_t window;
+    uint32_t pos;
+    int32_t target, top_ref, top_cand; /* the token that follows, and the most likely of both */
+    double kl, p_ref, p_cand;          /* probabilities of the target */
+} mg_drift_position;
+
+/* The positions whose following token is of one class. */
+typedef struct mg_drift_class {
+    uint64_t n, same_top;
+    double kl, nll_ref, nll_cand; /* sums */
+} mg_drift_class;
 
 typedef struct mg_drift {
     mg_kl_stats stats;                                   /* divergence, delta_p, perplexities, top tokens */
@@ -17,6 +35,12 @@ typedef struct mg_drift {
     uint64_t n_logits;
     double bin_kl[MG_DRIFT_BINS];
     uint64_t bin_n[MG_DRIFT_BINS];
+    uint64_t top_shared;    /* of MG_DRIFT_TOP per position */
+    double sum_dn, sum_dn2; /* nll of candidate minus reference: paired, so its error is small */
+    const uint8_t *classes; /* [vocab] mg_token_class, borrowed; NULL: not told apart */
+    mg_drift_class by_class[MG_CLASS_COUNT];
+    mg_drift_position worst[MG_DRIFT_WORST]; /* most divergence first; of equal ones the earlier first */
+    uint32_t n_worst;
 } mg_drift;
 
 void mg_drift_init(mg_drift *d);
@@ -31,6 +55,7 @@ typedef struct mg_drift_summary {
     double ppl_reference, ppl_reference_stderr, ppl_candidate, ppl_candidate_stderr;
     mg_kl_summary kl;
     double logit_max_abs, logit_rms, logit_cosine;
+    double top5, ln_ratio, ln_ratio_stderr; /* ln_ratio: of the perplexities, candidate to reference */
 } mg_drift_summary;
 /* Sorts what was collected: nothing may be added afterwards. MG_ERR_USAGE when no position was scored. */
 mg_status mg_drift_summarize(mg_drift *d, mg_drift_summary *out, mg_error *err) MG_MUST_CHECK;

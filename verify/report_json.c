@@ -1,7 +1,12 @@
 /* report_json.c - the result of verify as JSON. */
 #include "verify/report.h"
 
+#include "quant/math/f64.h"
+
 #include <math.h>
+#include <stdlib.h>
+
+#define CONTEXT 16u /* tokens shown before a position */
 
 static mg_json *ppl_json(const mg_drift_summary *s) {
     mg_json *o = mg_json_new_object();
@@ -9,8 +14,85 @@ static mg_json *ppl_json(const mg_drift_summary *s) {
     mg_json_set_f64(o, "candidate", s->ppl_candidate);
     mg_json_set_f64(o, "reference_stderr", s->ppl_reference_stderr);
     mg_json_set_f64(o, "candidate_stderr", s->ppl_candidate_stderr);
-    mg_json_set_f64(o, "ratio", s->ppl_candidate / s->ppl_reference);
+    const double ratio = s->ppl_candidate / s->ppl_reference;
+    mg_json_set_f64(o, "ratio", ratio);
+    mg_json_set_f64(o, "ratio_stderr", ratio * s->ln_ratio_stderr);
+    mg_json_set_f64(o, "ln_ratio", s->ln_ratio);
+    mg_json_set_f64(o, "ln_ratio_stderr", s->ln_ratio_stderr);
     return o;
+}
+
+/* Positions by order of magnitude of their divergence: counts[0] below edges[0], counts[i] from edges[i - 1] to
+ * edges[i], the last from the last edge on. */
+static mg_json *histogram_json(const mg_kl_stats *s) {
+    static const double edges[] = {1e-8, 1e-7, 1e-6, 3e-6, 1e-5, 3e-5, 1e-4, 3e-4, 1e-3,
+                                   3e-3, 0.01, 0.03, 0.1,  0.3,  1,    3,    10};
+    enum { N = sizeof edges / sizeof *edges };
+    uint64_t counts[N + 1] = {0};
+    mg_json *o = mg_json_new_object(), *e = mg_json_new_array(), *c = mg_json_new_array();
+    for (uint64_t i = 0; i < s->n; i++) {
+        unsigned k = 0;
+        while (k < N && (double)s->kl[i] >= edges[k]) k++;
+        counts[k]++;
+    }
+    for (unsigned k = 0; k < N; k++) mg_json_push(e, mg_json_new_f64(edges[k]));
+    for (unsigned k = 0; k <= N; k++) mg_json_push(c, mg_json_new_u64(counts[k]));
+    mg_json_set(o, "edges", e);
+    mg_json_set(o, "counts", c);
+    return o;
+}
+
+static mg_json *classes_json(const mg_drift *d) {
+    mg_json *list = mg_json_new_array();
+    for (unsigned k = 0; k < MG_CLASS_COUNT; k++) {
+        const mg_drift_class *c = &d->by_class[k];
+        const double n = (double)c->n;
+        if (!c->n) continue;
+        mg_json *o = mg_json_new_object();
+        mg_json_set_str(o, "class", mg_token_class_name((mg_token_class)k));
+        mg_json_set_u64(o, "tokens", c->n);
+        mg_json_set_f64(o, "kl", c->kl / n);
+        mg_json_set_f64(o, "top1_agreement", (double)c->same_top / n);
+        mg_json_set_f64(o, "ppl_reference", mg_f64_exp(c->nll_ref / n));
+        mg_json_set_f64(o, "ppl_candidate", mg_f64_exp(c->nll_cand / n));
+        mg_json_push(list, o);
+    }
+    return list;
+}
+
+/* Ids as text; null when there is no tokenizer or it cannot say. */
+static mg_json *text_of(const mg_report *r, const int32_t *ids, size_t n) {
+    char *text = NULL;
+    size_t len;
+    if (!r || !r->tok || mg_tokenizer_decode(r->tok, ids, n, 0, &text, &len, NULL) != MG_OK) return mg_json_new_null();
+    mg_json *v = mg_json_new_str(text);
+    free(text);
+    return v;
+}
+
+static mg_json *worst_json(const mg_drift *d, const mg_report *r) {
+    mg_json *list = mg_json_new_array();
+    for (uint32_t i = 0; i < d->n_worst; i++) {
+        const mg_drift_position *p = &d->worst[i];
+        mg_json *o = mg_json_new_object();
+        mg_json_set_u64(o, "window", p->window);
+        mg_json_set_u64(o, "position", p->pos);
+        mg_json_set_f64(o, "kl", p->kl);
+        mg_json_set_i64(o, "token", p->target);
+        mg_json_set_f64(o, "p_reference", p->p_ref);
+        mg_json_set_f64(o, "p_candidate", p->p_cand);
+        mg_json_set_i64(o, "top_reference", p->top_ref);
+        mg_json_set_i64(o, "top_candidate", p->top_cand);
+        mg_json_set(o, "text", text_of(r, &p->target, 1));
+        mg_json_set(o, "top_reference_text", text_of(r, &p->top_ref, 1));
+        mg_json_set(o, "top_candidate_text", text_of(r, &p->top_cand, 1));
+        const uint32_t n = p->pos + 1 < CONTEXT ? p->pos + 1 : CONTEXT;
+        const int32_t *ids =
+            r && r->windows ? r->windows->ids + r->windows->items[p->window].at + p->pos + 1 - n : NULL;
+        mg_json_set(o, "context", ids ? text_of(r, ids, n) : mg_json_new_null());
+        mg_json_push(list, o);
+    }
+    return list;
 }
 
 static mg_json *kl_json(const mg_drift *d, const mg_drift_summary *s) {
@@ -26,6 +108,7 @@ static mg_json *kl_json(const mg_drift *d, const mg_drift_summary *s) {
     for (uint32_t b = 0; b < MG_DRIFT_BINS; b++)
         mg_json_push(bins, d->bin_n[b] ? mg_json_new_f64(d->bin_kl[b] / (double)d->bin_n[b]) : mg_json_new_null());
     mg_json_set(o, "by_position", bins);
+    mg_json_set(o, "histogram", histogram_json(&d->stats));
     return o;
 }
 
@@ -51,6 +134,18 @@ static mg_json *load_json(const uint64_t *load, uint32_t n) {
     return list;
 }
 
+static mg_json *flips_json(const mg_routing_stat *s) {
+    mg_json *list = mg_json_new_array();
+    for (unsigned i = 0; i < MG_MARGINS; i++) {
+        mg_json *o = mg_json_new_object();
+        mg_json_set(o, "margin_below", i < MG_MARGINS - 1 ? mg_json_new_f64(mg_margin_ends[i]) : mg_json_new_null());
+        mg_json_set_u64(o, "tokens", s->margin[i].tokens);
+        mg_json_set_u64(o, "flips", s->margin[i].flips);
+        mg_json_push(list, o);
+    }
+    return list;
+}
+
 static mg_json *routing_json(const mg_act_drift *a) {
     mg_json *list = mg_json_new_array();
     for (uint32_t l = 0; a->experts && l < a->n_layers; l++) {
@@ -60,8 +155,10 @@ static mg_json *routing_json(const mg_act_drift *a) {
         mg_json *o = mg_json_new_object();
         mg_json_set_i64(o, "layer", l);
         mg_json_set_f64(o, "set_agreement", (double)s->same_set / n);
+        mg_json_set_f64(o, "order_agreement", (double)s->same_order / n);
         mg_json_set_f64(o, "top1_agreement", (double)s->same_first / n);
         mg_json_set_f64(o, "weight_kl", s->weight_kl_sum / n);
+        mg_json_set(o, "flips", flips_json(s));
         mg_json_set(o, "load_reference", load_json(s->load_ref, a->experts));
         mg_json_set(o, "load_candidate", load_json(s->load_cand, a->experts));
         mg_json_push(list, o);
@@ -89,22 +186,31 @@ static mg_json *weight_json(const mg_weight_stat *s) {
     return o;
 }
 
-static mg_json *candidate_json(const mg_candidate *c) {
+static mg_json *candidate_json(const mg_candidate *c, const mg_report *r) {
     mg_json *o = mg_json_new_object();
     mg_json_set_str(o, "path", c->path);
+    mg_json_set_u64(o, "bytes", c->bytes);
+    mg_json_set_bool(o, "pareto", c->pareto);
+    mg_json_set_f64(o, "bpw", c->n_weights ? 8 * (double)c->bytes / (double)c->n_weights : 0);
     if (c->has_drift) {
         const mg_drift_summary *s = &c->summary;
         mg_json *dp = mg_json_new_object(), *logits = mg_json_new_object();
         mg_json_set(o, "ppl", ppl_json(s));
         mg_json_set(o, "kl", kl_json(&c->drift, s));
         mg_json_set_f64(o, "top1_agreement", s->kl.same_top);
+        mg_json_set_f64(o, "top1_stderr", s->kl.same_top_stderr);
+        mg_json_set_f64(o, "top5_agreement", s->top5);
         mg_json_set_f64(dp, "mean", s->kl.dp_mean);
         mg_json_set_f64(dp, "rms", s->kl.dp_rms);
+        mg_json_set_f64(dp, "mean_stderr", s->kl.dp_mean_stderr);
+        mg_json_set_f64(dp, "rms_stderr", s->kl.dp_rms_stderr);
         mg_json_set(o, "delta_p", dp);
         mg_json_set_f64(logits, "max_abs", s->logit_max_abs);
         mg_json_set_f64(logits, "rms", s->logit_rms);
         mg_json_set_f64(logits, "cosine", s->logit_cosine);
         mg_json_set(o, "logits", logits);
+        mg_json_set(o, "classes", classes_json(&c->drift));
+        mg_json_set(o, "worst", worst_json(&c->drift, r));
         mg_json_set(o, "layers", layers_json(&c->act));
         mg_json_set(o, "routing", routing_json(&c->act));
     }
@@ -131,7 +237,7 @@ mg_status mg_report_json(mg_json **out, const mg_report *r, mg_error *err) {
     mg_json_set_str(o, "text", r->text_name);
     mg_json_set_str(o, "text_sha256", r->text_sha256);
     mg_json_set_u64(o, "tokens", r->tokens);
-    for (uint32_t i = 0; i < r->n; i++) mg_json_push(list, candidate_json(&r->cand[i]));
+    for (uint32_t i = 0; i < r->n; i++) mg_json_push(list, candidate_json(&r->cand[i], r));
     mg_json_set(o, "candidates", list);
     *out = o;
     return MG_OK;
@@ -146,6 +252,8 @@ mg_status mg_report_example(mg_json **out, mg_error *err) {
     c.act = (mg_act_drift){.n_layers = 1, .experts = 1, .layer = &layer, .routing = &routing};
     c.weights.items = &weight;
     c.weights.n = 1;
-    *out = candidate_json(&c);
+    c.drift.n_worst = 1;
+    for (unsigned k = 0; k < MG_CLASS_COUNT; k++) c.drift.by_class[k].n = 1;
+    *out = candidate_json(&c, NULL);
     return *out ? MG_OK : mg_fail_nomem(err, sizeof(void *));
 }

@@ -72,9 +72,11 @@ static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
 typedef struct run {
     mg_pool *pool;
     mg_tool_model reference, models[MAX_CANDIDATES];
-    mg_candidate cand[MAX_CANDIDATES];
+    mg_candidate cand[MAX_CANDIDATES], *by_size[MAX_CANDIDATES];
     uint32_t n;
     mg_windows windows;
+    mg_tokenizer *tok; /* NULL: the reference has none */
+    uint8_t *classes;
     char text_name[512];
     mg_report report;
     mg_json *json;
@@ -159,14 +161,47 @@ static mg_status judge(run *r, const args *a, uint32_t *failed, mg_error *err) {
     return MG_OK;
 }
 
+/* ---- several candidates ---- */
+
+/* Smallest first; of equal size the better first. */
+static int by_size(const void *x, const void *y) {
+    const mg_candidate *a = *(const mg_candidate *const *)x, *b = *(const mg_candidate *const *)y;
+    if (a->bytes != b->bytes) return a->bytes < b->bytes ? -1 : 1;
+    return (a->summary.kl.mean > b->summary.kl.mean) - (a->summary.kl.mean < b->summary.kl.mean);
+}
+
+/* Mark the candidates that no other one beats in both size and divergence. */
+static void rank(run *r) {
+    double best = (double)INFINITY;
+    for (uint32_t i = 0; i < r->n; i++) r->by_size[i] = &r->cand[i];
+    qsort(r->by_size, r->n, sizeof *r->by_size, by_size);
+    for (uint32_t i = 0; i < r->n; i++) {
+        mg_candidate *c = r->by_size[i];
+        c->pareto = c->has_drift && c->summary.kl.mean < best;
+        if (c->pareto) best = c->summary.kl.mean;
+    }
+}
+
+static void print_table(const run *r) {
+    printf("\n  %12s %7s %12s %12s %9s  (* no other is both smaller and closer)\n", "bytes", "bits", "mean KL",
+           "perplexity", "same top");
+    for (uint32_t i = 0; i < r->n; i++) {
+        const mg_candidate *c = r->by_size[i];
+        printf("%c %12llu %7.3f %12.6g %12.6g %7.3f %%  %s\n", c->pareto ? '*' : ' ', (unsigned long long)c->bytes,
+               c->n_weights ? 8 * (double)c->bytes / (double)c->n_weights : 0, c->summary.kl.mean,
+               c->summary.ppl_candidate, 100 * c->summary.kl.same_top, c->path);
+    }
+}
+
 static void print_drift(const mg_candidate *c) {
     const mg_drift_summary *s = &c->summary;
     printf("  KL divergence   mean %.6g +/- %.2g, median %.6g, p99 %.6g, p99.9 %.6g, max %.6g\n", s->kl.mean,
            s->kl.stderr_, s->kl.median, s->kl.p99, s->kl.p999, s->kl.max);
-    printf("  perplexity      %.6g (reference %.6g, ratio %.6f)\n", s->ppl_candidate, s->ppl_reference,
-           s->ppl_candidate / s->ppl_reference);
-    printf("  same top token  %.3f %%, delta p mean %.4f %%, rms %.4f %%\n", 100 * s->kl.same_top, 100 * s->kl.dp_mean,
-           100 * s->kl.dp_rms);
+    const double ratio = s->ppl_candidate / s->ppl_reference;
+    printf("  perplexity      %.6g (reference %.6g, ratio %.6f +/- %.6f)\n", s->ppl_candidate, s->ppl_reference, ratio,
+           ratio * s->ln_ratio_stderr);
+    printf("  same top token  %.3f +/- %.3f %%, of the top five %.3f %%, delta p mean %.4f %%, rms %.4f %%\n",
+           100 * s->kl.same_top, 100 * s->kl.same_top_stderr, 100 * s->top5, 100 * s->kl.dp_mean, 100 * s->kl.dp_rms);
     printf("  logits          max |difference| %.6g, rms %.6g, cosine %.9f\n", s->logit_max_abs, s->logit_rms,
            s->logit_cosine);
     for (uint32_t l = 0; l < c->act.n_layers; l++) {
@@ -221,6 +256,7 @@ static void print_text(const run *r, const args *a) {
     printf("reference %s", a->pos.items[0]);
     if (r->report.tokens) printf(", %llu scored positions of %s", (unsigned long long)r->report.tokens, r->text_name);
     putchar('\n');
+    if (r->n > 1) print_table(r);
     uint32_t i = 0;
     for (const mg_json *c = mg_json_first(mg_json_get(r->json, "candidates")); c; c = mg_json_next(c), i++) {
         printf("%s\n", r->cand[i].path);
@@ -269,6 +305,7 @@ static mg_status compare_part(run *r, const args *a, bool weights, const char *u
                               .windows = weights ? NULL : &r->windows,
                               .experts_per_token = a->c.experts_per_token,
                               .memory = a->c.memory,
+                              .classes = r->classes,
                               .weights = weights};
     MG_TRY(mg_progress_new(&opt.progress, a->c.progress, weights ? "weights" : "verify", total, err));
     mg_progress_unit(opt.progress, unit);
@@ -301,6 +338,15 @@ static mg_status compare(run *r, const args *a, mg_error *err) {
     return MG_OK;
 }
 
+/* The reference's, for the text of tokens and their classes; a kind that is not understood is as good as none. */
+static mg_status open_tokenizer(run *r, mg_error *err) {
+    mg_error why = {0};
+    mg_status st = mg_tokenizer_open_model(&r->tok, r->reference.ckpt, &why);
+    if (st == MG_ERR_UNSUPPORTED) return MG_OK;
+    if (st != MG_OK) *err = why;
+    return st;
+}
+
 static mg_status work(run *r, const args *a, uint32_t *failed, mg_error *err) {
     MG_TRY(check_thresholds(a, err));
     MG_TRY(mg_pool_new(&r->pool, a->c.n_threads, err));
@@ -309,13 +355,22 @@ static mg_status work(run *r, const args *a, uint32_t *failed, mg_error *err) {
         MG_TRY(mg_tool_model_open(&r->models[r->n], a->pos.items[i], err));
         r->cand[r->n].path = a->pos.items[i];
         r->cand[r->n].model = r->models[r->n].m;
+        for (uint32_t t = 0; t < r->models[r->n].ckpt->n_tensors; t++) {
+            r->cand[r->n].bytes += r->models[r->n].ckpt->tensors[t].n_bytes;
+            r->cand[r->n].n_weights += r->models[r->n].ckpt->tensors[t].n_elements;
+        }
         r->n++;
     }
     MG_TRY(make_windows(r, a, err));
+    MG_TRY(open_tokenizer(r, err));
+    if (r->tok) MG_TRY(mg_token_classes(&r->classes, mg_forward_vocab(r->reference.m), r->tok, err));
     MG_TRY(compare(r, a, err));
+    rank(r);
     r->report.reference = a->pos.items[0];
     r->report.text_name = r->text_name;
     r->report.tokens = r->windows.scored;
+    r->report.windows = &r->windows;
+    r->report.tok = r->tok;
     r->report.cand = r->cand;
     r->report.n = r->n;
     MG_TRY(mg_report_json(&r->json, &r->report, err));
@@ -341,6 +396,8 @@ int main(int argc, char **argv) {
         mg_candidate_release(&r.cand[i]);
         mg_tool_model_close(&r.models[i]);
     }
+    mg_tokenizer_free(r.tok);
+    free(r.classes);
     mg_windows_release(&r.windows);
     mg_tool_model_close(&r.reference);
     mg_pool_free(r.pool);

@@ -12,6 +12,7 @@ import common
 from common import DATA, SAMPLES, WORK, check, run, same
 import moe4
 
+MARGINS = (0, 0.05, 0.1, 0.25, 0.5, 1, math.inf)
 V, LAYERS, EXPERTS, HIDDEN = 1024, 4, 4, 256
 REF = moe4.build(WORK / "moe4")
 Q8, Q4 = WORK / "moe4-Q8_0.gguf", WORK / "moe4-Q4_0.gguf"
@@ -67,6 +68,10 @@ def best_two(row):
     return sorted(range(len(row)), key=lambda e: -row[e])[:2]
 
 
+def top(row, n):
+    return sorted(range(len(row)), key=lambda i: (-row[i], i))[:n]
+
+
 def percentile(values, fraction):
     values, p = sorted(values), fraction * (len(values) - 1)
     i = int(p)
@@ -83,15 +88,21 @@ def figures(a, b):
     target = {i: tokens[i // n][i % n + 1] for i in keep}
     kl = [softmax_kl(pa[i], pb[i]) for i in keep]
     dp = [math.exp(pb[i][target[i]]) - math.exp(pa[i][target[i]]) for i in keep]
+    dn = [pa[i][target[i]] - pb[i][target[i]] for i in keep]
+    ln_ratio = sum(dn) / len(dn)
     flat_a, flat_b = [v for i in keep for v in la[i]], [v for i in keep for v in lb[i]]
     diff = [y - x for x, y in zip(flat_a, flat_b)]
     mean = sum(kl) / len(kl)
     out = {
         "ppl.reference": math.exp(-sum(pa[i][target[i]] for i in keep) / len(keep)),
         "ppl.candidate": math.exp(-sum(pb[i][target[i]] for i in keep) / len(keep)),
-        "kl.mean": mean, "kl.max": max(kl), "kl.median": percentile(kl, 0.5), "kl.p99": percentile(kl, 0.99),
+        "ppl.ln_ratio": ln_ratio,
+        "ppl.ln_ratio_stderr": math.sqrt((sum(d * d for d in dn) / len(dn) - ln_ratio ** 2) / (len(dn) - 1)),
+        "worst[0].kl": max(kl), "kl.mean": mean, "kl.max": max(kl), "kl.median": percentile(kl, 0.5), "kl.p99": percentile(kl, 0.99),
         "kl.p999": percentile(kl, 0.999),
         "kl.stderr": math.sqrt((sum(k * k for k in kl) / len(kl) - mean * mean) / (len(kl) - 1)),
+        "kl.p90": percentile(kl, 0.9), "kl.p95": percentile(kl, 0.95),
+        "top5_agreement": sum(len(set(top(la[i], 5)) & set(top(lb[i], 5))) for i in keep) / (5 * len(keep)),
         "top1_agreement": sum(first(la[i]) == first(lb[i]) for i in keep) / len(keep),
         "delta_p.mean": sum(dp) / len(dp), "delta_p.rms": math.sqrt(sum(d * d for d in dp) / len(dp)),
         "logits.max_abs": max(map(abs, diff)), "logits.rms": math.sqrt(sum(d * d for d in diff) / len(diff)),
@@ -106,6 +117,10 @@ def figures(a, b):
         tops = [(best_two(p), best_two(q)) for p, q in zip(x, y)]
         out[f"routing[{l}].set_agreement"] = sum(set(p) == set(q) for p, q in tops) / len(x)
         out[f"routing[{l}].top1_agreement"] = sum(p[0] == q[0] for p, q in tops) / len(x)
+        out[f"routing[{l}].order_agreement"] = sum(p == q for p, q in tops) / len(x)
+        for k, (low, high) in enumerate(zip(MARGINS, MARGINS[1:])):
+            inside = [set(p) != set(q) for (p, q), row in zip(tops, x) if low <= row[p[1]] - sorted(row)[-3] < high]
+            out[f"routing[{l}].flips[{k}].tokens"], out[f"routing[{l}].flips[{k}].flips"] = len(inside), sum(inside)
         out[f"routing[{l}].weight_kl"] = sum(softmax_kl(log_softmax(p), log_softmax(q)) for p, q in zip(x, y)) / len(x)
         for e in range(EXPERTS):
             out[f"routing[{l}].load_reference[{e}]"] = sum(e in p for p, _ in tops) / (2 * len(x))
@@ -132,9 +147,32 @@ same([c["path"] for c in both["candidates"]], [str(Q8), str(Q4)], "paths")
 for c, name in zip(both["candidates"], ("q8", "q4")):
     for path, want in figures(captures["ref"], captures[name]).items():
         # f32 exponentials on one side, doubles on the other; differences of nearly equal numbers keep fewer digits
-        tolerance = 2e-3 if path.startswith(("kl", "delta_p", "routing")) else 1e-6
+        tolerance = 2e-3 if path.startswith(("kl", "worst", "ppl.ln", "delta_p", "routing")) else 1e-6
         near(follow(c, path), want, tolerance, f"{name}: {path}")
+    same(sum(c["kl"]["histogram"]["counts"]), both["tokens"], "positions of the histogram")
+    same(sum(k["tokens"] for k in c["classes"]), both["tokens"], "positions of the classes")
+    near(sum(k["tokens"] * k["kl"] for k in c["classes"]), c["kl"]["mean"] * both["tokens"], 1e-9, "divergence of the classes")
+    worst = [w["kl"] for w in c["worst"]]
+    same((len(worst), worst), (20, sorted(worst, reverse=True)), "the worst positions")
+    at = [list(map(int, line.split())) for line in ROWS.read_text().splitlines()]
+    for w in c["worst"]:
+        same(at[w["window"]][w["position"] + 1], w["token"], "token of a worst position")
+        check(w["context"].endswith(run("tokenize", REF, "--decode", at[w["window"]][w["position"]]).out.strip()), f"context: {w}")
+    same(c["bytes"], sum(len(t.data) for t in common.read_gguf(Q8 if name == "q8" else Q4)[1].values()), "bytes of all tensors")
+    check(c["pareto"], "both are on the front")
 check(both["candidates"][0]["kl"]["mean"] < both["candidates"][1]["kl"]["mean"] / 5, "8 bits are not closer than 4")
+third = result(REF, Q8, Q8, REF, "--tokens", ROWS)["candidates"]
+same([c["pareto"] for c in third], [True, False, True], "an equal candidate adds nothing to the front")
+lines = [l for l in verify(REF, Q8, Q4, "--tokens", ROWS, "-q").out.splitlines() if l.endswith(".gguf")][:2]
+check(lines[0].startswith("* ") and lines[0].endswith(Q4.name) and lines[1].endswith(Q8.name), f"table: {lines}")
+
+# Kinds of tokens, by their text.
+kinds = {k["class"]: k["tokens"] for k in result(REF, REF, "--text", SAMPLES / "text/prose.txt", "--ctx", 64)["candidates"][0]["classes"]}
+check({"word", "piece", "punctuation"} <= set(kinds) and kinds["word"] > 50, f"kinds of tokens: {kinds}")
+(WORK / "kinds.txt").write_text("1 " + " ".join(str(run("tokenize", REF, "--text", s, "--no-special", "--json").json()["ids"][-1])
+                                                for s in ("7", ".", "\n", "at a")) + " 2\n")
+kinds = {k["class"]: k["tokens"] for k in result(REF, REF, "--tokens", WORK / "kinds.txt")["candidates"][0]["classes"]}
+same(kinds, {"number": 1, "punctuation": 1, "space": 1, "word": 1, "special": 1}, "kinds of single tokens")
 
 # ---- keys that scripts rely on; a model without experts has no routing ----
 whole = result(REF, Q4, "--weights")
