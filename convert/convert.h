@@ -73,6 +73,7 @@ typedef struct mg_convert_hf_options {
     const char
         *side_dir; /* tokenizer files and generation_config.json are copied from here; NULL: the checkpoint's dir */
     bool *had_tokenizer; /* may be NULL */
+    bool native;         /* Mistral's own form: consolidated.safetensors with native names, params.json */
 } mg_convert_hf_options;
 
 /* Model -> Hugging Face directory dir, per-tensor names of the family. From a GGUF the config is built from its keys

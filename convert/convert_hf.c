@@ -101,6 +101,16 @@ static mg_status make_config(mg_plan *p, mg_model *m, const mg_hparams *hp, uint
     return st;
 }
 
+static mg_status make_params(mg_plan *p, mg_model *m, const mg_hparams *hp, uint32_t out, const mg_arch **family,
+                             mg_error *err) {
+    mg_json *params;
+    MG_TRY(mg_arch_new_params(&params, family, m, hp, err));
+    mg_status st = mg_plan_set_names(p, out, "consolidated", "params.json", err);
+    if (st == MG_OK) st = mg_plan_set_config(p, out, params, err);
+    mg_json_free(params);
+    return st;
+}
+
 /* What a loader needs beside weights and config. Tokenizer files first; the flag says whether they count as a
  * tokenizer. */
 static const struct side {
@@ -159,9 +169,12 @@ mg_status mg_convert_plan_hf(mg_plan *p, mg_model *m, const char *dir, const mg_
     if (opt->shard_size) MG_TRY(mg_plan_set_shard_size(p, *out, opt->shard_size, err));
     mg_hparams hp = m->hp;
     MG_TRY(mg_convert_recover_rope(m, &hp, err));
-    mg_status st = mg_arch_targets(&ts, m->arch, &hp, m->layers, MG_LAYOUT_HF, mg_convert_has_for_dir, m, err);
+    const mg_arch *family = m->arch;
+    if (opt->native) MG_TRY(make_params(p, m, &hp, *out, &family, err));
+    mg_status st = mg_arch_targets(&ts, family, &hp, m->layers, opt->native ? MG_LAYOUT_NATIVE : MG_LAYOUT_HF,
+                                   mg_convert_has_for_dir, m, err);
     if (st == MG_OK) st = add_targets(p, m, &ts, *out, opt, &dtype, err);
-    if (st == MG_OK) st = make_config(p, m, &hp, *out, dtype, err);
+    if (st == MG_OK && !opt->native) st = make_config(p, m, &hp, *out, dtype, err);
     /* A GGUF carries its tokenizer inside; files beside it need not belong to it. */
     const char *side = opt->side_dir ? opt->side_dir : m->ckpt->kv ? NULL : m->ckpt->dir;
     if (st == MG_OK) st = mg_convert_copy_sides(p, *out, side, opt->had_tokenizer, err);

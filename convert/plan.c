@@ -81,6 +81,8 @@ mg_status mg_plan_add_output(mg_plan *p, mg_out_kind kind, const char *path, uin
     if (!o->path) return mg_fail_nomem(err, strlen(path));
     MG_TRY(split_path(p, path, &o->dir, &o->base, err));
     if (kind == MG_OUT_HF_DIR) o->dir = o->path;
+    o->stem = "model";
+    o->config_name = "config.json";
     o->shard_size = 5000000000u;
     mg_strmap_init(&o->names);
     mg_kvs_init(&o->kv);
@@ -134,6 +136,15 @@ mg_status mg_plan_set_config(mg_plan *p, uint32_t out, const mg_json *config, mg
     MG_TRY(mg_json_dup(&copy, config, err));
     mg_json_free(o->config);
     o->config = copy;
+    p->laid_out = false;
+    return MG_OK;
+}
+
+mg_status mg_plan_set_names(mg_plan *p, uint32_t out, const char *stem, const char *config, mg_error *err) {
+    mg_plan_output *o;
+    MG_TRY(mg_plan_output_get(p, out, &o, err));
+    o->stem = stem;
+    o->config_name = config;
     p->laid_out = false;
     return MG_OK;
 }

@@ -93,6 +93,10 @@ const mg_expr *mg_plan_tensor_expr(const mg_plan *p, uint32_t out, uint32_t i);
 mg_status mg_plan_set_kv(mg_plan *p, uint32_t out, const mg_kvs *kv, mg_error *err) MG_MUST_CHECK; /* GGUF: copied */
 mg_status mg_plan_set_config(mg_plan *p, uint32_t out, const mg_json *config,
                              mg_error *err) MG_MUST_CHECK; /* HF_DIR: copied, written as config.json */
+/* Other names than model*.safetensors and config.json: of a native release, `stem`*.safetensors and `config`. Both are
+ * literals. */
+mg_status mg_plan_set_names(mg_plan *p, uint32_t out, const char *stem, const char *config,
+                            mg_error *err) MG_MUST_CHECK;
 /* A side file of a directory output, bytes copied into the plan (recipes, tokenizer files). */
 mg_status mg_plan_add_side_file(mg_plan *p, uint32_t out, const char *name, const void *data, size_t n,
                                 mg_error *err) MG_MUST_CHECK;

@@ -118,7 +118,8 @@ static mg_status index_file(mg_plan *p, mg_plan_output *o, mg_error *err) {
     for (uint32_t i = 0; i < o->n_tensors; i++) mg_json_set_str(map, sorted[i]->name, o->files[sorted[i]->file].name);
     mg_json_set(root, "metadata", meta);
     mg_json_set(root, "weight_map", map);
-    mg_status st = json_file(p, o, "model.safetensors.index.json", root, err);
+    const char *name = mg_arena_printf(&p->arena, "%s.safetensors.index.json", o->stem);
+    mg_status st = name ? json_file(p, o, name, root, err) : mg_fail_nomem(err, 64);
     mg_json_free(root);
     free(sorted);
     return st;
@@ -138,13 +139,13 @@ static mg_status layout_dir(mg_plan *p, mg_plan_output *o, mg_error *err) {
         uint32_t k = 0;
         for (uint32_t i = 0; i < o->n_tensors; i++)
             if (shard[i] == s) which[k++] = i;
-        const char *name =
-            n == 1 ? "model.safetensors" : mg_arena_printf(&p->arena, "model-%05u-of-%05u.safetensors", s + 1, n);
+        const char *name = n == 1 ? mg_arena_printf(&p->arena, "%s.safetensors", o->stem)
+                                  : mg_arena_printf(&p->arena, "%s-%05u-of-%05u.safetensors", o->stem, s + 1, n);
         st = name ? weight_file(p, o, layout_safetensors, NULL, name, which, k, err) : mg_fail_nomem(err, 64);
     }
     for (uint32_t i = 0; i < o->n_sides && st == MG_OK; i++)
         st = text_file(p, o, o->sides[i].name, (const char *)o->sides[i].data, (size_t)o->sides[i].size, err);
-    if (st == MG_OK && o->config) st = json_file(p, o, "config.json", o->config, err);
+    if (st == MG_OK && o->config) st = json_file(p, o, o->config_name, o->config, err);
     if (st == MG_OK && n > 1) st = index_file(p, o, err);
     free(shard);
     free(which);

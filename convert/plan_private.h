@@ -47,6 +47,7 @@ typedef struct mg_plan_output {
     mg_json *config;
     mg_plan_side *sides;
     uint32_t n_sides, cap_sides;
+    const char *stem, *config_name; /* of a directory: "model", "config.json" */
     uint64_t shard_size;
     uint64_t split_size; /* GGUF: limits of a part, 0: none */
     uint32_t split_tensors;
@@ -80,7 +81,8 @@ mg_status mg_plan_output_get(mg_plan *p, uint32_t out, mg_plan_output **o, mg_er
 const mg_expr *mg_plan_checkpoint_expr(const mg_checkpoint *c, uint32_t t);
 
 /* ---- units (plan_unit.c) ---- */
-/* Outputs whose expressions are `core` itself, or one cast or part of it: core is evaluated once, each member encodes. */
+/* Outputs whose expressions are `core` itself, or one cast or part of it: core is evaluated once, each member encodes.
+ */
 typedef struct mg_plan_member {
     uint32_t output, tensor;
     const mg_expr *e;

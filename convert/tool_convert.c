@@ -17,6 +17,7 @@ static const mg_tool_info tool = {
     .synopsis = "IN OUT",
     .examples = "  moegraft-convert models/moe4 moe4-bf16.gguf --outtype bf16\n"
                 "  moegraft-convert moe4-bf16.gguf moe4-hf\n"
+                "  moegraft-convert models/moe4 moe4-native --to mistral    (consolidated.safetensors, params.json)\n"
                 "  moegraft-convert big-model resharded --out-shard-size 2G\n"
                 "  moegraft-convert models/moe4 moe4-q8.gguf --outtype q8_0 --dry-run\n"
                 "  moegraft-convert big.gguf parts.gguf --split-max-size 2G     (parts-00001-of-00003.gguf ...)\n"
@@ -28,7 +29,7 @@ typedef struct args {
     mg_common c;
     const char *in, *out, *outtype, *to, *model_name;
     uint64_t shard_size, split_size, split_tensors;
-    bool no_manifest, to_gguf;
+    bool no_manifest, to_gguf, to_native;
     mg_dtype dtype; /* MG_DTYPE_COUNT: auto */
 } args;
 
@@ -55,14 +56,14 @@ static mg_status read_target(args *a, mg_error *err) {
     } else if (!strcmp(a->to, "gguf") || !strcmp(a->to, "hf")) {
         a->to_gguf = a->to[0] == 'g';
     } else if (!strcmp(a->to, "mistral")) {
-        return mg_fail(err, MG_ERR_UNSUPPORTED, "--to mistral is not built yet");
+        a->to_native = true;
     } else {
-        return mg_fail(err, MG_ERR_USAGE, "unknown --to '%s': hf or gguf", a->to);
+        return mg_fail(err, MG_ERR_USAGE, "unknown --to '%s': hf, gguf or mistral", a->to);
     }
     if (a->to_gguf && mg_path_is_dir(a->out))
         return mg_fail(err, MG_ERR_USAGE, "'%s' is a directory; a GGUF needs a file name", a->out);
     if (!a->to_gguf && suffix)
-        return mg_fail(err, MG_ERR_USAGE, "'%s' ends in .gguf, but --to hf writes a directory", a->out);
+        return mg_fail(err, MG_ERR_USAGE, "'%s' ends in .gguf, but --to %s writes a directory", a->out, a->to);
     if (!a->to_gguf && mg_path_exists(a->out) && !mg_path_is_dir(a->out))
         return mg_fail(err, MG_ERR_USAGE, "'%s' exists and is no directory", a->out);
     if (!a->to_gguf && a->model_name) return mg_fail(err, MG_ERR_USAGE, "--model-name belongs to GGUF outputs");
@@ -80,7 +81,7 @@ static mg_status parse(args *a, int argc, char **argv, bool *done, mg_error *err
         {NULL, MG_OPT_GROUP, NULL, NULL, "Conversion"},
         {"--outtype", MG_OPT_STR, &a->outtype, "TYPE",
          "auto, f32, f16, bf16 or q8_0 (default auto: bf16 stays, else f16)"},
-        {"--to", MG_OPT_STR, &a->to, "LAYOUT", "hf or gguf (default: gguf when OUT ends in .gguf, else hf)"},
+        {"--to", MG_OPT_STR, &a->to, "LAYOUT", "hf, gguf or mistral (default: gguf when OUT ends in .gguf, else hf)"},
         {"--out-shard-size", MG_OPT_SIZE, &a->shard_size, "SIZE", "limit of a safetensors shard (default 5G)"},
         {"--model-name", MG_OPT_STR, &a->model_name, "NAME",
          "general.name (default: model card, config, directory name)"},
@@ -180,6 +181,7 @@ static mg_status plan_hf(args *a, mg_plan *p, mg_model *m, uint32_t *out, mg_err
                                .dtype_ctx = &a->dtype,
                                .torch_dtype = keep ? MG_DTYPE_COUNT : a->dtype,
                                .shard_size = a->shard_size,
+                               .native = a->to_native,
                                .had_tokenizer = &had};
     MG_TRY(mg_convert_plan_hf(p, m, a->out, &o, out, err));
     if (!had && m->ckpt->kv)

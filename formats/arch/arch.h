@@ -455,5 +455,10 @@ mg_status mg_arch_make_config(mg_json **out, const mg_arch *arch, const mg_json 
  * transformers 4 and 5 both read. dtype: of the weights. */
 mg_status mg_arch_new_config(mg_json **out, const mg_arch *arch, const mg_hparams *hp, mg_dtype dtype,
                              mg_error *err) MG_MUST_CHECK;
+/* params.json of m in Mistral's form, and the family whose native names its tensors get: m's own, or the one with the
+ * same GGUF architecture that has such releases. What is written is read back: MG_ERR_UNSUPPORTED names the first
+ * number of hp that the file cannot state, or says that there are no such releases. */
+mg_status mg_arch_new_params(mg_json **out, const mg_arch **family, const mg_model *m, const mg_hparams *hp,
+                             mg_error *err) MG_MUST_CHECK;
 
 #endif

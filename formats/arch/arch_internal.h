@@ -31,6 +31,9 @@ mg_status mg_config_take_json(mg_hparams *hp, const mg_config_row *r, const mg_j
 const mg_fallback *mg_native_absent(const mg_config_state *st, const mg_hparams *hp, mg_key key);
 /* Path of a key in params.json, NULL when it has none. */
 const char *mg_native_spelling(const mg_arch *arch, mg_key key);
+/* A number that came through a float32, as the shortest decimal of that float (1e-05, not 9.999999747378752e-06);
+ * others as they are. */
+double mg_shortest_f32(double v);
 /* How the source spells keys. */
 static inline mg_layout mg_state_layout(const mg_config_state *st) {
     return st->gguf ? MG_LAYOUT_GGUF : st->native ? MG_LAYOUT_NATIVE : MG_LAYOUT_HF;

@@ -181,7 +181,7 @@ static const char *enum_name(const mg_config_row *r, int64_t v) {
 
 /* A number that came through a float32 key is written as the shortest decimal of that float: 1e-05, not
  * 9.999999747378752e-06. Readers that use it in float32 see the same value. */
-static double shortest(double v) {
+double mg_shortest_f32(double v) {
     float f = (float)v;
     if ((double)f != v) return v;
     for (int digits = 1; digits < 9; digits++) {
@@ -198,7 +198,7 @@ static mg_json *value_of(const mg_config_row *r, const mg_hparams *hp) {
     if (r->null.kind == MG_FB_VALUE && v == r->null.value) return mg_json_new_null();
     switch (mg_key_kind(r->key)) {
     case 'F':
-        return mg_json_new_f64(shortest(hp->f[r->key]));
+        return mg_json_new_f64(mg_shortest_f32(hp->f[r->key]));
     case 'B':
         return mg_json_new_bool(hp->i[r->key] != 0);
     case 'E':
@@ -295,7 +295,7 @@ static void say_factors(mg_json *rope, const mg_hparams *hp) {
     for (int k = 0; hp->i[MG_K_ROPE_TYPE] == MG_ROPE_LONGROPE && k < 2; k++) {
         mg_json *list = mg_json_new_array();
         for (uint32_t i = 0; i < hp->n_rope_factors[k]; i++)
-            mg_json_push(list, mg_json_new_f64(shortest((double)hp->rope_factors[k][i])));
+            mg_json_push(list, mg_json_new_f64(mg_shortest_f32((double)hp->rope_factors[k][i])));
         mg_json_set(rope, names[k], list);
     }
 }

@@ -58,15 +58,31 @@ static mg_status open_config(mg_model *m, const mg_json *config, mg_error *err) 
     return settle(m, &st, err);
 }
 
-mg_status mg_model_from_config(mg_model **out, const mg_json *config, mg_error *err) {
+static mg_status open_params(mg_model *m, const mg_json *params, mg_error *err) {
+    mg_config_state st = {0};
+    MG_TRY(mg_arch_of_params(&m->arch, params, err));
+    MG_TRY(mg_config_read_params(m, &st, params, err));
+    return settle(m, &st, err);
+}
+
+static mg_status from_json(mg_model **out, const mg_json *json,
+                           mg_status (*open)(mg_model *, const mg_json *, mg_error *), mg_error *err) {
     mg_model *m = NULL;
     MG_TRY(model_new(&m, err));
-    mg_status st = open_config(m, config, err);
+    mg_status st = open(m, json, err);
     if (st == MG_OK)
         *out = m;
     else
         mg_model_free(m);
     return st;
+}
+
+mg_status mg_model_from_config(mg_model **out, const mg_json *config, mg_error *err) {
+    return from_json(out, config, open_config, err);
+}
+
+mg_status mg_model_from_params(mg_model **out, const mg_json *params, mg_error *err) {
+    return from_json(out, params, open_params, err);
 }
 
 static mg_status open_checkpoint(mg_model *m, mg_error *err) {

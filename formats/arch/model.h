@@ -119,6 +119,8 @@ mg_status mg_model_open(mg_model **out, mg_checkpoint *ckpt, mg_error *err) MG_M
 mg_status mg_model_from_config(mg_model **out, const mg_json *config, mg_error *err) MG_MUST_CHECK;
 /* m, which outlives the copy, over another checkpoint that begins with the same tensors; its bounds are its own. */
 mg_status mg_model_copy(mg_model **out, const mg_model *m, mg_checkpoint *ckpt, mg_error *err) MG_MUST_CHECK;
+/* The same from a bare params.json. */
+mg_status mg_model_from_params(mg_model **out, const mg_json *params, mg_error *err) MG_MUST_CHECK;
 void mg_model_free(mg_model *m);
 
 /* Where (role, layer, expert) lives; layer and expert are ignored beyond the role's scope. NULL when the model has no

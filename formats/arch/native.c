@@ -80,3 +80,90 @@ mg_status mg_config_read_params(mg_model *m, mg_config_state *st, const mg_json 
     }
     return MG_OK;
 }
+
+/* ---- writing ---- */
+
+/* Mistral's form states the inner size; Meta's does not. */
+static const mg_arch *writable(const mg_arch *arch) {
+    if (row_of(arch->native, MG_K_FFN)) return arch;
+    for (uint32_t i = 0; i < mg_arch_count(); i++) {
+        const mg_arch *a = mg_arch_at(i);
+        if (row_of(a->native, MG_K_FFN) && !strcmp(a->gguf_arch, arch->gguf_arch) &&
+            a->block.router == arch->block.router)
+            return a;
+    }
+    return NULL;
+}
+
+/* What the file leaves out because its absence says the same. */
+static bool unsaid(const mg_native_row *r, const mg_hparams *hp) {
+    if (mg_key_kind(r->key) == 'B') return !hp->i[r->key];
+    if (r->absent.kind != MG_FB_VALUE || r->windowed.kind != MG_FB_SAME) return false;
+    return (mg_key_kind(r->key) == 'F' ? hp->f[r->key] : (double)hp->i[r->key]) == r->absent.value;
+}
+
+static mg_json *value_of(mg_key key, const mg_hparams *hp) {
+    switch (mg_key_kind(key)) {
+    case 'F':
+        return mg_json_new_f64(mg_shortest_f32(hp->f[key]));
+    case 'B':
+        return mg_json_new_bool(hp->i[key] != 0);
+    default:
+        return mg_json_new_i64(hp->i[key]);
+    }
+}
+
+/* Set a path of one or two names. */
+static void set_path(mg_json *params, const char *path, mg_json *v) {
+    const char *dot = strchr(path, '.');
+    if (!dot) {
+        mg_json_set(params, path, v);
+        return;
+    }
+    char object[64];
+    snprintf(object, sizeof object, "%.*s", (int)(dot - path), path);
+    if (!mg_json_get(params, object)) mg_json_set(params, object, mg_json_new_object());
+    mg_json_set((mg_json *)mg_json_get(params, object), dot + 1, v);
+}
+
+/* The ids of special tokens are the tokenizer's to say. */
+static bool of_tokens(mg_key key) {
+    return key == MG_K_BOS || key == MG_K_EOS || key == MG_K_PAD;
+}
+
+static mg_status check_params(const mg_json *params, const mg_arch *family, const mg_model *m, const mg_hparams *hp,
+                              mg_error *err) {
+    mg_model *back;
+    mg_key lost[MG_KEY_COUNT];
+    char text[256];
+    MG_TRY(mg_model_from_params(&back, params, err));
+    mg_status st = MG_OK;
+    if (back->arch != family)
+        st = mg_fail(err, MG_ERR_INTERNAL, "params.json of family '%s' reads as '%s'", family->name, back->arch->name);
+    for (uint32_t i = 0, n = mg_hparams_diff(&back->hp, hp, lost); st == MG_OK && i < n; i++)
+        if (!of_tokens(lost[i]))
+            st = mg_fail(err, MG_ERR_UNSUPPORTED, "params.json cannot state '%s'",
+                         mg_model_key_text(m, lost[i], text, sizeof text));
+    mg_model_free(back);
+    return st;
+}
+
+mg_status mg_arch_new_params(mg_json **out, const mg_arch **family, const mg_model *m, const mg_hparams *hp,
+                             mg_error *err) {
+    const mg_arch *a = writable(m->arch);
+    if (!a) return mg_fail(err, MG_ERR_UNSUPPORTED, "family '%s' has no releases in Mistral's form", m->arch->name);
+    mg_json *params = mg_json_new_object();
+    for (uint32_t i = 0; i < a->native->n_rows; i++) {
+        const mg_native_row *r = &a->native->rows[i];
+        if (!mg_json_path(params, r->path) && !unsaid(r, hp)) set_path(params, r->path, value_of(r->key, hp));
+    }
+    if (!params) return mg_fail_nomem(err, 64);
+    mg_status st = check_params(params, a, m, hp, err);
+    if (st != MG_OK) {
+        mg_json_free(params);
+        return st;
+    }
+    *out = params;
+    *family = a;
+    return MG_OK;
+}

@@ -24,7 +24,7 @@ ALLOWED = {
     "convert/gguf_pre_hashes.inc": (r".*", "the same names, by the hash the converter tells them by"),
     "formats/tokenizer_spm.c": (r"""["']llama["']""", "value of tokenizer.ggml.model for SentencePiece vocabularies"),
     "convert/gguf_vocab.c": (r"""["']llama["']""", "value of tokenizer.ggml.model for SentencePiece vocabularies"),
-    "convert/tool_convert.c": (r"""\"mistral\"|--to mistral""", "the layout of that name"),
+    "convert/tool_convert.c": (r"""\"mistral\"|--to mistral|gguf or mistral""", "the layout of that name"),
     "formats/tool_moegraft.c": (r"Mistral layouts", "help text: the layout --to mistral writes"),
 }
 

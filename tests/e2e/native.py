@@ -111,4 +111,28 @@ for name, form, edit, files, code, says in (
         ("p_forms", "mistral_pth", lambda p: None, [("consolidated.00.pt", "consolidated.00.pth")], 8, "remove one form")):
     result = common.run("convert", variant(name, form, edit, files), name + "_out", "-q", expect=code)
     common.check(any(s in result.err for s in says.split("|")), f"{name}: {result.err}")
+
+# Written: the tensors of the published form, and back to the bytes of the Hugging Face form.
+for twin in ("mixtral", "mistral", "mistral_swa", "llama"):
+    out = common.WORK / f"{twin}_written"
+    common.run("convert", TINY / twin, out, "--to", "mistral", "-q")
+    common.same(sorted(p.name for p in out.iterdir()), ["consolidated.safetensors", "model.manifest.json", "params.json"], "native files")
+    common.same(common.sha256(convert(out, f"{twin}_back") / "model.safetensors"), common.sha256(TINY / twin / "model.safetensors"), twin)
+    common.same(logits(out, f"{twin}.native.logits"), logits(TINY / twin, f"{twin}.hf.logits"), f"logits of {twin}")
+    params = json.loads((out / "params.json").read_text())
+    if twin == "mixtral":
+        published = NATIVE / "mixtral_consolidated_safetensors"
+        common.same(content(common.read_safetensors(out / "consolidated.safetensors")[1]),
+                    content(common.read_safetensors(published / "consolidated.safetensors")[1]), "tensors as published")
+        common.same({**json.loads((published / "params.json").read_text()), "max_seq_len": 256}, params, "params.json as published")
+common.same(params.get("sliding_window"), None, "no window")
+common.same(json.loads((common.WORK / "mistral_swa_written/params.json").read_text())["sliding_window"], 8, "window")
+common.run("convert", TINY / "mixtral", "native.gguf", "--outtype", "bf16", "-q")
+common.run("convert", "native.gguf", "from_gguf", "--to", "mistral", "--outtype", "bf16", "--out-shard-size", "100K", "-q")
+common.check((common.WORK / "from_gguf/consolidated.safetensors.index.json").exists(), "an index")
+common.same(common.sha256(convert(common.WORK / "from_gguf", "from_gguf_back") / "model.safetensors"),
+            common.sha256(TINY / "mixtral/model.safetensors"), "GGUF, native in shards, Hugging Face")
+for twin, says in (("llama_rope_llama3", "cannot state 'rope_parameters.rope_type llama3'"), ("qwen2", "has no releases in Mistral's form")):
+    result = common.run("convert", TINY / twin, "no_native", "--to", "mistral", expect=4)
+    common.check(says in result.err and not (common.WORK / "no_native").exists(), result.err)
 common.done()
