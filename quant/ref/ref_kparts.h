@@ -29,7 +29,9 @@ void mg_ref_q3_k_put(float d32, const uint8_t *s, mg_blk_q3_k *b, float *D);
 bool mg_ref_q6_k_scales(const float *scales, mg_blk_q6_k *b, float *D);
 
 /* Scale j of Q3_K, -32..31, from the 12 bytes B. */
-int mg_q3_k_scale(const uint8_t *B, int j);
+static inline int mg_q3_k_scale(const uint8_t *B, int j) {
+    return ((B[j % 8] >> (j / 8 * 4) & 15) | (B[8 + j % 4] >> (j / 4 * 2) & 3) << 4) - 32;
+}
 
 /* The 256 codes of a super-block into the block. */
 void mg_ref_q2_k_pack(const uint8_t *code, mg_blk_q2_k *b);

@@ -29,10 +29,6 @@ static void q3_pack_scales(const uint8_t *s, uint8_t *B) {
     }
 }
 
-int mg_q3_k_scale(const uint8_t *B, int j) {
-    return ((B[j % 8] >> (j / 8 * 4) & 15) | (B[8 + j % 4] >> (j / 4 * 2) & 3) << 4) - 32;
-}
-
 /* 6-bit codes of the scales against the one of largest magnitude (which becomes -32); returns the f32 super-scale. */
 static float q3_scale_codes(const float *scales, uint8_t *s) {
     float max = mg_ref_signed_max(scales, 16);
@@ -61,7 +57,7 @@ void mg_ref_q3_k_scales(const float *scales, const float *sw, mg_blk_q3_k *b, fl
 void mg_ref_q3_k_put(float d32, const uint8_t *s, mg_blk_q3_k *b, float *D) {
     float d = mg_put_f16(b->d, d32);
     q3_pack_scales(s, b->scales);
-    for (int j = 0; j < 16; j++) D[j] = d * (float)mg_q3_k_scale(b->scales, j);
+    for (int j = 0; j < 16; j++) D[j] = d * (float)((int)s[j] - 32);
 }
 
 static void q3_k_block(const float *x, const float *qw, mg_blk_q3_k *b) {
