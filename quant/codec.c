@@ -31,6 +31,11 @@ static void build_twins(void) {
     mg_codecs_fill_avx512_kmin(twins[MG_ISA_AVX512]);
     mg_codecs_fill_avx512_ksigned(twins[MG_ISA_AVX512]);
     mg_codecs_fill_avx512_iq4(twins[MG_ISA_AVX512]);
+    mg_codecs_fill_neon_plain(twins[MG_ISA_NEON]);
+    mg_codecs_fill_neon_legacy(twins[MG_ISA_NEON]);
+    mg_codecs_fill_neon_kmin(twins[MG_ISA_NEON]);
+    mg_codecs_fill_neon_ksigned(twins[MG_ISA_NEON]);
+    mg_codecs_fill_neon_iq4(twins[MG_ISA_NEON]);
 }
 
 const mg_codec *mg_codec_for(mg_dtype t, mg_isa isa) {

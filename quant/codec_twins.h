@@ -16,5 +16,11 @@ void mg_codecs_fill_avx512_legacy(mg_codec *table);
 void mg_codecs_fill_avx512_kmin(mg_codec *table);
 void mg_codecs_fill_avx512_ksigned(mg_codec *table);
 void mg_codecs_fill_avx512_iq4(mg_codec *table);
+/* quant/arm, on AArch64 only. */
+void mg_codecs_fill_neon_plain(mg_codec *table);
+void mg_codecs_fill_neon_legacy(mg_codec *table);
+void mg_codecs_fill_neon_kmin(mg_codec *table);
+void mg_codecs_fill_neon_ksigned(mg_codec *table);
+void mg_codecs_fill_neon_iq4(mg_codec *table);
 
 #endif

@@ -162,11 +162,11 @@ static void decode_case(mg_dtype t, const twins *tw, uint64_t index, buffers *b,
         kt_isa(tw->isa[i]);
         memset(kt_place(&b->got, n * 4, at_end), 0x5A, n * 4);
         decode(tw->codec[i], b, &b->got, n);
-        for (uint64_t k = 0; k < n; k++)
-            if (memcmp(b->want.data + 4 * k, b->got.data + 4 * k, 4) != 0) {
-                kt_fail("element %" PRIu64 " of %" PRIu64 " differs", k, n);
-                break;
-            }
+        const float *want = (const float *)(const void *)b->want.data, *got = (const float *)(const void *)b->got.data;
+        uint64_t k = 0;
+        while (k < n && kt_same(want[k], got[k])) k++;
+        if (k < n)
+            kt_fail("element %" PRIu64 " of %" PRIu64 " is %a, expected %a", k, n, (double)got[k], (double)want[k]);
     }
 }
 

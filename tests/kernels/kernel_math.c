@@ -1,6 +1,5 @@
 /* kernel_math.c - the f32 kernels of the forward pass, a driver per kind of quant/kernels.inc; and SHA-256.
- *
- * Equal to the bit, NaN aside (docs/numerics.md): any NaN equals any other. */
+ */
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
@@ -44,23 +43,19 @@ static float *output(math_case *c, int i, uint64_t n, const float *from) {
     return p;
 }
 
-static bool same(float a, float b) {
-    return memcmp(&a, &b, sizeof a) == 0 || (a != a && b != b);
-}
-
 static void compare(math_case *c, uint64_t n) {
     const float *want = (const float *)(const void *)c->out[0].data, *got = (const float *)(const void *)c->out[1].data;
     for (int i = 0; i < 2; i++)
         if (!kt_intact(&c->out[i])) kt_fail("%s wrote outside its output", c->table[i]->name);
     for (uint64_t i = 0; i < n; i++)
-        if (!same(want[i], got[i])) {
+        if (!kt_same(want[i], got[i])) {
             kt_fail("element %" PRIu64 " of %" PRIu64 " is %a, expected %a", i, n, (double)got[i], (double)want[i]);
             return;
         }
 }
 
 static void compare_value(float want, float got, uint64_t n) {
-    if (!same(want, got)) kt_fail("of %" PRIu64 " elements: %a, expected %a", n, (double)got, (double)want);
+    if (!kt_same(want, got)) kt_fail("of %" PRIu64 " elements: %a, expected %a", n, (double)got, (double)want);
 }
 
 static uint64_t length(const math_case *c) {

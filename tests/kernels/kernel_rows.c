@@ -54,6 +54,10 @@ static uint32_t bits_of(float f) {
     return u;
 }
 
+bool kt_same(float a, float b) {
+    return bits_of(a) == bits_of(b) || (a != a && b != b);
+}
+
 float kt_any_float(void) {
     uint64_t r = kt_next();
     switch (r & 15) {

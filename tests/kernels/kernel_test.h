@@ -46,6 +46,10 @@ double kt_uniform(void);       /* [0, 1) */
 double kt_gauss(void);         /* sum of twelve uniforms */
 float kt_any_float(void);      /* both zeros, subnormals, all magnitudes, infinities and NaN */
 
+/* Equal to the bit, or both NaN: sign and payload of a NaN are outside the promise (docs/numerics.md), since a compiler
+ * may swap the operands of a sum. */
+bool kt_same(float a, float b);
+
 /* ---- rows ---- */
 
 /* Twelve distributions as weights have them, then what only a hostile file has. Every row is finite except those of
