@@ -1,7 +1,7 @@
 # deps.sh - install what building and testing need on Debian 12; source it, then call mg_install_deps.
 # Nothing happens when all packages are present. Runs apt-get as root, or through sudo when there is one.
 
-mg_packages="build-essential cmake ninja-build pkg-config python3 libcjson-dev libyaml-dev libzstd-dev libxxhash-dev libpcre2-dev libutf8proc-dev libcriterion-dev"
+mg_packages="build-essential cmake ninja-build pkg-config python3 libcjson-dev libyaml-dev libzstd-dev libxxhash-dev libpcre2-dev libutf8proc-dev libcriterion-dev gcc-aarch64-linux-gnu libc6-dev-arm64-cross qemu-user"
 
 # The packages of the list that are not installed. A machine without dpkg is expected to bring its own.
 mg_missing_packages() {
