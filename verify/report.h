@@ -25,5 +25,11 @@ mg_status mg_report_example(mg_json **out, mg_error *err) MG_MUST_CHECK;
 /* The page, malloc'ed. json: the finished result with verdicts; every number on the page is taken from it. */
 mg_status mg_report_html(char **out, size_t *size, const mg_report *r, const mg_json *json,
                          mg_error *err) MG_MUST_CHECK;
+/* JUnit XML, malloc'ed: one case per candidate and rule (n of them: thresholds as given, "weights", "baseline"), and
+ * one that the comparison took place. json: the finished result with verdicts. */
+mg_status mg_report_junit(char **out, size_t *size, const mg_json *json, const char *const *rules, size_t n,
+                          mg_error *err) MG_MUST_CHECK;
+/* A Markdown table of all candidates with one sentence under it, malloc'ed. */
+mg_status mg_report_markdown(char **out, size_t *size, const mg_json *json, mg_error *err) MG_MUST_CHECK;
 
 #endif

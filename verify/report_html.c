@@ -1,15 +1,13 @@
 /* report_html.c - the result of verify as one self-contained page: inline SVG, no script, no network, light and dark.
  * Every number comes from the JSON, so the two cannot disagree. */
 #include "verify/report.h"
+#include "verify/report_html.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#define PLOT_W          460 /* narrow enough that labels stay readable on a phone */
-#define PLOT_H          150
-#define LEFT            68 /* room for the axis labels */
 #define BOTTOM          24
 #define LOAD_H          36
 #define MAX_TENSOR_ROWS 40u /* damaged ones; of sound ones the first MIN_TENSOR_ROWS */
@@ -30,11 +28,11 @@ static const char style[] =
     "td:first-child,th:first-child{text-align:left;padding-left:0}.left{text-align:left}"
     "svg{display:block;max-width:100%;height:auto}.plot{width:33rem}.plots{display:flex;flex-wrap:wrap;gap:0 2rem}text{fill:var(--dim);font-size:12px}"
     ".dim{color:var(--dim)}.pass{color:var(--ok);font-weight:600}.fail{color:var(--bad);font-weight:600}"
-    ".a{fill:var(--a)}.b{fill:var(--b)}.key{font-weight:600}.ka{color:var(--a)}.kb{color:var(--b)}"
+    ".a{fill:var(--a)}.bad{fill:var(--bad)}table.text td:first-child{white-space:normal;min-width:16rem}.b{fill:var(--b)}.key{font-weight:600}.ka{color:var(--a)}.kb{color:var(--b)}"
     "code{font-size:.93em}";
 /* clang-format on */
 
-static void escaped(FILE *f, const char *s) {
+void mg_html_escaped(FILE *f, const char *s) {
     for (; s && *s; s++) {
         if (*s == '<')
             fputs("&lt;", f);
@@ -51,14 +49,12 @@ static void escaped(FILE *f, const char *s) {
     }
 }
 
-/* A number of the JSON; NaN when it is not there (then nothing is drawn). */
-static double num(const mg_json *v, const char *path) {
+double mg_html_num(const mg_json *v, const char *path) {
     double x;
     return mg_json_f64(mg_json_path(v, path), &x) ? x : NAN;
 }
 
-/* A cell; digits significant ones, the rest is in the JSON. */
-static void cell(FILE *f, double x, int digits) {
+void mg_html_cell(FILE *f, double x, int digits) {
     if (isnan(x))
         fputs("<td>–</td>", f);
     else
@@ -67,16 +63,18 @@ static void cell(FILE *f, double x, int digits) {
 
 /* ---- plots ---- */
 
-static void axes(FILE *f, const char *title, double top, const char *x0, const char *x1) {
-    fprintf(f, "<svg class=\"plot\" viewBox=\"0 0 %d %d\" role=\"img\"><title>", LEFT + PLOT_W + 8, PLOT_H + BOTTOM);
-    escaped(f, title);
-    fprintf(f, "</title><path d=\"M%d 4V%dH%d\" fill=\"none\" stroke=\"var(--line)\"/>", LEFT, PLOT_H, LEFT + PLOT_W);
+void mg_html_axes(FILE *f, const char *title, double top, const char *x0, const char *x1) {
+    fprintf(f, "<svg class=\"plot\" viewBox=\"0 0 %d %d\" role=\"img\"><title>", MG_PLOT_LEFT + MG_PLOT_W + 8,
+            MG_PLOT_H + BOTTOM);
+    mg_html_escaped(f, title);
+    fprintf(f, "</title><path d=\"M%d 4V%dH%d\" fill=\"none\" stroke=\"var(--line)\"/>", MG_PLOT_LEFT, MG_PLOT_H,
+            MG_PLOT_LEFT + MG_PLOT_W);
     fprintf(
         f,
         "<text x=\"%d\" y=\"13\" text-anchor=\"end\">%.3g</text><text x=\"%d\" y=\"%d\" text-anchor=\"end\">0</text>",
-        LEFT - 6, top, LEFT - 6, PLOT_H);
-    fprintf(f, "<text x=\"%d\" y=\"%d\">%s</text><text x=\"%d\" y=\"%d\" text-anchor=\"end\">%s</text>", LEFT,
-            PLOT_H + 17, x0, LEFT + PLOT_W, PLOT_H + 17, x1);
+        MG_PLOT_LEFT - 6, top, MG_PLOT_LEFT - 6, MG_PLOT_H);
+    fprintf(f, "<text x=\"%d\" y=\"%d\">%s</text><text x=\"%d\" y=\"%d\" text-anchor=\"end\">%s</text>", MG_PLOT_LEFT,
+            MG_PLOT_H + 17, x0, MG_PLOT_LEFT + MG_PLOT_W, MG_PLOT_H + 17, x1);
 }
 
 /* The largest of the numbers that path names in each element of list (NULL path: the elements themselves), and how many
@@ -97,23 +95,23 @@ static double largest(const mg_json *list, const char *path, size_t *empty) {
 /* Those numbers as bars, or a sentence when all are 0. */
 static void bars(FILE *f, const mg_json *list, const char *path, const char *title, const char *x0, const char *x1) {
     size_t n = mg_json_len(list), i = 0, empty;
-    double top = largest(list, path, &empty), w = (double)PLOT_W / (double)(n ? n : 1);
+    double top = largest(list, path, &empty), w = (double)MG_PLOT_W / (double)(n ? n : 1);
     double bar = fmin(w > 4 ? w - 1 : w * 0.8, 48);
     if (!(top > 0)) {
         fputs("<p class=\"dim\">No difference.</p>", f);
         return;
     }
-    axes(f, title, top, x0, x1);
+    mg_html_axes(f, title, top, x0, x1);
     if (4 * empty >= n)
         fprintf(f, "<text x=\"%.1f\" y=\"%d\" text-anchor=\"middle\">context, not scored</text>",
-                LEFT + (double)empty * w / 2, PLOT_H / 2);
+                MG_PLOT_LEFT + (double)empty * w / 2, MG_PLOT_H / 2);
     for (const mg_json *v = mg_json_first(list); v; v = mg_json_next(v), i++) {
         double x = 0;
         if (!mg_json_f64(path ? mg_json_path(v, path) : v, &x) || !(x > 0)) continue;
-        double h = x / top * (PLOT_H - 8);
+        double h = x / top * (MG_PLOT_H - 8);
         fprintf(
             f, "<rect class=\"a\" x=\"%.2f\" y=\"%.2f\" width=\"%.2f\" height=\"%.2f\"><title>%zu: %.6g</title></rect>",
-            LEFT + (double)i * w + (w - bar) / 2, PLOT_H - h, bar, h, i, x);
+            MG_PLOT_LEFT + (double)i * w + (w - bar) / 2, MG_PLOT_H - h, bar, h, i, x);
     }
     fputs("</svg>", f);
 }
@@ -166,10 +164,10 @@ static void summary_table(FILE *f, const mg_json *list) {
     for (const mg_json *c = mg_json_first(list); c; c = mg_json_next(c)) {
         const char *verdict = mg_json_str(mg_json_get(c, "verdict"));
         fputs("<tr><td>", f);
-        escaped(f, mg_json_str(mg_json_get(c, "path")));
+        mg_html_escaped(f, mg_json_str(mg_json_get(c, "path")));
         fprintf(f, "</td><td class=\"left %s\">%s</td>", verdict ? verdict : "dim", verdict ? verdict : "–");
         for (size_t i = 0; i < sizeof columns / sizeof *columns; i++)
-            cell(f, num(c, columns[i].path), columns[i].digits);
+            mg_html_cell(f, mg_html_num(c, columns[i].path), columns[i].digits);
         fputs("</tr>", f);
     }
     fputs("</table></div><p class=\"dim\">KL in nats per scored position; top-1: share of positions with the same most "
@@ -185,10 +183,10 @@ static void routing_table(FILE *f, const mg_json *routing) {
           "weights</th><th class=\"left\">load</th></tr>",
           f);
     for (const mg_json *r = mg_json_first(routing); r; r = mg_json_next(r)) {
-        fprintf(f, "<tr><td>%.0f</td>", num(r, "layer"));
-        cell(f, num(r, "set_agreement"), 5);
-        cell(f, num(r, "top1_agreement"), 5);
-        cell(f, num(r, "weight_kl"), 4);
+        fprintf(f, "<tr><td>%.0f</td>", mg_html_num(r, "layer"));
+        mg_html_cell(f, mg_html_num(r, "set_agreement"), 5);
+        mg_html_cell(f, mg_html_num(r, "top1_agreement"), 5);
+        mg_html_cell(f, mg_html_num(r, "weight_kl"), 4);
         fputs("<td>", f);
         load_plot(f, r);
         fputs("</td></tr>", f);
@@ -200,19 +198,19 @@ static void tensor_row(FILE *f, const mg_json *t, bool damaged) {
     static const char *const paths[] = {"bpw", "rmse", "snr_db", "error", "error_limit", "worst_block", "limit"};
     bool missing = false;
     fputs("<tr><td><code>", f);
-    escaped(f, mg_json_str(mg_json_get(t, "name")));
+    mg_html_escaped(f, mg_json_str(mg_json_get(t, "name")));
     fputs("</code></td><td class=\"left\">", f);
-    escaped(f, mg_json_str(mg_json_get(t, "type")));
+    mg_html_escaped(f, mg_json_str(mg_json_get(t, "type")));
     fputs("</td>", f);
-    for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) cell(f, num(t, paths[i]), 4);
-    fprintf(f, "<td>%.0f, %.0f</td>", num(t, "worst_row"), num(t, "worst_column"));
+    for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) mg_html_cell(f, mg_html_num(t, paths[i]), 4);
+    fprintf(f, "<td>%.0f, %.0f</td>", mg_html_num(t, "worst_row"), mg_html_num(t, "worst_column"));
     if (mg_json_bool(mg_json_get(t, "missing"), &missing) && missing) damaged = true;
     fprintf(f, "<td class=\"left fail\">%s</td></tr>", missing ? "missing" : damaged ? "damaged" : "");
 }
 
 static void tensor_table(FILE *f, const mg_json *tensors) {
     if (mg_json_len(tensors) == 0) return;
-    if (num(mg_json_first(tensors), "worst_block") == 0) { /* the worst comes first; a missing one is damaged */
+    if (mg_html_num(mg_json_first(tensors), "worst_block") == 0) { /* the worst comes first; a missing one is damaged */
         bool bad = false;
         if (mg_json_bool(mg_json_get(mg_json_first(tensors), "damaged"), &bad) && !bad) {
             fprintf(f, "<h3>Weights</h3><p>All %zu are equal.</p>", mg_json_len(tensors));
@@ -242,7 +240,7 @@ static void failed_list(FILE *f, const mg_json *failed) {
     fputs("<p class=\"fail\">Failed:", f);
     for (const mg_json *t = mg_json_first(failed); t; t = mg_json_next(t)) {
         fputs(" <code>", f);
-        escaped(f, mg_json_str(t));
+        mg_html_escaped(f, mg_json_str(t));
         fputs("</code>", f);
     }
     fputs("</p>", f);
@@ -259,17 +257,23 @@ static void layer_plot(FILE *f, const mg_json *layers) {
 
 static void candidate(FILE *f, const mg_json *c) {
     fputs("<h2>", f);
-    escaped(f, mg_json_str(mg_json_get(c, "path")));
+    mg_html_escaped(f, mg_json_str(mg_json_get(c, "path")));
     fputs("</h2>", f);
     failed_list(f, mg_json_get(c, "failed"));
     if (mg_json_get(c, "kl")) {
         fputs("<div class=\"plots\"><div><h3>Mean KL by position in the window, nats</h3>", f);
         bars(f, mg_json_path(c, "kl.by_position"), NULL, "mean KL by position", "start", "end");
         fputs("</div>", f);
+        mg_html_histogram(f, mg_json_path(c, "kl.histogram"));
         layer_plot(f, mg_json_get(c, "layers"));
+        mg_html_tensor_plot(f, mg_json_get(c, "tensors"));
         fputs("</div>", f);
     }
+    mg_html_attribution(f, mg_json_get(c, "attribution"));
+    mg_html_classes(f, mg_json_get(c, "classes"));
+    mg_html_worst(f, mg_json_get(c, "worst"));
     routing_table(f, mg_json_get(c, "routing"));
+    mg_html_flips(f, mg_json_get(c, "routing"));
     tensor_table(f, mg_json_get(c, "tensors"));
 }
 
@@ -282,11 +286,11 @@ mg_status mg_report_html(char **out, size_t *size, const mg_report *r, const mg_
             "content=\"width=device-width, initial-scale=1\">"
             "<title>moegraft verify</title><style>%s</style></head><body><h1>moegraft verify</h1><p>Reference <code>",
             style);
-    escaped(f, r->reference);
+    mg_html_escaped(f, r->reference);
     fputs("</code>", f);
     if (r->tokens) {
         fprintf(f, ", %llu scored positions of ", (unsigned long long)r->tokens);
-        escaped(f, r->text_name);
+        mg_html_escaped(f, r->text_name);
         fprintf(f, " <span class=\"dim\">(sha256 %s)</span>", r->text_sha256);
     }
     fputs(".</p>", f);

@@ -1,6 +1,7 @@
 /* tool_verify.c - moegraft-verify: how far candidates are from a reference, and where. Ends in one verdict line per
  * candidate; exit 1 when a threshold is crossed or --weights finds damage. */
 #include "verify/attribute.h"
+#include "verify/baseline.h"
 #include "verify/builtin_text.h"
 #include "verify/judge.h"
 #include "verify/report.h"
@@ -31,7 +32,7 @@ static const mg_tool_info tool = {
 typedef struct args {
     mg_common c;
     mg_opt_list pos, fail_on;
-    const char *html;
+    const char *html, *junit, *markdown, *baseline;
     uint64_t attribute;
     bool weights, done;
     mg_threshold thresholds[MAX_THRESHOLDS];
@@ -50,7 +51,10 @@ static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
         {"--fail-on", MG_OPT_LIST, &a->fail_on, "EXPR",
          "exit 1 when it holds: a path of the JSON result, > >= < <= == or !=, a number ('kl.mean>0.05')"},
         {"--html", MG_OPT_STR, &a->html, "FILE", "write a self-contained page"},
-        {"--junit", MG_OPT_UNBUILT, NULL, "FILE", "write JUnit XML"},
+        {"--baseline", MG_OPT_STR, &a->baseline, "FILE",
+         "an earlier --json result of the same text: exit 1 when a candidate is worse than there"},
+        {"--junit", MG_OPT_STR, &a->junit, "FILE", "write JUnit XML, one case per candidate and rule"},
+        {"--markdown", MG_OPT_STR, &a->markdown, "FILE", "write a table for a model card"},
         {"--force", MG_OPT_FLAG, &a->c.force, NULL, "replace an existing report (it is refused otherwise)"},
         MG_COMMON_JSON_OPT(a->c),
         MG_COMMON_MODEL_OPTS(a->c),
@@ -64,8 +68,10 @@ static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
     if (a->fail_on.n > MAX_THRESHOLDS) return mg_fail(err, MG_ERR_USAGE, "at most %u thresholds", MAX_THRESHOLDS);
     if (a->attribute > UINT32_MAX) return mg_fail(err, MG_ERR_USAGE, "--attribute: at most %u parts", UINT32_MAX);
     for (size_t i = 0; i < a->fail_on.n; i++) MG_TRY(mg_threshold_parse(&a->thresholds[i], a->fail_on.items[i], err));
-    if (a->html && !a->c.force && mg_path_exists(a->html))
-        return mg_fail(err, MG_ERR_USAGE, "'%s' exists (--force replaces it)", a->html);
+    const char *const files[] = {a->html, a->junit, a->markdown};
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++)
+        if (files[i] && !a->c.force && mg_path_exists(files[i]))
+            return mg_fail(err, MG_ERR_USAGE, "'%s' exists (--force replaces it)", files[i]);
     return MG_OK;
 }
 
@@ -79,7 +85,7 @@ typedef struct run {
     uint8_t *classes;
     char text_name[512];
     mg_report report;
-    mg_json *json;
+    mg_json *json, *baseline;
 } run;
 
 /* ---- the tokens ---- */
@@ -153,6 +159,17 @@ static mg_status judge(run *r, const args *a, uint32_t *failed, mg_error *err) {
             if (fails) mg_json_push(list, mg_json_new_str(a->thresholds[t].text));
         }
         if (r->cand[i].has_weights && r->cand[i].weights.n_bad) mg_json_push(list, mg_json_new_str("weights"));
+        const char *worse = NULL;
+        mg_status st = r->baseline ? mg_baseline_check(r->baseline, c, r->n == 1, &worse, err) : MG_OK;
+        if (st != MG_OK) {
+            mg_json_free(list);
+            mg_error_at(err, a->baseline, NULL);
+            return st;
+        }
+        if (worse) {
+            mg_json_push(list, mg_json_new_str("baseline"));
+            mg_json_set_str((mg_json *)c, "worse_than_baseline", worse);
+        }
         bool bad = mg_json_len(list) > 0;
         *failed += bad;
         mg_json_set_str((mg_json *)c, "verdict", bad ? "fail" : "pass");
@@ -270,13 +287,30 @@ static void print_text(const run *r, const args *a) {
     }
 }
 
-static mg_status write_html(const run *r, const args *a, mg_error *err) {
-    char *page;
-    size_t n;
-    MG_TRY(mg_report_html(&page, &n, &r->report, r->json, err));
-    mg_status st = mg_outfile_write_all(a->html, page, n, a->c.force, err);
-    free(page);
+typedef enum file_kind { FILE_HTML, FILE_JUNIT, FILE_MARKDOWN } file_kind;
+
+static mg_status write_file(const run *r, const args *a, const char *path, file_kind kind, const char *const *rules,
+                            size_t n_rules, mg_error *err) {
+    char *text = NULL;
+    size_t n = 0;
+    if (!path) return MG_OK;
+    mg_status st = kind == FILE_HTML    ? mg_report_html(&text, &n, &r->report, r->json, err)
+                   : kind == FILE_JUNIT ? mg_report_junit(&text, &n, r->json, rules, n_rules, err)
+                                        : mg_report_markdown(&text, &n, r->json, err);
+    if (st == MG_OK) st = mg_outfile_write_all(path, text, n, a->c.force, err);
+    free(text);
     return st;
+}
+
+static mg_status write_files(const run *r, const args *a, mg_error *err) {
+    const char *rules[MAX_THRESHOLDS + 2];
+    size_t n_rules = 0;
+    for (size_t i = 0; i < a->fail_on.n; i++) rules[n_rules++] = a->thresholds[i].text;
+    if (a->weights) rules[n_rules++] = "weights";
+    if (a->baseline) rules[n_rules++] = "baseline";
+    MG_TRY(write_file(r, a, a->html, FILE_HTML, rules, n_rules, err));
+    MG_TRY(write_file(r, a, a->junit, FILE_JUNIT, rules, n_rules, err));
+    return write_file(r, a, a->markdown, FILE_MARKDOWN, rules, n_rules, err);
 }
 
 static mg_status print_json(const mg_json *json, mg_error *err) {
@@ -362,6 +396,7 @@ static mg_status work(run *r, const args *a, uint32_t *failed, mg_error *err) {
         r->n++;
     }
     MG_TRY(make_windows(r, a, err));
+    if (a->baseline) MG_TRY(mg_baseline_open(&r->baseline, a->baseline, r->report.text_sha256, err));
     MG_TRY(open_tokenizer(r, err));
     if (r->tok) MG_TRY(mg_token_classes(&r->classes, mg_forward_vocab(r->reference.m), r->tok, err));
     MG_TRY(compare(r, a, err));
@@ -375,7 +410,7 @@ static mg_status work(run *r, const args *a, uint32_t *failed, mg_error *err) {
     r->report.n = r->n;
     MG_TRY(mg_report_json(&r->json, &r->report, err));
     MG_TRY(judge(r, a, failed, err));
-    if (a->html) MG_TRY(write_html(r, a, err));
+    MG_TRY(write_files(r, a, err));
     if (a->c.json) return print_json(r->json, err);
     print_text(r, a);
     return MG_OK;
@@ -391,6 +426,7 @@ int main(int argc, char **argv) {
     mg_windows_init(&r.windows);
     mg_status st = parse(&a, argc, argv, &err);
     if (st == MG_OK && !a.done) st = work(&r, &a, &failed, &err);
+    mg_json_free(r.baseline);
     mg_json_free(r.json);
     for (uint32_t i = 0; i < r.n; i++) {
         mg_candidate_release(&r.cand[i]);

@@ -1,5 +1,6 @@
 """moegraft-verify: every figure computed here again from the logits, hidden states and router logits that moegraft-forward
 writes; thresholds and exit codes; deliberate damage found and named; the same bytes whatever runs it; the page."""
+import html
 import html.parser
 import json
 import math
@@ -8,6 +9,7 @@ import pathlib
 import re
 import shutil
 import struct
+import xml.etree.ElementTree
 import common
 from common import DATA, SAMPLES, WORK, check, run, same
 import moe4
@@ -354,7 +356,7 @@ damaged(patched("low.gguf", Q4, "output.weight", lambda d: flip(d, 18 * 77 + 9, 
 tiny = DATA / "models/tiny/llama"
 for code, words, args in ((8, "vocabularies differ", (REF, tiny, "--tokens", ROWS)), (2, "at least one candidate", (REF,)),
                           (5, "absent", (REF, WORK / "absent")), (5, "none.txt", (REF, Q4, "--text", WORK / "none.txt")),
-                          (4, "tokenizer", (tiny, tiny)), (4, "--junit", (REF, Q4, "--junit", "x")),
+                          (4, "tokenizer", (tiny, tiny)), (5, "gone.json", (REF, Q4, "--baseline", WORK / "gone.json")),
                           (4, "--provenance", (REF, Q4, "--provenance", "x")), (4, "--precision", (REF, Q4, "--precision", "f64")),
                           (4, "name tells no model kind", (REF, ROWS))):
     r = verify(*args, expect=code)
@@ -409,6 +411,8 @@ for c in data["candidates"]:
     for t in c["tensors"][:5]:
         check(f"{t['worst_block']:.4g}" in page.cells and t["name"] in page.cells, f"the page lacks {t['name']}")
     check(text.count("<svg") >= 2 * (2 + LAYERS), "plots are missing")
+text_of_page = text
+c4 = both["candidates"][1]
 verify(REF, Q4, "--tokens", ROWS, "--html", report, expect=2)
 verify(REF, Q4, "--tokens", FEW, "--html", report, "--force", "-q")
 check(report.read_text() != text, "--force replaced nothing")
@@ -417,6 +421,41 @@ shutil.copy(Q4, odd)
 verify(REF, odd, "--tokens", FEW, "--html", report, "--force", "-q")
 check("a&lt;b&gt;&amp;&quot;c.gguf" in report.read_text(), "a name is not escaped")
 Page(report.read_text())
+
+for name, text in (("histogram", "Positions by KL"), ("kinds", "By kind of token"), ("worst", "Where they differ most"),
+                   ("flips", "Changed choices of experts"), ("error against bits", "Error of every weight against its bits")):
+    check(text in text_of_page, f"the page lacks {name}")
+check(data["candidates"][1]["worst"][0]["context"].strip()[:8] in html.unescape(text_of_page), "context of the worst token")
+
+# ---- JUnit, Markdown, and an earlier result as the limit ----
+junit, table_file = WORK / "junit.xml", WORK / "table.md"
+verify(REF, Q8, Q4, "--tokens", ROWS, "--weights", "--junit", junit, "--markdown", table_file, "-q", "--fail-on", f"kl.mean>{mean * 0.5}", expect=1)
+suite = xml.etree.ElementTree.parse(junit).getroot().find("testsuite")
+cases = [(t.get("classname"), t.get("name"), t.find("failure") is not None) for t in suite.findall("testcase")]
+rule = f"kl.mean>{mean * 0.5}"
+same(cases, [(str(Q8), "compared", False), (str(Q8), rule, False), (str(Q8), "weights", False),
+             (str(Q4), "compared", False), (str(Q4), rule, True), (str(Q4), "weights", False)], "cases")
+same((suite.get("tests"), suite.get("failures")), ("6", "1"), "counts")
+verify(REF, WORK / "doubled.gguf", "--tokens", FEW, "--weights", "--junit", junit, "--force", "-q", expect=1)
+check("weights: blk.2.attn_v.weight" in xml.etree.ElementTree.parse(junit).getroot().find(".//failure").get("message"), "the damaged weight")
+rows = [line.split(" | ") for line in table_file.read_text().splitlines()]
+check(rows[2][0] == f"| {Q8.name}" and rows[3][0] == f"| {Q4.name}", f"table: {rows}")
+same((rows[3][3], rows[3][6], rows[3][9]), (f"{mean:.4g}", f"{c4['ppl']['candidate']:.6g}", "fail |"), "figures of the table")
+verify(REF, Q4, "--tokens", ROWS, "--junit", junit, expect=2)
+verify(REF, Q4, "--tokens", ROWS, "--markdown", table_file, expect=2)
+old = WORK / "old.json"
+old.write_text(json.dumps(both))
+verify(REF, Q8, Q4, "--tokens", ROWS, "-q", "--baseline", old)
+(WORK / "new").mkdir()
+shutil.copy(Q4, WORK / "new" / Q8.name)  # the release of this name has got worse
+r = verify(REF, WORK / "new" / Q8.name, "--tokens", ROWS, "-q", "--json", "--baseline", old, expect=1).json()["candidates"][0]
+same((r["failed"], r["worse_than_baseline"]), (["baseline"], "kl.mean"), "worse than before")
+shutil.copy(Q8, WORK / "new" / Q4.name)
+verify(REF, WORK / "new" / Q4.name, "--tokens", ROWS, "-q", "--baseline", old)
+check("another text" in verify(REF, Q8, "--tokens", FEW, "--baseline", old, expect=2).err, "another text")
+check("no candidate" in verify(REF, REF, "--tokens", ROWS, "--baseline", old, expect=2).err, "another candidate")
+old.write_text("{}")
+verify(REF, Q8, "--tokens", ROWS, "--baseline", old, expect=3)
 
 # ---- against llama.cpp's figures, when the shared data is at hand ----
 shared = os.environ.get("MOEGRAFT_SHARED")

@@ -1,0 +1,31 @@
+/* report_html.h - what the files that write the page of verify share. Everything goes to an open stream; numbers come
+ * from the JSON result. */
+#ifndef MG_VERIFY_REPORT_HTML_H
+#define MG_VERIFY_REPORT_HTML_H
+
+#include "formats/base/json.h"
+
+#include <stdio.h>
+
+#define MG_PLOT_W    460 /* narrow enough that labels stay readable on a phone */
+#define MG_PLOT_H    150
+#define MG_PLOT_LEFT 68 /* room for the axis labels */
+
+/* s with what HTML and XML reserve written as entities and control characters as \x1f; NULL is empty. */
+void mg_html_escaped(FILE *f, const char *s);
+/* The number at a path of v; NaN when it is not there. */
+double mg_html_num(const mg_json *v, const char *path);
+/* A table cell with so many significant digits, a dash for NaN. */
+void mg_html_cell(FILE *f, double x, int digits);
+/* Begin a plot: the vertical axis from 0 to top, labels at both ends of the horizontal one. The caller ends the svg. */
+void mg_html_axes(FILE *f, const char *title, double top, const char *x0, const char *x1);
+
+/* Sections of one candidate; nothing is written where the result has none. */
+void mg_html_histogram(FILE *f, const mg_json *histogram);
+void mg_html_classes(FILE *f, const mg_json *classes);
+void mg_html_worst(FILE *f, const mg_json *worst);
+void mg_html_flips(FILE *f, const mg_json *routing);
+void mg_html_tensor_plot(FILE *f, const mg_json *tensors);
+void mg_html_attribution(FILE *f, const mg_json *attribution);
+
+#endif
