@@ -56,6 +56,7 @@ struct mg_expr {
     const mg_group_form *form; /* GROUPS */
     uint64_t arg;              /* SCALE: 1 columns, 2 rows, 3 both; CLAMP: group size; PART: which */
     uint64_t n_weights;
+    bool fixed;          /* CAST: by quant/fixed.h */
     const void *data;    /* CONST, SLOT: t.n_bytes bytes; a SLOT's is NULL until supplied (atomic) */
     const mg_expr *slot; /* SLOT imported from another plan: where the data is; else NULL */
     mg_xxh128 hash;      /* of weights or CONST data */

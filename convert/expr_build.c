@@ -5,6 +5,7 @@
 #include "convert/plan_private.h"
 
 #include "quant/codec.h"
+#include "quant/fixed.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -60,6 +61,7 @@ static void key_of(key_buf *k, const mg_expr *e) {
     case MG_EX_CONST:
     case MG_EX_CAST:
         key_u64(k, e->n_weights);
+        if (e->fixed) key_u64(k, 1);
         key_put(k, e->hash.bytes, sizeof e->hash.bytes);
         break;
     case MG_EX_LINEAR:
@@ -294,8 +296,8 @@ mg_status mg_expr_supply(mg_plan *p, const mg_expr *slot, const float *data, mg_
 
 /* ---- inner nodes ---- */
 
-mg_status mg_expr_cast(mg_plan *p, const mg_expr *child, mg_dtype dtype, const float *weights, uint64_t n_weights,
-                       const mg_expr **out, mg_error *err) {
+static mg_status cast(mg_plan *p, const mg_expr *child, mg_dtype dtype, const float *weights, uint64_t n_weights,
+                      bool fixed, const mg_expr **out, mg_error *err) {
     if (child->t.dtype == dtype) {
         *out = child;
         return MG_OK;
@@ -303,7 +305,7 @@ mg_status mg_expr_cast(mg_plan *p, const mg_expr *child, mg_dtype dtype, const f
     if (!mg_codec_get(child->t.dtype) || !mg_codec_get(dtype))
         return mg_fail(err, MG_ERR_UNSUPPORTED, "no conversion from %s to %s", mg_dtype_get(child->t.dtype)->name,
                        mg_dtype_get(dtype)->name);
-    mg_expr e = {.op = MG_EX_CAST, .t = child->t, .n_children = 1, .children = &child};
+    mg_expr e = {.op = MG_EX_CAST, .t = child->t, .n_children = 1, .children = &child, .fixed = fixed};
     e.t.dtype = dtype;
     e.t.name = NULL;
     if (weights) {
@@ -319,6 +321,16 @@ mg_status mg_expr_cast(mg_plan *p, const mg_expr *child, mg_dtype dtype, const f
         e.n_weights = n_weights;
     }
     return mg_expr_intern(p, &e, out, err);
+}
+
+mg_status mg_expr_cast(mg_plan *p, const mg_expr *child, mg_dtype dtype, const float *weights, uint64_t n_weights,
+                       const mg_expr **out, mg_error *err) {
+    return cast(p, child, dtype, weights, n_weights, false, out, err);
+}
+
+mg_status mg_expr_cast_fixed(mg_plan *p, const mg_expr *child, mg_dtype dtype, const float *weights, uint64_t n_weights,
+                             const mg_expr **out, mg_error *err) {
+    return cast(p, child, dtype, weights, n_weights, mg_fixed_matters(dtype, weights != NULL), out, err);
 }
 
 static bool same_shape(const mg_expr *a, const mg_expr *b, uint32_t from) {

@@ -5,6 +5,7 @@
 #include "convert/expr_tile.h"
 
 #include "quant/codec.h"
+#include "quant/fixed.h"
 #include "quant/math/f64.h"
 
 #include <math.h>
@@ -96,7 +97,9 @@ static mg_status encode_rows(const mg_expr *cast, const float *x, uint64_t row, 
     for (uint64_t i = 0; i < n; i++) {
         const float *w = cast->weights;
         if (w && per_slice) w += (row + i) / per_slice * cols;
-        mg_status st = c->encode(x + i * cols, w, cols, dst + i * cast->row_bytes, err);
+        uint8_t *to = dst + i * cast->row_bytes;
+        mg_status st = cast->fixed ? mg_fixed_encode(c, x + i * cols, w, cols, to, err)
+                                   : c->encode(x + i * cols, w, cols, to, err);
         if (st != MG_OK) {
             mg_expr_name_row(err, row + i);
             return st;

@@ -71,6 +71,7 @@ mg_json *mg_expr_json(const mg_expr *e) {
     }
     if (e->op == MG_EX_CAST) {
         mg_json_push(a, mg_json_new_str(mg_dtype_get(e->t.dtype)->name));
+        if (e->fixed) mg_json_push(a, mg_json_new_str("fixed"));
         if (e->weights) mg_json_push(a, hash_json(e->hash));
     }
     if (e->op == MG_EX_NOISE || e->op == MG_EX_LOWRANK) mg_json_push(a, mg_json_new_f64(e->factors[0]));

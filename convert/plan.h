@@ -38,6 +38,9 @@ mg_status mg_expr_concat(mg_plan *p, const mg_expr *const *children, uint32_t n,
  * rank-3 child, else 1 slice), copied; NULL for none. Same dtype: returns child itself. */
 mg_status mg_expr_cast(mg_plan *p, const mg_expr *child, mg_dtype dtype, const float *weights, uint64_t n_weights,
                        const mg_expr **out, mg_error *err) MG_MUST_CHECK;
+/* The same with the corrected encoder of quant/fixed.h where there is one. */
+mg_status mg_expr_cast_fixed(mg_plan *p, const mg_expr *child, mg_dtype dtype, const float *weights, uint64_t n_weights,
+                             const mg_expr **out, mg_error *err) MG_MUST_CHECK;
 /* sum_i factor[i] * child_i in f32, i ascending (fixed order); result F32. */
 mg_status mg_expr_linear(mg_plan *p, const mg_expr *const *children, const double *factors, uint32_t n,
                          const mg_expr **out, mg_error *err) MG_MUST_CHECK;

@@ -227,8 +227,10 @@ static mg_status encode_expr(job *j, uint32_t k, const mg_expr **e, mg_error *er
              mg_dtype_get(t->wanted)->name, to);
     }
     bool use = entry && mg_codec_get(t->target)->imatrix != MG_IMATRIX_IGNORED;
-    return mg_expr_cast(j->plan, *e, t->target, use ? entry->values : NULL, use ? entry->n_mat * entry->cols : 0, e,
-                        err);
+    const float *values = use ? entry->values : NULL;
+    const uint64_t n = use ? entry->n_mat * entry->cols : 0;
+    if (j->opt->fixed) return mg_expr_cast_fixed(j->plan, *e, t->target, values, n, e, err);
+    return mg_expr_cast(j->plan, *e, t->target, values, n, e, err);
 }
 
 static mg_status add_tensor(job *j, uint32_t k, uint32_t out, mg_error *err) {

@@ -25,6 +25,7 @@ mg_status mg_kv_override_parse(mg_kv_override *o, const char *text, mg_error *er
 typedef struct mg_quantize_options {
     mg_mix_options mix;              /* preset and dtype choices; have_imatrix is derived */
     bool allow_requantize;           /* sources in block dtypes are refused otherwise */
+    bool fixed;                      /* corrected encoders (quant/fixed.h) instead of the reference's bytes */
     bool estimate;                   /* dry run: a missing importance matrix is reported, not refused */
     const mg_imatrix *imatrix;       /* NULL or without entries: none */
     const char *imatrix_name;        /* stored as quantize.imatrix.file (first 127 bytes) */

@@ -10,10 +10,10 @@ typedef struct mg_quantize_variant {
     mg_checkpoint *ckpt;
 } mg_quantize_variant;
 
-/* in (with GGUF names and keys; outlives v) with the tensor of `item` in dtype instead of its own, encoded with the
- * item's importance values; everything else is as stored. Close in every case. */
+/* fixed: by the corrected encoder. in (with GGUF names and keys; outlives v) with the tensor of `item` in dtype instead
+ * of its own, encoded with the item's importance values; everything else is as stored. Close in every case. */
 mg_status mg_quantize_variant_open(mg_quantize_variant *v, mg_checkpoint *in, const mg_quantize_item *item,
-                                   mg_dtype dtype, mg_error *err) MG_MUST_CHECK;
+                                   mg_dtype dtype, bool fixed, mg_error *err) MG_MUST_CHECK;
 /* The model that output `out` of plan p will be; p is borrowed. */
 mg_status mg_quantize_variant_of_plan(mg_quantize_variant *v, mg_plan *p, uint32_t out, mg_error *err) MG_MUST_CHECK;
 void mg_quantize_variant_close(mg_quantize_variant *v);

@@ -34,7 +34,7 @@ typedef struct args {
     const char *imatrix_path, *output_type, *embd_type, *target_types;
     double target_bpw;
     uint64_t target_size, samples;
-    bool pure, leave_output, no_fallback, allow_requantize, no_manifest, keep_split;
+    bool fixed, pure, leave_output, no_fallback, allow_requantize, no_manifest, keep_split;
     mg_tool_groups groups;
 } args;
 
@@ -66,7 +66,8 @@ static mg_status parse(args *a, int argc, char **argv, bool *done, mg_error *err
         {"--no-fallback", MG_OPT_FLAG, &a->no_fallback, NULL,
          "refuse rows that do not fit the type instead of using another"},
         {"--allow-requantize", MG_OPT_FLAG, &a->allow_requantize, NULL, "accept tensors that are quantized already"},
-        {"--fixed", MG_OPT_UNBUILT, NULL, NULL, "corrected variants of known encoder defects"},
+        {"--fixed", MG_OPT_FLAG, &a->fixed, NULL,
+         "without the known defects of the reference encoders; their bytes otherwise"},
         {NULL, MG_OPT_GROUP, NULL, NULL, "Types by measurement (need --text or --tokens)"},
         {"--target-bpw", MG_OPT_F64, &a->target_bpw, "X",
          "choose every tensor's type for this many bits per weight; the recipe goes to OUT.types.txt"},
@@ -168,6 +169,7 @@ static mg_status set_options(run *r, const args *a, mg_error *err) {
     r->opt.mix.leave_output = a->leave_output;
     r->opt.mix.no_fallback = a->no_fallback;
     r->opt.allow_requantize = a->allow_requantize;
+    r->opt.fixed = a->fixed;
     r->opt.estimate = a->common.dry_run;
     r->opt.keep_split = a->keep_split;
     MG_TRY(set_rules(r, a, err));

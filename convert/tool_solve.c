@@ -235,7 +235,8 @@ static mg_status list_trials(solve *s, mg_error *err) {
 static mg_status open_trial(void *ctx, uint32_t i, mg_model **m, mg_error *err) {
     solve *s = ctx;
     const mg_quantize_item *item = &s->items[s->trials[i].item];
-    mg_status st = mg_quantize_variant_open(&s->variant, s->opt->gguf, item, s->trials[i].dtype, err);
+    mg_status st =
+        mg_quantize_variant_open(&s->variant, s->opt->gguf, item, s->trials[i].dtype, s->opt->quantize->fixed, err);
     if (st != MG_OK) mg_quantize_variant_close(&s->variant);
     *m = s->variant.model;
     return at_name(st, item->name, err);
