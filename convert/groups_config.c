@@ -101,6 +101,15 @@ static mg_status leave_alone(mg_json *rules, mg_arena *a, const char *tail, mg_e
     return MG_OK;
 }
 
+/* Early writers of this layout got zero points wrong. GPTQModel therefore reads them only from files with this mark,
+ * the first of its releases that stored them right (models/loader.py), and refuses all others. */
+static mg_json *sound_zeros(void) {
+    static const char *const mark[] = {"gptqmodel:0.9.0"};
+    mg_json *meta = mg_json_new_object();
+    mg_json_set(meta, "quantizer", strings(mark, 1));
+    return meta;
+}
+
 static mg_status gptq_block(mg_json **out, const mg_groups_options *opt, mg_arena *a, const char *const *list, size_t n,
                             mg_error *err) {
     mg_json *q = mg_json_new_object(), *rules = n ? mg_json_new_object() : NULL;
@@ -114,6 +123,7 @@ static mg_status gptq_block(mg_json **out, const mg_groups_options *opt, mg_aren
     mg_json_set_bool(q, "true_sequential", true);
     mg_json_set_str(q, "checkpoint_format", opt->format == MG_FORMAT_GPTQ ? "gptq" : "gptq_v2");
     mg_json_set_str(q, "pack_dtype", "int32");
+    if (opt->format == MG_FORMAT_GPTQ && !opt->symmetric) mg_json_set(q, "meta", sound_zeros());
     if (rules) mg_json_set(q, "dynamic", rules);
     for (size_t i = 0; i < n; i++) MG_TRY(leave_alone(rules, a, list[i], err));
     return MG_OK;

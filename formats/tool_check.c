@@ -11,12 +11,13 @@
 #include "formats/base/options.h"
 #include "formats/base/pool.h"
 #include "quant/group_checkpoint.h"
+#include "quant/loader_rules.h"
 #include "quant/scan.h"
 
 static const mg_tool_info tool = {
     .name = "check",
     .summary = "validate checkpoints, compare merge donors, lint for a loader",
-    .synopsis = "PATH... [--deep] [--manifest FILE] [--json]",
+    .synopsis = "PATH... [--deep] [--manifest FILE] [--for ENGINE] [--json]",
     .examples = "  moegraft-check samples/donors/base --deep\n"
                 "  moegraft-check model.gguf --manifest model.gguf.manifest.json\n"
                 "  moegraft-check model/ --manifest SHA256SUMS\n",
@@ -30,6 +31,9 @@ typedef struct checker {
     mg_common common;
     bool deep;
     const char *manifest;
+    const char *loader_text;
+    mg_loader loader; /* when loader_text is given */
+    uint32_t tp;
     mg_pool *pool;
     mg_json *results; /* array, built always, printed with --json */
 } checker;
@@ -94,6 +98,40 @@ static mg_status check_structure(checker *c, subject *s, mg_error *err) {
     }
     mg_status st = check_model(c, s, notes, err);
     mg_json_set(s->report, "notes", notes);
+    return st;
+}
+
+/* ---- loaders ---- */
+
+typedef struct loader_report {
+    const checker *c;
+    const char *path;
+    mg_json *findings;
+    uint32_t fatal;
+} loader_report;
+
+static void on_finding(void *ctx, const mg_loader_finding *f) {
+    loader_report *r = ctx;
+    char text[2048];
+    mg_json *o = mg_json_new_object();
+    mg_json_set_str(o, "rule", f->rule);
+    mg_json_set_bool(o, "fatal", f->fatal);
+    mg_json_set_str(o, "text", f->text);
+    mg_json_set_str(o, "source", f->source);
+    if (f->tensor) mg_json_set_str(o, "tensor", f->tensor);
+    mg_json_push(r->findings, o);
+    r->fatal += f->fatal;
+    snprintf(text, sizeof text, "%s: %s for %s: %s: %s%s%s (%s)", r->path, f->fatal ? "wrong" : "note",
+             r->c->loader_text, f->rule, f->tensor ? f->tensor : "", f->tensor ? ": " : "", f->text, f->source);
+    say(r->c, text);
+}
+
+static mg_status check_loader(checker *c, subject *s, mg_error *err) {
+    loader_report r = {c, s->path, mg_json_new_array(), 0};
+    mg_status st = mg_loader_judge(s->ckpt, s->dense ? s->dense : s->ckpt, c->loader, c->tp, on_finding, &r, err);
+    mg_json_set(s->report, "findings", r.findings);
+    if (st == MG_OK && r.fatal)
+        st = mg_fail(err, MG_ERR_FAILED, "%" PRIu32 " rules of %s are broken", r.fatal, c->loader_text);
     return st;
 }
 
@@ -276,6 +314,7 @@ static mg_status check_path(checker *c, const char *path, mg_error *err) {
     char text[2048];
     mg_json_set_str(s.report, "path", path);
     mg_status st = check_structure(c, &s, err);
+    if (st == MG_OK && c->loader_text) st = check_loader(c, &s, err);
     if (st == MG_OK && c->deep) st = check_values(c, &s, err);
     if (c->manifest && (st == MG_OK || st == MG_ERR_FORMAT)) {
         mg_error bytes = {0};
@@ -336,7 +375,8 @@ int main(int argc, char **argv) {
         {"--deep", MG_OPT_FLAG, &c.deep, NULL, "read all data and report NaN and infinite values by tensor and row"},
         {"--manifest", MG_OPT_STR, &c.manifest, "FILE",
          "compare files with NAME.manifest.json or a sha256sum or md5sum list"},
-        {"--for", MG_OPT_UNBUILT, NULL, "ENGINE", "lint for a loader"},
+        {"--for", MG_OPT_STR, &c.loader_text, "ENGINE",
+         "will it load: vllm[:tp=N], transformers5, autoawq, gptqmodel, llama.cpp or mlx"},
         {"--merge", MG_OPT_UNBUILT, NULL, NULL, "compare merge donors field by field"},
         MG_COMMON_JSON_OPT(c.common),
         MG_COMMON_EXEC_OPTS(c.common),
@@ -348,6 +388,7 @@ int main(int argc, char **argv) {
         mg_interrupt_install();
         st = mg_common_finish(&c.common, &err);
         if (st == MG_OK && paths.n == 0) st = mg_fail(&err, MG_ERR_USAGE, "expected at least one PATH");
+        if (st == MG_OK && c.loader_text) st = mg_loader_parse(c.loader_text, &c.loader, &c.tp, &err);
         if (st == MG_OK) st = mg_pool_new(&c.pool, mg_scan_threads(c.common.n_threads, c.common.memory), &err);
         if (st == MG_OK) {
             c.results = mg_json_new_array();

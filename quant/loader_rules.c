@@ -1,0 +1,424 @@
+/* loader_rules.c - see loader_rules.h. Rules were read from the programs' sources and documentation, or measured on
+ * their current releases, in November 2026. */
+#include "quant/loader_rules.h"
+
+#include "formats/arch/arch.h"
+#include "formats/group_layouts.h"
+
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* ---- what rules look at ---- */
+
+typedef struct view {
+    mg_checkpoint *c;     /* as stored */
+    mg_checkpoint *dense; /* c itself, or its dense view, which borrows c */
+    mg_group_layout layout;
+    mg_model *m;
+    mg_targets names; /* what the family's files are called where every loader knows them */
+    uint32_t tp;
+    const mg_json *quant; /* quantization_config, or NULL */
+} view;
+
+/* What a rule found: the first tensor and the numbers behind it. */
+typedef struct hit {
+    const char *tensor;
+    char text[512];
+} hit;
+
+typedef bool (*rule_fn)(const view *v, hit *h);
+
+static bool is_method(const view *v, mg_group_method m) {
+    return v->layout.config.method == m;
+}
+
+static bool has_experts(const view *v) {
+    return v->m->hp.i[MG_K_EXPERTS] > 0;
+}
+
+static bool splits_inputs(mg_role r) {
+    return r == MG_R_ATTN_O || r == MG_R_FFN_DOWN || r == MG_R_EXPERT_DOWN || r == MG_R_SHARED_DOWN;
+}
+
+static mg_role role_of(const view *v, const char *name) {
+    mg_role role = MG_ROLE_COUNT;
+    const uint32_t t = mg_checkpoint_find(v->dense, name);
+    if (t == MG_STRMAP_NONE || !mg_model_role_of(v->m, t, &role, NULL, NULL)) return MG_ROLE_COUNT;
+    return role;
+}
+
+/* ---- sizes ---- */
+
+static bool group_tp(const view *v, hit *h) {
+    for (uint32_t i = 0; i < v->layout.n_matrices; i++) {
+        const mg_group_matrix *m = &v->layout.matrices[i];
+        const uint64_t share = m->cols / v->tp;
+        if (!splits_inputs(role_of(v, m->name)) || m->groups == 1) continue;
+        if (m->cols % v->tp == 0 && share % m->group_size == 0) continue;
+        h->tensor = m->name;
+        snprintf(h->text, sizeof h->text,
+                 "%" PRIu64 " input features over %" PRIu32 " ranks are not whole groups of %" PRIu64, m->cols, v->tp,
+                 m->group_size);
+        return true;
+    }
+    return false;
+}
+
+static bool pack_tp(const view *v, hit *h) {
+    for (uint32_t i = 0; i < v->layout.n_matrices; i++) {
+        const mg_group_matrix *m = &v->layout.matrices[i];
+        if (!m->codes.rows_last || splits_inputs(role_of(v, m->name))) continue; /* AWQ and GPTQ */
+        if (m->rows % v->tp == 0 && m->rows / v->tp * m->codes.bits % 32 == 0) continue;
+        h->tensor = m->name;
+        snprintf(h->text, sizeof h->text, "%" PRIu64 " output features over %" PRIu32 " ranks do not fill words",
+                 m->rows, v->tp);
+        return true;
+    }
+    return false;
+}
+
+static bool heads_tp(const view *v, hit *h) {
+    const int64_t heads = v->m->hp.i[MG_K_HEADS], kv = v->m->hp.i[MG_K_KV_HEADS], tp = v->tp;
+    if (heads % tp == 0 && (kv % tp == 0 || tp % kv == 0)) return false;
+    snprintf(h->text, sizeof h->text,
+             "%" PRId64 " heads and %" PRId64 " key heads do not divide over %" PRId64 " ranks", heads, kv, tp);
+    return true;
+}
+
+static bool not_multiple_of_32(const view *v, hit *h) {
+    for (uint32_t i = 0; is_method(v, MG_GROUPS_GPTQ) && i < v->layout.n_matrices; i++) {
+        const mg_group_matrix *m = &v->layout.matrices[i];
+        if (m->rows % 32 == 0 && m->cols % 32 == 0) continue;
+        h->tensor = m->name;
+        snprintf(h->text, sizeof h->text, "%" PRIu64 " x %" PRIu64 " is not a multiple of 32 both ways", m->rows,
+                 m->cols);
+        return true;
+    }
+    return false;
+}
+
+static bool mlx_group(const view *v, hit *h) {
+    for (uint32_t i = 0; i < v->layout.n_matrices; i++) {
+        const uint64_t g = v->layout.matrices[i].group_size;
+        if (g == 32 || g == 64 || g == 128) continue;
+        h->tensor = v->layout.matrices[i].name;
+        snprintf(h->text, sizeof h->text, "groups of %" PRIu64 ", expected 32, 64 or 128", g);
+        return true;
+    }
+    return false;
+}
+
+/* ---- formats ---- */
+
+static bool awq_bits(const view *v, hit *h) {
+    if (!is_method(v, MG_GROUPS_AWQ) || v->layout.config.bits == 4) return false;
+    snprintf(h->text, sizeof h->text, "AWQ with %" PRIu32 " bits, only 4 are read", v->layout.config.bits);
+    return true;
+}
+
+static bool gptq_bits(const view *v, hit *h) {
+    const mg_group_config *c = &v->layout.config;
+    if (!is_method(v, MG_GROUPS_GPTQ) || (c->symmetric && (c->bits == 4 || c->bits == 8))) return false;
+    snprintf(h->text, sizeof h->text, "GPTQ with %" PRIu32 " bits%s: recent releases read symmetric 4 and 8 bits only",
+             c->bits, c->symmetric ? "" : " and zero points");
+    return true;
+}
+
+static bool not_awq(const view *v, hit *h) {
+    if (is_method(v, MG_GROUPS_AWQ) || is_method(v, MG_GROUPS_NONE)) return false;
+    snprintf(h->text, sizeof h->text, "it reads AWQ and unquantized models only");
+    return true;
+}
+
+static bool not_awq_gptq(const view *v, hit *h) {
+    if (is_method(v, MG_GROUPS_AWQ) || is_method(v, MG_GROUPS_GPTQ) || is_method(v, MG_GROUPS_NONE)) return false;
+    snprintf(h->text, sizeof h->text, "it reads AWQ, GPTQ and unquantized models only");
+    return true;
+}
+
+static bool mlx_only(const view *v, hit *h) {
+    if (!is_method(v, MG_GROUPS_MLX)) return false;
+    snprintf(h->text, sizeof h->text, "MLX weights are read by mlx-lm only");
+    return true;
+}
+
+static bool not_mlx(const view *v, hit *h) {
+    const mg_group_config *c = &v->layout.config;
+    if (is_method(v, MG_GROUPS_MLX) || is_method(v, MG_GROUPS_NONE)) return false;
+    if (is_method(v, MG_GROUPS_AWQ) && c->bits == 4) return false;
+    snprintf(h->text, sizeof h->text, "it reads its own quantization and 4-bit AWQ");
+    return true;
+}
+
+static bool awq_to_gguf(const view *v, hit *h) {
+    if (!is_method(v, MG_GROUPS_AWQ) && !is_method(v, MG_GROUPS_MLX)) return false;
+    snprintf(h->text, sizeof h->text, "its converter refuses this quantization: moegraft convert makes a GGUF of it");
+    return true;
+}
+
+static bool no_gguf(const view *v, hit *h) {
+    if (v->c->kv) return false;
+    snprintf(h->text, sizeof h->text, "a GGUF file is needed: moegraft convert makes one");
+    return true;
+}
+
+static bool gguf_own(const view *v, hit *h) {
+    if (!v->m->arch->gguf_own) return false;
+    snprintf(h->text, sizeof h->text, "it does not know the architecture %s", v->m->arch->gguf_arch);
+    return true;
+}
+
+static bool gguf_losses(const view *v, hit *h) {
+    if (v->c->kv || !mg_arch_gguf_losses(v->m, h->text, sizeof h->text)) return false;
+    h->text[strcspn(h->text, "\n")] = 0;
+    return true;
+}
+
+static bool is_gguf(const view *v, hit *h) {
+    if (!v->c->kv) return false;
+    snprintf(h->text, sizeof h->text, "a Hugging Face directory is needed: moegraft convert makes one");
+    return true;
+}
+
+static bool half_type(const view *v, hit *h) {
+    const mg_dtype d = v->c->config ? mg_config_dtype(v->c->config) : MG_DTYPE_COUNT;
+    if (!is_method(v, MG_GROUPS_AWQ) || d == MG_F16 || d == MG_DTYPE_COUNT) return false;
+    snprintf(h->text, sizeof h->text, "config.json names %s; the older AWQ kernels accept float16 only",
+             mg_dtype_get(d)->name);
+    return true;
+}
+
+static bool act_order(const view *v, hit *h) {
+    if (!is_method(v, MG_GROUPS_GPTQ) || !v->layout.config.act_order || v->tp == 1) return false;
+    snprintf(h->text, sizeof h->text,
+             "desc_act with %" PRIu32 " ranks: layers that split inputs keep all scales on every rank", v->tp);
+    return true;
+}
+
+/* ---- mixtures ---- */
+
+/* A stored weight whose name is not the one that AutoAWQ, vLLM and the files on the hub use; NULL: none. */
+static const char *unusual_name(const view *v) {
+    for (uint32_t i = 0; i < v->dense->n_tensors; i++) {
+        const char *name = v->dense->tensors[i].name;
+        bool usual = !mg_model_role_of(v->m, i, NULL, NULL, NULL);
+        size_t lo = 0, hi = v->names.n; /* sorted by name */
+        while (!usual && lo < hi) {
+            const size_t mid = lo + (hi - lo) / 2;
+            const int order = strcmp(name, v->names.items[mid].name);
+            usual = order == 0;
+            if (order < 0)
+                hi = mid;
+            else
+                lo = mid + 1;
+        }
+        if (!usual) return name;
+    }
+    return NULL;
+}
+
+static bool new_names(const view *v, hit *h) {
+    if (v->c->kv || !has_experts(v) || !(h->tensor = unusual_name(v))) return false;
+    snprintf(h->text, sizeof h->text, "experts are not named as it expects (write them with --layout legacy)");
+    return true;
+}
+
+/* Does the family have newer names, and are the old ones used? */
+static bool old_names(const view *v, hit *h) {
+    char newest[256];
+    for (size_t i = 0; i < v->names.n && !v->c->kv; i++) {
+        const mg_target *t = &v->names.items[i];
+        if (!mg_target_newest_name(t, v->m->arch, &v->m->hp, newest, sizeof newest)) continue;
+        if (strcmp(newest, t->name) == 0 || mg_checkpoint_find(v->dense, t->name) == MG_STRMAP_NONE) continue;
+        h->tensor = t->name;
+        snprintf(h->text, sizeof h->text,
+                 "it looks for '%s' and leaves experts uninitialised (write them with --layout v5)", newest);
+        return true;
+    }
+    return false;
+}
+
+static bool random_experts(const view *v, hit *h) {
+    if (!has_experts(v) || (!is_method(v, MG_GROUPS_AWQ) && !is_method(v, MG_GROUPS_GPTQ))) return false;
+    snprintf(h->text, sizeof h->text,
+             "experts are one tensor there and no Linear: quantized ones are initialised at random, without an error");
+    return true;
+}
+
+static bool is_asymmetric(const view *v) {
+    for (uint32_t i = 0; is_method(v, MG_GROUPS_CT) && i < v->layout.n_matrices; i++)
+        if (v->layout.matrices[i].zeros.tensor != MG_STRMAP_NONE) return true;
+    return false;
+}
+
+static bool asymmetric_experts(const view *v, hit *h) {
+    if (!is_asymmetric(v) || !has_experts(v)) return false;
+    snprintf(h->text, sizeof h->text, "compressed experts with zero points are refused (write them with --symmetric)");
+    return true;
+}
+
+static bool asymmetric_dense(const view *v, hit *h) {
+    if (!is_asymmetric(v) || has_experts(v)) return false;
+    snprintf(h->text, sizeof h->text, "zero points load only with CompressedTensorsConfig(dequantize=True)");
+    return true;
+}
+
+/* ---- lists of modules to leave alone ---- */
+
+static bool ends_with(const char *s, const char *tail) {
+    const size_t n = strlen(s), m = strlen(tail);
+    return n >= m && strcmp(s + n - m, tail) == 0;
+}
+
+/* Is dense weight t one that a loader would make a quantized layer of, if it is not told otherwise? */
+static bool is_layer(const view *v, uint32_t t) {
+    mg_role role;
+    const mg_tensor *x = &v->dense->tensors[t];
+    if (x->rank != 2 || !ends_with(x->name, ".weight") || !mg_model_role_of(v->m, t, &role, NULL, NULL)) return false;
+    return role != MG_R_TOKEN_EMBD && role != MG_R_OUTPUT;
+}
+
+static bool is_quantized(const view *v, const char *name) {
+    for (uint32_t i = 0; i < v->layout.n_matrices; i++)
+        if (strcmp(v->layout.matrices[i].name, name) == 0) return true;
+    return false;
+}
+
+/* suffix: the entry ends the module's name at a dot; else it may stand anywhere. */
+static bool is_listed(const mg_json *list, const char *name, bool suffix) {
+    char module[1024];
+    snprintf(module, sizeof module, "%.*s", (int)(strlen(name) - 7), name);
+    for (const mg_json *e = mg_json_first(list); e; e = mg_json_next(e)) {
+        const char *s = mg_json_str(e);
+        if (!s || !*s) continue;
+        if (!suffix && strstr(module, s)) return true;
+        const size_t at = strlen(module) - (strlen(s) < strlen(module) ? strlen(s) : strlen(module));
+        if (suffix && ends_with(module, s) && (at == 0 || module[at - 1] == '.')) return true;
+        if (suffix && strncmp(module, s, strlen(s)) == 0) return true;
+    }
+    return false;
+}
+
+static bool wrong_list(const view *v, hit *h, bool suffix) {
+    const mg_json *list = mg_json_get(v->quant, "modules_to_not_convert");
+    for (uint32_t t = 0; is_method(v, MG_GROUPS_AWQ) && t < v->dense->n_tensors; t++) {
+        const char *name = v->dense->tensors[t].name;
+        if (!is_layer(v, t)) continue;
+        const bool quantized = is_quantized(v, name), skipped = is_listed(list, name, suffix);
+        if (quantized != skipped) continue;
+        h->tensor = name;
+        snprintf(h->text, sizeof h->text, "is %s, and modules_to_not_convert %s it",
+                 quantized ? "quantized" : "not quantized", skipped ? "selects" : "does not select");
+        return true;
+    }
+    return false;
+}
+
+static bool list_by_substring(const view *v, hit *h) {
+    return wrong_list(v, h, false);
+}
+
+static bool list_by_suffix(const view *v, hit *h) {
+    return wrong_list(v, h, true);
+}
+
+/* ---- the table ---- */
+
+#define FOR(l) (1u << MG_LOADER_##l)
+
+static const struct rule {
+    uint32_t loaders;
+    bool fatal;
+    const char *name;
+    rule_fn test;
+    const char *source;
+} rules[] = {
+    {FOR(VLLM) | FOR(TRANSFORMERS5) | FOR(AUTOAWQ) | FOR(GPTQMODEL) | FOR(MLX), true, "container", is_gguf,
+     "these programs read safetensors directories"},
+    {FOR(LLAMA_CPP), true, "container", no_gguf, "llama.cpp reads GGUF only"},
+    {FOR(LLAMA_CPP), true, "architecture", gguf_own, "llama.cpp, its list of architectures"},
+    {FOR(LLAMA_CPP), false, "converter", awq_to_gguf,
+     "llama.cpp conversion/base.py dequant_model: fp8, gptq, compressed-tensors; issues 4701, 10965"},
+    {FOR(LLAMA_CPP), false, "metadata", gguf_losses, "llama.cpp, its list of metadata keys"},
+    {FOR(VLLM) | FOR(TRANSFORMERS5) | FOR(AUTOAWQ) | FOR(GPTQMODEL), true, "format", mlx_only,
+     "quantization methods these programs register"},
+    {FOR(AUTOAWQ), true, "format", not_awq, "AutoAWQ 0.2.9 awq/models/base.py"},
+    {FOR(GPTQMODEL), true, "format", not_awq_gptq, "GPTQModel 7.7 quantization/config.py METHOD"},
+    {FOR(MLX), true, "format", not_mlx, "mlx-lm utils.py load_model and its AWQ transform"},
+    {FOR(MLX), true, "group", mlx_group, "mlx ops quantize: group sizes 32, 64, 128"},
+    {FOR(VLLM) | FOR(AUTOAWQ), true, "bits", awq_bits,
+     "vLLM quantization/awq.py AWQConfig; AutoAWQ modules/linear/gemm.py: only 4-bit are supported"},
+    {FOR(VLLM), false, "bits", gptq_bits, "vLLM AutoGPTQConfig: (4, sym) and (8, sym)"},
+    {FOR(VLLM), true, "group x tp", group_tp,
+     "vLLM awq.py and gptq.py create_weights: input size per partition a multiple of the group; issues 1258, 2419"},
+    {FOR(VLLM), true, "words x tp", pack_tp, "vLLM awq.py and gptq.py create_weights: output size and pack factor"},
+    {FOR(VLLM), true, "heads x tp", heads_tp, "vLLM models: total_num_heads % tp_size == 0"},
+    {FOR(VLLM), false, "act-order", act_order, "vLLM gptq.py: scale_and_zero_input_dim with desc_act"},
+    {FOR(VLLM) | FOR(AUTOAWQ), false, "type", half_type, "vLLM awq.py get_supported_act_dtypes; issue 13462"},
+    {FOR(GPTQMODEL), true, "32", not_multiple_of_32, "GPTQModel nn_modules/qlinear: in and out features"},
+    {FOR(VLLM) | FOR(AUTOAWQ) | FOR(MLX), true, "names", new_names,
+     "vLLM expert_params_mapping, AutoAWQ models, mlx-lm sanitize: names of the original releases"},
+    {FOR(GPTQMODEL), true, "names", old_names, "measured: GPTQModel 7.7 with transformers 5"},
+    {FOR(TRANSFORMERS5), true, "experts", random_experts, "measured: transformers 5.23, load report says MISSING"},
+    {FOR(TRANSFORMERS5), true, "experts", asymmetric_experts,
+     "measured: transformers 5.23 with compressed-tensors 0.20"},
+    {FOR(TRANSFORMERS5), false, "zero points", asymmetric_dense,
+     "measured: transformers 5.23, shape mismatch otherwise"},
+    {FOR(VLLM) | FOR(AUTOAWQ), true, "skip list", list_by_substring,
+     "vLLM is_layer_skipped, AutoAWQ exclude_layers_to_not_quantize: substring; vLLM issue 2243"},
+    {FOR(TRANSFORMERS5), true, "skip list", list_by_suffix,
+     "transformers quantizers_utils should_convert_module: beginning or ending of the name"},
+};
+
+/* ---- judging ---- */
+
+static const char *const names[MG_LOADER_COUNT] = {"vllm", "transformers5", "autoawq", "gptqmodel", "llama.cpp", "mlx"};
+
+const char *mg_loader_name(mg_loader l) {
+    return names[l];
+}
+
+mg_status mg_loader_parse(const char *text, mg_loader *loader, uint32_t *tp, mg_error *err) {
+    const size_t n = strcspn(text, ":");
+    *tp = 1;
+    for (mg_loader l = 0; l < MG_LOADER_COUNT; l++) {
+        if (strlen(names[l]) != n || strncmp(text, names[l], n) != 0) continue;
+        *loader = l;
+        if (!text[n]) return MG_OK;
+        char *end;
+        const unsigned long long v =
+            l == MG_LOADER_VLLM && strncmp(text + n, ":tp=", 4) == 0 ? strtoull(text + n + 4, &end, 10) : 0;
+        if (v == 0 || v > 1024 || *end)
+            return mg_fail(err, MG_ERR_USAGE, "'%s': only vllm takes an option, :tp=N from 1 to 1024", text);
+        *tp = (uint32_t)v;
+        return MG_OK;
+    }
+    return mg_fail(err, MG_ERR_USAGE,
+                   "no rules for '%s'; there are vllm[:tp=N], transformers5, autoawq, gptqmodel, llama.cpp, mlx", text);
+}
+
+static mg_status judge(view *v, mg_loader loader, mg_loader_fn found, void *ctx, mg_error *err) {
+    MG_TRY(mg_group_layout_init(&v->layout, v->c, err));
+    MG_TRY(mg_model_open(&v->m, v->dense, err));
+    MG_TRY(mg_arch_targets(&v->names, v->m->arch, &v->m->hp, v->m->layers, MG_LAYOUT_HF, mg_model_has, v->m, err));
+    for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {
+        hit h = {0};
+        if (!(rules[i].loaders >> loader & 1) || !rules[i].test(v, &h)) continue;
+        const mg_loader_finding f = {rules[i].name, rules[i].fatal, rules[i].source, h.tensor, h.text};
+        found(ctx, &f);
+    }
+    return MG_OK;
+}
+
+mg_status mg_loader_judge(mg_checkpoint *c, mg_checkpoint *dense, mg_loader loader, uint32_t tp, mg_loader_fn found,
+                          void *ctx, mg_error *err) {
+    view v = {.c = c, .dense = dense, .tp = tp};
+    if (c->config) v.quant = mg_json_get(c->config, "quantization_config");
+    mg_status st = judge(&v, loader, found, ctx, err);
+    mg_targets_release(&v.names);
+    mg_model_free(v.m);
+    mg_group_layout_release(&v.layout);
+    return st;
+}

@@ -1,0 +1,76 @@
+"""check --for: what each loader would make of a directory, by the rules of quant/loader_rules.c, on models written to keep or
+to break them."""
+import json
+import shutil
+
+import common
+
+TINY = common.DATA / "models" / "tiny"
+
+
+def made(name, model, *options, **config):
+    """A quantized model; config: keys of quantization_config to change."""
+    out = common.WORK / name
+    common.run("quantize", TINY / model, out, "RTN", *options, "-q")
+    if config:
+        path = out / "config.json"
+        whole = json.loads(path.read_text())
+        whole["quantization_config"].update(config)
+        path.write_text(json.dumps(whole))
+    return out
+
+
+def judged(path, engine, *broken, notes=()):
+    """The rules that are broken, and those that are only noted; exit 1 exactly when one is broken."""
+    result = common.run("check", path, "--for", engine, "--json", expect=1 if broken else 0).json()["results"][0]
+    findings = result["findings"]
+    common.same([f["rule"] for f in findings if f["fatal"]], list(broken), f"{path.name} for {engine}: {findings}")
+    common.same([f["rule"] for f in findings if not f["fatal"]], list(notes), f"{path.name} for {engine}: {findings}")
+    common.check(all(f["source"] and f["text"] for f in findings), f"{path.name} for {engine}: {findings}")
+    return findings
+
+
+awq = made("awq", "llama", "--group-size", "32")
+for engine in ("vllm", "vllm:tp=2", "transformers5", "autoawq", "gptqmodel", "mlx"):
+    judged(awq, engine)
+judged(awq, "llama.cpp", "container", notes=["converter"])
+found = judged(awq, "vllm:tp=8", "group x tp", "words x tp", "heads x tp")
+common.check(found[0]["tensor"].endswith("down_proj.weight") and "128 input features over 8 ranks" in found[0]["text"], found[0])
+judged(made("awq3", "llama", "--group-size", "32", "--bits", "3"), "autoawq", "bits")
+judged(made("gptq", "llama", "--group-size", "32", "--format", "gptq"), "vllm", notes=["bits"])
+judged(common.WORK / "gptq", "gptqmodel")
+judged(common.WORK / "gptq", "autoawq", "format")
+judged(made("gptq8", "llama", "--group-size", "-1", "--format", "gptq", "--bits", "8", "--symmetric"), "vllm")
+judged(made("ct", "llama", "--group-size", "32", "--format", "compressed-tensors"), "transformers5", notes=["zero points"])
+judged(common.WORK / "ct", "gptqmodel", "format")
+judged(common.WORK / "ct", "mlx", "format")
+judged(made("mlx", "llama", "--group-size", "32", "--format", "mlx"), "mlx")
+judged(common.WORK / "mlx", "vllm", "format")
+
+legacy, v5 = made("legacy", "mixtral", "--group-size", "-1"), made("v5", "mixtral", "--group-size", "-1", "--layout", "v5")
+judged(legacy, "vllm")
+judged(legacy, "autoawq")
+judged(legacy, "gptqmodel", "names")
+judged(legacy, "transformers5", "experts")
+judged(v5, "vllm", "names")
+judged(v5, "autoawq", "names")
+judged(v5, "gptqmodel")
+judged(made("lost", "mixtral", "--group-size", "-1", modules_to_not_convert=None), "vllm", "skip list")
+judged(made("wide", "mixtral", "--group-size", "-1", "--layout", "v5", modules_to_not_convert=["gate"]), "autoawq", "names", "skip list")
+judged(made("ct-moe", "mixtral", "--group-size", "-1", "--format", "compressed-tensors"), "transformers5", "experts")
+judged(made("ct-sym", "mixtral", "--group-size", "-1", "--format", "compressed-tensors", "--symmetric"), "transformers5")
+
+config = json.loads((awq / "config.json").read_text())
+shutil.copytree(awq, common.WORK / "bf16")
+(common.WORK / "bf16" / "config.json").write_text(json.dumps({**config, "torch_dtype": "bfloat16", "dtype": "bfloat16"}))
+judged(common.WORK / "bf16", "vllm", notes=["type"])
+
+common.run("convert", TINY / "llama", common.WORK / "l.gguf", "-q")
+judged(common.WORK / "l.gguf", "llama.cpp")
+judged(common.WORK / "l.gguf", "vllm", "container")
+judged(TINY / "llama", "autoawq")
+text = common.run("check", v5, "--for", "vllm", expect=1)
+common.check("wrong for vllm: names: model.layers.0.mlp" in text.out and "1 rules of vllm are broken" in text.err, text.out + text.err)
+for wrong in ("x", "vllm:tp=0", "vllm:tp=x", "mlx:tp=2", "vllm:"):
+    common.run("check", awq, "--for", wrong, expect=2)
+common.done()
