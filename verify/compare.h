@@ -5,6 +5,7 @@
 
 #include "verify/act_drift.h"
 #include "verify/drift.h"
+#include "verify/tokenizer_diff.h"
 #include "verify/weight_diff.h"
 
 typedef struct mg_candidate {
@@ -14,6 +15,7 @@ typedef struct mg_candidate {
     mg_drift_summary summary;
     mg_act_drift act;
     mg_weight_diff weights;
+    mg_tokenizer_diff tokenizer;
     mg_json *attribution;      /* owned; NULL: not asked for */
     uint64_t bytes, n_weights; /* of all tensors: the size that candidates are ranked by */
     bool pareto;               /* no other candidate of the run is both smaller and closer */

@@ -182,7 +182,17 @@ static mg_json *weight_json(const mg_weight_stat *s) {
     mg_json_set_f64(o, "error", s->error);
     mg_json_set_f64(o, "error_limit", s->limits.total);
     mg_json_set_bool(o, "missing", s->missing);
+    mg_json_set_bool(o, "refolded", s->refolded);
     mg_json_set_bool(o, "damaged", mg_weight_damaged(s));
+    return o;
+}
+
+static mg_json *tokenizer_json(const mg_tokenizer_diff *d) {
+    if (!d->compared) return mg_json_new_null();
+    mg_json *o = mg_json_new_object();
+    mg_json_set_u64(o, "different_tokens", d->tokens);
+    mg_json_set(o, "first", d->first < 0 ? mg_json_new_null() : mg_json_new_i64(d->first));
+    mg_json_set_bool(o, "same_ids", d->same_ids);
     return o;
 }
 
@@ -191,6 +201,7 @@ static mg_json *candidate_json(const mg_candidate *c, const mg_report *r) {
     mg_json_set_str(o, "path", c->path);
     mg_json_set_u64(o, "bytes", c->bytes);
     mg_json_set_bool(o, "pareto", c->pareto);
+    mg_json_set(o, "tokenizer", tokenizer_json(&c->tokenizer));
     mg_json_set_f64(o, "bpw", c->n_weights ? 8 * (double)c->bytes / (double)c->n_weights : 0);
     if (c->has_drift) {
         const mg_drift_summary *s = &c->summary;
@@ -254,6 +265,7 @@ mg_status mg_report_example(mg_json **out, mg_error *err) {
     c.weights.n = 1;
     c.drift.n_worst = 1;
     for (unsigned k = 0; k < MG_CLASS_COUNT; k++) c.drift.by_class[k].n = 1;
+    c.tokenizer.compared = true;
     *out = candidate_json(&c, NULL);
     return *out ? MG_OK : mg_fail_nomem(err, sizeof(void *));
 }

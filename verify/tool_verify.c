@@ -159,6 +159,7 @@ static mg_status judge(run *r, const args *a, uint32_t *failed, mg_error *err) {
             if (fails) mg_json_push(list, mg_json_new_str(a->thresholds[t].text));
         }
         if (r->cand[i].has_weights && r->cand[i].weights.n_bad) mg_json_push(list, mg_json_new_str("weights"));
+        if (a->weights && mg_tokenizer_differs(&r->cand[i].tokenizer)) mg_json_push(list, mg_json_new_str("tokenizer"));
         const char *worse = NULL;
         mg_status st = r->baseline ? mg_baseline_check(r->baseline, c, r->n == 1, &worse, err) : MG_OK;
         if (st != MG_OK) {
@@ -269,6 +270,14 @@ static void print_attribution(const mg_json *found, bool all) {
     }
 }
 
+static void print_tokenizer(const mg_tokenizer_diff *d) {
+    if (!mg_tokenizer_differs(d)) return;
+    if (d->tokens)
+        printf("  tokenizer       %llu tokens mean something else, first id %lld\n", (unsigned long long)d->tokens,
+               (long long)d->first);
+    if (!d->same_ids) printf("  tokenizer       the same text gets other ids\n");
+}
+
 static void print_text(const run *r, const args *a) {
     printf("reference %s", a->pos.items[0]);
     if (r->report.tokens) printf(", %llu scored positions of %s", (unsigned long long)r->report.tokens, r->text_name);
@@ -278,6 +287,7 @@ static void print_text(const run *r, const args *a) {
     for (const mg_json *c = mg_json_first(mg_json_get(r->json, "candidates")); c; c = mg_json_next(c), i++) {
         printf("%s\n", r->cand[i].path);
         if (r->cand[i].has_drift) print_drift(&r->cand[i]);
+        print_tokenizer(&r->cand[i].tokenizer);
         if (r->cand[i].has_weights) print_weights(&r->cand[i].weights, a->c.verbose);
         print_attribution(mg_json_get(c, "attribution"), a->c.verbose);
         printf("  verdict         %s", mg_json_str(mg_json_get(c, "verdict")));
@@ -303,10 +313,11 @@ static mg_status write_file(const run *r, const args *a, const char *path, file_
 }
 
 static mg_status write_files(const run *r, const args *a, mg_error *err) {
-    const char *rules[MAX_THRESHOLDS + 2];
+    const char *rules[MAX_THRESHOLDS + 3];
     size_t n_rules = 0;
     for (size_t i = 0; i < a->fail_on.n; i++) rules[n_rules++] = a->thresholds[i].text;
     if (a->weights) rules[n_rules++] = "weights";
+    if (a->weights) rules[n_rules++] = "tokenizer";
     if (a->baseline) rules[n_rules++] = "baseline";
     MG_TRY(write_file(r, a, a->html, FILE_HTML, rules, n_rules, err));
     MG_TRY(write_file(r, a, a->junit, FILE_JUNIT, rules, n_rules, err));
@@ -381,6 +392,24 @@ static mg_status open_tokenizer(run *r, mg_error *err) {
     return st;
 }
 
+/* Do the candidates read text as the reference does? */
+static mg_status compare_tokenizers(run *r, mg_error *err) {
+    for (uint32_t i = 0; i < r->n; i++) {
+        mg_error why = {0};
+        mg_tokenizer *tok = NULL;
+        mg_status st = mg_tokenizer_open_model(&tok, r->models[i].ckpt, &why);
+        if (st == MG_ERR_UNSUPPORTED) st = MG_OK;
+        if (st == MG_OK)
+            st = mg_tokenizer_compare(&r->cand[i].tokenizer, r->tok, tok, mg_builtin_text, mg_builtin_text_size, &why);
+        mg_tokenizer_free(tok);
+        if (st == MG_OK) continue;
+        *err = why;
+        mg_error_at(err, r->cand[i].path, NULL);
+        return st;
+    }
+    return MG_OK;
+}
+
 static mg_status work(run *r, const args *a, uint32_t *failed, mg_error *err) {
     MG_TRY(check_thresholds(a, err));
     MG_TRY(mg_pool_new(&r->pool, a->c.n_threads, err));
@@ -398,6 +427,7 @@ static mg_status work(run *r, const args *a, uint32_t *failed, mg_error *err) {
     MG_TRY(make_windows(r, a, err));
     if (a->baseline) MG_TRY(mg_baseline_open(&r->baseline, a->baseline, r->report.text_sha256, err));
     MG_TRY(open_tokenizer(r, err));
+    MG_TRY(compare_tokenizers(r, err));
     if (r->tok) MG_TRY(mg_token_classes(&r->classes, mg_forward_vocab(r->reference.m), r->tok, err));
     MG_TRY(compare(r, a, err));
     rank(r);

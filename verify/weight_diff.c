@@ -56,6 +56,9 @@ mg_weight_limits mg_weight_limits_between(mg_dtype a, mg_dtype b) {
 typedef struct pair {
     const mg_bound *a, *b;
     mg_weight_stat *stat;
+    mg_role role;
+    uint32_t layer;
+    const float *undo; /* [cols] factors for the candidate's columns, NULL for none */
 } pair;
 
 typedef struct work {
@@ -99,7 +102,10 @@ void mg_worst_block_scan(mg_worst_block *w, const float *x, const float *y, uint
 static mg_status read_both(const work *w, const pair *p, uint64_t row, uint64_t n, uint64_t cols, float *buf,
                            mg_error *err) {
     MG_TRY(mg_read_f32(w->ref, p->a, row, n, buf, err));
-    return mg_read_f32(w->cand, p->b, row, n, buf + n * cols, err);
+    MG_TRY(mg_read_f32(w->cand, p->b, row, n, buf + n * cols, err));
+    float *y = buf + n * cols;
+    for (uint64_t i = 0; p->undo && i < n * cols; i++) y[i] *= p->undo[i % cols];
+    return MG_OK;
 }
 
 static mg_status compare(const work *w, const pair *p, float *buf, uint64_t tile, mg_error *err) {
@@ -174,7 +180,7 @@ static mg_status add_pair(mg_weight_diff *out, pair *p, mg_model *ref, mg_model 
     s->candidate = b ? t->dtype : MG_DTYPE_COUNT;
     if (b) s->bpw = 8.0 * mg_dtype_get(t->dtype)->block_bytes / mg_dtype_get(t->dtype)->block;
     if (a && b) s->limits = mg_weight_limits_between(s->reference, s->candidate);
-    p[out->n++] = (pair){a, b, s};
+    p[out->n++] = (pair){a, b, s, role, l, NULL};
     return MG_OK;
 }
 
@@ -191,11 +197,91 @@ static mg_status list_pairs(mg_weight_diff *out, pair *p, mg_model *ref, mg_mode
     return MG_OK;
 }
 
+/* ---- scales moved from a norm into what reads it ---- */
+
+static bool reads_norm(mg_role norm, mg_role r) {
+    switch (r) {
+    case MG_R_ATTN_Q:
+    case MG_R_ATTN_K:
+    case MG_R_ATTN_V:
+    case MG_R_ATTN_Q_A:
+    case MG_R_ATTN_KV_A:
+        return norm == MG_R_ATTN_NORM;
+    case MG_R_FFN_GATE:
+    case MG_R_FFN_UP:
+    case MG_R_ROUTER:
+    case MG_R_SHARED_ROUTER:
+    case MG_R_SHARED_GATE:
+    case MG_R_SHARED_UP:
+    case MG_R_EXPERT_GATE:
+    case MG_R_EXPERT_UP:
+        return norm == MG_R_FFN_NORM;
+    default:
+        return false;
+    }
+}
+
+/* factor[i] = candidate / reference of a norm; false when a quotient says nothing. */
+static mg_status norm_factors(const work *w, const pair *norm, float *factor, uint64_t cols, bool *usable,
+                              mg_error *err) {
+    float *ref = malloc(cols * sizeof *ref);
+    if (!ref) return mg_fail_nomem(err, cols * sizeof *ref);
+    mg_status st = mg_read_f32(w->ref, norm->a, 0, 1, ref, err);
+    if (st == MG_OK) st = mg_read_f32(w->cand, norm->b, 0, 1, factor, err);
+    *usable = st == MG_OK;
+    for (uint64_t i = 0; *usable && i < cols; i++) {
+        factor[i] /= ref[i];
+        *usable = isfinite(factor[i]) && factor[i] != 0;
+    }
+    free(ref);
+    return st;
+}
+
+/* The readers of one norm compared again with its factors undone; kept when more of them are sound that way. */
+static mg_status try_fold(work *w, mg_weight_diff *d, pair *norm, mg_error *err) {
+    const uint64_t cols = norm->a->shape[norm->a->rank - 1];
+    int balance = 0;
+    bool usable = false;
+    float *factor = NULL;
+    mg_weight_stat *was = malloc(d->n * sizeof *was);
+    if (!was) return mg_fail_nomem(err, d->n * sizeof *was);
+    memcpy(was, d->items, d->n * sizeof *was);
+    mg_status st = MG_ARENA_NEW(&d->arena, &factor, cols, err);
+    if (st == MG_OK) st = norm_factors(w, norm, factor, cols, &usable, err);
+    for (uint32_t i = 0; st == MG_OK && usable && i < d->n; i++) {
+        pair *p = &w->pairs[i];
+        if (p->layer != norm->layer || !reads_norm(norm->role, p->role) || p->stat->missing) continue;
+        if (p->a->shape[p->a->rank - 1] != cols) continue;
+        mg_weight_limits a = mg_weight_limits_of(p->stat->reference), b = mg_weight_limits_of(p->stat->candidate);
+        balance -= !mg_weight_damaged(p->stat);
+        p->undo = factor;
+        p->stat->max_abs = 0;
+        p->stat->limits = (mg_weight_limits){fmax(a.block, b.block), hypot(a.total, b.total)}; /* rounded anew */
+        st = one_pair(w, i, 0, err);
+        balance += !mg_weight_damaged(p->stat);
+    }
+    if (st == MG_OK && balance > 0)
+        norm->stat->refolded = true;
+    else
+        memcpy(d->items, was, d->n * sizeof *was);
+    free(was);
+    return st;
+}
+
+static mg_status try_folds(work *w, mg_weight_diff *d, mg_error *err) {
+    for (uint32_t i = 0; i < d->n; i++) {
+        pair *p = &w->pairs[i];
+        const bool norm = p->role == MG_R_ATTN_NORM || p->role == MG_R_FFN_NORM;
+        if (norm && !p->stat->missing && mg_weight_damaged(p->stat)) MG_TRY(try_fold(w, d, p, err));
+    }
+    return MG_OK;
+}
+
 /* How far over its limit, most over first; what may not differ at all and does comes before everything but what is
  * missing. */
 static double badness(const mg_weight_stat *s) {
     if (s->missing) return (double)INFINITY;
-    if (s->worst_block == 0) return 0;
+    if (s->worst_block == 0 || s->refolded) return 0;
     if (s->limits.block == 0) return 1e6 * (1 + s->worst_block);
     return fmax(s->worst_block / s->limits.block, s->error / s->limits.total);
 }
@@ -224,6 +310,8 @@ mg_status mg_weight_diff_run(mg_weight_diff *out, mg_model *ref, mg_model *cand,
     MG_TRY(list_pairs(out, pairs, ref, cand, layers, err));
     work w = {ref, cand, pairs, progress};
     MG_TRY(mg_pool_run(pool, out->n, one_pair, &w, err));
+    w.progress = NULL; /* every weight has been counted */
+    MG_TRY(try_folds(&w, out, err));
     for (uint32_t i = 0; i < out->n; i++) out->n_bad += mg_weight_damaged(&out->items[i]);
     qsort(out->items, out->n, sizeof *out->items, by_badness);
     return MG_OK;

@@ -4,7 +4,11 @@
  * Per weight: rmse, signal-to-noise ratio 10 log10(sum r^2 / sum d^2), largest |difference|, and the worst block: over
  * runs of 32 weights of a row (or the whole row when shorter), the largest rms(difference) / rms(reference), where the
  * reference's rms counts at least a tenth of the whole weight's. A block far above what its type can do is damage (a
- * doubled scale gives about 1), and so is a whole weight above it (swapped experts of donors that are much alike). */
+ * doubled scale gives about 1), and so is a whole weight above it (swapped experts of donors that are much alike).
+ *
+ * Scaled weights (AWQ and its kin): a norm divided by factors and the columns of what reads it multiplied by them
+ * compute the same. Where more of a norm's readers agree with the reference after undoing the factors that its norm
+ * shows than without, they are compared that way, and a reader that was left unscaled is what stands out. */
 #ifndef MG_VERIFY_WEIGHT_DIFF_H
 #define MG_VERIFY_WEIGHT_DIFF_H
 
@@ -33,6 +37,7 @@ typedef struct mg_weight_stat {
     uint64_t worst_row, worst_col;
     double error;            /* rms(difference) / rms(reference) of the whole weight: 10^(-snr_db / 20) */
     mg_weight_limits limits; /* what worst_block and error may be for these types */
+    bool refolded;           /* the norm has other scales and what reads it has the inverse: not damaged for it */
     bool missing;            /* the candidate lacks this weight, or its shape differs */
 } mg_weight_stat;
 
@@ -45,6 +50,7 @@ typedef struct mg_weight_diff {
 
 /* Is this more than rounding? */
 static inline bool mg_weight_damaged(const mg_weight_stat *s) {
+    if (s->refolded) return false;
     return s->missing || s->worst_block > s->limits.block || s->error > s->limits.total;
 }
 

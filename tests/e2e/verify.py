@@ -352,6 +352,54 @@ same((t["worst_row"], t["worst_column"]), (700, 64), "place of the flipped bit")
 damaged(patched("low.gguf", Q4, "output.weight", lambda d: flip(d, 18 * 77 + 9, 0)), ["output.weight"], reference=Q4)
 
 
+# An offset of norms forgotten: the file holds w where it should hold 1 + w.
+gemma = DATA / "models/tiny/gemma2"
+run("convert", gemma, WORK / "gemma.gguf", "--outtype", "f32", "-q")
+
+
+def minus_one(data):
+    n = len(data) // 4
+    data[:] = struct.pack(f"<{n}f", *(v - 1 for v in struct.unpack(f"<{n}f", data)))
+
+
+same(result(gemma, WORK / "gemma.gguf", "--weights", "--tokens", FEW)["candidates"][0]["verdict"], "pass", "norms with their offset")
+damaged(patched("offset.gguf", WORK / "gemma.gguf", "blk.1.ffn_norm.weight", minus_one), ["blk.1.ffn_norm.weight"], reference=gemma)
+
+
+# Scales moved from a norm into what reads it, as AWQ does: the same model; with the router left out it is not.
+def folded(name, router):
+    factor = [2.0 ** (i % 3 - 1) for i in range(HIDDEN)]  # powers of two: exact in bfloat16
+    changed = dict(tensors)
+    readers = [f"model.layers.2.block_sparse_moe.experts.{e}.w{w}.weight" for e in range(4) for w in (1, 3)]
+    readers += ["model.layers.2.block_sparse_moe.gate.weight"] if router else []
+    for key, power in [("model.layers.2.post_attention_layernorm.weight", -1)] + [(r, 1) for r in readers]:
+        v = tensors[key].floats()
+        words = struct.unpack(f"<{len(v)}I", struct.pack(f"<{len(v)}f", *(x * factor[i % HIDDEN] ** power for i, x in enumerate(v))))
+        changed[key] = common.Tensor("BF16", tensors[key].shape, struct.pack(f"<{len(v)}H", *(w >> 16 for w in words)))
+    shutil.copytree(REF, WORK / name)
+    common.write_safetensors(WORK / name / "model.safetensors", changed, {"format": "pt"})
+    return WORK / name
+
+
+c = result(REF, folded("folded", True), "--weights", "--tokens", ROWS)["candidates"][0]
+check(c["verdict"] == "pass" and c["kl"]["max"] < 1e-6, f"a folded model: {c['failed']} {c['kl']}")
+same([t["name"] for t in c["tensors"] if t["refolded"]], ["model.layers.2.post_attention_layernorm.weight"], "the norm that was divided")
+damaged(folded("unscaled", False), ["model.layers.2.block_sparse_moe.gate.weight"])
+
+# The tokenizer of another model, of the same size: two tokens have changed places.
+shutil.copytree(REF, WORK / "foreign")
+vocabulary = json.loads((REF / "tokenizer.json").read_text())
+vocab = vocabulary["model"]["vocab"]
+a, b = [k for k, v in vocab.items() if v in (500, 700)]
+vocab[a], vocab[b] = vocab[b], vocab[a]
+(WORK / "foreign/tokenizer.json").write_text(json.dumps(vocabulary))
+for path in (WORK / "foreign",):
+    r = verify(REF, path, "--tokens", FEW, "--weights", "--json", "-q", expect=1).json()["candidates"][0]
+    same((r["failed"], r["damaged_tensors"]), (["tokenizer"], 0), "a foreign tokenizer")
+    same((r["tokenizer"]["different_tokens"], r["tokenizer"]["first"]), (2, 500), "tokens that mean something else")
+check("2 tokens mean something else, first id 500" in verify(REF, WORK / "foreign", "--tokens", FEW, "--weights", "-q", expect=1).out, "text")
+
+
 # ---- refusals ----
 tiny = DATA / "models/tiny/llama"
 for code, words, args in ((8, "vocabularies differ", (REF, tiny, "--tokens", ROWS)), (2, "at least one candidate", (REF,)),
@@ -433,9 +481,9 @@ verify(REF, Q8, Q4, "--tokens", ROWS, "--weights", "--junit", junit, "--markdown
 suite = xml.etree.ElementTree.parse(junit).getroot().find("testsuite")
 cases = [(t.get("classname"), t.get("name"), t.find("failure") is not None) for t in suite.findall("testcase")]
 rule = f"kl.mean>{mean * 0.5}"
-same(cases, [(str(Q8), "compared", False), (str(Q8), rule, False), (str(Q8), "weights", False),
-             (str(Q4), "compared", False), (str(Q4), rule, True), (str(Q4), "weights", False)], "cases")
-same((suite.get("tests"), suite.get("failures")), ("6", "1"), "counts")
+same(cases, [(str(Q8), "compared", False), (str(Q8), rule, False), (str(Q8), "weights", False), (str(Q8), "tokenizer", False),
+             (str(Q4), "compared", False), (str(Q4), rule, True), (str(Q4), "weights", False), (str(Q4), "tokenizer", False)], "cases")
+same((suite.get("tests"), suite.get("failures")), ("8", "1"), "counts")
 verify(REF, WORK / "doubled.gguf", "--tokens", FEW, "--weights", "--junit", junit, "--force", "-q", expect=1)
 check("weights: blk.2.attn_v.weight" in xml.etree.ElementTree.parse(junit).getroot().find(".//failure").get("message"), "the damaged weight")
 rows = [line.split(" | ") for line in table_file.read_text().splitlines()]
@@ -464,7 +512,7 @@ if not shared:
 else:
     shared = pathlib.Path(shared)
     golden = json.loads((DATA / "golden/verify/kld.json").read_text())
-    kinds = ("Q8_0", "Q6_K", "Q4_K_M", "Q4_0")
+    kinds = [k for k, v in golden["types"].items() if "dequantized" in v]
     run("quantize", REF, *(o for k in kinds for o in ("-o", f"{WORK}/s-{k}.gguf={k}")), "-q")
     r = result(REF, *(WORK / f"s-{k}.gguf" for k in kinds), "--text", shared / "models/text/eval.txt")
     for kind, c in zip(kinds, r["candidates"]):
