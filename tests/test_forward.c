@@ -135,7 +135,8 @@ static void against_reference(const char *name) {
     for (uint64_t l = 0; l < x.layers; l++) moe += x.m->layers[l].moe;
     const unsigned always =
         1u << MG_TAP_ATTN_IN | 1u << MG_TAP_ATTN_O_IN | 1u << MG_TAP_FFN_IN | 1u << MG_TAP_LAYER_OUT;
-    const unsigned experts = 1u << MG_TAP_ROUTER_LOGITS | 1u << MG_TAP_EXPERT_IN | 1u << MG_TAP_EXPERT_DOWN_IN;
+    const unsigned experts =
+        1u << MG_TAP_ROUTER_LOGITS | 1u << MG_TAP_EXPERT_IN | 1u << MG_TAP_EXPERT_DOWN_IN | 1u << MG_TAP_EXPERT_OUT;
     const unsigned shared = mg_hp_i(x.m, MG_K_SHARED_FFN) > 0 ? 1u << MG_TAP_SHARED_DOWN_IN : 0;
     cr_assert_eq(s.seen, always | (moe ? experts | shared : 0) | (moe < x.layers ? 1u << MG_TAP_FFN_DOWN_IN : 0));
     cr_assert_eq(s.expert_rows, b.n_tokens * moe * (uint64_t)mg_hp_i(x.m, MG_K_EXPERTS_USED));
