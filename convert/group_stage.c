@@ -191,6 +191,7 @@ mg_status mg_group_stage_run(mg_group_stage **out, mg_model *m, const mg_group_s
     if (!s) return mg_fail_nomem(err, sizeof *s);
     s->opt = *opt;
     if (s->opt.memory == 0) s->opt.memory = DEFAULT_MEMORY;
+    if (!(s->opt.damping > 0)) s->opt.damping = 0.01;
     s->model = m;
     s->layers = (uint32_t)mg_hp_i(m, MG_K_LAYERS);
     s->awq.name = "awq";

@@ -5,6 +5,7 @@
 #include "convert/stage_layer.h"
 #include "formats/arch/arch.h"
 #include "quant/awq.h"
+#include "quant/gptq.h"
 #include "quant/read_f32.h"
 
 /* An input that is scaled: who reads it, and who makes it. */
@@ -114,6 +115,7 @@ typedef struct job {
     uint64_t cols;
     mg_awq_use *uses;
     uint32_t n_uses;
+    float **pivots; /* [n_uses]: owned, NULL where a use shares another's */
     uint32_t *tie;
     float *absorbs, *s, *by_producer;
     uint64_t producer_rows;
@@ -138,6 +140,20 @@ static mg_status each_reader(mg_stage_work *w, job *j, reader_fn fn, mg_error *e
     return MG_OK;
 }
 
+/* What errors of the last use will cost when GPTQ rounds it. */
+static mg_status add_pivot(const mg_stage_work *w, job *j, mg_error *err) {
+    mg_awq_use *u = &j->uses[j->n_uses - 1];
+    for (uint32_t i = 0; i + 1 < j->n_uses; i++)
+        if (j->uses[i].gram == u->gram) u->pivot = j->uses[i].pivot;
+    if (u->pivot) return MG_OK;
+    mg_gptq h;
+    MG_TRY(mg_gptq_init(&h, u->gram, j->cols, w->opt->damping, w->opt->pool, err));
+    u->pivot = j->pivots[j->n_uses - 1] = h.pivot;
+    h.pivot = NULL;
+    mg_gptq_release(&h);
+    return MG_OK;
+}
+
 static mg_status add_use(mg_stage_work *w, job *j, mg_role role, uint32_t expert, const mg_bound *b, mg_error *err) {
     const mg_gram *g = is_rounded(role) ? mg_stage_gram(w, role, expert) : NULL;
     j->cols = b->shape[b->rank - 1];
@@ -145,8 +161,12 @@ static mg_status add_use(mg_stage_work *w, job *j, mg_role role, uint32_t expert
     mg_awq_use *more = realloc(j->uses, ((size_t)j->n_uses + 1) * sizeof *more);
     if (!more) return mg_fail_nomem(err, sizeof *more);
     j->uses = more;
-    j->uses[j->n_uses++] = (mg_awq_use){w->model, b, g};
-    return MG_OK;
+    float **pivots = realloc(j->pivots, ((size_t)j->n_uses + 1) * sizeof *pivots);
+    if (!pivots) return mg_fail_nomem(err, sizeof *pivots);
+    j->pivots = pivots;
+    j->pivots[j->n_uses] = NULL;
+    j->uses[j->n_uses++] = (mg_awq_use){.model = w->model, .bound = b, .gram = g};
+    return w->opt->gptq ? add_pivot(w, j, err) : MG_OK;
 }
 
 static mg_status add_col(mg_stage_work *w, job *j, mg_role role, uint32_t expert, const mg_bound *b, mg_error *err) {
@@ -157,7 +177,7 @@ static mg_status add_col(mg_stage_work *w, job *j, mg_role role, uint32_t expert
 static mg_status add_limits(mg_stage_work *w, job *j, mg_role role, uint32_t expert, const mg_bound *b, mg_error *err) {
     const mg_gram *g = is_rounded(role) ? mg_stage_gram(w, role, expert) : NULL;
     if (!g) return MG_OK;
-    const mg_awq_use use = {w->model, b, g};
+    const mg_awq_use use = {.model = w->model, .bound = b, .gram = g};
     const mg_stage_piece *col = mg_stage_layer_find(&w->out, role, expert, MG_STAGE_COL);
     const uint64_t rows = mg_bound_rows(b), groups = mg_group_count(&w->opt->scheme, j->cols);
     float *limits = malloc((size_t)(2 * rows * groups + 1) * sizeof *limits);
@@ -246,7 +266,9 @@ static mg_status scale(mg_stage_work *w, job *j, mg_error *err) {
 static mg_status one_input(mg_stage_work *w, const scaled *in, uint32_t expert, mg_error *err) {
     job j = {.in = in, .expert = expert};
     mg_status st = scale(w, &j, err);
-    if (st == MG_OK && !w->opt->fold_only) st = each_reader(w, &j, add_limits, err);
+    if (st == MG_OK && !w->opt->fold_only && !w->opt->gptq) st = each_reader(w, &j, add_limits, err);
+    for (uint32_t i = 0; j.pivots && i < j.n_uses; i++) free(j.pivots[i]);
+    free(j.pivots);
     free(j.uses);
     free(j.tie);
     free(j.absorbs);

@@ -46,6 +46,11 @@ static uint64_t group_of(const mg_group_scheme *s, uint64_t cols) {
     return s->group_size && s->group_size < cols ? s->group_size : cols;
 }
 
+/* What an error in column k costs, others aside. */
+static float cost_of(const mg_awq_use *u, uint64_t k) {
+    return u->pivot ? u->pivot[k] : u->gram->g[k * u->gram->ld + k];
+}
+
 /* ---- how large weights are in their groups ---- */
 
 static mg_status weight_ticket(void *ctx, uint64_t ticket, unsigned worker, mg_error *err) {
@@ -84,8 +89,7 @@ static mg_status statistics(search *s, mg_pool *pool, mg_error *err) {
         const uint64_t to = s->g->tie ? s->g->tie[k] : k;
         for (uint64_t t = 0; t < tickets; t++) s->w[to] += s->w_part[t * cols + k];
         for (uint32_t u = 0; u < s->g->n_uses; u++) {
-            const mg_gram *g = s->g->uses[u].gram;
-            s->x[to] += (double)g->g[k * g->ld + k];
+            s->x[to] += (double)cost_of(&s->g->uses[u], k);
         }
     }
     for (uint64_t k = 0; k < cols; k++) {
@@ -179,7 +183,7 @@ static double dot(const float *a, const float *b, uint64_t n) {
     return sum;
 }
 
-static mg_status diagonal_losses(const search *s, const mg_gram *g, const float *w, uint64_t rows, double *loss,
+static mg_status diagonal_losses(const search *s, const mg_awq_use *u, const float *w, uint64_t rows, double *loss,
                                  mg_error *err) {
     const uint64_t cols = s->g->cols;
     float *e = malloc((size_t)((rows + 1) * cols) * sizeof *e);
@@ -188,7 +192,7 @@ static mg_status diagonal_losses(const search *s, const mg_gram *g, const float 
     mg_status st = MG_OK;
     for (uint32_t c = 0; st == MG_OK && c < s->n_tried; c++) {
         const float *scale = s->scale + s->tried[c] * cols;
-        for (uint64_t k = 0; k < cols; k++) weight[k] = g->g[k * g->ld + k] / (scale[k] * scale[k]);
+        for (uint64_t k = 0; k < cols; k++) weight[k] = cost_of(u, k) / (scale[k] * scale[k]);
         st = errors_of(s, w, rows, scale, false, e, err);
         loss[c] = 0;
         for (uint64_t r = 0; r < rows; r++) loss[c] += weighted_squares(e + r * cols, weight, cols);
@@ -216,7 +220,7 @@ static double trace(const mg_gram *g, const float *e, uint64_t rows, uint64_t co
     return sum;
 }
 
-static mg_status whole_losses(const search *s, const mg_gram *g, const float *w, uint64_t rows, double *loss,
+static mg_status whole_losses(const search *s, const mg_awq_use *u, const float *w, uint64_t rows, double *loss,
                               mg_error *err) {
     const uint64_t cols = s->g->cols;
     const uint64_t floats = rows * cols + (ROWS + MG_GEMM_MAX_MR) * cols + MG_GEMM_NR * cols + ROWS * MG_GEMM_NR;
@@ -226,7 +230,7 @@ static mg_status whole_losses(const search *s, const mg_gram *g, const float *w,
     mg_status st = MG_OK;
     for (uint32_t c = 0; st == MG_OK && c < s->n_tried; c++) {
         st = errors_of(s, w, rows, s->scale + s->tried[c] * cols, true, e, err);
-        if (st == MG_OK) loss[c] = trace(g, e, rows, cols, packed, panel, panel + MG_GEMM_NR * cols);
+        if (st == MG_OK) loss[c] = trace(u->gram, e, rows, cols, packed, panel, panel + MG_GEMM_NR * cols);
     }
     free(e);
     return st;
@@ -238,7 +242,7 @@ static mg_status loss_ticket(const search *s, uint64_t ticket, bool whole, mg_er
     float *w = NULL;
     mg_status st = tile_of(s, ticket, &use, &rows, &w, err);
     double *loss = s->loss + ticket * s->n_tried;
-    if (st == MG_OK) st = (whole ? whole_losses : diagonal_losses)(s, s->g->uses[use].gram, w, rows, loss, err);
+    if (st == MG_OK) st = (whole ? whole_losses : diagonal_losses)(s, &s->g->uses[use], w, rows, loss, err);
     free(w);
     if (st != MG_OK) mg_error_at(err, NULL, mg_model_tensor(s->g->uses[use].model, s->g->uses[use].bound)->name);
     return st;
@@ -282,7 +286,7 @@ static void shortlist(search *s, const double *loss) {
 }
 
 static mg_status choose(search *s, mg_pool *pool, mg_awq_scales *out, mg_error *err) {
-    double loss[CANDIDATES];
+    double loss[CANDIDATES] = {0};
     const uint64_t cols = s->g->cols;
     MG_TRY(statistics(s, pool, err));
     for (uint64_t k = 0; k < cols; k++) s->scale[k] = 1.0f;
@@ -294,8 +298,10 @@ static mg_status choose(search *s, mg_pool *pool, mg_awq_scales *out, mg_error *
     for (uint32_t c = 0; c < CANDIDATES; c++) s->tried[c] = c;
     s->n_tried = CANDIDATES;
     MG_TRY(judge(s, pool, diagonal_ticket, loss, err));
-    shortlist(s, loss);
-    MG_TRY(judge(s, pool, whole_ticket, loss, err));
+    if (!s->g->uses[0].pivot) {
+        shortlist(s, loss);
+        MG_TRY(judge(s, pool, whole_ticket, loss, err));
+    }
     uint32_t best = 0;
     for (uint32_t c = 1; c < s->n_tried; c++)
         if (loss[c] < loss[best]) best = c;

@@ -9,6 +9,9 @@
  * the largest of its group. s is divided by sqrt(max s * min s). All candidates are judged by the diagonal of G, the
  * best few by all of it.
  *
+ * Before GPTQ the loss is sum of D_k dW_k^2 instead (quant/gptq.h): scales turn D_k into D_k / s_k^2 and nothing else,
+ * so this is the loss GPTQ will be left with, but for the luck of rounding.
+ *
  * Limits: for each row and group the range that weights are clamped to before rounding, which trades a few large errors
  * for many smaller ones; judged by the block of G that belongs to the group.
  *
@@ -25,6 +28,8 @@ typedef struct mg_awq_use {
     mg_model *model;
     const mg_bound *bound;
     const mg_gram *gram;
+    const float *pivot; /* [cols] when the weight will be rounded by GPTQ (mg_gptq.pivot of gram): what its errors cost
+                           then, instead of gram. NULL: it will be rounded to nearest */
 } mg_awq_use;
 
 /* Weights whose inputs are scaled together. */

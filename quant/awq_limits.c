@@ -1,16 +1,20 @@
 /* awq_limits.c - mg_awq_limits: for each row and group of a weight the range that costs least on its inputs.
  *
- * Two rounds of six ranges: both ends of the group's range times the same factor, then, from the best of these, one end
- * or both a little further in or out. Six, because products over a block take six rows at a time (quant/math). */
+ * Groups are gone through one after the other, and each takes the range with which its errors e cost least beside those
+ * of all other groups: e G_gg e^T + 2 e . b with b = (errors of the others) G. Inputs are correlated, so errors of one
+ * group can make up for those of another, and a range is a choice among a dozen roundings. A second sweep lets every
+ * group look once more. The whole range is among the candidates, so the sum never rises.
+ *
+ * Six ranges at a time, because products over a block take six rows at a time (quant/math). */
 #include <stdlib.h>
 #include <string.h>
 
 #include "quant/awq.h"
-#include "quant/math/mathops.h"
+#include "quant/math/gemm.h"
 #include "quant/read_f32.h"
 #include "quant/round_error.h"
 
-enum { TRIES = 6, ROWS = 32 };
+enum { TRIES = 6, ROWS = 48, SWEEPS = 2 };
 
 typedef struct limits_run {
     const mg_awq_use *use;
@@ -23,118 +27,207 @@ typedef struct limits_run {
 
 /* Scratch of one ticket. */
 typedef struct bench {
-    float *w;      /* [ROWS][cols] */
-    float *panels; /* [ceil(size / 16)][size][16]: the block of the Gram matrix */
-    float *e;      /* [TRIES][size] errors */
-    float *packed; /* slivers of them */
-    float *y;      /* [TRIES][width] */
+    uint64_t rows, mr;
+    float *w;       /* [rows][cols] scaled */
+    float *errors;  /* slivers [cols][mr]: rounding errors so far, without scale */
+    float *factor;  /* [rows][groups][2]: of the ends of the range */
+    float *columns; /* [ceil(size / 16)][cols][16]: the group's columns of G */
+    float *block;   /* [ceil(size / 16)][size][16]: its block of G over the scaled inputs */
+    float *others;  /* [rows][width]: b */
+    float *e, *y;   /* [TRIES][size], [TRIES][width] */
+    float *packed;  /* slivers of e */
+    uint64_t at, n, width;
 } bench;
 
-/* The group's block of G over the scaled inputs. */
-static void load_block(const limits_run *r, uint64_t at, uint64_t n, float *panels) {
-    const mg_gram *g = r->use->gram;
-    for (uint64_t p = 0; p < n; p += MG_GEMM_NR)
-        for (uint64_t i = 0; i < n; i++)
-            for (uint64_t j = p; j < p + MG_GEMM_NR; j++) {
-                float v = 0.0f;
-                if (j < n) v = g->g[(at + i) * g->ld + at + j];
-                if (j < n && r->col) v /= r->col[at + i] * r->col[at + j];
-                panels[p * n + i * MG_GEMM_NR + (j - p)] = v;
-            }
+static float scale_of(const limits_run *r, uint64_t k) {
+    return r->col ? r->col[k] : 1.0f;
 }
 
-/* loss[t] = e[t] G e[t]^T. */
-static void quadratic(const bench *b, uint64_t n, double *loss) {
+static void load_group(const limits_run *r, bench *b, uint64_t group) {
+    const mg_gram *g = r->use->gram;
+    b->at = group * r->size;
+    b->n = r->cols - b->at < r->size ? r->cols - b->at : r->size;
+    b->width = (b->n + MG_GEMM_NR - 1) / MG_GEMM_NR * MG_GEMM_NR;
+    for (uint64_t p = 0; p < b->n; p += MG_GEMM_NR) {
+        const uint64_t have = b->n - p < MG_GEMM_NR ? b->n - p : MG_GEMM_NR;
+        for (uint64_t k = 0; k < r->cols; k++)
+            for (uint64_t j = 0; j < MG_GEMM_NR; j++)
+                b->columns[p * r->cols + k * MG_GEMM_NR + j] = j < have ? g->g[k * g->ld + b->at + p + j] : 0.0f;
+        for (uint64_t i = 0; i < b->n; i++)
+            for (uint64_t j = 0; j < MG_GEMM_NR; j++) {
+                float v = b->columns[p * r->cols + (b->at + i) * MG_GEMM_NR + j];
+                if (j < have) v /= scale_of(r, b->at + i) * scale_of(r, b->at + p + j);
+                b->block[p * b->n + i * MG_GEMM_NR + j] = v;
+            }
+    }
+}
+
+static float *error_at(const limits_run *r, const bench *b, uint64_t row, uint64_t k) {
+    return &b->errors[row / b->mr * b->mr * r->cols + k * b->mr + row % b->mr];
+}
+
+/* b of all rows, over the scaled inputs; the group's own errors are taken out of the sum. */
+static void load_others(const limits_run *r, const bench *b) {
     const mg_math *math = mg_math_get();
-    const uint64_t mr = math->mr, width = (n + MG_GEMM_NR - 1) / MG_GEMM_NR * MG_GEMM_NR;
+    for (uint64_t i = 0; i < b->rows; i++)
+        for (uint64_t k = 0; k < b->n; k++) *error_at(r, b, i, b->at + k) = 0.0f;
+    for (uint64_t i = 0; i < b->rows; i += b->mr)
+        math->gemm((uint32_t)(b->rows - i < b->mr ? b->rows - i : b->mr), r->cols, b->errors + i * r->cols, b->columns,
+                   MG_GEMM_NR * r->cols, b->width / MG_GEMM_NR, b->others + i * b->width, b->width, true);
+    for (uint64_t i = 0; i < b->rows; i++)
+        for (uint64_t k = 0; k < b->n; k++) b->others[i * b->width + k] /= scale_of(r, b->at + k);
+}
+
+/* loss[t] = e[t] G e[t]^T + 2 e[t] . other. */
+static void losses(const bench *b, const float *other, double *loss) {
+    const mg_math *math = mg_math_get();
+    const uint64_t mr = b->mr, n = b->n;
     for (uint64_t t = 0; t < TRIES; t += mr) {
         const uint64_t m = TRIES - t < mr ? TRIES - t : mr;
         for (uint64_t i = 0; i < n; i++)
             for (uint64_t c = 0; c < mr; c++) b->packed[i * mr + c] = c < m ? b->e[(t + c) * n + i] : 0.0f;
-        math->gemm((uint32_t)m, n, b->packed, b->panels, MG_GEMM_NR * n, width / MG_GEMM_NR, b->y + t * width, width,
-                   true);
+        math->gemm((uint32_t)m, n, b->packed, b->block, MG_GEMM_NR * n, b->width / MG_GEMM_NR, b->y + t * b->width,
+                   b->width, true);
     }
     for (uint64_t t = 0; t < TRIES; t++) {
+        const float *y = b->y + t * b->width, *e = b->e + t * n;
         float lane[MG_GEMM_NR] = {0};
         uint64_t i = 0;
         for (; i + MG_GEMM_NR <= n; i += MG_GEMM_NR)
-            for (uint64_t j = 0; j < MG_GEMM_NR; j++) lane[j] += b->y[t * width + i + j] * b->e[t * n + i + j];
-        for (uint64_t j = 0; i < n; i++, j++) lane[j] += b->y[t * width + i] * b->e[t * n + i];
+            for (uint64_t j = 0; j < MG_GEMM_NR; j++) lane[j] += (y[i + j] + 2.0f * other[i + j]) * e[i + j];
+        for (uint64_t j = 0; i < n; i++, j++) lane[j] += (y[i] + 2.0f * other[i]) * e[i];
         loss[t] = 0;
         for (uint64_t j = 0; j < MG_GEMM_NR; j++) loss[t] += (double)lane[j];
     }
 }
 
-/* The best of TRIES ranges (factors of lo and hi) that beats *best; it becomes at[0], at[1]. */
-static mg_status try_ranges(const limits_run *r, const bench *b, const float *w, uint64_t n, const float range[2],
-                            const float factor[TRIES][2], float at[2], double *best, double *first, mg_error *err) {
+/* TRIES ranges: the ends of `range` times at times move. The best that beats *best (the first, when there is none yet)
+ * becomes at, its errors kept. *first: what the first of them costs. */
+static mg_status try_ranges(const limits_run *r, const bench *b, const float *w, const float *other,
+                            const float range[2], const float move[TRIES][2], float at[2], double *best, float *keep,
+                            double *first, mg_error *err) {
     double loss[TRIES];
+    float f[TRIES][2];
+    int take = first ? 0 : -1;
     for (int t = 0; t < TRIES; t++) {
         mg_group_params p;
-        MG_TRY(mg_group_choose(r->scheme, range[0] * factor[t][0], range[1] * factor[t][1], &p, err));
-        mg_round_error(r->scheme, &p, w, n, b->e + (uint64_t)t * n);
+        for (int i = 0; i < 2; i++) f[t][i] = at[i] * move[t][i] < 1.0f ? at[i] * move[t][i] : 1.0f;
+        MG_TRY(mg_group_choose(r->scheme, range[0] * f[t][0], range[1] * f[t][1], &p, err));
+        mg_round_error(r->scheme, &p, w, b->n, b->e + (uint64_t)t * b->n);
     }
-    quadratic(b, n, loss);
+    losses(b, other, loss);
     if (first) *first = *best = loss[0];
-    for (int t = 0; t < TRIES; t++) {
-        if (!(loss[t] < *best) && !(first && t == 0)) continue;
-        *best = loss[t];
-        at[0] = factor[t][0];
-        at[1] = factor[t][1];
-    }
-    return MG_OK;
-}
-
-static mg_status one_group(const limits_run *r, const bench *b, const float *w, uint64_t n, float out[2], double *plain,
-                           double *loss, mg_error *err) {
-    static const float coarse[TRIES][2] = {{1, 1}, {.95f, .95f}, {.9f, .9f}, {.84f, .84f}, {.77f, .77f}, {.68f, .68f}};
-    float range[2], at[2] = {1, 1}, fine[TRIES][2];
-    double first, best;
-    MG_TRY(mg_group_range(w, n, &range[0], &range[1], err));
-    MG_TRY(try_ranges(r, b, w, n, range, coarse, at, &best, &first, err));
-    static const float move[TRIES][2] = {{.93f, 1}, {1, .93f}, {1.06f, 1}, {1, 1.06f}, {.97f, .97f}, {1.03f, 1.03f}};
     for (int t = 0; t < TRIES; t++)
-        for (int i = 0; i < 2; i++) fine[t][i] = at[i] * move[t][i] < 1.0f ? at[i] * move[t][i] : 1.0f;
-    MG_TRY(try_ranges(r, b, w, n, range, fine, at, &best, NULL, err));
-    out[0] = range[0] < 0 ? range[0] * at[0] : range[0]; /* an end on the far side of 0 is not moved */
-    out[1] = range[1] > 0 ? range[1] * at[1] : range[1];
-    *plain += first;
-    *loss += best;
+        if (loss[t] < *best) {
+            *best = loss[t];
+            take = t;
+        }
+    if (take < 0) return MG_OK;
+    memcpy(at, f[take], sizeof f[take]);
+    memcpy(keep, b->e + (uint64_t)take * b->n, (size_t)b->n * sizeof *keep);
     return MG_OK;
 }
 
-static mg_status ticket_rows(const limits_run *r, const bench *b, uint64_t row, uint64_t rows, uint64_t ticket,
-                             mg_error *err) {
-    MG_TRY(mg_read_f32(r->use->model, r->use->bound, row, rows, b->w, err));
-    for (uint64_t i = 0; r->col && i < rows; i++)
-        for (uint64_t k = 0; k < r->cols; k++) b->w[i * r->cols + k] *= r->col[k];
-    for (uint64_t g = 0; g < r->groups; g++) {
-        const uint64_t at = g * r->size, n = r->cols - at < r->size ? r->cols - at : r->size;
-        load_block(r, at, n, b->panels);
-        for (uint64_t i = 0; i < rows; i++)
-            MG_TRY(one_group(r, b, b->w + i * r->cols + at, n, r->limits + ((row + i) * r->groups + g) * 2,
-                             &r->plain[ticket], &r->loss[ticket], err));
+static const float coarse[TRIES][2] = {{1, 1}, {.95f, .95f}, {.9f, .9f}, {.84f, .84f}, {.77f, .77f}, {.68f, .68f}};
+static const float medium[TRIES][2] = {{.93f, 1}, {1, .93f}, {1.06f, 1}, {1, 1.06f}, {.97f, .97f}, {1.03f, 1.03f}};
+static const float again[TRIES][2] = {{1, 1}, {.96f, 1}, {1, .96f}, {1.03f, 1}, {1, 1.03f}, {.94f, .94f}};
+static const float fine[TRIES][2] = {{.985f, 1}, {1, .985f}, {1.015f, 1}, {1, 1.015f}, {.98f, .98f}, {1.02f, 1.02f}};
+
+/* One row in the group under work; what the sum of losses changes by is added to *gain. */
+static mg_status one_row(const limits_run *r, const bench *b, uint64_t i, uint64_t group, int sweep, float *keep,
+                         double *gain, mg_error *err) {
+    const float *w = b->w + i * r->cols + b->at, *other = b->others + i * b->width;
+    float *at = b->factor + (i * r->groups + group) * 2, range[2];
+    double first, best;
+    MG_TRY(mg_group_range(w, b->n, &range[0], &range[1], err));
+    MG_TRY(try_ranges(r, b, w, other, range, sweep ? again : coarse, at, &best, keep, &first, err));
+    MG_TRY(try_ranges(r, b, w, other, range, sweep ? fine : medium, at, &best, keep, NULL, err));
+    for (uint64_t k = 0; k < b->n; k++) *error_at(r, b, i, b->at + k) = keep[k] / scale_of(r, b->at + k);
+    *gain += best - first;
+    return MG_OK;
+}
+
+/* Errors of rounding with whole ranges, and what they cost. */
+static mg_status start(const limits_run *r, bench *b, double *plain, mg_error *err) {
+    for (uint64_t i = 0; i < b->rows; i++)
+        for (uint64_t g = 0; g < r->groups; g++) {
+            const uint64_t at = g * r->size, n = r->cols - at < r->size ? r->cols - at : r->size;
+            mg_group_params p;
+            float lo, hi;
+            MG_TRY(mg_group_range(b->w + i * r->cols + at, n, &lo, &hi, err));
+            MG_TRY(mg_group_choose(r->scheme, lo, hi, &p, err));
+            mg_round_error(r->scheme, &p, b->w + i * r->cols + at, n, b->e);
+            for (uint64_t k = 0; k < n; k++) *error_at(r, b, i, at + k) = b->e[k] / scale_of(r, at + k);
+            b->factor[(i * r->groups + g) * 2] = b->factor[(i * r->groups + g) * 2 + 1] = 1.0f;
+        }
+    *plain = 0;
+    for (uint64_t g = 0; g < r->groups; g++) { /* e . (e G), a group of columns at a time */
+        const mg_math *math = mg_math_get();
+        load_group(r, b, g);
+        for (uint64_t i = 0; i < b->rows; i += b->mr)
+            math->gemm((uint32_t)(b->rows - i < b->mr ? b->rows - i : b->mr), r->cols, b->errors + i * r->cols,
+                       b->columns, MG_GEMM_NR * r->cols, b->width / MG_GEMM_NR, b->others + i * b->width, b->width,
+                       true);
+        for (uint64_t i = 0; i < b->rows; i++)
+            for (uint64_t k = 0; k < b->n; k++)
+                *plain += (double)b->others[i * b->width + k] * (double)*error_at(r, b, i, b->at + k);
     }
     return MG_OK;
+}
+
+static mg_status finish(const limits_run *r, const bench *b, uint64_t row, mg_error *err) {
+    for (uint64_t i = 0; i < b->rows; i++)
+        for (uint64_t g = 0; g < r->groups; g++) {
+            const uint64_t at = g * r->size, n = r->cols - at < r->size ? r->cols - at : r->size;
+            const float *f = b->factor + (i * r->groups + g) * 2;
+            float *out = r->limits + ((row + i) * r->groups + g) * 2, lo, hi;
+            MG_TRY(mg_group_range(b->w + i * r->cols + at, n, &lo, &hi, err));
+            out[0] = lo < 0 ? lo * f[0] : lo; /* an end on the far side of 0 is not moved */
+            out[1] = hi > 0 ? hi * f[1] : hi;
+        }
+    return MG_OK;
+}
+
+static mg_status ticket_rows(const limits_run *r, bench *b, uint64_t row, uint64_t ticket, mg_error *err) {
+    MG_TRY(mg_read_f32(r->use->model, r->use->bound, row, b->rows, b->w, err));
+    for (uint64_t i = 0; r->col && i < b->rows; i++)
+        for (uint64_t k = 0; k < r->cols; k++) b->w[i * r->cols + k] *= r->col[k];
+    MG_TRY(start(r, b, &r->plain[ticket], err));
+    r->loss[ticket] = r->plain[ticket];
+    float *keep = b->packed + MG_GEMM_MAX_MR * r->size;
+    for (int sweep = 0; sweep < SWEEPS; sweep++)
+        for (uint64_t g = 0; g < r->groups; g++) {
+            load_group(r, b, g);
+            load_others(r, b);
+            for (uint64_t i = 0; i < b->rows; i++) MG_TRY(one_row(r, b, i, g, sweep, keep, &r->loss[ticket], err));
+        }
+    return finish(r, b, row, err);
 }
 
 static mg_status limits_ticket(void *ctx, uint64_t ticket, unsigned worker, mg_error *err) {
     (void)worker;
     const limits_run *r = ctx;
-    const uint64_t row = ticket * ROWS, rows = r->rows - row < ROWS ? r->rows - row : ROWS;
-    const uint64_t width = (r->size + MG_GEMM_NR - 1) / MG_GEMM_NR * MG_GEMM_NR;
-    const uint64_t floats[] = {rows * r->cols, width * r->size, TRIES * r->size, MG_GEMM_MAX_MR * r->size,
-                               TRIES * width};
+    const uint64_t row = ticket * ROWS, width = (r->size + MG_GEMM_NR - 1) / MG_GEMM_NR * MG_GEMM_NR;
+    bench b = {.rows = r->rows - row < ROWS ? r->rows - row : ROWS, .mr = mg_math_get()->mr};
+    const struct {
+        float **to;
+        uint64_t n;
+    } parts[] = {{&b.w, b.rows * r->cols},
+                 {&b.errors, (ROWS + MG_GEMM_MAX_MR) * r->cols},
+                 {&b.factor, 2 * ROWS * r->groups},
+                 {&b.columns, width * r->cols},
+                 {&b.block, width * r->size},
+                 {&b.others, (ROWS + MG_GEMM_MAX_MR) * width},
+                 {&b.e, TRIES * r->size},
+                 {&b.y, TRIES * width},
+                 {&b.packed, (MG_GEMM_MAX_MR + 1) * r->size}};
     uint64_t total = 0;
-    for (int i = 0; i < 5; i++) total += floats[i];
-    float *p = malloc((size_t)total * sizeof *p);
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) total += parts[i].n;
+    float *p = calloc((size_t)total, sizeof *p);
     if (!p) return mg_fail_nomem(err, total * sizeof *p);
-    bench b = {.w = p};
-    b.panels = b.w + floats[0];
-    b.e = b.panels + floats[1];
-    b.packed = b.e + floats[2];
-    b.y = b.packed + floats[3];
-    mg_status st = ticket_rows(r, &b, row, rows, ticket, err);
+    total = 0;
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; total += parts[i++].n) *parts[i].to = p + total;
+    mg_status st = ticket_rows(r, &b, row, ticket, err);
     free(p);
     return st;
 }
