@@ -1,6 +1,7 @@
 /* group_stage.c - see group_stage.h: layers one after the other, finished ones from their files. */
 #include "convert/group_stage.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -30,6 +31,7 @@ struct mg_group_stage {
     mg_model *model;
     uint32_t layers;
     pass awq, gptq;
+    double fold_error; /* rms of what folding changes in the logits, over their rms */
 };
 
 /* ---- what the layers share ---- */
@@ -146,7 +148,7 @@ static mg_status pass_layer(const mg_group_stage *s, pass *p, mg_model *from, mg
                             mg_error *err) {
     mg_model *m = from;
     if (p->gptq) {
-        MG_TRY(mg_stage_set_apply(&p->set, layer, s->opt.scheme.group_size, p->variant, err));
+        MG_TRY(mg_stage_set_apply(&p->set, layer, &s->opt.scheme.group_size, p->variant, err));
         m = mg_variant_model(p->variant);
     }
     mg_status st = mg_stage_stream_run(stream, m, layer, MG_PART_ALL, true, NULL, NULL, err);
@@ -174,7 +176,7 @@ static mg_status all_layers(mg_group_stage *s, pass *p, mg_model *from, mg_error
     }
     mg_stage_stream_release(&stream);
     for (uint32_t l = 0; st == MG_OK && l < s->layers; l++)
-        st = mg_stage_set_apply(&p->set, l, s->opt.scheme.group_size, p->variant, err);
+        st = mg_stage_set_apply(&p->set, l, &s->opt.scheme.group_size, p->variant, err);
     mg_variant_set_id(p->variant, p->id.bytes);
     return st;
 }
@@ -185,6 +187,54 @@ static mg_status run_pass(mg_group_stage *s, pass *p, mg_model *from, mg_error *
     MG_TRY(mg_variant_new(&p->variant, from, err));
     return all_layers(s, p, from, err);
 }
+
+/* ---- folding, checked ---- */
+
+enum { CHECK_TOKENS = 256 };
+#define CHECK_LIMIT 1e-3 /* folding rounds each weight once more, 6e-8; logits move by some 1e-6 of their size */
+
+static mg_status logits_of(const mg_group_stage *s, mg_model *m, uint32_t n, float **logits, uint64_t vocab,
+                           mg_error *err) {
+    const mg_evaluator *ev = s->opt.eval;
+    const mg_batch batch = {.n_seqs = 1, .len = &n, .n_tokens = n};
+    float *x = malloc((size_t)(n * (uint64_t)mg_hp_i(m, MG_K_HIDDEN)) * sizeof *x);
+    *logits = malloc((size_t)(n * vocab) * sizeof **logits);
+    mg_status st = x && *logits ? MG_OK : mg_fail_nomem(err, n * vocab * sizeof **logits);
+    if (st == MG_OK) st = ev->embed(ev->self, m, s->opt.text->ids, n, x, err);
+    for (uint32_t l = 0; st == MG_OK && l < s->layers; l++)
+        st = ev->run_layer(ev->self, m, l, MG_PART_ALL, &batch, x, NULL, NULL, err);
+    if (st == MG_OK) st = ev->logits(ev->self, m, x, n, *logits, err);
+    free(x);
+    return st;
+}
+
+/* The model with scales folded in and nothing rounded computes what the original does. */
+static mg_status check_folding(mg_group_stage *s, mg_error *err) {
+    const mg_bound *head = mg_model_find(s->model, MG_R_OUTPUT, 0, 0);
+    if (!head) head = mg_model_find(s->model, MG_R_TOKEN_EMBD, 0, 0);
+    const uint64_t vocab = head ? mg_bound_rows(head) : 0;
+    const uint32_t n = s->opt.text->len[0] < CHECK_TOKENS ? s->opt.text->len[0] : CHECK_TOKENS;
+    mg_variant *v = NULL;
+    float *a = NULL, *b = NULL;
+    double size = 0, off = 0;
+    mg_status st = mg_variant_new(&v, s->model, err);
+    for (uint32_t l = 0; st == MG_OK && l < s->layers; l++) st = mg_stage_set_apply(&s->awq.set, l, NULL, v, err);
+    if (st == MG_OK) st = logits_of(s, s->model, n, &a, vocab, err);
+    if (st == MG_OK) st = logits_of(s, mg_variant_model(v), n, &b, vocab, err);
+    for (uint64_t i = 0; st == MG_OK && i < n * vocab; i++) {
+        size += (double)a[i] * (double)a[i];
+        off += ((double)a[i] - (double)b[i]) * ((double)a[i] - (double)b[i]);
+    }
+    s->fold_error = size > 0 ? sqrt(off / size) : 0;
+    if (st == MG_OK && !(s->fold_error <= CHECK_LIMIT))
+        st = mg_fail(err, MG_ERR_INTERNAL, "folding scales changes the logits by %.1e of their size", s->fold_error);
+    free(a);
+    free(b);
+    mg_variant_free(v);
+    return st;
+}
+
+/* ---- both passes ---- */
 
 mg_status mg_group_stage_run(mg_group_stage **out, mg_model *m, const mg_group_stage_options *opt, mg_error *err) {
     mg_group_stage *s = calloc(1, sizeof *s);
@@ -198,6 +248,7 @@ mg_status mg_group_stage_run(mg_group_stage **out, mg_model *m, const mg_group_s
     s->gptq.name = "gptq";
     s->gptq.gptq = true;
     mg_status st = opt->awq ? run_pass(s, &s->awq, m, err) : MG_OK;
+    if (st == MG_OK && opt->awq) st = check_folding(s, err);
     if (st == MG_OK && opt->gptq) st = run_pass(s, &s->gptq, mg_group_stage_folded(s), err);
     if (st != MG_OK) {
         mg_group_stage_free(s);
@@ -253,6 +304,11 @@ static mg_status report_pass(const pass *p, uint32_t layers, mg_json *to, mg_err
 mg_status mg_group_stage_report(const mg_group_stage *s, mg_json **out, mg_error *err) {
     *out = mg_json_new_object();
     mg_status st = s->opt.awq ? report_pass(&s->awq, s->layers, *out, err) : MG_OK;
+    if (s->opt.awq) {
+        mg_json *fold = mg_json_new_object();
+        mg_json_set_f64(fold, "logits_rms_difference", s->fold_error);
+        mg_json_set(*out, "folding", fold);
+    }
     if (st == MG_OK && s->opt.gptq) st = report_pass(&s->gptq, s->layers, *out, err);
     if (st == MG_OK) return MG_OK;
     mg_json_free(*out);

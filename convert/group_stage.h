@@ -39,7 +39,9 @@ typedef struct mg_group_stage_options {
 
 typedef struct mg_group_stage mg_group_stage;
 
-/* Run what is not done yet. m outlives the stage. MG_ERR_FORMAT when the model computes values that are not finite. */
+/* Run what is not done yet. m outlives the stage. MG_ERR_FORMAT when the model computes values that are not finite.
+ * After AWQ the model is run with its scales folded in and nothing rounded, on the first tokens: logits that differ are
+ * MG_ERR_INTERNAL. */
 mg_status mg_group_stage_run(mg_group_stage **out, mg_model *m, const mg_group_stage_options *opt,
                              mg_error *err) MG_MUST_CHECK;
 void mg_group_stage_free(mg_group_stage *s);

@@ -52,6 +52,10 @@ static mg_dtype float_type(const mg_model *m, mg_group_format format) {
     return d == MG_F16 || d == MG_BF16 || d == MG_F32 ? d : mg_convert_auto_dtype(m->ckpt);
 }
 
+mg_group_scheme mg_groups_scheme(const mg_model *m, const mg_groups_options *opt) {
+    return mg_group_format_scheme(opt->format, opt->bits, opt->group_size, opt->symmetric, float_type(m, opt->format));
+}
+
 /* ---- tensors ---- */
 
 static mg_status add(job *j, const char *name, const mg_expr *e, mg_error *err) {
@@ -97,7 +101,7 @@ static mg_status add_companions(job *j, const char *module, const mg_group_form 
 static mg_status add_quantized(job *j, const char *module, const mg_convert_item *item, const mg_expr *e,
                                mg_error *err) {
     const mg_groups_options *o = j->opt;
-    const mg_group_scheme s = mg_group_format_scheme(o->format, o->bits, o->group_size, o->symmetric, j->dtype);
+    const mg_group_scheme s = mg_groups_scheme(j->m, o);
     const mg_expr *parts[MG_GROUP_MAX_PARTS], *g_idx = NULL;
     mg_group_form form;
     MG_TRY(mg_group_form_init(&form, o->format, &s, item->shape[0], item->shape[1], err));

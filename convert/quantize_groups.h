@@ -41,6 +41,8 @@ typedef struct mg_groups_report {
     uint64_t elements;        /* stored: words of packed codes count once */
 } mg_groups_report;
 
+/* How weights of m are rounded under opt. */
+mg_group_scheme mg_groups_scheme(const mg_model *m, const mg_groups_options *opt);
 /* Add the output `dir`. m may be opened over a plan or over mg_config_checkpoint. */
 mg_status mg_quantize_plan_groups(mg_plan *p, mg_model *m, const char *dir, const mg_groups_options *opt,
                                   mg_groups_report *report, uint32_t *out, mg_error *err) MG_MUST_CHECK;

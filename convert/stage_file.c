@@ -183,17 +183,18 @@ static mg_status vector(mg_stage_set *s, mg_checkpoint *c, uint32_t at, const fl
     return mg_checkpoint_read(c, at, 0, v, c->tensors[at].n_bytes, err);
 }
 
-static mg_status apply_weight(mg_stage_set *s, uint64_t group, mg_role role, uint32_t layer, uint32_t expert,
+static mg_status apply_weight(mg_stage_set *s, const uint64_t *group, mg_role role, uint32_t layer, uint32_t expert,
                               mg_variant *v, mg_error *err) {
     uint32_t at[MG_STAGE_WHATS];
     bool any = false;
     for (int w = 0; w < MG_STAGE_WHATS; w++) {
-        at[w] = mg_stage_set_find(s, role, layer, expert, (mg_stage_what)w);
+        const bool part = group || w < MG_STAGE_LIMITS;
+        at[w] = part ? mg_stage_set_find(s, role, layer, expert, (mg_stage_what)w) : MG_STRMAP_NONE;
         any = any || at[w] != MG_STRMAP_NONE;
     }
     if (!any) return MG_OK;
     mg_patch p = MG_PATCH_INIT(role, layer, expert);
-    p.group = group;
+    p.group = group ? *group : 0;
     p.stage = s->layers[layer];
     MG_TRY(vector(s, p.stage, at[MG_STAGE_VALUES], &p.values, err));
     MG_TRY(vector(s, p.stage, at[MG_STAGE_COL], &p.col, err));
@@ -205,7 +206,7 @@ static mg_status apply_weight(mg_stage_set *s, uint64_t group, mg_role role, uin
     return mg_variant_set(v, &p, err);
 }
 
-mg_status mg_stage_set_apply(mg_stage_set *s, uint32_t layer, uint64_t group, mg_variant *v, mg_error *err) {
+mg_status mg_stage_set_apply(mg_stage_set *s, uint32_t layer, const uint64_t *group, mg_variant *v, mg_error *err) {
     const mg_model *m = mg_variant_model(v);
     for (int r = 0; r < MG_ROLE_COUNT; r++) {
         const mg_scope scope = mg_role_scope((mg_role)r);

@@ -67,8 +67,7 @@ static mg_status round_readers(mg_stage_work *w, mg_variant *v, const mg_stage_i
         const mg_bound *b = mg_model_find(w->model, role, w->layer, x->expert);
         if (!b || mg_stage_input_of(&w->in, role, x->expert) != x) continue;
         gram = mg_stage_gram(w, role, x->expert);
-        if (!ready)
-            st = mg_gptq_init(&h, gram, x->gram.d, w->opt->damping, w->opt->pool, err);
+        if (!ready) st = mg_gptq_init(&h, gram, x->gram.d, w->opt->damping, w->opt->pool, err);
         ready = ready || st == MG_OK;
         if (st == MG_OK) st = round_weight(w, v, &h, role, x->expert, b, err);
     }

@@ -3,6 +3,7 @@
 
 #include "convert/config_ckpt.h"
 #include "convert/quantize_groups.h"
+#include "convert/tool_calib.h"
 #include "formats/base/file.h"
 #include "quant/group_checkpoint.h"
 
@@ -21,6 +22,9 @@ typedef struct run {
     mg_model *model;
     mg_plan *plan;
     uint32_t output;
+    bool awq, gptq, fold_only;
+    uint64_t samples;
+    mg_tool_calib calib;
 } run;
 
 /* ---- words and options ---- */
@@ -43,6 +47,7 @@ const char *mg_tool_groups_option(const mg_tool_groups *g) {
     if (g->group_size) return "--group-size";
     if (g->symmetric) return "--symmetric";
     if (g->format) return "--format";
+    if (g->method) return "--method";
     return g->layout ? "--layout" : NULL;
 }
 
@@ -55,8 +60,35 @@ static mg_status take_words(run *r, const mg_opt_list *words, uint64_t *threads,
     if (words->n > 4) return mg_fail(err, MG_ERR_USAGE, "one argument too many: '%s'", words->items[4]);
     if (words->n == 4) MG_TRY(mg_parse_u64(words->items[3], threads, err));
     if (*threads > 1024) return mg_fail(err, MG_ERR_USAGE, "%" PRIu64 " threads: at most 1024", *threads);
-    if (strcasecmp(r->type, "RTN") != 0)
-        return mg_fail(err, MG_ERR_UNSUPPORTED, "the method %s is not built yet; RTN rounds to nearest", r->type);
+    return MG_OK;
+}
+
+/* TYPE names a method and a format; --method and --format overrule either. */
+static mg_status take_method(run *r, const mg_tool_groups *g, const mg_common *c, mg_error *err) {
+    static const struct {
+        const char *name;
+        bool awq, gptq;
+    } methods[] = {{"rtn", false, false}, {"awq", true, false}, {"gptq", false, true}, {"awq+gptq", true, true}};
+    const char *want = g->method ? g->method : r->type;
+    size_t i = 0;
+    while (i < 4 && strcasecmp(methods[i].name, want) != 0) i++;
+    if (i == 4) return mg_fail(err, MG_ERR_USAGE, "--method '%s', expected awq, gptq, awq+gptq or rtn", want);
+    if (strcasecmp(r->type, "RTN") == 0 && i != 0)
+        return mg_fail(err, MG_ERR_USAGE, "RTN is rounding to nearest: with --method %s the type is AWQ or GPTQ", want);
+    r->awq = methods[i].awq;
+    r->gptq = methods[i].gptq;
+    r->fold_only = g->fold_only;
+    r->samples = g->samples;
+    const bool text = c->text.n || c->tokens.n;
+    if (i == 0 && (text || g->samples || g->fold_only))
+        return mg_fail(err, MG_ERR_USAGE,
+                       "rounding to nearest looks at no text: no --text, --tokens, --samples, --fold-only");
+    if (i != 0 && !text && !c->dry_run)
+        return mg_fail(err, MG_ERR_USAGE, "%s needs calibration text: --text FILE or --tokens FILE", want);
+    if (r->fold_only && r->gptq)
+        return mg_fail(err, MG_ERR_USAGE, "--fold-only writes floats: it goes with the method awq");
+    if (r->gptq && r->opt.format == MG_FORMAT_MLX)
+        return mg_fail(err, MG_ERR_UNSUPPORTED, "GPTQ into MLX's biases is not built yet; --method awq is");
     return MG_OK;
 }
 
@@ -75,7 +107,8 @@ static mg_status take_sizes(run *r, const mg_tool_groups *g, mg_error *err) {
 
 static mg_status take_options(run *r, const mg_tool_groups *g, mg_error *err) {
     const char *layout = g->layout ? g->layout : "legacy";
-    r->opt.format = mg_group_format_find(g->format ? g->format : "awq");
+    const char *usual = strcasecmp(r->type, "GPTQ") == 0 ? "gptq" : "awq";
+    r->opt.format = mg_group_format_find(g->format ? g->format : usual);
     if (r->opt.format == MG_FORMAT_COUNT)
         return mg_fail(err, MG_ERR_USAGE, "--format '%s', expected awq, gptq, gptq_v2, compressed-tensors or mlx",
                        g->format);
@@ -107,6 +140,7 @@ static void say(const mg_common *c, const char *text) {
 static void warn(const run *r, const mg_common *c, bool had_tokenizer) {
     char text[256];
     if (!had_tokenizer) say(c, "the model has no tokenizer files: the result has none either");
+    if (r->fold_only) return;
     snprintf(text, sizeof text,
              "%" PRIu32 " linear layers are quantized (%s, %" PRIu32 " bits, %s), %" PRIu32
              " and embeddings, norms and the output head stay floats",
@@ -124,12 +158,122 @@ static mg_status show(run *r, const mg_exec_options *opt, const mg_common *c, mg
     return MG_OK;
 }
 
+/* ---- calibration ---- */
+
+/* Hours of work must not end in a refusal. What an interrupted run left is ours. */
+static mg_status check_out(const run *r, const mg_common *c, mg_error *err) {
+    char first[4096];
+    mg_plan *p = NULL;
+    mg_groups_options plain = r->opt;
+    uint32_t out;
+    mg_groups_report report;
+    mg_status st = mg_plan_new(&p, err);
+    if (st == MG_OK && !r->fold_only) st = mg_quantize_plan_groups(p, r->model, r->out, &plain, &report, &out, err);
+    mg_plan_free(p);
+    MG_TRY(st);
+    const int n = snprintf(first, sizeof first, "%s/config.json", r->out);
+    if (n < 0 || (size_t)n >= sizeof first) return mg_fail(err, MG_ERR_LIMIT, "path of %zu bytes", strlen(r->out));
+    if (!c->force && mg_path_exists(first))
+        return mg_fail(err, MG_ERR_USAGE, "'%s' holds a model already; --force writes into it", r->out);
+    return MG_OK;
+}
+
+/* Codes, scales and zeros of a stored weight: of one role, or of the roles that a family stores below each other. */
+static mg_status stage_exprs(run *r, mg_plan *p, const mg_convert_item *item, uint64_t rows, const mg_expr *out[3],
+                             mg_error *err) {
+    static const mg_role fused[][3] = {{MG_R_ATTN_Q, MG_R_ATTN_K, MG_R_ATTN_V},
+                                       {MG_R_FFN_GATE, MG_R_FFN_UP, MG_ROLE_COUNT},
+                                       {MG_R_SHARED_GATE, MG_R_SHARED_UP, MG_ROLE_COUNT},
+                                       {MG_R_EXPERT_GATE, MG_R_EXPERT_UP, MG_ROLE_COUNT}};
+    mg_role roles[3] = {item->role, MG_ROLE_COUNT, MG_ROLE_COUNT};
+    for (size_t i = 0; i < sizeof fused / sizeof *fused; i++)
+        if (fused[i][0] == item->role) memcpy(roles, fused[i], sizeof roles);
+    const mg_expr *parts[3][3];
+    uint64_t have = 0;
+    uint32_t n = 0;
+    for (; have < rows && n < 3 && roles[n] != MG_ROLE_COUNT; n++) {
+        mg_checkpoint *c;
+        uint32_t at[3];
+        uint64_t shape[MG_MAX_RANK];
+        if (!mg_group_stage_codes(r->calib.stage, roles[n], item->layer, item->expert, &c, &at[0], &at[1], &at[2]))
+            break;
+        for (int i = 0; i < 3; i++) MG_TRY(mg_expr_source(p, c, at[i], &parts[i][n], err));
+        mg_expr_shape(parts[0][n], shape);
+        have += shape[0];
+    }
+    if (have != rows)
+        return mg_fail(err, MG_ERR_UNSUPPORTED,
+                       "GPTQ of a weight that this family stores fused with others is not built");
+    for (int i = 0; i < 3; i++) {
+        out[i] = parts[i][0];
+        if (n > 1) MG_TRY(mg_expr_concat(p, parts[i], n, &out[i], err));
+    }
+    return MG_OK;
+}
+
+static mg_status make_parts(void *ctx, mg_plan *p, const mg_convert_item *item, const mg_expr *weight,
+                            const mg_group_form *form, const mg_expr *parts[MG_GROUP_MAX_PARTS], const mg_expr **g_idx,
+                            mg_error *err) {
+    run *r = ctx;
+    mg_checkpoint *c;
+    uint32_t at[3];
+    const mg_expr *e[3];
+    (void)g_idx; /* columns are in the order of their groups */
+    if (!mg_group_stage_codes(r->calib.stage, item->role, item->layer, item->expert, &c, &at[0], &at[1], &at[2]))
+        return mg_expr_group_encode(p, weight, form, parts, err);
+    MG_TRY(stage_exprs(r, p, item, form->rows, e, err));
+    return mg_expr_group_pack(p, e[0], e[1], e[2], form, parts, err);
+}
+
+/* The dense model with scales folded in, in F32: rounding it to 16 bits would cost what a good type keeps. */
+static mg_status plan_folded(run *r, mg_error *err) {
+    mg_model *m = mg_group_stage_folded(r->calib.stage);
+    mg_dtype dtype = MG_F32;
+    const mg_convert_hf_options opt = {.dtype = mg_convert_uniform_dtype,
+                                       .dtype_ctx = &dtype,
+                                       .torch_dtype = dtype,
+                                       .had_tokenizer = r->opt.had_tokenizer};
+    return mg_convert_plan_hf(r->plan, m, r->out, &opt, &r->output, err);
+}
+
+static mg_status add_report(run *r, mg_error *err) {
+    char *text;
+    MG_TRY(mg_json_print(&text, r->calib.report, 1, err));
+    mg_status st = mg_plan_add_side_file(r->plan, r->output, "calibration.json", text, strlen(text), err);
+    free(text);
+    return st;
+}
+
+static mg_status plan_calibrated(run *r, const mg_common *c, mg_error *err) {
+    const mg_tool_calib_options opt = {.common = c,
+                                       .out = r->out,
+                                       .scheme = mg_groups_scheme(r->model, &r->opt),
+                                       .awq = r->awq,
+                                       .gptq = r->gptq,
+                                       .fold_only = r->fold_only,
+                                       .samples = r->samples};
+    MG_TRY(check_out(r, c, err));
+    MG_TRY(mg_tool_calib_run(&r->calib, r->ckpt, r->model, &opt, err));
+    if (r->fold_only) {
+        MG_TRY(plan_folded(r, err));
+    } else {
+        r->opt.make = r->gptq ? make_parts : NULL;
+        r->opt.ctx = r;
+        MG_TRY(mg_quantize_plan_groups(r->plan, mg_group_stage_folded(r->calib.stage), r->out, &r->opt, &r->report,
+                                       &r->output, err));
+    }
+    return add_report(r, err);
+}
+
 static mg_status work(run *r, const mg_exec_options *opt, const mg_common *c, mg_error *err) {
     bool had_tokenizer = true;
     r->opt.had_tokenizer = &had_tokenizer;
     MG_TRY(open_input(r, c->dry_run, err));
     MG_TRY(mg_plan_new(&r->plan, err));
-    MG_TRY(mg_quantize_plan_groups(r->plan, r->model, r->out, &r->opt, &r->report, &r->output, err));
+    if ((r->awq || r->gptq) && !c->dry_run)
+        MG_TRY(plan_calibrated(r, c, err));
+    else
+        MG_TRY(mg_quantize_plan_groups(r->plan, r->model, r->out, &r->opt, &r->report, &r->output, err));
     warn(r, c, had_tokenizer);
     if (c->dry_run) return show(r, opt, c, err);
     const mg_tool_plan_style style = {.json = c->json, .quiet = c->quiet, .sizes = true};
@@ -146,8 +290,10 @@ mg_status mg_tool_groups_run(const mg_tool_groups *g, const mg_opt_list *words, 
         st = mg_fail(err, MG_ERR_USAGE, "the thread count is given twice: as NTHREADS and with --threads");
     if (threads) o.threads = (unsigned)threads;
     if (st == MG_OK) st = take_options(&r, g, err);
+    if (st == MG_OK) st = take_method(&r, g, common, err);
     if (st == MG_OK) st = work(&r, &o, common, err);
     mg_plan_free(r.plan);
+    mg_tool_calib_close(&r.calib, st == MG_OK);
     mg_model_free(r.model);
     mg_checkpoint_free(r.ckpt);
     return st;

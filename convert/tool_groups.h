@@ -8,8 +8,9 @@
 
 /* Options as given; NULL and 0: not given. */
 typedef struct mg_tool_groups {
-    const char *bits, *group_size, *format, *layout;
-    bool symmetric;
+    const char *bits, *group_size, *format, *layout, *method;
+    bool symmetric, fold_only;
+    uint64_t samples;
     bool allow_requantize;
 } mg_tool_groups;
 

@@ -17,14 +17,15 @@ static const mg_tool_info tool = {
     .name = "quantize",
     .summary = "store a model in 1 to 8 bit GGUF types, byte for byte as llama-quantize does",
     .synopsis =
-        "IN [OUT.gguf] TYPE [NTHREADS]\nIN DIR/ TYPE TYPE... [NTHREADS]\nIN -o FILE=TYPE [-o FILE=TYPE]...\nIN OUT RTN "
-        "[NTHREADS]",
+        "IN [OUT.gguf] TYPE [NTHREADS]\nIN DIR/ TYPE TYPE... [NTHREADS]\nIN -o FILE=TYPE [-o FILE=TYPE]...\nIN OUT "
+        "AWQ|GPTQ|RTN [NTHREADS]",
     .examples =
         "  moegraft-quantize model-bf16.gguf Q4_K_M\n"
         "  moegraft-quantize model/ model-Q8_0.gguf Q8_0            (a Hugging Face directory, no intermediate file)\n"
         "  moegraft-quantize --imatrix im.gguf model-bf16.gguf out/ Q2_K Q3_K_M Q4_K_M   (one read for all)\n"
         "  moegraft-quantize --dry-run model-bf16.gguf IQ4_XS\n"
-        "  moegraft-quantize model/ model-AWQ/ RTN --format awq --bits 4   (a directory for AutoAWQ, vLLM ...)\n",
+        "  moegraft-quantize model/ model-AWQ/ AWQ --text calibration.txt   (a directory for AutoAWQ, vLLM ...)\n"
+        "  moegraft-quantize model/ model-GPTQ/ GPTQ --method awq+gptq --text calibration.txt\n",
     .next = "moegraft quantize --help",
 };
 
@@ -73,7 +74,7 @@ static mg_status parse(args *a, int argc, char **argv, bool *done, mg_error *err
          "choose every tensor's type for this many bits per weight; the recipe goes to OUT.types.txt"},
         {"--target-size", MG_OPT_SIZE, &a->target_size, "SIZE", "the same for a file of this size"},
         {"--target-types", MG_OPT_STR, &a->target_types, "T,T", "choose among these types only"},
-        {"--samples", MG_OPT_U64, &a->samples, "N", "windows of text to measure on (default 16)"},
+        {"--samples", MG_OPT_U64, &a->samples, "N", "windows of text to measure on (default 16; AWQ, GPTQ: all)"},
         {NULL, MG_OPT_GROUP, NULL, NULL, "Importance matrix"},
         {"--imatrix", MG_OPT_STR, &a->imatrix_path, "FILE", "importance matrix, GGUF or .dat"},
         {"--include-weights", MG_OPT_LIST, &a->include, "S", "use it only for tensors whose name contains S"},
@@ -91,8 +92,10 @@ static mg_status parse(args *a, int argc, char **argv, bool *done, mg_error *err
         {"--format", MG_OPT_STR, &a->groups.format, "F", "awq (default), gptq, gptq_v2, compressed-tensors or mlx"},
         {"--layout", MG_OPT_STR, &a->groups.layout, "L",
          "names of experts: legacy (default; AutoAWQ, vLLM, the hub) or v5 (GPTQModel 7)"},
-        {"--method", MG_OPT_UNBUILT, NULL, "M", "awq, gptq, awq+gptq or rtn"},
-        {"--fold-only", MG_OPT_UNBUILT, NULL, NULL, "only fold scales"},
+        {"--method", MG_OPT_STR, &a->groups.method, "M",
+         "awq, gptq, awq+gptq or rtn (default: what TYPE says); all but rtn need --text or --tokens"},
+        {"--fold-only", MG_OPT_FLAG, &a->groups.fold_only, NULL,
+         "with AWQ: write the model as floats with AWQ's scales folded in"},
         MG_COMMON_TEXT_OPTS(a->common),
         MG_COMMON_WRITE_OPTS(a->common),
         {"--output,-o", MG_OPT_LIST, &a->outputs, "FILE=TYPE", "an output; repeatable, all from one read"},
@@ -322,19 +325,19 @@ static mg_status work_groups(args *a, mg_error *err) {
                 {a->prune.n != 0, "--prune-layers"},
                 {a->keep_split, "--keep-split"},
                 {a->outputs.n != 0, "--output"},
-                {has_target(a) || a->target_types, "--target-..."},
-                {a->samples || a->common.text.n || a->common.tokens.n, "calibration text"}};
+                {has_target(a) || a->target_types, "--target-..."}};
     const mg_exec_options opt = exec_options(a);
     for (size_t i = 0; i < sizeof ggml / sizeof *ggml; i++)
         if (ggml[i].given) return mg_fail(err, MG_ERR_USAGE, "%s is not for rounding into group formats", ggml[i].name);
     a->groups.allow_requantize = a->allow_requantize;
+    a->groups.samples = a->samples;
     return mg_tool_groups_run(&a->groups, &a->words, &opt, &a->common, err);
 }
 
 static mg_status work(run *r, args *a, mg_error *err) {
     if (mg_tool_groups_asked(&a->words)) return work_groups(a, err);
     if (mg_tool_groups_option(&a->groups))
-        return mg_fail(err, MG_ERR_USAGE, "%s is for group formats (RTN), not for GGUF types",
+        return mg_fail(err, MG_ERR_USAGE, "%s is for group formats (AWQ, GPTQ, RTN), not for GGUF types",
                        mg_tool_groups_option(&a->groups));
     MG_TRY(mg_quantize_targets_parse(&r->targets, &a->words, &a->outputs, err));
     if (r->targets.threads_given && a->common.threads)

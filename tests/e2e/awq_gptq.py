@@ -1,0 +1,152 @@
+"""quantize IN OUT AWQ and GPTQ: folding is exact in every family, the result is closer to the original than rounding, bytes do not
+depend on threads, instruction set or memory, an interrupted run goes on, and texts, weights and activations of the unusual kind."""
+import random
+import shutil
+import struct
+import time
+
+import common
+
+TINY, PROSE = common.DATA / "models" / "tiny", common.SAMPLES / "donors" / "prose"
+random.seed(3)
+IDS = common.WORK / "ids.txt"
+IDS.write_text("".join(" ".join(str(random.randrange(3, 60)) for _ in range(48)) + "\n" for _ in range(8)))
+
+
+def calibrated(model, out, *options, expect=0, env=None):
+    shutil.rmtree(common.WORK / out, ignore_errors=True)
+    return common.run("quantize", model, common.WORK / out, *options, "--progress", "none", expect=expect, env=env)
+
+
+def report(out):
+    return common.json.loads((common.WORK / out / "calibration.json").read_text())
+
+
+def divergence(reference, candidate, *text):
+    return common.run("verify", reference, common.WORK / candidate, *text, "--json").json()["candidates"][0]["kl"]["mean"]
+
+
+# ---- every consumer of a norm is scaled: unquantized logits stay ----
+
+FAMILIES = ("llama", "mixtral", "qwen2_moe", "qwen3", "qwen3_moe", "gemma2", "gemma3_text", "olmo2", "phi3", "stablelm", "deepseek_v2",
+            "ernie4_5_moe", "mesh_k2", "nekomind", "granite")
+for name in FAMILIES:
+    calibrated(TINY / name, "fold", "AWQ", "--fold-only", "--tokens", IDS, "--bits", 3, "--group-size", 32)
+    found = report("fold")
+    # f32 rounds each folded weight once: some 1e-7 of the logits
+    common.check(found["folding"]["logits_rms_difference"] < 1e-5, f"{name}: folding changes logits: {found['folding']}")
+    for layer in found["awq"]:
+        for x in layer["awq"]:
+            common.check(x["loss"] <= x["plain"], f"{name}: scales worse than rounding: {x}")
+    common.check(divergence(TINY / name, "fold", "--tokens", IDS) < 1e-8, f"{name}: the folded model differs")
+
+# ---- better than rounding, on text that was not calibrated on ----
+
+TEXT = ("--text", common.SAMPLES / "text" / "calibration_prose.txt", "--samples", 12, "--ctx", 256)
+EVAL = common.WORK / "eval.txt"
+EVAL.write_text((common.SAMPLES / "text" / "prose.txt").read_text()[:6000])
+kl = {}
+for method in ("rtn", "awq", "gptq", "awq+gptq"):
+    what = ("RTN",) if method == "rtn" else ("AWQ", "--method", method, *TEXT)
+    calibrated(PROSE, method, *what, "--group-size", 64)
+    kl[method] = divergence(PROSE, method, "--text", EVAL, "--ctx", 256)
+common.check(kl["awq"] < 0.8 * kl["rtn"], f"AWQ is not better than rounding: {kl}")
+common.check(kl["gptq"] < 0.5 * kl["rtn"] and kl["awq+gptq"] < 0.5 * kl["rtn"], f"GPTQ is not better than rounding: {kl}")
+for layer in report("awq")["awq"]:
+    for x in layer["limits"]:
+        common.check(x["loss"] <= x["plain"], f"limits worse than rounding: {x}")
+
+# ---- the same bytes ----
+
+
+def contents(out):
+    """Hashes of all files; entries of the report stand in the order of work, which depends on memory."""
+    found = {k: v for k, v in common.tree(common.WORK / out).items() if "manifest" not in k and k != "calibration.json"}
+    sort = lambda v: sorted(map(sort, v), key=str) if isinstance(v, list) else {k: sort(x) for k, x in v.items()} if isinstance(v, dict) else v
+    return found, sort(report(out))
+
+
+
+for number, (kind, model, options) in enumerate([
+        ("AWQ", PROSE, ("--method", "awq+gptq", *TEXT)), ("AWQ", TINY / "mixtral", ("--tokens", IDS, "--group-size", -1)),
+        ("GPTQ", TINY / "phi3", ("--tokens", IDS, "--group-size", 32, "--symmetric"))]):
+    calibrated(model, "one", kind, *options, "-t", 1)
+    calibrated(model, "two", kind, *options, "-t", 3, env={"MOEGRAFT_ISA": "scalar" if number else "avx2"})
+    calibrated(model, "small", kind, *options, "--memory", "1MiB")  # the stream is spilled
+    first = contents("one")
+    for other in ("two", "small"):
+        common.same(contents(other), first, f"{kind} of {model.name}, {other}")
+
+# ---- an interrupted run goes on ----
+
+OPTIONS = ("AWQ", "--method", "awq+gptq", *TEXT, "--progress", "none")
+shutil.rmtree(common.WORK / "two")
+stage = common.WORK / ".two.stage"
+killed = 0
+for wait in (0.2, 0.4, 0.6):
+    killed += common.run_killed("quantize", PROSE, common.WORK / "two", *OPTIONS, after=wait)
+    if stage.exists() and list(stage.glob("*.safetensors")):
+        break
+common.check(killed > 0, "the run was over before it could be killed")
+time.sleep(0.1)
+before = {p.name: p.stat().st_ino for p in stage.glob("*.safetensors")} if stage.exists() else {}
+common.run("quantize", PROSE, common.WORK / "two", *OPTIONS)
+calibrated(PROSE, "one", *OPTIONS)
+common.same(common.sha256(common.WORK / "two" / "model.safetensors"), common.sha256(common.WORK / "one" / "model.safetensors"),
+            f"after a kill with {len(before)} layers done")
+common.check(not stage.exists(), "the work folder stays behind")
+
+# ---- experts that no token reaches ----
+
+
+def changed(name, source, change):
+    """A copy of a model with tensors changed: change(name, values) gives new values or None."""
+    folder = common.fresh(name)
+    shutil.copy(source / "config.json", folder)
+    tensors = common.read_hf_dir(source)
+    for key, t in tensors.items():
+        new = change(key, t)
+        if new is not None:
+            tensors[key] = common.Tensor("F32", t.shape, struct.pack(f"<{len(new)}f", *new))
+    common.write_safetensors(folder / "model.safetensors", tensors, {"format": "pt"})
+    return folder
+
+
+# Equal logits: ties go to the lower index, so experts 0 and 1 take every token.
+silent = changed("silent", TINY / "mixtral", lambda k, t: [0.0] * len(t.floats()) if k.endswith("block_sparse_moe.gate.weight") else None)
+for kind in ("AWQ", "GPTQ"):
+    done = calibrated(silent, "out", kind, "--format", "awq", "--tokens", IDS, "--group-size", -1)
+    layer = report("out")[kind.lower()][0]
+    common.check(layer["few"] > 0 and 0 in layer["tokens"], f"silent experts are not reported: {layer['tokens']}")
+    common.check("saw fewer than" in done.err, f"no warning: {done.err}")
+    common.check(divergence(silent, "out", "--tokens", IDS) < 0.05, f"{kind} with silent experts")
+
+# ---- weights of zeros, activations beyond F16 ----
+
+zeros = changed("zeros", TINY / "llama", lambda k, t: [0.0] * (len(t.floats()) // 2) + t.floats()[len(t.floats()) // 2:] if k.endswith("up_proj.weight") else None)
+large = changed("large", TINY / "llama", lambda k, t: [1e6 * v for v in t.floats()] if k.endswith("up_proj.weight") else
+                [1e-6 * v for v in t.floats()] if k.endswith("down_proj.weight") else None)
+for model in (zeros, large):
+    for method in ("awq", "gptq", "awq+gptq"):
+        calibrated(model, "out", "AWQ", "--method", method, "--tokens", IDS, "--group-size", 32, expect=(0, 4))
+        if (common.WORK / "out" / "model.safetensors").exists():
+            common.check(divergence(model, "out", "--tokens", IDS) < 0.05, f"{model.name} by {method}")
+        else:
+            common.check(model is large, "only scales beyond F16 may be refused")
+infinite = changed("infinite", TINY / "llama", lambda k, t: [1e38 * v for v in t.floats()] if k.endswith("up_proj.weight") else None)
+done = calibrated(infinite, "out", "AWQ", "--tokens", IDS, "--group-size", 32, expect=3)
+common.check("not finite" in done.err and "layer 0" in done.err, done.err)
+
+# ---- refused before work starts ----
+
+for options, code, said in ((("AWQ",), 2, "calibration text"), (("RTN", "--tokens", IDS), 2, "no text"), (("AWQ", "--method", "best", "--tokens", IDS), 2, "best"),
+                            (("RTN", "--method", "awq", "--tokens", IDS), 2, "AWQ or GPTQ"), (("GPTQ", "--fold-only", "--tokens", IDS), 2, "fold-only"),
+                            (("GPTQ", "--format", "mlx", "--tokens", IDS), 4, "MLX"), (("AWQ", "--tokens", IDS, "--group-size", 128), 4, "multiple of the group"),
+                            (("AWQ", "--tokens", IDS, "--imatrix", "x.gguf"), 2, "--imatrix")):
+    done = calibrated(TINY / "llama", "none", *options, expect=code)
+    common.check(said in done.err, f"{options}: {done.err}")
+    common.check(not (common.WORK / "none").exists() and not (common.WORK / ".none.stage").exists(), f"{options} left something")
+calibrated(TINY / "llama", "taken", "RTN", "--group-size", 32)
+done = common.run("quantize", TINY / "llama", common.WORK / "taken", "AWQ", "--tokens", IDS, "--group-size", 32, expect=2)
+common.check("--force" in done.err, done.err)
+common.done()
