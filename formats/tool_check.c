@@ -10,6 +10,7 @@
 #include "formats/base/md5.h"
 #include "formats/base/options.h"
 #include "formats/base/pool.h"
+#include "quant/findings.h"
 #include "quant/group_checkpoint.h"
 #include "quant/loader_rules.h"
 #include "quant/scan.h"
@@ -41,6 +42,8 @@ typedef struct checker {
 /* One PATH under examination. */
 typedef struct subject {
     const char *path;
+    mg_model *model; /* of dense; NULL: no family known */
+    uint32_t findings;
     mg_checkpoint *ckpt;
     mg_checkpoint *dense; /* NULL, ckpt itself, or the dense view of quantized weights, which owns ckpt */
     mg_json *report;
@@ -72,7 +75,7 @@ static mg_status check_model(checker *c, subject *s, mg_json *notes, mg_error *e
     if (st == MG_OK) st = mg_model_open(&m, s->dense, &why);
     if (st == MG_OK) {
         mg_json_set_str(s->report, "family", m->arch->name);
-        mg_model_free(m);
+        s->model = m;
     } else if (st == MG_ERR_UNSUPPORTED) {
         snprintf(text, sizeof text, "%s: note: names and shapes not compared with a family: %s", s->path, why.message);
         say(c, text);
@@ -162,6 +165,22 @@ static void say_bad_tensor(const checker *c, const subject *s, const mg_tensor *
     say(c, mg_error_text(&e, text, sizeof text));
 }
 
+/* Oddities are said and listed; they do not fail a file. */
+static mg_status list_findings(checker *c, subject *s, const mg_scan *scan, mg_error *err) {
+    mg_json *list;
+    char text[2048];
+    MG_TRY(mg_findings(&list, s->model, s->ckpt, scan, err));
+    for (const mg_json *f = mg_json_first(list); f; f = mg_json_next(f)) {
+        const char *tensor = mg_json_str(mg_json_get(f, "tensor"));
+        snprintf(text, sizeof text, "%s: %s: %s%s%s", s->path, mg_json_str(mg_json_get(f, "kind")),
+                 tensor ? tensor : "", tensor ? ": " : "", mg_json_str(mg_json_get(f, "text")));
+        say(c, text);
+        s->findings++;
+    }
+    mg_json_set(s->report, "findings", list);
+    return MG_OK;
+}
+
 static mg_status check_values(checker *c, subject *s, mg_error *err) {
     const mg_checkpoint *k = s->ckpt;
     mg_progress *progress = NULL;
@@ -171,7 +190,7 @@ static mg_status check_values(checker *c, subject *s, mg_error *err) {
     mg_scan *scan = calloc(k->n_tensors + 1u, sizeof *scan);
     mg_status st =
         scan ? mg_progress_new(&progress, c->common.progress, "check", total, err) : mg_fail_nomem(err, sizeof *scan);
-    if (st == MG_OK) st = mg_scan_checkpoint(s->ckpt, MG_SCAN_STATS, c->pool, progress, scan, err);
+    if (st == MG_OK) st = mg_scan_checkpoint(s->ckpt, MG_SCAN_STATS | MG_SCAN_HASH, c->pool, progress, scan, err);
     if (progress) mg_progress_free(progress);
     mg_json *list = mg_json_new_array();
     for (uint32_t i = 0; st == MG_OK && i < k->n_tensors; i++) {
@@ -181,7 +200,8 @@ static mg_status check_values(checker *c, subject *s, mg_error *err) {
         mg_json_push(list, bad_tensor_json(&k->tensors[i], &scan[i].stats));
     }
     mg_json_set(s->report, "non_finite", list);
-    if (bad) {
+    if (st == MG_OK) st = list_findings(c, s, scan, err);
+    if (bad && st == MG_OK) {
         st = mg_fail(err, MG_ERR_FORMAT,
                      "%" PRIu64 " NaN and %" PRIu64 " infinite values, first in row %" PRIu64 " (%" PRIu32
                      " tensors have such values)",
@@ -329,10 +349,12 @@ static mg_status check_path(checker *c, const char *path, mg_error *err) {
         mg_json_set_str(s.report, "error", mg_error_text(err, text, sizeof text));
     } else if (!c->common.quiet && !c->common.json) {
         printf("%s: ok, %" PRIu32 " tensors%s", path, s.ckpt->n_tensors, c->deep ? ", all values finite" : "");
+        if (s.findings) printf(", %" PRIu32 " findings", s.findings);
         if (c->manifest) printf(", %" PRIu64 " files as the manifest says", s.manifest_files);
         putchar('\n');
     }
     mg_json_push(c->results, s.report);
+    mg_model_free(s.model);
     mg_checkpoint_free(s.dense ? s.dense : s.ckpt);
     return st;
 }
@@ -372,7 +394,9 @@ int main(int argc, char **argv) {
     int code = 0;
     mg_common_init(&c.common);
     const mg_opt opts[] = {
-        {"--deep", MG_OPT_FLAG, &c.deep, NULL, "read all data and report NaN and infinite values by tensor and row"},
+        {"--deep", MG_OPT_FLAG, &c.deep, NULL,
+         "read all data: NaN and infinite values by tensor and row, zero and duplicate tensors, dead experts, "
+         "tokenizer, template"},
         {"--manifest", MG_OPT_STR, &c.manifest, "FILE",
          "compare files with NAME.manifest.json or a sha256sum or md5sum list"},
         {"--for", MG_OPT_STR, &c.loader_text, "ENGINE",

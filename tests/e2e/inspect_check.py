@@ -5,7 +5,8 @@ import math
 import shutil
 import struct
 
-from common import DATA, WORK, Tensor, check, done, f32, fresh, i64, read_hf_dir, run, same, write_safetensors
+from common import DATA, WORK, Tensor, check, done, f32, fresh, i64, read_hf_dir, run, same, read_safetensors, write_safetensors
+import moe4
 
 BASE = DATA / "models/donors/base"
 
@@ -118,7 +119,7 @@ check("unheard_of" in run("check", folder).out, "an unknown family is a note")
 # ---- check --deep ----
 same(run("check", BASE, "--deep", "--json").json()["results"],
      [{"path": str(BASE), "tensors": 39, "bytes": sum(len(t.data) for t in tensors.values()), "family": "mistral", "notes": [],
-       "non_finite": [], "ok": True, "status": 0}], "check --json")
+       "non_finite": [], "findings": [{"kind": "template", "text": "no chat template: chat programs will guess one"}], "ok": True, "status": 0}], "check --json")
 rows = [0.0] * 4000
 for at in (9, 8 * 10 + 3, 8 * 10 + 7, 8 * 499):
     rows[at] = math.nan if at % 2 else -math.inf
@@ -129,6 +130,29 @@ same(result.json()["results"][0]["non_finite"],
      [{"tensor": "w", "nan": 3, "inf": 1, "bad_rows": 3, "rows": [1, 10, 499]},
       {"tensor": "v", "nan": 0, "inf": 20, "bad_rows": 10, "rows": list(range(8))}], "rows with bad values")
 check("'w'" in result.err and "row 1 " in result.err and "2 tensors" in result.err, result.err)
+# oddities: named, no failure
+moe = moe4.build(WORK / "moe4")
+inside = read_safetensors(moe / "model.safetensors")[1]
+expert = "model.layers.1.block_sparse_moe.experts.{}.w{}.weight"
+gate = inside["model.layers.3.block_sparse_moe.gate.weight"]
+cut = 2 * gate.shape[1]
+odd = {**inside, expert.format(1, 1): inside[expert.format(3, 1)],
+       expert.format(2, 2): Tensor("BF16", inside[expert.format(2, 2)].shape, bytes(len(inside[expert.format(2, 2)].data))),
+       "model.layers.3.block_sparse_moe.gate.weight": Tensor("BF16", gate.shape, gate.data[:cut] + bytes(cut) + gate.data[2 * cut:])}
+same([f["kind"] for f in run("check", moe, "--deep", "--json").json()["results"][0]["findings"]], ["template"], "a sound model")
+write_safetensors(moe / "model.safetensors", odd, {"format": "pt"})
+found = {(f["kind"], f.get("tensor"), f.get("of")) for f in run("check", moe, "--deep", "--json").json()["results"][0]["findings"]}
+same(found, {("all_zero", expert.format(2, 2), None), ("duplicate", expert.format(3, 1), expert.format(1, 1)),
+             ("dead_expert", expert.format(2, 2), None), ("dead_expert", "model.layers.3.block_sparse_moe.gate.weight", None),
+             ("template", None, None)}, "oddities")
+text = run("check", moe, "--deep").out
+check("layer 3: the router's row of expert 1 is 0" in text and "layer 1: expert 2 adds nothing" in text and ", 5 findings" in text, text)
+(moe / "chat_template.jinja").write_text("{{ messages }}")
+vocabulary = json.loads((moe / "tokenizer.json").read_text())
+vocabulary["added_tokens"].append({**vocabulary["added_tokens"][0], "id": 1024, "content": "<extra>"})
+(moe / "tokenizer.json").write_text(json.dumps(vocabulary))
+kinds = {f["kind"]: f["text"] for f in run("check", moe, "--deep", "--json").json()["results"][0]["findings"]}
+check("template" not in kinds and kinds["vocabulary"] == "the tokenizer has 1025 tokens, the embedding 1024 rows", f"side files: {kinds}")
 # in a tensor larger than one tile, past the tile's end, 64-bit values beyond f32 are finite
 big = [0.0] * 300_000
 big[299_999] = math.nan

@@ -513,7 +513,9 @@ else:
     shared = pathlib.Path(shared)
     golden = json.loads((DATA / "golden/verify/kld.json").read_text())
     kinds = [k for k, v in golden["types"].items() if "dequantized" in v]
-    run("quantize", REF, *(o for k in kinds for o in ("-o", f"{WORK}/s-{k}.gguf={k}")), "-q")
+    for options, suffix in (([], ""), (["--imatrix", shared / "golden/gguf/imatrix.gguf"], "+imatrix")):
+        names = [k.removesuffix("+imatrix") for k in kinds if k.endswith("+imatrix") == bool(suffix)]
+        run("quantize", REF, *(o for k in names for o in ("-o", f"{WORK}/s-{k}{suffix}.gguf={k}")), *options, "-q")
     r = result(REF, *(WORK / f"s-{k}.gguf" for k in kinds), "--text", shared / "models/text/eval.txt")
     for kind, c in zip(kinds, r["candidates"]):
         want = golden["types"][kind]["dequantized"]

@@ -1,0 +1,153 @@
+/* findings.c - see findings.h. */
+#include "quant/findings.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "formats/chat.h"
+#include "formats/tokenizer.h"
+#include "quant/read_f32.h"
+
+__attribute__((format(printf, 4, 5))) static mg_json *finding(mg_json *list, const char *kind, const char *tensor,
+                                                              const char *format, ...) {
+    char text[1200];
+    va_list args;
+    va_start(args, format);
+    vsnprintf(text, sizeof text, format, args);
+    va_end(args);
+    mg_json *o = mg_json_new_object();
+    mg_json_set_str(o, "kind", kind);
+    if (tensor) mg_json_set_str(o, "tensor", tensor);
+    mg_json_set_str(o, "text", text);
+    mg_json_push(list, o);
+    return o;
+}
+
+/* ---- tensors ---- */
+
+static bool is_matrix(const mg_tensor *t) {
+    return t->rank >= 2 && t->n_elements > 1;
+}
+
+static void find_zeros(mg_json *list, const mg_checkpoint *c, const mg_scan *scan) {
+    for (uint32_t i = 0; i < c->n_tensors; i++) {
+        const mg_tensor *t = &c->tensors[i];
+        if (is_matrix(t) && scan[i].stats.zeros == t->n_elements)
+            finding(list, "all_zero", t->name, "all %llu values are 0", (unsigned long long)t->n_elements);
+    }
+}
+
+typedef struct place {
+    const mg_scan *scan;
+    const mg_tensor *t;
+    uint32_t index;
+} place;
+
+static int by_digest(const void *x, const void *y) {
+    const place *a = x, *b = y;
+    int order = memcmp(a->scan->sha256, b->scan->sha256, sizeof a->scan->sha256);
+    return order ? order : (a->index > b->index) - (a->index < b->index);
+}
+
+static mg_status find_duplicates(mg_json *list, const mg_checkpoint *c, const mg_scan *scan, mg_error *err) {
+    place *p = malloc((c->n_tensors + 1u) * sizeof *p);
+    uint32_t n = 0;
+    if (!p) return mg_fail_nomem(err, (c->n_tensors + 1u) * sizeof *p);
+    for (uint32_t i = 0; i < c->n_tensors; i++) /* matrices of zeros are named as such */
+        if (is_matrix(&c->tensors[i]) && scan[i].stats.zeros != c->tensors[i].n_elements)
+            p[n++] = (place){&scan[i], &c->tensors[i], i};
+    if (n) qsort(p, n, sizeof *p, by_digest);
+    for (uint32_t i = 1, first = 0; i < n; i++) {
+        const bool same = memcmp(p[i].scan->sha256, p[first].scan->sha256, sizeof p->scan->sha256) == 0;
+        if (!same || p[i].t->n_bytes != p[first].t->n_bytes) {
+            first = i;
+            continue;
+        }
+        mg_json *o = finding(list, "duplicate", p[i].t->name, "the same bytes as '%s'", p[first].t->name);
+        mg_json_set_str(o, "of", p[first].t->name);
+    }
+    free(p);
+    return MG_OK;
+}
+
+/* ---- experts ---- */
+
+static mg_status all_zero(mg_model *m, const mg_bound *b, uint64_t row, uint64_t rows, bool *zero, mg_error *err) {
+    enum { ROWS = 64 };
+    const uint64_t cols = b->shape[b->rank - 1];
+    float *buf = malloc(ROWS * cols * sizeof *buf + 1);
+    mg_status st = buf ? MG_OK : mg_fail_nomem(err, ROWS * cols * sizeof *buf);
+    *zero = true;
+    for (uint64_t at = 0; st == MG_OK && *zero && at < rows; at += ROWS) {
+        const uint64_t n = rows - at < ROWS ? rows - at : ROWS;
+        st = mg_read_f32(m, b, row + at, n, buf, err);
+        for (uint64_t i = 0; st == MG_OK && *zero && i < n * cols; i++) *zero = buf[i] == 0;
+    }
+    free(buf);
+    return st;
+}
+
+static mg_status find_dead_expert(mg_json *list, mg_model *m, uint32_t layer, uint32_t e, mg_error *err) {
+    const mg_bound *router = mg_model_find(m, MG_R_ROUTER, layer, 0);
+    const mg_bound *down = mg_model_find(m, MG_R_EXPERT_DOWN, layer, e);
+    bool zero = false;
+    if (router && router->rank == 2 && e < mg_bound_rows(router)) {
+        MG_TRY(all_zero(m, router, e, 1, &zero, err));
+        if (zero)
+            finding(list, "dead_expert", mg_model_tensor(m, router)->name,
+                    "layer %u: the router's row of expert %u is 0", layer, e);
+    }
+    if (!down) return MG_OK;
+    MG_TRY(all_zero(m, down, 0, mg_bound_rows(down), &zero, err));
+    if (zero)
+        finding(list, "dead_expert", mg_model_tensor(m, down)->name, "layer %u: expert %u adds nothing", layer, e);
+    return MG_OK;
+}
+
+static mg_status find_dead_experts(mg_json *list, mg_model *m, mg_error *err) {
+    for (int64_t l = 0; l < mg_hp_i(m, MG_K_LAYERS); l++)
+        for (int64_t e = 0; m->layers[l].moe && e < mg_hp_i(m, MG_K_EXPERTS); e++)
+            MG_TRY(find_dead_expert(list, m, (uint32_t)l, (uint32_t)e, err));
+    return MG_OK;
+}
+
+/* ---- what stands beside the weights ---- */
+
+static mg_status find_text_side(mg_json *list, mg_model *m, mg_error *err) {
+    mg_tokenizer *tok = NULL;
+    char *template = NULL;
+    mg_error why = {0};
+    mg_status st = mg_tokenizer_open_model(&tok, m->ckpt, &why);
+    if (st == MG_ERR_UNSUPPORTED) return MG_OK; /* a kind that is not understood is no finding */
+    if (st != MG_OK) {
+        *err = why;
+        return st;
+    }
+    const bool has = tok != NULL;
+    const uint64_t rows = (uint64_t)mg_hp_i(m, MG_K_VOCAB), tokens = has ? mg_tokenizer_size(tok) : 0;
+    mg_tokenizer_free(tok);
+    if (tokens > rows)
+        finding(list, "vocabulary", NULL, "the tokenizer has %llu tokens, the embedding %llu rows",
+                (unsigned long long)tokens, (unsigned long long)rows);
+    if (!has) return MG_OK; /* weights alone */
+    MG_TRY(mg_chat_template_model(&template, m->ckpt, err));
+    if (!template) finding(list, "template", NULL, "no chat template: chat programs will guess one");
+    free(template);
+    return MG_OK;
+}
+
+mg_status mg_findings(mg_json **out, mg_model *m, const mg_checkpoint *scanned, const mg_scan *scan, mg_error *err) {
+    mg_json *list = mg_json_new_array();
+    find_zeros(list, scanned, scan);
+    mg_status st = find_duplicates(list, scanned, scan, err);
+    if (st == MG_OK && m) st = find_dead_experts(list, m, err);
+    if (st == MG_OK && m) st = find_text_side(list, m, err);
+    if (st == MG_OK && (!list || mg_json_is_broken(list))) st = mg_fail_nomem(err, sizeof(void *));
+    if (st == MG_OK)
+        *out = list;
+    else
+        mg_json_free(list);
+    return st;
+}

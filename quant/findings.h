@@ -1,0 +1,20 @@
+/* findings.h - what is odd about a model's data, from one scan of it: nothing that makes a file invalid, all of it
+ * worth knowing before it is published. */
+#ifndef MG_QUANT_FINDINGS_H
+#define MG_QUANT_FINDINGS_H
+
+#include "formats/arch/model.h"
+#include "quant/scan.h"
+
+/* A list of objects with "kind" and "text", and "tensor" where it is about one:
+ *   all_zero     a weight matrix of zeros (a vector of zeros, a bias say, is common)
+ *   dead_expert  an expert's row of the router, or the expert itself, is zero: it is never told apart, or adds nothing
+ *   duplicate    the same bytes as an earlier tensor ("of"), matrices only
+ *   vocabulary   fewer rows in the embedding than tokens in the tokenizer
+ *   template     no chat template
+ * m may be NULL (a family that is not known): then only the tensors are looked at. scan: statistics and digests of
+ * every tensor of scanned, which m's checkpoint may be a view of. *out is the caller's. */
+mg_status mg_findings(mg_json **out, mg_model *m, const mg_checkpoint *scanned, const mg_scan *scan,
+                      mg_error *err) MG_MUST_CHECK;
+
+#endif
