@@ -5,6 +5,15 @@
 
 #include <float.h>
 
+const mg_iq_ops mg_iq_scalar_ops = {mg_iq_weights, mg_iq_signs, mg_ref_qp, mg_iq_fit};
+
+void mg_iq_weights(const float *x, const float *qw, int n, float sigma2, float *w) {
+    if (qw)
+        mg_ref_weights(x, qw, n, sigma2, w);
+    else
+        for (int i = 0; i < n; i++) w[i] = x[i] * x[i];
+}
+
 uint8_t mg_iq_signs(const float *x, const float *w, bool even, float *xval) {
     uint8_t signs = 0;
     for (int i = 0; i < 8; i++) {
@@ -29,22 +38,22 @@ uint8_t mg_iq_signs(const float *x, const float *w, bool even, float *xval) {
 
 /* The best point of the list for one group at a given scale, or -1. The error of every (element, code) is computed
  * once; the sums then run in element order, as if each were computed in place. */
-static int best_neighbour(const mg_iq_grid *g, const uint16_t *list, const float *xval, const float *waux,
-                          float scale) {
+static int best_neighbour(const mg_iq_grid *g, uint32_t entry, const float *xval, const float *waux, float scale) {
     float e[8][8], best_err = FLT_MAX;
-    int best = -1;
+    const uint16_t *list = mg_iq_list(g, entry);
+    int best = -1, length = mg_iq_list_length(entry);
     for (int j = 0; j < g->dims; j++)
         for (int l = 0; l < g->levels; l++) {
             float diff = scale * (float)(2 * l + 1) - xval[j];
             e[j][l] = waux[j] * diff * diff;
         }
-    for (int k = 1; k <= list[0]; k++) {
-        uint32_t point = g->points[list[k]];
+    for (int k = 0; k < length; k++) {
+        uint32_t point = list[k];
         float err = 0.0f;
         for (int j = 0; j < g->dims; j++, point >>= g->bits) err += e[j][point & ((1u << g->bits) - 1u)];
         if (err < best_err) {
             best_err = err;
-            best = list[k];
+            best = (int)g->map[list[k]];
         }
     }
     return best;
@@ -60,7 +69,7 @@ static int code_group(const mg_iq_grid *g, const float *xval, const float *waux,
     }
     uint32_t m = g->map[packed];
     *on_grid = !(m & MG_OFF_GRID);
-    return *on_grid ? (int)m : best_neighbour(g, g->lists + (m & ~MG_OFF_GRID), xval, waux, scale);
+    return *on_grid ? (int)m : best_neighbour(g, m, xval, waux, scale);
 }
 
 static void sums(const mg_iq_grid *g, int n, const float *xval, const float *w, const uint16_t *index, float *A,

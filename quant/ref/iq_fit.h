@@ -43,6 +43,26 @@ static inline uint8_t mg_iq_sign8(uint32_t seven) {
     return (uint8_t)((seven & 127u) | (uint32_t)__builtin_parity(seven & 127u) << 7);
 }
 
+/* w = qw sqrt(sigma2 + x^2), or x^2 without importance weights. */
+void mg_iq_weights(const float *x, const float *qw, int n, float sigma2, float *w);
+
+/* The parts of an encoder that take its time, scalar or of an instruction set; the functions above are the scalar ones
+ * and the definition. n is a multiple of 16 for weights. */
+typedef struct mg_iq_ops {
+    void (*weights)(const float *x, const float *qw, int n, float sigma2, float *w);
+    uint8_t (*signs)(const float *x, const float *w, bool even, float *xval);
+    float (*qp)(int n, int N, const float *x, const float *w, uint8_t *codes); /* mg_ref_qp */
+    mg_status (*fit)(const mg_fit_params *p, const mg_iq_grid *g, const float *xval, const float *w, float top,
+                     float *scale, uint16_t *index, mg_error *err);
+} mg_iq_ops;
+
+extern const mg_iq_ops mg_iq_scalar_ops;
+
+/* The encoders with the contract of mg_codec, over either set of parts. */
+typedef mg_status mg_iq_rows(const mg_iq_ops *ops, const float *x, const float *qw, uint64_t n, void *out,
+                             mg_error *err);
+mg_iq_rows mg_iq2_xxs_rows, mg_iq2_xs_rows, mg_iq2_s_rows, mg_iq3_xxs_rows, mg_iq3_s_rows;
+
 /* 4-bit scales of a super-block: d = max(scales)/31 and l = clamp(R((scale/d - 1)/2), 0, 15), with the unrounded d
  * through its reciprocal. Returns d; 0 (and l untouched) when no scale is above 0. */
 float mg_iq_scale_codes(const float *scales, int n, uint8_t *l);

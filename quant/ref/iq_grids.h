@@ -30,11 +30,20 @@ typedef struct mg_iq_grid {
     uint32_t n;
     int dims, bits, levels; /* 8, 2, 3 or 4, 3, 8 */
     int shells;             /* k: distinct distances in a list */
-    uint32_t *map; /* [1 << 16] or [1 << 12] by packed pattern: index of a point, or MG_OFF_GRID | offset of its list */
-    uint16_t *lists; /* at an offset: count, then that many point indices */
+    uint32_t
+        *map; /* [1 << 16] or [1 << 12] by packed pattern: index of a point, or MG_OFF_GRID and where its list is */
+    uint16_t *lists; /* packed points, each list filled up to a multiple of 8 with its first point */
 } mg_iq_grid;
 
 #define MG_OFF_GRID 0x80000000u
+
+/* The list of a map entry with MG_OFF_GRID, and its length. The first of equals wins, so the filling never does. */
+static inline const uint16_t *mg_iq_list(const mg_iq_grid *g, uint32_t entry) {
+    return g->lists + 8 * (size_t)(entry & 0xFFFFFFu);
+}
+static inline int mg_iq_list_length(uint32_t entry) {
+    return (int)(8 * (entry >> 24 & 127));
+}
 
 /* The codebook with its lists, built by the first caller (any thread), kept for the life of the process; under 3 MiB
  * each. MG_ERR_LIMIT when memory ran out. */

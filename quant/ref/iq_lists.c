@@ -16,30 +16,53 @@ static mg_iq_grid grids[MG_GRID_COUNT] = {
 
 enum { MAX_POINTS = 2048, MAX_DISTANCE = 4 * 49 }; /* 4 codes differing by 7; 8 codes differing by 2 give 32 */
 
-/* Squared distances of all points to a pattern; below[] of size MAX_DISTANCE + 1 counts points per distance. */
-static void distances(const mg_iq_grid *g, uint32_t pattern, uint8_t *dist, uint16_t *count) {
-    memset(count, 0, (MAX_DISTANCE + 1) * sizeof *count);
-    for (uint32_t p = 0; p < g->n; p++) {
-        int d2 = 0;
-        for (int j = 0; j < g->dims; j++) {
-            int d = mg_iq_code(g, g->points[p], j) - mg_iq_code(g, pattern, j);
-            d2 += d * d;
+/* Squared distances between halves of patterns, dims/2 codes each: a distance is the sum of two entries. */
+typedef struct halves {
+    int bits; /* of a half */
+    uint8_t d2[256][256];
+} halves;
+
+static void fill_halves(const mg_iq_grid *g, halves *h) {
+    h->bits = g->dims * g->bits / 2;
+    for (uint32_t a = 0; a < 1u << h->bits; a++)
+        for (uint32_t b = 0; b < 1u << h->bits; b++) {
+            int d2 = 0;
+            for (int j = 0; j < g->dims / 2; j++) {
+                int d = mg_iq_code(g, a, j) - mg_iq_code(g, b, j);
+                d2 += d * d;
+            }
+            h->d2[a][b] = (uint8_t)d2;
         }
-        dist[p] = (uint8_t)d2;
-        count[d2]++;
-    }
 }
 
-/* Writes count and indices of one list at out; returns the number of values written. */
-static uint32_t write_list(const mg_iq_grid *g, const uint8_t *dist, const uint16_t *count, uint16_t *out) {
-    uint32_t used = 1;
-    for (int d2 = 0, shells = 0; d2 <= MAX_DISTANCE && shells < g->shells; d2++) {
-        if (count[d2] == 0) continue;
-        shells++;
-        for (uint32_t p = 0; p < g->n; p++)
-            if (dist[p] == d2) out[used++] = (uint16_t)p;
+/* Distances of all points to a pattern; returns the k-th smallest distinct one (k = shells). */
+static int distances(const mg_iq_grid *g, const halves *h, uint32_t pattern, uint8_t *dist) {
+    const uint8_t *low = h->d2[pattern & ((1u << h->bits) - 1u)], *high = h->d2[pattern >> h->bits];
+    uint32_t mask = (1u << h->bits) - 1u;
+    bool seen[MAX_DISTANCE + 1] = {false};
+    for (uint32_t p = 0; p < g->n; p++) {
+        dist[p] = (uint8_t)(low[g->points[p] & mask] + high[g->points[p] >> h->bits]);
+        seen[dist[p]] = true;
     }
-    out[0] = (uint16_t)(used - 1);
+    int last = 0;
+    for (int d2 = 0, shells = 0; d2 <= MAX_DISTANCE && shells < g->shells; d2++)
+        if (seen[d2]) {
+            shells++;
+            last = d2;
+        }
+    return last;
+}
+
+/* Writes one list, points by (distance, index) up to distance last; returns its filled length. */
+static uint32_t write_list(const mg_iq_grid *g, const uint8_t *dist, int last, uint16_t *out) {
+    uint16_t near[MAX_POINTS], count = 0;
+    uint32_t used = 0;
+    for (uint32_t p = 0; p < g->n; p++)
+        if (dist[p] <= last) near[count++] = (uint16_t)p;
+    for (int d2 = 0; d2 <= last; d2++)
+        for (uint32_t i = 0; i < count; i++)
+            if (dist[near[i]] == d2) out[used++] = g->points[near[i]];
+    while (used % 8 != 0) out[used++] = out[0];
     return used;
 }
 
@@ -49,10 +72,10 @@ static bool pattern_exists(const mg_iq_grid *g, uint32_t pattern) {
     return true;
 }
 
-/* Room for one more list of n + 1 values; capacity doubles. */
+/* Room for one more list; capacity doubles. */
 static bool grow(uint16_t **lists, size_t used, size_t *capacity) {
-    if (used + MAX_POINTS + 1 <= *capacity) return true;
-    size_t want = 2 * *capacity + MAX_POINTS + 1;
+    if (used + MAX_POINTS <= *capacity) return true;
+    size_t want = 2 * *capacity + MAX_POINTS;
     uint16_t *p = realloc(*lists, want * sizeof **lists);
     if (!p) return false;
     *lists = p;
@@ -60,29 +83,40 @@ static bool grow(uint16_t **lists, size_t used, size_t *capacity) {
     return true;
 }
 
-static void build(mg_iq_grid *g) {
-    uint32_t patterns = 1u << (g->dims * g->bits);
-    uint32_t *map = malloc(patterns * sizeof *map);
-    uint16_t *lists = NULL, count[MAX_DISTANCE + 1];
+/* All lists, with their places in map; NULL without memory. */
+static uint16_t *build_lists(const mg_iq_grid *g, const halves *h, uint32_t *map) {
+    uint16_t *lists = NULL;
     uint8_t dist[MAX_POINTS];
     size_t used = 0, capacity = 0;
-    if (!map) return;
-    memset(map, 0xFF, patterns * sizeof *map);
-    for (uint32_t p = 0; p < g->n; p++) map[g->points[p]] = p;
-    for (uint32_t pattern = 0; pattern < patterns; pattern++) {
+    for (uint32_t pattern = 0; pattern < 1u << (g->dims * g->bits); pattern++) {
         if (map[pattern] != UINT32_MAX || !pattern_exists(g, pattern)) continue;
         if (!grow(&lists, used, &capacity)) {
-            free(map);
             free(lists);
-            return;
+            return NULL;
         }
-        distances(g, pattern, dist, count);
-        map[pattern] = MG_OFF_GRID | (uint32_t)used;
-        used += write_list(g, dist, count, lists + used);
+        uint32_t n = write_list(g, dist, distances(g, h, pattern, dist), lists + used);
+        map[pattern] = MG_OFF_GRID | n / 8 << 24 | (uint32_t)(used / 8);
+        used += n;
     }
     uint16_t *fitted = realloc(lists, used * sizeof *lists);
-    g->lists = fitted ? fitted : lists;
-    g->map = map;
+    return fitted ? fitted : lists;
+}
+
+static void build(mg_iq_grid *g) {
+    size_t patterns = (size_t)1 << (g->dims * g->bits);
+    uint32_t *map = malloc(patterns * sizeof *map);
+    halves *h = malloc(sizeof *h);
+    if (map && h) {
+        memset(map, 0xFF, patterns * sizeof *map);
+        for (uint32_t p = 0; p < g->n; p++) map[g->points[p]] = p;
+        fill_halves(g, h);
+        g->lists = build_lists(g, h, map);
+    }
+    free(h);
+    if (g->lists)
+        g->map = map;
+    else
+        free(map);
 }
 
 /* pthread_once passes no argument, hence one starter per codebook. */

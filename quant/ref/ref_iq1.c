@@ -30,22 +30,23 @@ static void sort_order(const float *x, int n, uint8_t *order) {
 }
 
 /* The neighbour with the smallest sum of (w diff) diff, diff = scale v - x; -1 when all overflow. */
-static int best_neighbour(const mg_iq_grid *g, const uint16_t *list, const float *x, const float *w, float scale,
+static int best_neighbour(const mg_iq_grid *g, uint32_t entry, const float *x, const float *w, float scale,
                           const float *v) {
     float e[8][4], best_err = FLT_MAX;
-    int best = -1;
+    const uint16_t *list = mg_iq_list(g, entry);
+    int best = -1, length = mg_iq_list_length(entry);
     for (int j = 0; j < 8; j++)
         for (int l = 0; l < 3; l++) {
             float diff = scale * v[l] - x[j];
             e[j][l] = w[j] * diff * diff;
         }
-    for (int k = 1; k <= list[0]; k++) {
-        uint32_t point = g->points[list[k]];
+    for (int k = 0; k < length; k++) {
+        uint32_t point = list[k];
         float err = 0.0f;
         for (int j = 0; j < 8; j++) err += e[j][point >> (2 * j) & 3];
         if (err < best_err) {
             best_err = err;
-            best = list[k];
+            best = (int)g->map[list[k]];
         }
     }
     return best;
@@ -67,8 +68,7 @@ static mg_status to_codebook(const mg_iq_grid *g, int n, const float *x, const f
         int point = (int)m;
         if (m & MG_OFF_GRID) {
             any_off = true;
-            point = best_neighbour(g, g->lists + (m & ~MG_OFF_GRID), x + 8 * k, w + 8 * k, f->scale,
-                                   shifted[f->minus[8 * k / (n / 2)]]);
+            point = best_neighbour(g, m, x + 8 * k, w + 8 * k, f->scale, shifted[f->minus[8 * k / (n / 2)]]);
             if (point < 0)
                 return mg_fail(err, MG_ERR_FORMAT,
                                "values are too large for this type: every codebook error overflows");

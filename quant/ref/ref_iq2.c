@@ -33,20 +33,20 @@ static float max_of(const float *v, int n) {
  * Seven signs are stored, the eighth makes their number even. */
 static const mg_fit_params fit_xxs = {.n = 32, .base = 5.0f, .step = 0.1f, .reach = 6, .second = MG_SECOND_ALWAYS};
 
-static mg_status iq2_xxs_sub(const mg_iq_grid *g, const float *x, const float *w, float *scale, uint8_t *qs,
-                             mg_error *err) {
+static mg_status iq2_xxs_sub(const mg_iq_ops *ops, const mg_iq_grid *g, const float *x, const float *w, float *scale,
+                             uint8_t *qs, mg_error *err) {
     float xval[32];
     uint8_t codes[32];
     uint16_t index[4];
     uint32_t signs = 0;
     for (int k = 0; k < 4; k++)
-        signs |= (uint32_t)(mg_iq_signs(x + 8 * k, w + 8 * k, true, xval + 8 * k) & 127) << (7 * k);
+        signs |= (uint32_t)(ops->signs(x + 8 * k, w + 8 * k, true, xval + 8 * k) & 127) << (7 * k);
     *scale = 0.0f;
     if (max_of(xval, 32) < MG_REF_EPS) return MG_OK;
-    float start = mg_ref_qp(32, 4, xval, w, codes), top = 3.0f * start;
+    float start = ops->qp(32, 4, xval, w, codes), top = 3.0f * start;
     if (top <= 0.0f) return MG_OK;
     *scale = start;
-    MG_TRY(mg_iq_fit(&fit_xxs, g, xval, w, top, scale, index, err));
+    MG_TRY(ops->fit(&fit_xxs, g, xval, w, top, scale, index, err));
     if (*scale < 0.0f) {
         *scale = -*scale;
         signs ^= 0x0FFFFFFFu;
@@ -56,13 +56,14 @@ static mg_status iq2_xxs_sub(const mg_iq_grid *g, const float *x, const float *w
     return MG_OK;
 }
 
-static mg_status iq2_xxs_block(const mg_iq_grid *g, const float *x, const float *qw, mg_blk_iq2_xxs *b, mg_error *err) {
+static mg_status iq2_xxs_block(const mg_iq_ops *ops, const mg_iq_grid *g, const float *x, const float *qw,
+                               mg_blk_iq2_xxs *b, mg_error *err) {
     float scales[8], w[32], sigma2 = mg_ref_sum_sq(x, MG_SUPER) / (float)MG_SUPER;
     uint8_t l[8];
     memset(b, 0, sizeof *b);
     for (int j = 0; j < 8; j++) {
-        mg_ref_weights(x + 32 * j, qw + 32 * j, 32, sigma2, w);
-        MG_TRY(iq2_xxs_sub(g, x + 32 * j, w, &scales[j], b->qs + 8 * j, err));
+        ops->weights(x + 32 * j, qw + 32 * j, 32, sigma2, w);
+        MG_TRY(iq2_xxs_sub(ops, g, x + 32 * j, w, &scales[j], b->qs + 8 * j, err));
     }
     float d = mg_iq_scale_codes(scales, 8, l);
     if (d == 0.0f) {
@@ -74,13 +75,18 @@ static mg_status iq2_xxs_block(const mg_iq_grid *g, const float *x, const float 
     return MG_OK;
 }
 
-mg_status mg_ref_iq2_xxs_encode(const float *x, const float *weights, uint64_t n, void *out, mg_error *err) {
+mg_status mg_iq2_xxs_rows(const mg_iq_ops *ops, const float *x, const float *weights, uint64_t n, void *out,
+                          mg_error *err) {
     MG_TRY(mg_ref_check(MG_IQ2_XXS, x, weights, n, err));
     const mg_iq_grid *g;
     MG_TRY(mg_iq_grid_get(&g, MG_GRID_IQ2_XXS, err));
     mg_blk_iq2_xxs *b = out;
-    for (uint64_t i = 0; i < n; i += MG_SUPER) MG_TRY(iq2_xxs_block(g, x + i, weights + i, b++, err));
+    for (uint64_t i = 0; i < n; i += MG_SUPER) MG_TRY(iq2_xxs_block(ops, g, x + i, weights + i, b++, err));
     return MG_OK;
+}
+
+mg_status mg_ref_iq2_xxs_encode(const float *x, const float *weights, uint64_t n, void *out, mg_error *err) {
+    return mg_iq2_xxs_rows(&mg_iq_scalar_ops, x, weights, n, out, err);
 }
 
 void mg_ref_iq2_xxs_decode(const void *in, uint64_t n, float *out) {
@@ -104,10 +110,10 @@ void mg_ref_iq2_xxs_decode(const void *in, uint64_t n, float *out) {
 static const mg_fit_params fit_16 = {.n = 16, .base = 5.0f, .step = 0.1f, .reach = 9, .second = MG_SECOND_OFF_GRID};
 
 /* One sub-block: index and signs of its two groups. even: signs for the seven-bit form. */
-static mg_status iq2_sub16(const mg_iq_grid *g, const float *x, const float *w, bool even, float eps, float *scale,
-                           uint16_t *index, uint8_t *signs, mg_error *err) {
+static mg_status iq2_sub16(const mg_iq_ops *ops, const mg_iq_grid *g, const float *x, const float *w, bool even,
+                           float eps, float *scale, uint16_t *index, uint8_t *signs, mg_error *err) {
     float xval[16];
-    for (int k = 0; k < 2; k++) signs[k] = mg_iq_signs(x + 8 * k, w + 8 * k, even, xval + 8 * k);
+    for (int k = 0; k < 2; k++) signs[k] = ops->signs(x + 8 * k, w + 8 * k, even, xval + 8 * k);
     float max = max_of(xval, 16);
     if (max < eps) {
         *scale = 0.0f;
@@ -116,7 +122,7 @@ static mg_status iq2_sub16(const mg_iq_grid *g, const float *x, const float *w, 
         return MG_OK;
     }
     *scale = max / 5.0f;
-    MG_TRY(mg_iq_fit(&fit_16, g, xval, w, max, scale, index, err));
+    MG_TRY(ops->fit(&fit_16, g, xval, w, max, scale, index, err));
     if (*scale < 0.0f) {
         *scale = -*scale;
         for (int k = 0; k < 2; k++) signs[k] = (uint8_t)~signs[k];
@@ -124,14 +130,15 @@ static mg_status iq2_sub16(const mg_iq_grid *g, const float *x, const float *w, 
     return MG_OK;
 }
 
-static mg_status iq2_xs_block(const mg_iq_grid *g, const float *x, const float *qw, mg_blk_iq2_xs *b, mg_error *err) {
+static mg_status iq2_xs_block(const mg_iq_ops *ops, const mg_iq_grid *g, const float *x, const float *qw,
+                              mg_blk_iq2_xs *b, mg_error *err) {
     float scales[16], w[16], sigma2 = mg_ref_sum_sq(x, MG_SUPER) / (float)MG_SUPER;
     uint16_t index[32];
     uint8_t signs[32], l[16];
     memset(b, 0, sizeof *b);
     for (int j = 0; j < 16; j++) {
-        mg_ref_weights(x + 16 * j, qw + 16 * j, 16, sigma2, w);
-        MG_TRY(iq2_sub16(g, x + 16 * j, w, true, MG_REF_EPS, &scales[j], index + 2 * j, signs + 2 * j, err));
+        ops->weights(x + 16 * j, qw + 16 * j, 16, sigma2, w);
+        MG_TRY(iq2_sub16(ops, g, x + 16 * j, w, true, MG_REF_EPS, &scales[j], index + 2 * j, signs + 2 * j, err));
     }
     float d = mg_iq_scale_codes(scales, 16, l);
     if (d == 0.0f) return MG_OK;
@@ -141,13 +148,18 @@ static mg_status iq2_xs_block(const mg_iq_grid *g, const float *x, const float *
     return MG_OK;
 }
 
-mg_status mg_ref_iq2_xs_encode(const float *x, const float *weights, uint64_t n, void *out, mg_error *err) {
+mg_status mg_iq2_xs_rows(const mg_iq_ops *ops, const float *x, const float *weights, uint64_t n, void *out,
+                         mg_error *err) {
     MG_TRY(mg_ref_check(MG_IQ2_XS, x, weights, n, err));
     const mg_iq_grid *g;
     MG_TRY(mg_iq_grid_get(&g, MG_GRID_IQ2_XS, err));
     mg_blk_iq2_xs *b = out;
-    for (uint64_t i = 0; i < n; i += MG_SUPER) MG_TRY(iq2_xs_block(g, x + i, weights + i, b++, err));
+    for (uint64_t i = 0; i < n; i += MG_SUPER) MG_TRY(iq2_xs_block(ops, g, x + i, weights + i, b++, err));
     return MG_OK;
+}
+
+mg_status mg_ref_iq2_xs_encode(const float *x, const float *weights, uint64_t n, void *out, mg_error *err) {
+    return mg_iq2_xs_rows(&mg_iq_scalar_ops, x, weights, n, out, err);
 }
 
 void mg_ref_iq2_xs_decode(const void *in, uint64_t n, float *out) {
@@ -162,17 +174,18 @@ void mg_ref_iq2_xs_decode(const void *in, uint64_t n, float *out) {
 }
 
 /* Stored d is 0.9875 of the fitted one. Without importance weights w = sigma2/4 + x^2, sigma2 = 2 mean x^2. */
-static mg_status iq2_s_block(const mg_iq_grid *g, const float *x, const float *qw, mg_blk_iq2_s *b, mg_error *err) {
+static mg_status iq2_s_block(const mg_iq_ops *ops, const mg_iq_grid *g, const float *x, const float *qw,
+                             mg_blk_iq2_s *b, mg_error *err) {
     float scales[16], w[16], sigma2 = 2.0f * mg_ref_sum_sq(x, MG_SUPER) / (float)MG_SUPER;
     uint16_t index[32];
     uint8_t l[16];
     memset(b, 0, sizeof *b);
     for (int j = 0; j < 16; j++) {
         if (qw)
-            mg_ref_weights(x + 16 * j, qw + 16 * j, 16, sigma2, w);
+            ops->weights(x + 16 * j, qw + 16 * j, 16, sigma2, w);
         else
             for (int i = 0; i < 16; i++) w[i] = 0.25f * sigma2 + x[16 * j + i] * x[16 * j + i];
-        MG_TRY(iq2_sub16(g, x + 16 * j, w, false, 1e-8f, &scales[j], index + 2 * j, b->signs + 2 * j, err));
+        MG_TRY(iq2_sub16(ops, g, x + 16 * j, w, false, 1e-8f, &scales[j], index + 2 * j, b->signs + 2 * j, err));
     }
     float d = mg_iq_scale_codes(scales, 16, l);
     if (d == 0.0f) {
@@ -188,13 +201,19 @@ static mg_status iq2_s_block(const mg_iq_grid *g, const float *x, const float *q
     return MG_OK;
 }
 
-mg_status mg_ref_iq2_s_encode(const float *x, const float *weights, uint64_t n, void *out, mg_error *err) {
+mg_status mg_iq2_s_rows(const mg_iq_ops *ops, const float *x, const float *weights, uint64_t n, void *out,
+                        mg_error *err) {
     MG_TRY(mg_ref_check(MG_IQ2_S, x, weights, n, err));
     const mg_iq_grid *g;
     MG_TRY(mg_iq_grid_get(&g, MG_GRID_IQ2_S, err));
     mg_blk_iq2_s *b = out;
-    for (uint64_t i = 0; i < n; i += MG_SUPER) MG_TRY(iq2_s_block(g, x + i, weights ? weights + i : NULL, b++, err));
+    for (uint64_t i = 0; i < n; i += MG_SUPER)
+        MG_TRY(iq2_s_block(ops, g, x + i, weights ? weights + i : NULL, b++, err));
     return MG_OK;
+}
+
+mg_status mg_ref_iq2_s_encode(const float *x, const float *weights, uint64_t n, void *out, mg_error *err) {
+    return mg_iq2_s_rows(&mg_iq_scalar_ops, x, weights, n, out, err);
 }
 
 void mg_ref_iq2_s_decode(const void *in, uint64_t n, float *out) {

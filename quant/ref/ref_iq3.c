@@ -11,14 +11,6 @@ static float max_of(const float *v, int n) {
     return max;
 }
 
-/* w = qw sqrt(sigma2 + x^2), or x^2. */
-static void weights_of(const float *x, const float *qw, float sigma2, float *w) {
-    if (qw)
-        mg_ref_weights(x, qw, 32, sigma2, w);
-    else
-        for (int i = 0; i < 32; i++) w[i] = x[i] * x[i];
-}
-
 static float super_sigma2(const float *x) {
     return 2.0f * mg_ref_sum_sq(x, MG_SUPER) / (float)MG_SUPER;
 }
@@ -31,18 +23,18 @@ static float super_sigma2(const float *x) {
 static const float worth_xxs[8] = {4.0f, 12.0f, 20.0f, 28.0f, 36.0f, 44.0f, 52.0f, 62.0f};
 static const mg_fit_params fit_xxs = {.n = 32, .base = 15.0f, .step = 0.2f, .reach = 15, .second = MG_SECOND_OFF_GRID};
 
-static mg_status iq3_xxs_sub(const mg_iq_grid *g, const float *x, const float *w, float *scale, uint8_t *qs,
-                             uint8_t *signs32, mg_error *err) {
+static mg_status iq3_xxs_sub(const mg_iq_ops *ops, const mg_iq_grid *g, const float *x, const float *w, float *scale,
+                             uint8_t *qs, uint8_t *signs32, mg_error *err) {
     float xval[32];
     uint16_t index[8];
     uint32_t signs = 0;
     for (int k = 0; k < 4; k++)
-        signs |= (uint32_t)(mg_iq_signs(x + 8 * k, w + 8 * k, true, xval + 8 * k) & 127) << (7 * k);
+        signs |= (uint32_t)(ops->signs(x + 8 * k, w + 8 * k, true, xval + 8 * k) & 127) << (7 * k);
     float max = max_of(xval, 32);
     *scale = 0.0f;
     if (max < 1e-8f) return MG_OK;
     *scale = max / 15.0f;
-    MG_TRY(mg_iq_fit(&fit_xxs, g, xval, w, max, scale, index, err));
+    MG_TRY(ops->fit(&fit_xxs, g, xval, w, max, scale, index, err));
     if (*scale < 0.0f) {
         *scale = -*scale;
         signs ^= 0x0FFFFFFFu;
@@ -52,13 +44,14 @@ static mg_status iq3_xxs_sub(const mg_iq_grid *g, const float *x, const float *w
     return MG_OK;
 }
 
-static mg_status iq3_xxs_block(const mg_iq_grid *g, const float *x, const float *qw, mg_blk_iq3_xxs *b, mg_error *err) {
+static mg_status iq3_xxs_block(const mg_iq_ops *ops, const mg_iq_grid *g, const float *x, const float *qw,
+                               mg_blk_iq3_xxs *b, mg_error *err) {
     float scales[8], w[32], sigma2 = qw ? super_sigma2(x) : 0.0f;
     uint8_t l[8];
     memset(b, 0, sizeof *b);
     for (int j = 0; j < 8; j++) {
-        weights_of(x + 32 * j, qw ? qw + 32 * j : NULL, sigma2, w);
-        MG_TRY(iq3_xxs_sub(g, x + 32 * j, w, &scales[j], b->qs + 8 * j, b->signs + 4 * j, err));
+        ops->weights(x + 32 * j, qw ? qw + 32 * j : NULL, 32, sigma2, w);
+        MG_TRY(iq3_xxs_sub(ops, g, x + 32 * j, w, &scales[j], b->qs + 8 * j, b->signs + 4 * j, err));
     }
     float d = mg_iq_scale_codes(scales, 8, l);
     if (d == 0.0f) {
@@ -70,13 +63,19 @@ static mg_status iq3_xxs_block(const mg_iq_grid *g, const float *x, const float 
     return MG_OK;
 }
 
-mg_status mg_ref_iq3_xxs_encode(const float *x, const float *weights, uint64_t n, void *out, mg_error *err) {
+mg_status mg_iq3_xxs_rows(const mg_iq_ops *ops, const float *x, const float *weights, uint64_t n, void *out,
+                          mg_error *err) {
     MG_TRY(mg_ref_check(MG_IQ3_XXS, x, weights, n, err));
     const mg_iq_grid *g;
     MG_TRY(mg_iq_grid_get(&g, MG_GRID_IQ3_XXS, err));
     mg_blk_iq3_xxs *b = out;
-    for (uint64_t i = 0; i < n; i += MG_SUPER) MG_TRY(iq3_xxs_block(g, x + i, weights ? weights + i : NULL, b++, err));
+    for (uint64_t i = 0; i < n; i += MG_SUPER)
+        MG_TRY(iq3_xxs_block(ops, g, x + i, weights ? weights + i : NULL, b++, err));
     return MG_OK;
+}
+
+mg_status mg_ref_iq3_xxs_encode(const float *x, const float *weights, uint64_t n, void *out, mg_error *err) {
+    return mg_iq3_xxs_rows(&mg_iq_scalar_ops, x, weights, n, out, err);
 }
 
 void mg_ref_iq3_xxs_decode(const void *in, uint64_t n, float *out) {
@@ -105,18 +104,18 @@ void mg_ref_iq3_xxs_decode(const void *in, uint64_t n, float *out) {
  * super-block decodes to wrong values unless the zero sub-blocks come last. `slot` below is that write position. */
 static const mg_fit_params fit_s = {.n = 32, .base = 15.0f, .step = 0.2f, .reach = 9, .second = MG_SECOND_ALL_IF_ANY};
 
-static mg_status iq3_s_sub(const mg_iq_grid *g, const float *x, const float *w, float *scale, uint8_t *qs, uint8_t *qh,
-                           uint8_t *signs, bool *zero, mg_error *err) {
+static mg_status iq3_s_sub(const mg_iq_ops *ops, const mg_iq_grid *g, const float *x, const float *w, float *scale,
+                           uint8_t *qs, uint8_t *qh, uint8_t *signs, bool *zero, mg_error *err) {
     float xval[32];
     uint8_t s[4];
     uint16_t index[8];
-    for (int k = 0; k < 4; k++) s[k] = mg_iq_signs(x + 8 * k, w + 8 * k, false, xval + 8 * k);
+    for (int k = 0; k < 4; k++) s[k] = ops->signs(x + 8 * k, w + 8 * k, false, xval + 8 * k);
     float max = max_of(xval, 32);
     *scale = 0.0f;
     *zero = max == 0.0f;
     if (*zero) return MG_OK;
     *scale = max / 15.0f;
-    MG_TRY(mg_iq_fit(&fit_s, g, xval, w, max, scale, index, err));
+    MG_TRY(ops->fit(&fit_s, g, xval, w, max, scale, index, err));
     bool flip = *scale < 0.0f;
     if (flip) *scale = -*scale;
     for (int k = 0; k < 4; k++) signs[k] = flip ? (uint8_t)~s[k] : s[k];
@@ -127,14 +126,16 @@ static mg_status iq3_s_sub(const mg_iq_grid *g, const float *x, const float *w, 
     return MG_OK;
 }
 
-static mg_status iq3_s_block(const mg_iq_grid *g, const float *x, const float *qw, mg_blk_iq3_s *b, mg_error *err) {
+static mg_status iq3_s_block(const mg_iq_ops *ops, const mg_iq_grid *g, const float *x, const float *qw,
+                             mg_blk_iq3_s *b, mg_error *err) {
     float scales[8], w[32], sigma2 = qw ? super_sigma2(x) : 0.0f;
     uint8_t l[8];
     memset(b, 0, sizeof *b);
     for (int j = 0, slot = 0; j < 8; j++) {
         bool zero;
-        weights_of(x + 32 * j, qw ? qw + 32 * j : NULL, sigma2, w);
-        MG_TRY(iq3_s_sub(g, x + 32 * j, w, &scales[j], b->qs + 8 * slot, &b->qh[j], b->signs + 4 * slot, &zero, err));
+        ops->weights(x + 32 * j, qw ? qw + 32 * j : NULL, 32, sigma2, w);
+        MG_TRY(
+            iq3_s_sub(ops, g, x + 32 * j, w, &scales[j], b->qs + 8 * slot, &b->qh[j], b->signs + 4 * slot, &zero, err));
         if (!zero) slot++;
     }
     float d = mg_iq_scale_codes(scales, 8, l);
@@ -144,13 +145,19 @@ static mg_status iq3_s_block(const mg_iq_grid *g, const float *x, const float *q
     return MG_OK;
 }
 
-mg_status mg_ref_iq3_s_encode(const float *x, const float *weights, uint64_t n, void *out, mg_error *err) {
+mg_status mg_iq3_s_rows(const mg_iq_ops *ops, const float *x, const float *weights, uint64_t n, void *out,
+                        mg_error *err) {
     MG_TRY(mg_ref_check(MG_IQ3_S, x, weights, n, err));
     const mg_iq_grid *g;
     MG_TRY(mg_iq_grid_get(&g, MG_GRID_IQ3_S, err));
     mg_blk_iq3_s *b = out;
-    for (uint64_t i = 0; i < n; i += MG_SUPER) MG_TRY(iq3_s_block(g, x + i, weights ? weights + i : NULL, b++, err));
+    for (uint64_t i = 0; i < n; i += MG_SUPER)
+        MG_TRY(iq3_s_block(ops, g, x + i, weights ? weights + i : NULL, b++, err));
     return MG_OK;
+}
+
+mg_status mg_ref_iq3_s_encode(const float *x, const float *weights, uint64_t n, void *out, mg_error *err) {
+    return mg_iq3_s_rows(&mg_iq_scalar_ops, x, weights, n, out, err);
 }
 
 void mg_ref_iq3_s_decode(const void *in, uint64_t n, float *out) {
