@@ -5,6 +5,7 @@
 #include <string.h>
 #include <strings.h>
 
+#include "convert/tool_donors.h"
 #include "formats/arch/arch.h"
 #include "formats/base/file.h"
 #include "formats/base/md5.h"
@@ -18,7 +19,7 @@
 static const mg_tool_info tool = {
     .name = "check",
     .summary = "validate checkpoints, compare merge donors, lint for a loader",
-    .synopsis = "PATH... [--deep] [--manifest FILE] [--for ENGINE] [--json]",
+    .synopsis = "BASE DONOR... --merge [--text F]...\nPATH... [--deep] [--manifest FILE] [--for ENGINE] [--json]",
     .examples = "  moegraft-check samples/donors/base --deep\n"
                 "  moegraft-check model.gguf --manifest model.gguf.manifest.json\n"
                 "  moegraft-check model/ --manifest SHA256SUMS\n",
@@ -30,7 +31,7 @@ static const mg_tool_info tool = {
 
 typedef struct checker {
     mg_common common;
-    bool deep;
+    bool deep, merge;
     const char *manifest;
     const char *loader_text;
     mg_loader loader; /* when loader_text is given */
@@ -373,6 +374,15 @@ static int check_all(checker *c, const mg_opt_list *paths) {
     return code;
 }
 
+/* The donors as a set instead of each path by itself. */
+static int compare_donors(checker *c, const mg_opt_list *paths) {
+    mg_error err = {0};
+    mg_json *report = mg_json_new_object();
+    mg_status st = mg_tool_donors(paths, &c->common, report, &err);
+    mg_json_push(c->results, report);
+    return st == MG_OK ? 0 : mg_tool_fail(&tool, &err);
+}
+
 static mg_status print_results(checker *c, mg_error *err) {
     char *text = NULL;
     mg_json *o = mg_json_new_object();
@@ -401,7 +411,9 @@ int main(int argc, char **argv) {
          "compare files with NAME.manifest.json or a sha256sum or md5sum list"},
         {"--for", MG_OPT_STR, &c.loader_text, "ENGINE",
          "will it load: vllm[:tp=N], transformers5, autoawq, gptqmodel, llama.cpp or mlx"},
-        {"--merge", MG_OPT_UNBUILT, NULL, NULL, "compare merge donors field by field"},
+        {"--merge", MG_OPT_FLAG, &c.merge, NULL,
+         "BASE DONOR...: do they fit, how far did they move; with a --text per donor the ceiling of routing"},
+        MG_COMMON_TEXT_OPTS(c.common),
         MG_COMMON_JSON_OPT(c.common),
         MG_COMMON_EXEC_OPTS(c.common),
         MG_COMMON_UNBUILT_OPTS,
@@ -412,11 +424,13 @@ int main(int argc, char **argv) {
         mg_interrupt_install();
         st = mg_common_finish(&c.common, &err);
         if (st == MG_OK && paths.n == 0) st = mg_fail(&err, MG_ERR_USAGE, "expected at least one PATH");
+        if (st == MG_OK && !c.merge && c.common.text.n + c.common.tokens.n)
+            st = mg_fail(&err, MG_ERR_USAGE, "--text and --tokens mean something with --merge only");
         if (st == MG_OK && c.loader_text) st = mg_loader_parse(c.loader_text, &c.loader, &c.tp, &err);
         if (st == MG_OK) st = mg_pool_new(&c.pool, mg_scan_threads(c.common.n_threads, c.common.memory), &err);
         if (st == MG_OK) {
             c.results = mg_json_new_array();
-            code = check_all(&c, &paths);
+            code = c.merge ? compare_donors(&c, &paths) : check_all(&c, &paths);
             if (c.common.json) st = print_results(&c, &err);
         }
     }

@@ -212,7 +212,7 @@ check(f"'{inspect(WORK / 'base.gguf')['tensors'][7]['name']}'" in result.err and
 run("check", expect=2)
 run("check", BASE, "--no-such", expect=2)
 check("--deep" in run("check", BASE, "--depe", expect=2).err, "nearest option")
-run("check", BASE, "--merge", expect=4)
+run("check", BASE, "--merge", expect=2)
 run("inspect", expect=2)
 run("inspect", BASE, BASE, expect=2)
 result = run("check", WORK / "q.gguf", WORK / "no_such.gguf", WORK / "nan.safetensors", "--deep", expect=5)
