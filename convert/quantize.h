@@ -82,6 +82,8 @@ typedef struct mg_quantize_source {
  * file_type are set here). */
 mg_status mg_quantize_source_open(mg_quantize_source *s, mg_checkpoint *in, const mg_convert_gguf_options *opt,
                                   mg_error *err) MG_MUST_CHECK;
+/* The same for an opened model whose weights are F32 (a variant); borrowed. */
+mg_status mg_quantize_source_of_model(mg_quantize_source *s, mg_model *m, mg_error *err) MG_MUST_CHECK;
 void mg_quantize_source_close(mg_quantize_source *s);
 
 #endif

@@ -59,7 +59,7 @@ const char *mg_stage_set_note(const mg_stage_set *s, uint32_t layer);
 /* Number of a tensor of an open layer's file, MG_STRMAP_NONE when it has none. */
 uint32_t mg_stage_set_find(const mg_stage_set *s, mg_role role, uint32_t layer, uint32_t expert, mg_stage_what what);
 /* Patch v with what an open layer holds. group: columns that share limits or a scale, 0: whole rows; NULL: scales and
- * vectors only. */
+ * vectors only. Linear weights that nothing was found for become F32 as they are. */
 mg_status mg_stage_set_apply(mg_stage_set *s, uint32_t layer, const uint64_t *group, mg_variant *v,
                              mg_error *err) MG_MUST_CHECK;
 

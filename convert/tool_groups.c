@@ -280,6 +280,32 @@ static mg_status work(run *r, const mg_exec_options *opt, const mg_common *c, mg
     return mg_tool_plan_execute(r->plan, opt, style, err);
 }
 
+mg_status mg_tool_groups_fold(const mg_tool_groups *g, mg_tool_calib *t, mg_checkpoint *ckpt, mg_model *m,
+                              const char *out, const mg_common *common, mg_error *err) {
+    run r = {0};
+    mg_tool_groups sizes = *g;
+    if (!sizes.group_size) sizes.group_size = "32";
+    if (g->method && strcasecmp(g->method, "awq") != 0)
+        return mg_fail(err, MG_ERR_USAGE, "--fold-only is AWQ: not with --method %s", g->method);
+    if (g->format || g->layout) return mg_fail(err, MG_ERR_USAGE, "--format and --layout are not for GGUF types");
+    if (!common->text.n && !common->tokens.n)
+        return mg_fail(err, MG_ERR_USAGE, "--fold-only needs calibration text: --text FILE or --tokens FILE");
+    MG_TRY(take_sizes(&r, &sizes, err));
+    if (!common->force && mg_path_exists(out))
+        return mg_fail(err, MG_ERR_USAGE, "'%s' exists already; --force replaces it", out);
+    const mg_tool_calib_options opt = {.common = common,
+                                       .out = out,
+                                       .scheme = {.bits = r.opt.bits,
+                                                  .group_size = r.opt.group_size,
+                                                  .symmetric = g->symmetric,
+                                                  .rule = MG_GROUP_MINMAX,
+                                                  .scale_dtype = MG_F16},
+                                       .awq = true,
+                                       .fold_only = true,
+                                       .samples = g->samples};
+    return mg_tool_calib_run(t, ckpt, m, &opt, err);
+}
+
 mg_status mg_tool_groups_run(const mg_tool_groups *g, const mg_opt_list *words, const mg_exec_options *opt,
                              const mg_common *common, mg_error *err) {
     run r = {0};

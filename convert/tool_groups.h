@@ -18,6 +18,11 @@ typedef struct mg_tool_groups {
 bool mg_tool_groups_asked(const mg_opt_list *words);
 /* Has an option been given that only group formats know? Its name, or NULL. */
 const char *mg_tool_groups_option(const mg_tool_groups *g);
+/* --fold-only before a GGUF type: calibrate m for weights like those of g (4 bits, groups of 32 unless it says
+ * otherwise) into t (tool_calib.h), zeroed by the caller; mg_group_stage_folded(t->stage) is what to quantize. */
+struct mg_tool_calib;
+mg_status mg_tool_groups_fold(const mg_tool_groups *g, struct mg_tool_calib *t, mg_checkpoint *ckpt, mg_model *m,
+                              const char *out, const mg_common *common, mg_error *err) MG_MUST_CHECK;
 /* Plan, then show or execute. */
 mg_status mg_tool_groups_run(const mg_tool_groups *g, const mg_opt_list *words, const mg_exec_options *opt,
                              const mg_common *common, mg_error *err) MG_MUST_CHECK;

@@ -1,6 +1,7 @@
 /* tool_quantize.c - moegraft-quantize: llama-quantize's command line on our plans. */
 #include "convert/quantize.h"
 #include "convert/quantize_args.h"
+#include "convert/tool_calib.h"
 #include "convert/tool_groups.h"
 #include "convert/tool_plan.h"
 #include "convert/tool_solve.h"
@@ -50,7 +51,9 @@ typedef struct run {
     mg_plan *plan;
     mg_quantize_options opt;
     mg_tool_solution solution;
-    uint32_t *out; /* [targets.n] outputs of the plan */
+    uint32_t *out;   /* [targets.n] outputs of the plan */
+    mg_model *model; /* --fold-only */
+    mg_tool_calib calib;
 } run;
 
 static mg_status parse(args *a, int argc, char **argv, bool *done, mg_error *err) {
@@ -95,7 +98,7 @@ static mg_status parse(args *a, int argc, char **argv, bool *done, mg_error *err
         {"--method", MG_OPT_STR, &a->groups.method, "M",
          "awq, gptq, awq+gptq or rtn (default: what TYPE says); all but rtn need --text or --tokens"},
         {"--fold-only", MG_OPT_FLAG, &a->groups.fold_only, NULL,
-         "with AWQ: write the model as floats with AWQ's scales folded in"},
+         "AWQ's scales folded in and nothing else: as F32 with type AWQ, or quantized to a GGUF type"},
         MG_COMMON_TEXT_OPTS(a->common),
         MG_COMMON_WRITE_OPTS(a->common),
         {"--output,-o", MG_OPT_LIST, &a->outputs, "FILE=TYPE", "an output; repeatable, all from one read"},
@@ -188,6 +191,12 @@ static bool has_target(const args *a) {
 
 static mg_status check_target(const run *r, const args *a, mg_error *err) {
     const bool text = a->common.text.n || a->common.tokens.n;
+    if (a->groups.fold_only) {
+        if (has_target(a) || a->target_types || a->imatrix_path)
+            return mg_fail(err, MG_ERR_USAGE,
+                           "--fold-only changes what inputs weigh: not with --imatrix, --target-bpw or --target-size");
+        return MG_OK;
+    }
     if (!has_target(a)) {
         if (text || a->samples || a->target_types)
             return mg_fail(err, MG_ERR_USAGE,
@@ -276,13 +285,24 @@ static void summarize(const mg_quantize_report *rep, const char *path, bool *qui
     }
 }
 
+/* The model with AWQ's scales folded in, as what is quantized. */
+static mg_status open_folded(run *r, args *a, mg_error *err) {
+    a->groups.samples = a->samples;
+    MG_TRY(mg_model_open(&r->model, r->in, err));
+    MG_TRY(mg_tool_groups_fold(&a->groups, &r->calib, r->in, r->model, r->targets.items[0].path, &a->common, err));
+    return mg_quantize_source_of_model(&r->source, mg_group_stage_folded(r->calib.stage), err);
+}
+
 static mg_status make_plan(run *r, args *a, mg_error *err) {
     mg_quantize_targets *t = &r->targets;
     bool details = a->common.verbose && !a->common.quiet;
     r->opt.note = details ? say : NULL;
     r->opt.note_ctx = &a->common.quiet;
     MG_TRY(mg_group_checkpoint_open(&r->in, t->in, err));
-    MG_TRY(mg_quantize_source_open(&r->source, r->in, NULL, err));
+    if (a->groups.fold_only && !a->common.dry_run)
+        MG_TRY(open_folded(r, a, err));
+    else
+        MG_TRY(mg_quantize_source_open(&r->source, r->in, NULL, err));
     if (!r->source.had_tokenizer)
         say(&a->common.quiet, "the model has no tokenizer files: the result has no tokenizer keys");
     if (has_target(a)) MG_TRY(solve(r, a, err));
@@ -336,7 +356,7 @@ static mg_status work_groups(args *a, mg_error *err) {
 
 static mg_status work(run *r, args *a, mg_error *err) {
     if (mg_tool_groups_asked(&a->words)) return work_groups(a, err);
-    if (mg_tool_groups_option(&a->groups))
+    if (mg_tool_groups_option(&a->groups) && !a->groups.fold_only)
         return mg_fail(err, MG_ERR_USAGE, "%s is for group formats (AWQ, GPTQ, RTN), not for GGUF types",
                        mg_tool_groups_option(&a->groups));
     MG_TRY(mg_quantize_targets_parse(&r->targets, &a->words, &a->outputs, err));
@@ -366,6 +386,8 @@ int main(int argc, char **argv) {
     if (st == MG_OK && !done) st = work(&r, &a, &err);
     mg_plan_free(r.plan);
     mg_quantize_source_close(&r.source);
+    mg_tool_calib_close(&r.calib, st == MG_OK);
+    mg_model_free(r.model);
     mg_checkpoint_free(r.in);
     mg_imatrix_free(r.imatrix);
     mg_type_rules_release(&r.rules);

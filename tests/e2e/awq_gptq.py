@@ -40,6 +40,17 @@ for name in FAMILIES:
             common.check(x["loss"] <= x["plain"], f"{name}: scales worse than rounding: {x}")
     common.check(divergence(TINY / name, "fold", "--tokens", IDS) < 1e-8, f"{name}: the folded model differs")
 
+# ---- folded, then a GGUF type: F32 keeps the model, and the folding is in it ----
+
+common.run("quantize", TINY / "qwen2_moe", common.WORK / "fold.gguf", "F32", "--fold-only", "--tokens", IDS, "--progress", "none")
+common.run("quantize", TINY / "qwen2_moe", common.WORK / "plain.gguf", "F32")
+common.check(divergence(TINY / "qwen2_moe", "fold.gguf", "--tokens", IDS) < 1e-8, "the folded GGUF differs")
+common.check(common.sha256(common.WORK / "fold.gguf") != common.sha256(common.WORK / "plain.gguf"), "nothing was folded")
+for options, said in ((("--fold-only",), "calibration text"), (("--fold-only", "--tokens", IDS, "--method", "gptq"), "gptq"),
+                      (("--fold-only", "--tokens", IDS, "--target-bpw", 5), "--fold-only")):
+    done = common.run("quantize", TINY / "qwen2_moe", common.WORK / "no.gguf", "Q8_0", *options, expect=2)
+    common.check(said in done.err and not (common.WORK / "no.gguf").exists(), done.err)
+
 # ---- better than rounding, on text that was not calibrated on ----
 
 TEXT = ("--text", common.SAMPLES / "text" / "calibration_prose.txt", "--samples", 12, "--ctx", 256)
