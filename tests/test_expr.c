@@ -262,3 +262,73 @@ Test(expr, refusals) {
     cr_assert_eq(mg_expr_cast(plan, source(a), MG_I32, NULL, 0, &e, NULL), MG_ERR_UNSUPPORTED);
     cr_assert_eq(mg_expr_cast(plan, source(a), MG_Q8_0, NULL, 0, &e, NULL), MG_ERR_FORMAT); /* 8 columns */
 }
+
+static const mg_expr *constant(mg_dtype d, uint32_t rank, uint64_t a, uint64_t b, const void *data) {
+    const mg_expr *e;
+    const uint64_t shape[2] = {a, b};
+    cr_assert_eq(mg_expr_const(plan, d, rank, shape, data, &e, &err), MG_OK, "%s", err.message);
+    return e;
+}
+
+/* What quantizers fold into weights: (x * column) * row, then limits for each row and group. */
+Test(expr, scale_and_clamp) {
+    enum { N = 6, K = 8, G = 2 };
+    float w[N * K], cols[K], rows[N], limit[N * G], want[N * K];
+    for (int i = 0; i < N * K; i++) w[i] = (float)(i % 13) - 6.0f;
+    for (int i = 0; i < K; i++) cols[i] = 1.0f + (float)i / 3.0f;
+    for (int i = 0; i < N; i++) rows[i] = 0.1f * (float)(i + 1);
+    for (int i = 0; i < N * G; i++) limit[i] = 0.2f * (float)(i + 1);
+    const mg_expr *x = constant(MG_F32, 2, N, K, w), *c = constant(MG_F32, 1, K, 0, cols),
+                  *r = constant(MG_F32, 1, N, 0, rows), *l = constant(MG_F32, 2, N, G, limit), *e;
+    for (int i = 0; i < N * K; i++) want[i] = w[i] * cols[i % K] * rows[i / K];
+    cr_assert_eq(mg_expr_scale(plan, x, c, r, &e, &err), MG_OK);
+    check_bytes(e, want);
+    for (int i = 0; i < N * K; i++) {
+        const float most = limit[i / K * G + i % K / 4];
+        want[i] = want[i] > most ? most : want[i] < -most ? -most : want[i];
+    }
+    cr_assert_eq(mg_expr_clamp(plan, e, l, 4, &e, &err), MG_OK);
+    check_bytes(e, want);
+    for (int i = 0; i < N * K; i++) want[i] = w[i] * rows[i / K];
+    cr_assert_eq(mg_expr_scale(plan, x, NULL, r, &e, &err), MG_OK);
+    check_bytes(e, want);
+    cr_assert_eq(mg_expr_scale(plan, x, r, NULL, &e, NULL), MG_ERR_FORMAT);
+    cr_assert_eq(mg_expr_clamp(plan, x, l, 8, &e, NULL), MG_ERR_FORMAT);
+}
+
+/* Codes chosen by a stage of its own are packed like those of rounding to nearest; one that needs more bits is refused.
+ */
+Test(expr, group_pack_is_group_encode) {
+    enum { N = 64, K = 96 };
+    const mg_expr *w = source(memory_add(mem, "w", MG_F32, 2, N, K, 0, 5)), *a[MG_GROUP_MAX_PARTS],
+                  *b[MG_GROUP_MAX_PARTS];
+    for (mg_group_format f = 0; f < MG_FORMAT_MLX; f++) {
+        const mg_group_scheme s = mg_group_format_scheme(f, 4, 32, false, MG_F16);
+        mg_group_form form;
+        mg_group_codes q;
+        cr_assert_eq(mg_group_form_init(&form, f, &s, N, K, &err), MG_OK);
+        cr_assert_eq(mg_group_codes_init(&q, &s, N, K, &err), MG_OK);
+        for (uint64_t i = 0; i < N; i++)
+            cr_assert_eq(mg_group_codes_set(&q, i, (const float *)(const void *)mem->data[w->tensor] + i * K, &err), 0);
+        const mg_expr *scales = constant(MG_F32, 2, N, 3, q.scales), *zeros = constant(MG_U8, 2, N, 3, q.zeros), *codes;
+        codes = constant(MG_U8, 2, N, K, q.codes);
+        cr_assert_eq(mg_expr_group_encode(plan, w, &form, a, &err), MG_OK, "%s", err.message);
+        cr_assert_eq(mg_expr_group_pack(plan, codes, scales, zeros, &form, b, &err), MG_OK, "%s", err.message);
+        mg_eval ev;
+        mg_eval_init(&ev);
+        for (uint32_t p = 0; p < form.n_parts; p++) {
+            uint8_t *want = malloc(a[p]->t.n_bytes);
+            cr_assert_eq(mg_expr_eval(a[p], &ev, 0, a[p]->rows, want, &err), MG_OK, "%s", err.message);
+            check_bytes(b[p], want);
+            free(want);
+        }
+        q.codes[70] = 16;
+        codes = constant(MG_U8, 2, N, K, q.codes);
+        cr_assert_eq(mg_expr_group_pack(plan, codes, scales, zeros, &form, b, &err), MG_OK);
+        uint8_t *out = malloc(b[0]->t.n_bytes);
+        cr_assert_eq(mg_expr_eval(b[0], &ev, 0, b[0]->rows, out, NULL), MG_ERR_FORMAT);
+        free(out);
+        mg_eval_release(&ev);
+        mg_group_codes_release(&q);
+    }
+}
