@@ -26,6 +26,7 @@ static void build_twins(void) {
         mg_codecs_fill_avx2_ksigned(twins[isa]);
         mg_codecs_fill_avx2_iq4(twins[isa]);
         mg_codecs_fill_avx2_iq23(twins[isa]);
+        mg_codecs_fill_avx2_fp4(twins[isa]);
     }
     mg_codecs_fill_avx512_plain(twins[MG_ISA_AVX512]);
     mg_codecs_fill_avx512_legacy(twins[MG_ISA_AVX512]);
@@ -33,6 +34,7 @@ static void build_twins(void) {
     mg_codecs_fill_avx512_ksigned(twins[MG_ISA_AVX512]);
     mg_codecs_fill_avx512_iq4(twins[MG_ISA_AVX512]);
     mg_codecs_fill_avx512_iq23(twins[MG_ISA_AVX512]);
+    mg_codecs_fill_avx512_fp4(twins[MG_ISA_AVX512]);
     mg_codecs_fill_neon_plain(twins[MG_ISA_NEON]);
     mg_codecs_fill_neon_legacy(twins[MG_ISA_NEON]);
     mg_codecs_fill_neon_kmin(twins[MG_ISA_NEON]);

@@ -1,6 +1,8 @@
 /* ref_fp4.c - 4-bit floats (E2M1) under a power-of-two or FP8 scale: MXFP4, NVFP4. No importance weights.
  *
  * A code is sign, two exponent bits, one mantissa bit; kv holds twice its value, so that the table is integer. */
+#include "quant/ref/ref_fp4.h"
+
 #include "quant/block_layout.h"
 #include "quant/ref/ref.h"
 #include "quant/ref/ref_search.h"
@@ -40,8 +42,12 @@ static int floor_log2(float x) {
 }
 
 /* Scale 2^(e - 128) of an MXFP4 block: half of the E8M0 value, because kv is doubled. */
-static float e8m0_half(uint8_t e) {
+float mg_ref_e8m0_half(uint8_t e) {
     return ldexpf(1.0f, (int)e - 128);
+}
+
+uint8_t mg_ref_mxfp4_scale(float amax) {
+    return amax > 0.0f ? (uint8_t)(floor_log2(amax) - 2 + 127) : 0;
 }
 
 /* MXFP4, 17 bytes for 32: | e | qs 16 |       x = kv[code] 2^(e - 128)
@@ -52,8 +58,8 @@ mg_status mg_ref_mxfp4_encode(const float *x, const float *weights, uint64_t n, 
     mg_blk_mxfp4 *b = out;
     for (; n; n -= 32, x += 32, b++) {
         float amax = abs_max(x, 32);
-        b->e = amax > 0.0f ? (uint8_t)(floor_log2(amax) - 2 + 127) : 0;
-        float d = e8m0_half(b->e);
+        b->e = mg_ref_mxfp4_scale(amax);
+        float d = mg_ref_e8m0_half(b->e);
         for (int j = 0; j < 16; j++) b->qs[j] = (uint8_t)(nearest(x[j], d) | nearest(x[j + 16], d) << 4);
     }
     return MG_OK;
@@ -62,7 +68,7 @@ mg_status mg_ref_mxfp4_encode(const float *x, const float *weights, uint64_t n, 
 void mg_ref_mxfp4_decode(const void *in, uint64_t n, float *out) {
     const mg_blk_mxfp4 *b = in;
     for (; n; n -= 32, out += 32, b++) {
-        float d = e8m0_half(b->e);
+        float d = mg_ref_e8m0_half(b->e);
         for (int j = 0; j < 16; j++) {
             out[j] = (float)kv[b->qs[j] & 15] * d;
             out[j + 16] = (float)kv[b->qs[j] >> 4] * d;
@@ -72,7 +78,7 @@ void mg_ref_mxfp4_decode(const void *in, uint64_t n, float *out) {
 
 /* UE4M3 (unsigned FP8, bias 7) of x >= 0. Half rounds up; what would need an exponent of 2^8 or more becomes the
  * largest code 0x7E = 448, so 256..447 are not reached. */
-static uint8_t ue4m3_encode(float x) {
+uint8_t mg_ref_ue4m3_encode(float x) {
     if (!(x > 0.0f)) return 0;
     if (x > 448.0f) x = 448.0f;
     uint32_t u;
@@ -84,7 +90,7 @@ static uint8_t ue4m3_encode(float x) {
 }
 
 /* Half of the UE4M3 value; 0 and 0x7F (NaN) count as 0. */
-static float ue4m3_half(uint8_t c) {
+float mg_ref_ue4m3_half(uint8_t c) {
     if (c == 0 || c == 0x7F) return 0.0f;
     int e = c >> 3 & 15, m = c & 7;
     return (e == 0 ? ldexpf((float)m, -9) : ldexpf(1.0f + (float)m / 8.0f, e - 7)) * 0.5f;
@@ -97,8 +103,8 @@ mg_status mg_ref_nvfp4_encode(const float *x, const float *weights, uint64_t n, 
     mg_blk_nvfp4 *b = out;
     for (; n; n -= 64, b++)
         for (int s = 0; s < 4; s++, x += 16) {
-            b->d[s] = ue4m3_encode(abs_max(x, 16) / 6.0f);
-            float d = ue4m3_half(b->d[s]);
+            b->d[s] = mg_ref_ue4m3_encode(abs_max(x, 16) / 6.0f);
+            float d = mg_ref_ue4m3_half(b->d[s]);
             for (int j = 0; j < 8; j++) b->qs[8 * s + j] = (uint8_t)(nearest(x[j], d) | nearest(x[j + 8], d) << 4);
         }
     return MG_OK;
@@ -108,7 +114,7 @@ void mg_ref_nvfp4_decode(const void *in, uint64_t n, float *out) {
     const mg_blk_nvfp4 *b = in;
     for (; n; n -= 64, b++)
         for (int s = 0; s < 4; s++, out += 16) {
-            float d = ue4m3_half(b->d[s]);
+            float d = mg_ref_ue4m3_half(b->d[s]);
             for (int j = 0; j < 8; j++) {
                 out[j] = (float)kv[b->qs[8 * s + j] & 15] * d;
                 out[j + 8] = (float)kv[b->qs[8 * s + j] >> 4] * d;
