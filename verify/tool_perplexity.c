@@ -33,6 +33,7 @@ static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
          "write the log-probabilities of PATH to FILE; with --kl-divergence, read them from it"},
         {"--kl-divergence", MG_OPT_FLAG, &a->kl, NULL, "compare PATH with the base file (its tokens are used)"},
         {"--force", MG_OPT_FLAG, &a->common.force, NULL, "replace an existing base file (it is refused otherwise)"},
+        {"--choices", MG_OPT_UNBUILT, NULL, "FILE", "accuracy on multiple choices, and the answers that flipped"},
         MG_COMMON_MODEL_OPTS(a->common),
         MG_COMMON_EXEC_OPTS(a->common),
         MG_COMMON_JSON_OPT(a->common),

@@ -45,6 +45,7 @@ static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
         {"--attribute", MG_OPT_U64, &a->attribute, "N",
          "which weights cause the drift: exchange up to N parts of the reference one at a time, worst first"},
         {"--provenance", MG_OPT_UNBUILT, NULL, "MANIFEST", "derive the output again from its donors and compare"},
+        {"--peer", MG_OPT_UNBUILT, NULL, NULL, "compare models with each other, none being the reference"},
         {"--precision", MG_OPT_UNBUILT, NULL, "f32|f64", "arithmetic of the forward pass"},
         MG_COMMON_TEXT_OPTS(a->c),
         {NULL, MG_OPT_GROUP, NULL, NULL, "Verdict and report"},
