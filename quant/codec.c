@@ -40,6 +40,8 @@ static void build_twins(void) {
     mg_codecs_fill_neon_kmin(twins[MG_ISA_NEON]);
     mg_codecs_fill_neon_ksigned(twins[MG_ISA_NEON]);
     mg_codecs_fill_neon_iq4(twins[MG_ISA_NEON]);
+    mg_codecs_fill_neon_iq23(twins[MG_ISA_NEON]);
+    mg_codecs_fill_neon_fp4(twins[MG_ISA_NEON]);
 }
 
 const mg_codec *mg_codec_for(mg_dtype t, mg_isa isa) {

@@ -26,5 +26,7 @@ void mg_codecs_fill_neon_legacy(mg_codec *table);
 void mg_codecs_fill_neon_kmin(mg_codec *table);
 void mg_codecs_fill_neon_ksigned(mg_codec *table);
 void mg_codecs_fill_neon_iq4(mg_codec *table);
+void mg_codecs_fill_neon_iq23(mg_codec *table);
+void mg_codecs_fill_neon_fp4(mg_codec *table);
 
 #endif
