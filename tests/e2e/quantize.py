@@ -99,7 +99,7 @@ run("quantize", source, source, "Q8_0", "--force", expect=2)
 os.symlink(source, WORK / "link.gguf")
 run("quantize", source, "link.gguf", "Q8_0", "--force", expect=2)
 same(sha256(source), before, "the input")
-for words, code in ((["o.gguf"], 2), (["o.gguf", "Q9_X"], 2), (["o.gguf", "AWQ"], 4),
+for words, code in ((["o.gguf"], 2), (["o.gguf", "Q9_X"], 2), (["o.gguf", "AWQ"], 2),
                     (["--frobnicate", "Q8_0"], 2),
                     (["-t", "2", "o.gguf", "Q8_0", "2"], 2), (["--imatrix", "absent.gguf", "o.gguf", "Q8_0"], 5),
                     (["--imatrix", source, "o.gguf", "Q8_0"], 3), (["--prune-layers", "9", "o.gguf", "Q8_0"], 2),
