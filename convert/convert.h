@@ -73,11 +73,13 @@ typedef struct mg_convert_hf_options {
     const char
         *side_dir; /* tokenizer files and generation_config.json are copied from here; NULL: the checkpoint's dir */
     bool *had_tokenizer; /* may be NULL */
-    bool native;         /* Mistral's own form: consolidated.safetensors with native names, params.json */
+    mg_error
+        *no_tokenizer; /* may be NULL: why none was made from a GGUF's keys, code MG_OK when there are no such keys */
+    bool native;       /* Mistral's own form: consolidated.safetensors with native names, params.json */
 } mg_convert_hf_options;
 
-/* Model -> Hugging Face directory dir, per-tensor names of the family. From a GGUF the config is built from its keys
- * and tokenizer files are not made (had_tokenizer false). */
+/* Model -> Hugging Face directory dir, per-tensor names of the family. From a GGUF config and tokenizer files are
+ * made from its keys; keys that are not understood leave the tokenizer out (had_tokenizer false, no_tokenizer). */
 mg_status mg_convert_plan_hf(mg_plan *p, mg_model *m, const char *dir, const mg_convert_hf_options *opt, uint32_t *out,
                              mg_error *err) MG_MUST_CHECK;
 

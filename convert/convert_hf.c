@@ -1,6 +1,7 @@
 /* convert_hf.c - a model laid out as a Hugging Face directory: per-tensor names of the family, config.json, and the
  * side files that loaders look for, byte for byte. */
 #include "convert/convert_common.h"
+#include "convert/hf_vocab.h"
 
 #include "formats/base/file.h"
 
@@ -161,6 +162,20 @@ static mg_status add_targets(mg_plan *p, mg_model *m, const mg_targets *ts, uint
     return MG_OK;
 }
 
+/* Weights without a tokenizer are still of use, so a vocabulary that cannot be written does not fail the whole. */
+static mg_status add_vocab(mg_plan *p, uint32_t out, const mg_kvs *kv, const mg_convert_hf_options *opt,
+                           mg_error *err) {
+    bool had;
+    mg_status st = mg_hf_vocab_add(p, out, kv, &had, err);
+    if (st == MG_ERR_UNSUPPORTED) {
+        if (opt->no_tokenizer) *opt->no_tokenizer = *err;
+        *err = (mg_error){0};
+        st = MG_OK;
+    }
+    if (opt->had_tokenizer) *opt->had_tokenizer = had;
+    return st;
+}
+
 mg_status mg_convert_plan_hf(mg_plan *p, mg_model *m, const char *dir, const mg_convert_hf_options *opt, uint32_t *out,
                              mg_error *err) {
     mg_targets ts;
@@ -178,6 +193,7 @@ mg_status mg_convert_plan_hf(mg_plan *p, mg_model *m, const char *dir, const mg_
     /* A GGUF carries its tokenizer inside; files beside it need not belong to it. */
     const char *side = opt->side_dir ? opt->side_dir : m->ckpt->kv ? NULL : m->ckpt->dir;
     if (st == MG_OK) st = mg_convert_copy_sides(p, *out, side, opt->had_tokenizer, err);
+    if (st == MG_OK && m->ckpt->kv && !side) st = add_vocab(p, *out, m->ckpt->kv, opt, err);
     mg_targets_release(&ts);
     return st;
 }

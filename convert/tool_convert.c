@@ -173,6 +173,7 @@ static mg_status plan_gguf(args *a, mg_plan *p, mg_model *m, uint32_t *out, mg_e
 
 static mg_status plan_hf(args *a, mg_plan *p, mg_model *m, uint32_t *out, mg_error *err) {
     bool had = true;
+    mg_error why = {0};
     bool keep = !m->ckpt->kv && a->dtype == MG_DTYPE_COUNT;
     if (a->dtype == MG_Q8_0)
         return mg_fail(err, MG_ERR_UNSUPPORTED, "a Hugging Face directory cannot hold q8_0; use f32, f16 or bf16");
@@ -182,11 +183,13 @@ static mg_status plan_hf(args *a, mg_plan *p, mg_model *m, uint32_t *out, mg_err
                                .torch_dtype = keep ? MG_DTYPE_COUNT : a->dtype,
                                .shard_size = a->shard_size,
                                .native = a->to_native,
-                               .had_tokenizer = &had};
+                               .had_tokenizer = &had,
+                               .no_tokenizer = &why};
     MG_TRY(mg_convert_plan_hf(p, m, a->out, &o, out, err));
-    if (!had && m->ckpt->kv)
-        warn("tokenizer files are not made from a GGUF's keys yet: copy them from the original model");
-    if (!had && !m->ckpt->kv) warn("no tokenizer files found beside the model");
+    if (!had && why.message[0])
+        fprintf(stderr, "moegraft-convert: warning: no tokenizer files written: %s\n", why.message);
+    else if (!had)
+        warn(m->ckpt->kv ? "the GGUF has no tokenizer" : "no tokenizer files found beside the model");
     return MG_OK;
 }
 

@@ -75,6 +75,9 @@ bool mg_tokenizer_is_byte_level(const mg_tokenizer *t);
 /* Merges in order of rank; none for tokenizers that merge by score. i < mg_tokenizer_n_merges. */
 uint32_t mg_tokenizer_n_merges(const mg_tokenizer *t);
 void mg_tokenizer_merge(const mg_tokenizer *t, uint32_t i, const mg_token **left, const mg_token **right);
+/* The regular expressions that cut text into words under a name of GGUF's tokenizer.ggml.pre, one after the other, each
+ * match a word; NULL-terminated. NULL: the name is unknown. */
+const char *const *mg_tokenizer_pre_expressions(const char *name, bool *ignore_merges);
 /* Is id an added token (looked for in the text as a whole)? Looks through all of them. */
 bool mg_tokenizer_is_added(const mg_tokenizer *t, int32_t id, bool *special, bool *normalized);
 

@@ -28,10 +28,24 @@ static const struct {
 #undef MG_PRE_NAME
 };
 
+#define N_KINDS (sizeof kinds / sizeof *kinds)
+
+static size_t kind_named(const char *name) {
+    size_t i = 0;
+    while (i < N_KINDS && strcmp(kinds[i].name, name) != 0) i++;
+    return i;
+}
+
+const char *const *mg_tokenizer_pre_expressions(const char *name, bool *ignore_merges) {
+    const size_t i = kind_named(name);
+    if (i == N_KINDS) return NULL;
+    *ignore_merges = kinds[i].ignore_merges;
+    return kinds[i].expressions;
+}
+
 static mg_status set_pre(mg_tokenizer *t, const char *name, mg_error *err) {
-    size_t i = 0, n = sizeof kinds / sizeof *kinds;
-    while (i < n && strcmp(kinds[i].name, name) != 0) i++;
-    if (i == n) return mg_fail(err, MG_ERR_UNSUPPORTED, "key 'tokenizer.ggml.pre': pre-tokenizer '%s'", name);
+    const size_t i = kind_named(name);
+    if (i == N_KINDS) return mg_fail(err, MG_ERR_UNSUPPORTED, "key 'tokenizer.ggml.pre': pre-tokenizer '%s'", name);
     mg_status s = MG_OK;
     for (unsigned k = 0; kinds[i].expressions[k] && !s; k++)
         s = mg_tokenizer_add_split(t, kinds[i].expressions[k], MG_TOK_ISOLATED, false, err);
