@@ -248,7 +248,7 @@ static mg_status add_dir(job *j, const char *path, mg_error *err) {
     MG_TRY(mg_json_dup(&config, m->ckpt->config, err));
     mg_config_set_number(config, m->arch, MG_K_EXPERTS, j->experts);
     mg_config_set_number(config, m->arch, MG_K_EXPERTS_USED, j->hp.i[MG_K_EXPERTS_USED]);
-    mg_status st = mg_plan_set_config(j->p, j->out, config, err);
+    mg_status st = mg_convert_set_config(j->p, j->out, m->arch, config, err);
     mg_json_free(config);
     if (st == MG_OK) st = mg_convert_copy_sides(j->p, j->out, m->ckpt->dir, NULL, err);
     return st;

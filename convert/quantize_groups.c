@@ -174,7 +174,7 @@ static mg_status add_config(job *j, mg_error *err) {
         MG_TRY(mg_arch_new_config(&config, j->m->arch, &j->m->hp, j->dtype, err));
     both_spellings(config, j->dtype);
     mg_status st = mg_groups_config(config, j->opt, &j->names, &side, &text, err);
-    if (st == MG_OK) st = mg_plan_set_config(j->plan, j->out, config, err);
+    if (st == MG_OK) st = mg_convert_set_config(j->plan, j->out, j->m->arch, config, err);
     if (st == MG_OK && side) st = mg_plan_add_side_file(j->plan, j->out, side, text, strlen(text), err);
     free(text);
     mg_json_free(config);
