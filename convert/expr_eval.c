@@ -93,7 +93,7 @@ static mg_status encode_rows(const mg_expr *cast, const float *x, uint64_t row, 
     uint64_t cols = mg_expr_cols(cast), per_slice = cast->n_weights > cols ? cast->rows / (cast->n_weights / cols) : 0;
     /* without weights blocks do not know their row, and many at once are faster; an error is found again by row below
      */
-    if (!cast->weights && c->encode(x, NULL, n * cols, dst, NULL) == MG_OK) return MG_OK;
+    if (!cast->weights && !cast->fixed && c->encode(x, NULL, n * cols, dst, NULL) == MG_OK) return MG_OK;
     for (uint64_t i = 0; i < n; i++) {
         const float *w = cast->weights;
         if (w && per_slice) w += (row + i) / per_slice * cols;
