@@ -4,10 +4,14 @@
  * feeds several sets is done when every set says so; what a set already has is not written to it again. */
 #include "convert/exec.h"
 
+#include "convert/expr_tile.h"
+#include "convert/reuse.h"
+
 #include "formats/base/cpu.h"
 #include "formats/base/file.h"
 #include "formats/base/pool.h"
 #include "formats/gguf_set.h"
+#include "quant/scan.h"
 
 #include <dirent.h>
 #include <errno.h>
@@ -169,6 +173,20 @@ static size_t set_extents(const mg_exec *x, const mg_plan_group *g, uint32_t set
     return k;
 }
 
+/* Tensors that no encoder looks at: copies, and what is widened to F32. */
+static mg_status check_values(const mg_plan_group *g, const mg_plan_member *m, const void *bytes, uint64_t row,
+                              uint64_t n, mg_error *err) {
+    if (m->e != g->core && m->e->t.dtype != MG_F32) return MG_OK;
+    const uint64_t cols = mg_tensor_cols(&m->e->t);
+    for (uint64_t i = 0; i < n; i++) {
+        mg_status st = mg_scan_finite(m->e->t.dtype, (const uint8_t *)bytes + i * m->e->row_bytes, cols, err);
+        if (st == MG_OK) continue;
+        mg_expr_name_row(err, row + i);
+        return st;
+    }
+    return MG_OK;
+}
+
 /* Bytes of one member for rows that the core tile holds: the tile itself, or its encoding. */
 static mg_status member_bytes(const mg_plan_group *g, const mg_plan_member *m, mg_eval *ev, const void *tile,
                               void *coded, uint64_t row, uint64_t n, const void **bytes, mg_error *err) {
@@ -191,6 +209,7 @@ static mg_status write_to_set(mg_exec *x, const mg_plan_group *g, uint32_t set, 
         const mg_plan_output *o = x->p->outputs[m->output];
         const void *bytes;
         mg_status st = member_bytes(g, m, &w->ev, tile, coded, row, n, &bytes, err);
+        if (st == MG_OK && x->opt->check_values) st = check_values(g, m, bytes, row, n, err);
         if (st != MG_OK) {
             mg_error_at(err, o->path, o->tensors[m->tensor].name);
             return st;
@@ -306,8 +325,10 @@ static mg_status run_hash(void *ctx, uint64_t ticket, unsigned worker, mg_error 
         return hash_region(x, j->output, j->index, 0, o->files[j->index].size, &x->workers[worker], false,
                            &x->outs[j->output].file_hash[j->index], err);
     const mg_plan_tensor *t = &o->tensors[j->index];
-    return hash_region(x, j->output, t->file, t->offset, t->e->t.n_bytes, &x->workers[worker], true,
-                       &x->outs[j->output].tensor_hash[j->index], err);
+    mg_tensor_hash *hash = &x->outs[j->output].tensor_hash[j->index];
+    if (x->opt->hash_sources && t->e->op == MG_EX_CAST)
+        MG_TRY(mg_reuse_source_hash(t->e->children[0], &x->workers[worker].ev, hash->source, err));
+    return hash_region(x, j->output, t->file, t->offset, t->e->t.n_bytes, &x->workers[worker], true, hash, err);
 }
 
 static mg_status hash_all(mg_exec *x, mg_pool *pool, mg_error *err) {
@@ -440,6 +461,7 @@ static mg_status fill_result(mg_exec *x, mg_exec_result *res, mg_error *err) {
 static mg_status run(mg_exec *x, mg_exec_result *res, mg_pool **pool, mg_error *err) {
     mg_plan *p = x->p;
     MG_TRY(mg_plan_id(p, &x->id, err));
+    p->hash_sources = x->opt->hash_sources;
     MG_TRY(mg_plan_units_init(&x->units, p, err));
     x->outs = calloc(p->n_outputs + 1, sizeof *x->outs);
     x->sets = calloc(p->n_outputs + 1, sizeof *x->sets);

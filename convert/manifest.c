@@ -81,7 +81,7 @@ static mg_status input_json(const mg_checkpoint *c, mg_json **out, mg_error *err
     return MG_OK;
 }
 
-static mg_json *tensor_json(const mg_plan_output *o, uint32_t i, const mg_tensor_hash *hash) {
+static mg_json *tensor_json(const mg_plan *p, const mg_plan_output *o, uint32_t i, const mg_tensor_hash *hash) {
     const mg_plan_tensor *t = &o->tensors[i];
     mg_json *j = mg_json_new_object(), *shape = mg_json_new_array();
     for (uint32_t d = 0; d < t->e->t.rank; d++) mg_json_push(shape, mg_json_new_u64(t->e->t.shape[d]));
@@ -92,6 +92,8 @@ static mg_json *tensor_json(const mg_plan_output *o, uint32_t i, const mg_tensor
     mg_json_set_u64(j, "offset", t->offset);
     mg_json_set_u64(j, "bytes", t->e->t.n_bytes);
     mg_json_set(j, "recipe", mg_expr_json(t->e));
+    if (p->hash_sources && t->e->op == MG_EX_CAST)
+        mg_json_set(j, "source_xxh3", hex_or_zeros(hash ? hash->source : NULL, 32));
     mg_json_set(j, "xxh3", hex_or_zeros(hash ? hash->xxh3 : NULL, 32));
     mg_json_set(j, "sha256", hex_or_zeros(hash ? hash->sha256 : NULL, 64));
     return j;
@@ -202,7 +204,7 @@ mg_status mg_manifest_text(mg_plan *p, uint32_t out, const mg_tensor_hash *hashe
     open_list(&b, "tensors");
     for (uint32_t i = 0; i < o->n_tensors && st == MG_OK; i++) {
         puts_to(&b, i ? ",\n" : "\n");
-        st = put_json(&b, tensor_json(o, i, hashes ? &hashes[i] : NULL), err);
+        st = put_json(&b, tensor_json(p, o, i, hashes ? &hashes[i] : NULL), err);
     }
     puts_to(&b, "\n]}\n");
     if (st == MG_OK && b.failed) st = mg_fail_nomem(err, b.cap);

@@ -131,6 +131,9 @@ typedef struct mg_exec_options {
     const char *label; /* "merge", "convert" ... */
     bool manifest; /* write NAME.manifest.json beside each output: inputs, recipe, per-tensor XXH3-128 and sha256, file
                       sha256 */
+    bool check_values;  /* refuse a NaN or an infinity in tensors stored as they are or as F32 (encoders refuse them
+                           anyway) */
+    bool hash_sources;  /* the manifest also says what encoded tensors were made of, so that they can be reused */
     bool verify_copies; /* before anything gets its final name: read back every tensor that is stored as it is in its
                            source and compare; MG_ERR_INTEGRITY names one that differs. Fills mg_exec_result.copies */
 } mg_exec_options;

@@ -69,6 +69,7 @@ struct mg_plan {
     bool laid_out;
     void *result_files;  /* owned: mg_exec_result.files */
     uint64_t unit_bytes; /* MG_UNIT_BYTES; tests use smaller ones */
+    bool hash_sources;   /* the manifest has source_xxh3 (mg_exec_options) */
 };
 
 /* Copy *proto into the plan after computing its sizes, or return the equal node that exists. Children, factors, weights
@@ -113,6 +114,7 @@ const mg_plan_group *mg_plan_unit_at(const mg_plan_units *u, uint64_t unit, uint
 typedef struct mg_tensor_hash {
     char xxh3[33];
     char sha256[65];
+    char source[33]; /* mg_reuse_source_hash of what it was encoded from */
 } mg_tensor_hash;
 /* Text of the manifest of one output, malloc'ed. hashes[n_tensors] and file_sha256[n_files][65] may be NULL while sizes
  * are planned: placeholders of the same length stand in their place. */

@@ -4,6 +4,7 @@
 #include "convert/quantize.h"
 
 #include "convert/quantize_kv.h"
+#include "convert/reuse.h"
 #include "quant/codec.h"
 
 #include <stdarg.h>
@@ -237,10 +238,12 @@ static mg_status add_tensor(job *j, uint32_t k, uint32_t out, mg_error *err) {
     const mg_mix_tensor *t = &j->mix[k];
     const mg_expr *e;
     MG_TRY(source_expr(j, k, &e, err));
-    if (t->target != t->source)
+    if (t->target != t->source) {
         MG_TRY(encode_expr(j, k, &e, err));
-    else if (t->needs_imatrix)
+        if (j->opt->reuse) MG_TRY(mg_reuse_apply(j->opt->reuse, j->plan, t->name, &e, err));
+    } else if (t->needs_imatrix) {
         MG_TRY(check_imatrix(j, k, NULL, err));
+    }
     return mg_plan_add_tensor(j->plan, out, t->name, e, err);
 }
 

@@ -22,10 +22,12 @@ typedef struct mg_kv_override {
 } mg_kv_override;
 mg_status mg_kv_override_parse(mg_kv_override *o, const char *text, mg_error *err) MG_MUST_CHECK;
 
+struct mg_reuse;
 typedef struct mg_quantize_options {
     mg_mix_options mix;              /* preset and dtype choices; have_imatrix is derived */
     bool allow_requantize;           /* sources in block dtypes are refused otherwise */
     bool fixed;                      /* corrected encoders (quant/fixed.h) instead of the reference's bytes */
+    struct mg_reuse *reuse;          /* reuse.h: encoded tensors may be copied from there; NULL for none */
     bool estimate;                   /* dry run: a missing importance matrix is reported, not refused */
     const mg_imatrix *imatrix;       /* NULL or without entries: none */
     const char *imatrix_name;        /* stored as quantize.imatrix.file (first 127 bytes) */

@@ -2,6 +2,7 @@
 #include "convert/quantize.h"
 #include "convert/quantize_args.h"
 #include "convert/tool_calib.h"
+#include "convert/reuse.h"
 #include "convert/tool_groups.h"
 #include "convert/tool_plan.h"
 #include "convert/tool_solve.h"
@@ -33,7 +34,7 @@ static const mg_tool_info tool = {
 typedef struct args {
     mg_common common;
     mg_opt_list words, outputs, rules, rule_files, include, exclude, overrides, prune;
-    const char *imatrix_path, *output_type, *embd_type, *target_types;
+    const char *imatrix_path, *output_type, *embd_type, *target_types, *reuse;
     double target_bpw;
     uint64_t target_size, samples;
     bool fixed, pure, leave_output, no_fallback, allow_requantize, no_manifest, keep_split;
@@ -51,6 +52,7 @@ typedef struct run {
     mg_plan *plan;
     mg_quantize_options opt;
     mg_tool_solution solution;
+    mg_reuse *reuse;
     uint32_t *out;   /* [targets.n] outputs of the plan */
     mg_model *model; /* --fold-only */
     mg_tool_calib calib;
@@ -86,7 +88,8 @@ static mg_status parse(args *a, int argc, char **argv, bool *done, mg_error *err
         {"--override-kv", MG_OPT_LIST, &a->overrides, "K=TYPE:V", "set a key; TYPE is int, float, bool or str"},
         {"--prune-layers", MG_OPT_LIST, &a->prune, "L,L", "leave blocks out and renumber the rest"},
         {"--keep-split", MG_OPT_FLAG, &a->keep_split, NULL, "the same parts as the input, OUT-00001-of-0000N.gguf"},
-        {"--reuse", MG_OPT_UNBUILT, NULL, "OLD.gguf", "copy tensors whose recipe is unchanged"},
+        {"--reuse", MG_OPT_STR, &a->reuse, "OLD.gguf",
+         "copy tensors from an earlier result whose manifest proves that they would be the same"},
         {NULL, MG_OPT_GROUP, NULL, NULL, "Group formats (AWQ, GPTQ, RTN)"},
         {"--bits", MG_OPT_STR, &a->groups.bits, "N", "bits per weight, 2 to 8 (default 4)"},
         {"--group-size", MG_OPT_STR, &a->groups.group_size, "N",
@@ -293,6 +296,16 @@ static mg_status open_folded(run *r, args *a, mg_error *err) {
     return mg_quantize_source_of_model(&r->source, mg_group_stage_folded(r->calib.stage), err);
 }
 
+static void summarize_reuse(const run *r, bool *quiet) {
+    char text[256], size[MG_HUMAN_MAX];
+    uint32_t n;
+    uint64_t bytes;
+    mg_reuse_counts(r->reuse, &n, &bytes);
+    snprintf(text, sizeof text, "%u encoded tensors, %s, are copied from the earlier result", n,
+             mg_human_bytes(bytes, size));
+    say(quiet, text);
+}
+
 static mg_status make_plan(run *r, args *a, mg_error *err) {
     mg_quantize_targets *t = &r->targets;
     bool details = a->common.verbose && !a->common.quiet;
@@ -306,15 +319,19 @@ static mg_status make_plan(run *r, args *a, mg_error *err) {
     if (!r->source.had_tokenizer)
         say(&a->common.quiet, "the model has no tokenizer files: the result has no tokenizer keys");
     if (has_target(a)) MG_TRY(solve(r, a, err));
+    if (a->reuse) MG_TRY(mg_reuse_open(&r->reuse, a->reuse, err));
+    r->opt.reuse = r->reuse;
     MG_TRY(mg_plan_new(&r->plan, err));
     MG_TRY(MG_ARENA_NEW(&r->arena, &r->out, t->n, err));
     for (size_t i = 0; i < t->n; i++) {
         mg_quantize_report rep;
         MG_TRY(check_not_input(t->in, t->items[i].path, err));
+        if (a->reuse) MG_TRY(check_not_input(a->reuse, t->items[i].path, err));
         r->opt.mix.preset = t->items[i].preset;
         MG_TRY(mg_quantize_plan(r->plan, r->source.gguf, t->items[i].path, &r->opt, &rep, &r->out[i], err));
         summarize(&rep, t->items[i].path, &a->common.quiet);
     }
+    if (r->reuse) summarize_reuse(r, &a->common.quiet);
     return MG_OK;
 }
 
@@ -325,6 +342,8 @@ static mg_exec_options exec_options(const args *a) {
                              .force = a->common.force,
                              .progress = a->common.progress,
                              .label = "quantize",
+                             .check_values = true,
+                             .hash_sources = true,
                              .manifest = !a->no_manifest};
 }
 
@@ -392,6 +411,7 @@ int main(int argc, char **argv) {
     mg_imatrix_free(r.imatrix);
     mg_type_rules_release(&r.rules);
     free(r.solution.recipe);
+    mg_reuse_free(r.reuse);
     mg_quantize_targets_release(&r.targets);
     mg_arena_release(&r.arena);
     args_release(&a);

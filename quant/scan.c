@@ -161,6 +161,50 @@ static mg_status scan_ticket(void *ctx, uint64_t ticket, unsigned worker, mg_err
     return st;
 }
 
+/* Any of n words of `bytes` bytes with all exponent bits of mask set. */
+static bool any_special(const uint8_t *p, uint64_t n, size_t bytes, uint64_t mask) {
+    uint64_t bad = 0;
+    for (uint64_t i = 0; i < n; i++) {
+        uint64_t v = 0;
+        memcpy(&v, p + i * bytes, bytes);
+        bad |= (uint64_t)((v & mask) == mask);
+    }
+    return bad != 0;
+}
+
+static bool all_finite(mg_dtype t, const uint8_t *p, uint64_t n) {
+    switch (t) {
+    case MG_F32:
+        return !any_special(p, n, 4, 0x7F800000u);
+    case MG_F16:
+        return !any_special(p, n, 2, 0x7C00u);
+    case MG_BF16:
+        return !any_special(p, n, 2, 0x7F80u);
+    case MG_F64:
+        return !any_special(p, n, 8, UINT64_C(0x7FF0000000000000));
+    default:
+        return !mg_dtype_is_block(t) || !mg_codec_get(t);
+    }
+}
+
+mg_status mg_scan_finite(mg_dtype t, const void *stored, uint64_t n, mg_error *err) {
+    enum { PART = 1024 }; /* a multiple of every block */
+    float f[PART];
+    double v[PART];
+    const mg_dtype_info *d = mg_dtype_get(t);
+    const bool blocks = mg_dtype_is_block(t) && mg_codec_get(t);
+    if (!blocks && all_finite(t, stored, n)) return MG_OK;
+    for (uint64_t at = 0; at < n; at += PART) {
+        const uint64_t k = n - at < PART ? n - at : PART;
+        widen(t, (const uint8_t *)stored + at / d->block * d->block_bytes, k, f, v);
+        for (uint64_t i = 0; i < k; i++)
+            if (!isfinite(v[i]))
+                return mg_fail(err, MG_ERR_FORMAT, "element %llu of the row is %g, expected a finite value",
+                               (unsigned long long)(at + i), v[i]);
+    }
+    return MG_OK;
+}
+
 unsigned mg_scan_threads(unsigned threads, uint64_t memory) {
     uint64_t fit = memory ? memory / MG_SCAN_THREAD_BYTES : threads;
     return fit >= threads ? threads : fit ? (unsigned)fit : 1;

@@ -26,6 +26,10 @@ typedef struct mg_scan {
 
 enum { MG_SCAN_STATS = 1, MG_SCAN_HASH = 2 };
 
+/* MG_ERR_FORMAT naming the element when one of n stored values (whole blocks) of a float or quantized dtype is a NaN or
+ * an infinity; integers are never. */
+mg_status mg_scan_finite(mg_dtype t, const void *stored, uint64_t n, mg_error *err) MG_MUST_CHECK;
+
 /* Threads that fit a byte budget (0: no budget), at least 1: each needs MG_SCAN_THREAD_BYTES. */
 #define MG_SCAN_THREAD_BYTES (UINT64_C(5) << 20)
 unsigned mg_scan_threads(unsigned threads, uint64_t memory);
