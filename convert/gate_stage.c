@@ -1,6 +1,7 @@
 /* gate_stage.c - storing and finding the router rows of an unfinished merge. */
 #include "convert/gate_stage.h"
 
+#include "convert/stage_id.h"
 #include "formats/base/outfile.h"
 #include "formats/checkpoint.h"
 #include "formats/safetensors.h"
@@ -13,19 +14,11 @@ static void tensor_name(char *buf, size_t n, uint32_t layer) {
     snprintf(buf, n, "router.%u", layer);
 }
 
-static bool has_id(const mg_checkpoint *c, mg_xxh128 id) {
-    char hex[33];
-    mg_str found;
-    mg_hex(id.bytes, sizeof id.bytes, hex);
-    return c->st_metadata && mg_kv_str(mg_kvs_get(c->st_metadata, "stage_id"), &found) && found.size == 32 &&
-           memcmp(found.data, hex, 32) == 0;
-}
-
 bool mg_gate_stage_load(const char *path, mg_xxh128 id, mg_gate_shape s, float *rows) {
     mg_checkpoint *c = NULL;
     mg_error ignored = {0};
     if (!mg_path_exists(path) || mg_checkpoint_open(&c, path, &ignored) != MG_OK) return false;
-    bool ok = has_id(c, id);
+    bool ok = mg_stage_id_is(c, id);
     for (uint32_t l = 0; ok && l < s.layers; l++) {
         char name[32];
         tensor_name(name, sizeof name, l);
@@ -40,16 +33,14 @@ bool mg_gate_stage_load(const char *path, mg_xxh128 id, mg_gate_shape s, float *
 
 static mg_status lay_out(mg_arena *a, mg_xxh128 id, mg_gate_shape s, mg_tensor *t, uint8_t **header, uint64_t *size,
                          uint64_t *offsets, uint64_t *total, mg_error *err) {
-    char hex[33];
     for (uint32_t l = 0; l < s.layers; l++) {
         t[l] = (mg_tensor){
             .name = mg_arena_printf(a, "router.%u", l), .dtype = MG_F32, .rank = 2, .shape = {s.experts, s.hidden}};
         if (!t[l].name || !mg_tensor_set_sizes(&t[l])) return mg_fail(err, MG_ERR_LIMIT, "router rows are too large");
     }
-    mg_hex(id.bytes, sizeof id.bytes, hex);
     mg_kvs meta;
     mg_kvs_init(&meta);
-    mg_status st = mg_kvs_set_str(&meta, "stage_id", hex, 32, err);
+    mg_status st = mg_stage_id_put(&meta, id, err);
     if (st == MG_OK) st = mg_safetensors_layout(t, s.layers, &meta, header, size, offsets, total, err);
     mg_kvs_release(&meta);
     return st;

@@ -3,8 +3,8 @@
 #include "convert/regmean.h"
 
 #include "convert/gates_tokens.h"
+#include "convert/stage_id.h"
 #include "formats/arch/arch.h"
-#include "formats/base/outfile.h"
 #include "formats/safetensors.h"
 #include "quant/math/chol.h"
 #include "quant/read_f32.h"
@@ -255,12 +255,8 @@ static void tear_down(work *w) {
 static bool has_id(const char *path, mg_xxh128 id) {
     mg_checkpoint *c = NULL;
     mg_error quiet = {0};
-    char hex[33];
-    mg_str found;
-    mg_hex(id.bytes, sizeof id.bytes, hex);
     if (!mg_path_exists(path) || mg_checkpoint_open(&c, path, &quiet) != MG_OK) return false;
-    bool same = c->st_metadata && mg_kv_str(mg_kvs_get(c->st_metadata, "stage_id"), &found) && found.size == 32 &&
-                memcmp(found.data, hex, 32) == 0;
+    bool same = mg_stage_id_is(c, id);
     mg_checkpoint_free(c);
     return same;
 }
@@ -283,26 +279,12 @@ static mg_status lay_out(work *w, mg_arena *a, mg_xxh128 id, uint8_t **header, u
     for (uint32_t l = 0; l < w->layers; l++)
         for (size_t i = 0; i + 1 < N_COVERED; i++) MG_TRY(describe(w, a, l, i, err));
     if (head) MG_TRY(describe(w, a, 0, N_COVERED - 1, err));
-    char hex[33];
     mg_kvs meta;
     mg_kvs_init(&meta);
-    mg_hex(id.bytes, sizeof id.bytes, hex);
-    mg_status st = mg_kvs_set_str(&meta, "stage_id", hex, 32, err);
+    mg_status st = mg_stage_id_put(&meta, id, err);
     if (st == MG_OK) st = mg_safetensors_layout(w->tensors, n, &meta, header, header_size, w->offsets, total, err);
     mg_kvs_release(&meta);
     return st;
-}
-
-static mg_status open_set(work *w, const char *path, mg_xxh128 id, uint64_t total, mg_error *err) {
-    char dir[4096];
-    const char *slash = strrchr(path, '/');
-    snprintf(dir, sizeof dir, "%.*s", slash ? (int)(slash - path) : 1, slash ? path : ".");
-    mg_outset_options opt = {.restart = true, .force = true};
-    uint32_t file;
-    const char *name = slash ? slash + 1 : path;
-    MG_TRY(mg_outset_new(&w->set, dir[0] ? dir : "/", name, id, &opt, err));
-    MG_TRY(mg_outset_add(w->set, name, total, &file, err));
-    return mg_outset_start(w->set, 1, err);
 }
 
 static mg_status run_all(work *w, mg_arena *a, const char *path, mg_xxh128 id, mg_error *err) {
@@ -310,7 +292,7 @@ static mg_status run_all(work *w, mg_arena *a, const char *path, mg_xxh128 id, m
     uint64_t size = 0, total = 0;
     MG_TRY(set_up(w, err));
     MG_TRY(lay_out(w, a, id, &header, &size, &total, err));
-    mg_status st = open_set(w, path, id, total, err);
+    mg_status st = mg_stage_set_begin(&w->set, path, id, total, err);
     for (uint32_t l = 0; st == MG_OK && l < w->layers; l++) {
         char text[64];
         st = run_layer(w, l, err);

@@ -1,6 +1,8 @@
 /* stage_file.c - see stage_file.h. */
 #include "convert/stage_layer.h"
 
+#include "convert/stage_id.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -72,11 +74,9 @@ static mg_status lay_out(writing *w, const mg_stage_layer *l, mg_xxh128 id, cons
         memcpy(t->shape, p->shape, sizeof p->shape);
         if (!mg_tensor_set_sizes(t)) return mg_fail(err, MG_ERR_LIMIT, "'%s' is too large", name);
     }
-    char hex[33];
     mg_kvs meta;
     mg_kvs_init(&meta);
-    mg_hex(id.bytes, sizeof id.bytes, hex);
-    mg_status st = mg_kvs_set_str(&meta, "stage_id", hex, 32, err);
+    mg_status st = mg_stage_id_put(&meta, id, err);
     if (st == MG_OK) st = mg_kvs_set_str(&meta, "note", note, strlen(note), err);
     if (st == MG_OK)
         st = mg_safetensors_layout(w->tensors, l->n, &meta, &w->header, &w->header_size, w->offsets, &w->total, err);
@@ -85,21 +85,12 @@ static mg_status lay_out(writing *w, const mg_stage_layer *l, mg_xxh128 id, cons
 }
 
 static mg_status put(writing *w, const mg_stage_layer *l, const char *path, mg_xxh128 id, mg_error *err) {
-    char dir[4096];
-    const char *slash = strrchr(path, '/');
-    const mg_outset_options opt = {.restart = true, .force = true};
-    const int n = snprintf(dir, sizeof dir, "%.*s", slash ? (int)(slash - path) : 1, slash ? path : ".");
-    uint32_t file;
-    if (n < 0 || (size_t)n >= sizeof dir) return mg_fail(err, MG_ERR_LIMIT, "path of %zu bytes", strlen(path));
-    const char *name = slash ? slash + 1 : path;
-    MG_TRY(mg_outset_new(&w->set, dir[0] ? dir : "/", name, id, &opt, err));
-    MG_TRY(mg_outset_add(w->set, name, w->total, &file, err));
-    MG_TRY(mg_outset_start(w->set, 1, err));
+    MG_TRY(mg_stage_set_begin(&w->set, path, id, w->total, err));
     for (uint32_t i = 0; i < l->n; i++)
-        MG_TRY(mg_outset_write(w->set, file, w->offsets[i], l->pieces[i].data, w->tensors[i].n_bytes, err));
+        MG_TRY(mg_outset_write(w->set, 0, w->offsets[i], l->pieces[i].data, w->tensors[i].n_bytes, err));
     const mg_xxh128 none = {0}; /* one unit, never resumed */
     MG_TRY(mg_outset_unit_done(w->set, 0, none, err));
-    MG_TRY(mg_outset_write(w->set, file, 0, w->header, w->header_size, err));
+    MG_TRY(mg_outset_write(w->set, 0, 0, w->header, w->header_size, err));
     return mg_outset_commit(w->set, err);
 }
 
@@ -137,13 +128,10 @@ static bool text_of(const mg_checkpoint *c, const char *key, mg_str *out) {
 mg_status mg_stage_set_open(mg_stage_set *s, uint32_t layer, const char *path, mg_xxh128 id, bool *found,
                             mg_error *err) {
     mg_checkpoint *c = NULL;
-    char hex[33];
-    mg_str text;
     *found = false;
     if (!mg_path_exists(path)) return MG_OK;
     MG_TRY(mg_checkpoint_open(&c, path, err));
-    mg_hex(id.bytes, sizeof id.bytes, hex);
-    *found = text_of(c, "stage_id", &text) && text.size == 32 && memcmp(text.data, hex, 32) == 0;
+    *found = mg_stage_id_is(c, id);
     if (!*found) {
         mg_checkpoint_free(c);
         return MG_OK;

@@ -1,0 +1,19 @@
+/* stage_id.h - what the files of all stages have in common: one safetensors file, written whole, whose metadata carry
+ * the id of everything its content depends on, so that a later run knows whether it may use it. */
+#ifndef MG_CONVERT_STAGE_ID_H
+#define MG_CONVERT_STAGE_ID_H
+
+#include "formats/base/hash.h"
+#include "formats/base/outfile.h"
+#include "formats/checkpoint.h"
+
+/* Add the id to the metadata of a file that is being laid out. */
+mg_status mg_stage_id_put(mg_kvs *metadata, mg_xxh128 id, mg_error *err) MG_MUST_CHECK;
+/* Does this file carry this id? */
+bool mg_stage_id_is(const mg_checkpoint *c, mg_xxh128 id);
+/* Begin the file at path: a set of this one file (index 0) of `total` bytes and one unit, started anew whatever is
+ * there. After its content report unit 0 and commit. */
+mg_status mg_stage_set_begin(mg_outset **out, const char *path, mg_xxh128 id, uint64_t total,
+                             mg_error *err) MG_MUST_CHECK;
+
+#endif
