@@ -3,6 +3,8 @@
  * row. */
 #include "convert/blend.h"
 
+#include "formats/base/mix64.h"
+
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,13 +19,9 @@ static bool within(mg_cut c, uint32_t bits, uint64_t index) {
     return bits > c.bits || (bits == c.bits && index <= c.last);
 }
 
-/* A number in [0, 1) from the tensor's seed, the input and the element: the same for every order of evaluation
- * (splitmix64's finaliser over a counter). */
+/* A number in [0, 1) from the tensor's seed, the input and the element. */
 static double uniform(uint64_t seed, uint32_t input, uint64_t index) {
-    uint64_t z = seed + (((uint64_t)input << 48) ^ index) * 0x9e3779b97f4a7c15u;
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return (double)((z ^ (z >> 31)) >> 11) * 0x1p-53;
+    return mg_unit_from(mg_mix64(seed + (((uint64_t)input << 48) ^ index) * MG_MIX64_STEP));
 }
 
 typedef struct ranked {

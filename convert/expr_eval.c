@@ -4,11 +4,11 @@
  * one row when a row is longer), tiles live on a per-worker stack and are reused, and nothing is allocated per row. */
 #include "convert/expr_tile.h"
 
+#include "formats/base/mix64.h"
 #include "quant/codec.h"
 #include "quant/fixed.h"
 #include "quant/math/f64.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -214,19 +214,10 @@ static mg_status eval_blend(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_
 
 /* ---- noise and low-rank additions ---- */
 
-/* Numbers of one element: two from a counter (splitmix64's finaliser), made normal by Box and Muller with our own log
- * and cosine; nothing depends on which rows are asked for together. */
-static uint64_t mixed(uint64_t z) {
-    z = (z ^ (z >> 30)) * 0xbf58476d1ce4e5b9u;
-    z = (z ^ (z >> 27)) * 0x94d049bb133111ebu;
-    return z ^ (z >> 31);
-}
-
+/* The number of one element, from a counter: nothing depends on which rows are asked for together. */
 static double normal_at(uint64_t seed, uint64_t i) {
-    uint64_t a = mixed(seed + (2 * i + 1) * 0x9e3779b97f4a7c15u), b = mixed(seed + (2 * i + 2) * 0x9e3779b97f4a7c15u);
-    double u = ((double)(a >> 11) + 0.5) * 0x1p-53, v = ((double)(b >> 11) + 0.5) * 0x1p-53, sn, cs;
-    mg_f64_sincos(6.283185307179586 * v, &sn, &cs);
-    return sqrt(-2 * mg_f64_log(u)) * cs;
+    uint64_t a = mg_mix64(seed + (2 * i + 1) * MG_MIX64_STEP), b = mg_mix64(seed + (2 * i + 2) * MG_MIX64_STEP);
+    return mg_f64_normal(mg_open_unit_from(a), mg_open_unit_from(b));
 }
 
 static mg_status eval_noise(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_t n, float *dst, mg_error *err) {

@@ -4,6 +4,7 @@
 #include "convert/gates.h"
 
 #include "convert/gates_tokens.h"
+#include "formats/base/mix64.h"
 #include "quant/codec.h"
 #include "quant/math/f64.h"
 
@@ -13,24 +14,14 @@
 
 /* ---- seeded rows ---- */
 
-/* splitmix64 (Steele, Lea and Flood 2014): one 64-bit state, good enough for weights, the same everywhere. */
-static uint64_t next_u64(uint64_t *state) {
-    uint64_t z = *state += 0x9E3779B97F4A7C15u;
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-    return z ^ (z >> 31);
-}
-
 /* In (0, 1): 53 bits, never 0. */
 static double next_unit(uint64_t *state) {
-    return ((double)(next_u64(state) >> 11) + 0.5) * 0x1p-53;
+    return mg_open_unit_from(mg_mix64_next(state));
 }
 
-/* Box-Muller, one value per pair of uniforms, with our own log and cosine so that no libm decides a bit. */
 static double next_normal(uint64_t *state) {
-    double r = sqrt(-2 * mg_f64_log(next_unit(state))), sn, cs;
-    mg_f64_sincos(6.283185307179586 * next_unit(state), &sn, &cs);
-    return r * cs;
+    double u = next_unit(state);
+    return mg_f64_normal(u, next_unit(state));
 }
 
 /* Gram-Schmidt over the rows of one layer, twice for rounding's sake; rows beyond `hidden` of them cannot be

@@ -1,6 +1,8 @@
 /* sample.c - see sample.h. */
 #include "verify/sample.h"
 
+#include "formats/base/mix64.h"
+
 #include <stdlib.h>
 
 #include "quant/math/f64.h"
@@ -21,14 +23,6 @@ mg_status mg_sampler_init(mg_sampler *s, double temp, uint64_t top_k, double top
 void mg_sampler_release(mg_sampler *s) {
     free(s->scratch);
     *s = (mg_sampler){0};
-}
-
-/* splitmix64: uniform in [0, 1) with 53 bits. */
-static double uniform(uint64_t *state) {
-    uint64_t z = (*state += 0x9E3779B97F4A7C15u);
-    z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
-    return (double)((z ^ (z >> 31)) >> 11) * 0x1p-53;
 }
 
 static int by_probability(const void *a, const void *b) {
@@ -60,7 +54,7 @@ mg_status mg_sampler_next(mg_sampler *s, const float *logits, uint64_t vocab, in
     for (uint64_t i = 0; i < n; i++) total += s->scratch[i].p;
     uint64_t m = 0;
     while (m < n && (m == 0 || kept < s->top_p * total)) kept += s->scratch[m++].p;
-    double at = uniform(&s->state) * kept;
+    double at = mg_unit_from(mg_mix64_next(&s->state)) * kept;
     for (uint64_t i = 0; i < m; i++) {
         *id = s->scratch[i].id;
         at -= s->scratch[i].p;

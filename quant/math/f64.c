@@ -102,3 +102,9 @@ void mg_f64_sincos(double x, double *sn, double *cs) {
         break;
     }
 }
+
+double mg_f64_normal(double u, double v) {
+    double sn, cs;
+    mg_f64_sincos(6.283185307179586 * v, &sn, &cs);
+    return sqrt(-2 * mg_f64_log(u)) * cs;
+}

@@ -13,5 +13,7 @@ double mg_f64_pow(double base, double y);
 /* Sine and cosine of |x| <= 2^30 (radians). Every result rounded to float was correctly rounded in 11.5 M trials up to
  * 1e6. */
 void mg_f64_sincos(double x, double *sn, double *cs);
+/* A standard normal number from u and v uniform in (0, 1): sqrt(-2 log u) cos(2 pi v) (Box and Muller 1958). */
+double mg_f64_normal(double u, double v);
 
 #endif
