@@ -399,6 +399,29 @@ extern const mg_code_file mg_code_decoder, mg_code_mesh, mg_code_nekomind;
     {.key = MG_K_CONTEXT, .path = "max_seq_len", .absent = VALUE_(32768)}, {.key = MG_K_TIED, .path = "tied_embeddings"}
 
 /* Rotary inverse frequencies that old checkpoints stored as buffers. */
+/* ---- mixtures made of dense models ---- */
+/* A gated block of three matrices becomes an expert, or the shared expert. */
+#define MADE_OF_BLOCKS \
+    .roles = {{MG_R_FFN_GATE, MG_R_EXPERT_GATE}, {MG_R_FFN_UP, MG_R_EXPERT_UP}, {MG_R_FFN_DOWN, MG_R_EXPERT_DOWN}}, .n_roles = 3
+#define MADE_SHARED_OF_BLOCK \
+    .shared = {{MG_R_FFN_GATE, MG_R_SHARED_GATE}, {MG_R_FFN_UP, MG_R_SHARED_UP}, {MG_R_FFN_DOWN, MG_R_SHARED_DOWN}}, \
+    .n_shared_roles = 3, .needs_shared = true
+/* What Qwen's mixtures say of their experts, as mergekit-moe writes it: every layer routes unless it is listed, chosen
+ * weights are divided by their sum. */
+#define EDITS_QWEN_EXPERTS \
+    {.field = "num_experts", .key = MG_K_EXPERTS}, \
+    {.field = "num_experts_per_tok", .key = MG_K_EXPERTS_USED}, \
+    {.field = "moe_intermediate_size", .key = MG_K_FFN}, \
+    {.field = "norm_topk_prob", .json = "true"}, \
+    {.field = "decoder_sparse_step", .json = "1"}, \
+    {.field = "mlp_only_layers", .json = "[]"}
+/* Values that the base may leave to its own family's defaults, which need not be the mixture's. */
+#define EDITS_DEFAULTS \
+    {.field = "num_key_value_heads", .key = MG_K_KV_HEADS}, \
+    {.field = "rope_theta", .key = MG_K_ROPE_THETA, .keep = true}, \
+    {.field = "rms_norm_eps", .key = MG_K_NORM_EPS, .keep = true}, \
+    {.field = "tie_word_embeddings", .key = MG_K_TIED}
+
 #define LLAMA_IGNORED "model.layers.{l}.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq", NULL
 /* clang-format on */
 

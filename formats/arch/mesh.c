@@ -68,8 +68,7 @@ static const char *const ignored[] = {LLAMA_IGNORED};
  * which makes the model the Mixtral of the same donors. */
 static const mg_made_from made_from = {
     .families = {"llama", "mistral"},
-    .roles = {{MG_R_FFN_GATE, MG_R_EXPERT_GATE}, {MG_R_FFN_UP, MG_R_EXPERT_UP}, {MG_R_FFN_DOWN, MG_R_EXPERT_DOWN}},
-    .n_roles = 3,
+    MADE_OF_BLOCKS,
     .zeros = {MG_R_EXCHANGE},
     .n_zeros = 1,
 };
@@ -86,10 +85,7 @@ static const mg_config_edit edits[] = {
     {.field = "neighbor_exchange", .json = "true"},
     {.field = "exchange_scale", .json = "1.0"},
     {.field = "head_dim", .key = MG_K_HEAD_DIM},
-    {.field = "num_key_value_heads", .key = MG_K_KV_HEADS},
-    {.field = "rope_theta", .key = MG_K_ROPE_THETA, .keep = true},
-    {.field = "rms_norm_eps", .key = MG_K_NORM_EPS, .keep = true},
-    {.field = "tie_word_embeddings", .key = MG_K_TIED},
+    EDITS_DEFAULTS,
     {.field = "sliding_window", .remove = true},
     {.field = "auto_map", .remove = true},
     {.field = NULL},

@@ -69,8 +69,7 @@ static const char *const ignored[] = {LLAMA_IGNORED};
 
 static const mg_made_from made_from = {
     .families = {"llama", "mistral"},
-    .roles = {{MG_R_FFN_GATE, MG_R_EXPERT_GATE}, {MG_R_FFN_UP, MG_R_EXPERT_UP}, {MG_R_FFN_DOWN, MG_R_EXPERT_DOWN}},
-    .n_roles = 3,
+    MADE_OF_BLOCKS,
     .order = 1,
 };
 

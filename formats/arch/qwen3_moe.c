@@ -50,8 +50,7 @@ static const char *const ignored[] = {LLAMA_IGNORED};
 
 static const mg_made_from made_from = {
     .families = {"qwen3"},
-    .roles = {{MG_R_FFN_GATE, MG_R_EXPERT_GATE}, {MG_R_FFN_UP, MG_R_EXPERT_UP}, {MG_R_FFN_DOWN, MG_R_EXPERT_DOWN}},
-    .n_roles = 3,
+    MADE_OF_BLOCKS,
     .order = 4,
 };
 
@@ -60,12 +59,7 @@ static const mg_made_from made_from = {
 static const mg_config_edit edits[] = {
     {.field = "architectures", .json = "[\"Qwen3MoeForCausalLM\"]"},
     {.field = "model_type", .json = "\"qwen3_moe\""},
-    {.field = "num_experts", .key = MG_K_EXPERTS},
-    {.field = "num_experts_per_tok", .key = MG_K_EXPERTS_USED},
-    {.field = "moe_intermediate_size", .key = MG_K_FFN},
-    {.field = "norm_topk_prob", .json = "true"},
-    {.field = "decoder_sparse_step", .json = "1"},
-    {.field = "mlp_only_layers", .json = "[]"},
+    EDITS_QWEN_EXPERTS,
     {.field = "use_sliding_window", .json = "false"},
     {.field = "sliding_window", .json = "null"},
     {.field = "layer_types", .remove = true},
