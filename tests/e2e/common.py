@@ -77,6 +77,14 @@ def run(tool, *args, expect=0, env=None, cwd=None, stdin=None, timeout=1100):
     return result
 
 
+def refused(code, words, what, tool, *args):
+    """The tool ends with this code, names these words, and has written nothing: neither WORK/never nor a part of it."""
+    result = run(tool, *args, expect=code)
+    for word in words:
+        check(word in result.err, f"{what}: message lacks {word!r}: {result.err}")
+    check(not (WORK / "never").exists() and leftovers(WORK) == [], f"{what}: something was written")
+
+
 def count_crash_points(tool, *args, env=None):
     """Run to the end and say how many crash points (crash.h) were passed."""
     counter = WORK / "crash_points.txt"

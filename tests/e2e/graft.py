@@ -107,10 +107,7 @@ for layer, e in enumerate(gone):
 
 # ---- refusals ----
 def refuse(code, words, *args):
-    result = run("graft", *args, expect=code)
-    for word in words:
-        check(word in result.err, f"{args}: message lacks {word!r}: {result.err}")
-    check(not (WORK / "never").exists() and common.leftovers(WORK) == [], f"{args}: something was written")
+    common.refused(code, words, args, "graft", *args)
 
 
 refuse(2, ["nothing to do"], reference, WORK / "never")

@@ -169,10 +169,7 @@ same(common.sha256(WORK / "qwen1/model.safetensors"), common.sha256(qwen / "mode
 # ---- refusals: the right code, a message that names the thing, nothing written ----
 def refuse(code, words, text, *options, name="bad"):
     (WORK / f"{name}.yml").write_text(text)
-    result = run("merge", WORK / f"{name}.yml", WORK / "never", *options, expect=code)
-    for word in words:
-        check(word in result.err, f"{text[:60]!r}: message lacks {word!r}: {result.err}")
-    check(not (WORK / "never").exists() and common.leftovers(WORK) == [], f"{text[:60]!r}: something was written")
+    common.refused(code, words, text[:60], "merge", WORK / f"{name}.yml", WORK / "never", *options)
 
 
 base = DATA / "models/donors/base"

@@ -330,10 +330,7 @@ for layer, w in ((0, 0.2), (1, 0.5), (2, 0.8)):
 # ---- refusals ----
 def refuse(code, words, text):
     (WORK / "bad.yml").write_text(text)
-    result = run("merge", WORK / "bad.yml", WORK / "never", expect=code)
-    for word in words:
-        check(word in result.err, f"{text[:80]!r}: message lacks {word!r}: {result.err}")
-    check(not (WORK / "never").exists() and common.leftovers(WORK) == [], f"{text[:80]!r}: something was written")
+    common.refused(code, words, text[:80], "merge", WORK / "bad.yml", WORK / "never")
 
 
 model = f"models:\n  - model: {DONORS}/code\n    parameters: {{weight: 1}}\n"

@@ -166,10 +166,7 @@ run("perplexity", WORK / "adapted.yml", "--tokens", WORK / "few.txt", "-q")
 # ---- refusals ----
 def refuse(code, words, text):
     (WORK / "bad.yml").write_text(text)
-    result = run("merge", WORK / "bad.yml", WORK / "never", expect=code)
-    for word in words:
-        check(word in result.err, f"{text[:90]!r}: message lacks {word!r}: {result.err}")
-    check(not (WORK / "never").exists() and common.leftovers(WORK) == [], f"{text[:90]!r}: something was written")
+    common.refused(code, words, text[:90], "merge", WORK / "bad.yml", WORK / "never")
 
 
 head = f"base_model: {DONORS}/base\ngate_mode: random\n"

@@ -87,10 +87,7 @@ same(gain, [True] * 2, "regmean is closer to the donors than the mean on their o
 
 # ---- refusals ----
 def refuse(code, words, trunk, **more):
-    result = run("merge", recipe("bad", trunk, **more), WORK / "never", expect=code)
-    for word in words:
-        check(word in result.err, f"{trunk}: message lacks {word!r}: {result.err}")
-    check(not (WORK / "never").exists() and common.leftovers(WORK) == [], f"{trunk}: something was written")
+    common.refused(code, words, trunk, "merge", recipe("bad", trunk, **more), WORK / "never")
 
 
 refuse(4, ["regmeen", "regmean"][:1], "regmeen")
