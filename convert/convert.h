@@ -17,6 +17,7 @@ typedef struct mg_convert_item {
     uint32_t rank;
     uint64_t shape[MG_MAX_RANK]; /* as stored in the output, slowest first ([E, out, in] for a GGUF expert stack) */
     mg_dtype source;             /* dtype of the source expression */
+    mg_dtype stored;             /* what was chosen, once it was */
     bool keep_f32;         /* the reference converter stores it as F32 whatever the outtype: vectors, norms, routers */
     uint32_t index, count; /* position in the output, tensors of the output */
 } mg_convert_item;
@@ -31,8 +32,12 @@ typedef mg_status (*mg_convert_dtype_fn)(void *ctx, const mg_convert_item *item,
  */
 mg_status mg_convert_outtype_dtype(void *ctx, const mg_convert_item *item, mg_dtype *dtype, const float **weights,
                                    uint64_t *n_weights, mg_error *err) MG_MUST_CHECK;
+/* The same, but a tensor that is MXFP4 blocks stays so. */
+mg_status mg_convert_keep_blocks_dtype(void *ctx, const mg_convert_item *item, mg_dtype *dtype, const float **weights,
+                                       uint64_t *n_weights, mg_error *err) MG_MUST_CHECK;
 /* "auto": BF16 when the first tensor of rank >= 2 of the checkpoint is BF16, else F16. */
 mg_dtype mg_convert_auto_dtype(const mg_checkpoint *c);
+#define MG_FILE_TYPE_MXFP4_MOE 38u /* general.file_type where blocks of MXFP4 stay */
 /* general.file_type of an outtype (0, 1, 32, 7); UINT32_MAX for others. */
 uint32_t mg_convert_file_type(mg_dtype outtype);
 
@@ -53,6 +58,9 @@ typedef struct mg_convert_gguf_options {
 mg_status mg_convert_plan_gguf(mg_plan *p, mg_model *m, const char *path, const mg_convert_gguf_options *opt,
                                uint32_t *out, mg_error *err) MG_MUST_CHECK;
 
+/* Floats as they are, blocks decoded to F32. No ctx. */
+mg_status mg_convert_floats_dtype(void *ctx, const mg_convert_item *item, mg_dtype *dtype, const float **weights,
+                                  uint64_t *n_weights, mg_error *err) MG_MUST_CHECK;
 /* Every tensor in one dtype. ctx: const mg_dtype *. */
 mg_status mg_convert_uniform_dtype(void *ctx, const mg_convert_item *item, mg_dtype *dtype, const float **weights,
                                    uint64_t *n_weights, mg_error *err) MG_MUST_CHECK;
@@ -75,6 +83,7 @@ typedef struct mg_convert_hf_options {
     bool *had_tokenizer; /* may be NULL */
     mg_error
         *no_tokenizer; /* may be NULL: why none was made from a GGUF's keys, code MG_OK when there are no such keys */
+    bool blocks;       /* weights that are MXFP4 blocks stay so, in the family's own form (mg_model_has_blocks) */
     bool native;       /* Mistral's own form: consolidated.safetensors with native names, params.json */
 } mg_convert_hf_options;
 

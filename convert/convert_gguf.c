@@ -51,6 +51,12 @@ mg_status mg_convert_outtype_dtype(void *ctx, const mg_convert_item *item, mg_dt
     return MG_OK;
 }
 
+mg_status mg_convert_keep_blocks_dtype(void *ctx, const mg_convert_item *item, mg_dtype *dtype, const float **weights,
+                                       uint64_t *n_weights, mg_error *err) {
+    if (item->source == MG_MXFP4) return MG_OK; /* *dtype is what the source is */
+    return mg_convert_outtype_dtype(ctx, item, dtype, weights, n_weights, err);
+}
+
 /* ---- tensors ---- */
 
 /* Rotary factors as a tensor. */
@@ -122,6 +128,7 @@ mg_status mg_convert_add_tensor(mg_plan *p, uint32_t out, const mg_expr *e, mg_c
     item->source = mg_expr_dtype(e);
     mg_dtype dtype = item->source;
     mg_status st = choose ? choose(ctx, item, &dtype, &weights, &n_weights, err) : MG_OK;
+    item->stored = dtype;
     if (st == MG_OK) st = mg_expr_cast(p, e, dtype, weights, n_weights, &e, err);
     if (st == MG_OK) st = mg_plan_add_tensor(p, out, item->name, e, err);
     if (st != MG_OK) mg_error_at(err, NULL, item->name);

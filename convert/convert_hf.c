@@ -19,6 +19,16 @@ mg_status mg_convert_uniform_dtype(void *ctx, const mg_convert_item *item, mg_dt
     return MG_OK;
 }
 
+mg_status mg_convert_floats_dtype(void *ctx, const mg_convert_item *item, mg_dtype *dtype, const float **weights,
+                                  uint64_t *n_weights, mg_error *err) {
+    (void)ctx;
+    (void)weights;
+    (void)n_weights;
+    (void)err;
+    if (mg_dtype_is_block(item->source)) *dtype = MG_F32;
+    return MG_OK;
+}
+
 /* ---- llama3 rotary factors ---- */
 
 static bool same_factors(const float *have, uint64_t n, const mg_hparams *hp, float *work) {
@@ -87,8 +97,16 @@ mg_status mg_convert_set_config(mg_plan *p, uint32_t out, const mg_arch *arch, c
     return st;
 }
 
+static mg_status state_blocks(mg_json *config, const mg_arch *arch, mg_error *err) {
+    mg_json *q;
+    MG_TRY(mg_json_parse(&q, (mg_span){(const uint8_t *)arch->blocks_config, strlen(arch->blocks_config)}, arch->name,
+                         err));
+    mg_json_set(config, "quantization_config", q);
+    return MG_OK;
+}
+
 /* The source's own config with the element type replaced where it stands, or one built from canonical keys. */
-static mg_status make_config(mg_plan *p, mg_model *m, const mg_hparams *hp, uint32_t out, mg_dtype dtype,
+static mg_status make_config(mg_plan *p, mg_model *m, const mg_hparams *hp, uint32_t out, mg_dtype dtype, bool blocks,
                              mg_error *err) {
     mg_json *config;
     if (m->ckpt->config) {
@@ -97,7 +115,8 @@ static mg_status make_config(mg_plan *p, mg_model *m, const mg_hparams *hp, uint
     } else {
         MG_TRY(mg_arch_new_config(&config, m->arch, hp, dtype, err));
     }
-    mg_status st = mg_convert_set_config(p, out, m->arch, config, err);
+    mg_status st = blocks ? state_blocks(config, m->arch, err) : MG_OK;
+    if (st == MG_OK) st = mg_convert_set_config(p, out, m->arch, config, err);
     mg_json_free(config);
     return st;
 }
@@ -148,16 +167,34 @@ mg_status mg_convert_copy_sides(mg_plan *p, uint32_t out, const char *dir, bool 
     return MG_OK;
 }
 
+/* X_blocks [E, rows, cols / 32, 16] and X_scales [E, rows, cols / 32] of a target named X_blocks. */
+static mg_status add_blocks(mg_plan *p, uint32_t out, const mg_target *t, const mg_expr *e, mg_error *err) {
+    char scales[256];
+    const mg_expr *codes_part, *scales_part;
+    const uint64_t shape[4] = {t->shape[0], t->shape[1], t->shape[2] / 32, 16};
+    MG_TRY(mg_expr_fp4_part(p, e, MG_FP4_CODES, 4, shape, &codes_part, err));
+    MG_TRY(mg_expr_fp4_part(p, e, MG_FP4_SCALES, 3, shape, &scales_part, err));
+    const int stem = (int)(strlen(t->name) - strlen("blocks"));
+    if (stem < 0 || snprintf(scales, sizeof scales, "%.*sscales", stem, t->name) >= (int)sizeof scales)
+        return mg_fail(err, MG_ERR_INTERNAL, "'%s' has no place for its scales", t->name);
+    MG_TRY(mg_plan_add_tensor(p, out, t->name, codes_part, err));
+    return mg_plan_add_tensor(p, out, scales, scales_part, err);
+}
+
 static mg_status add_targets(mg_plan *p, mg_model *m, const mg_targets *ts, uint32_t out,
                              const mg_convert_hf_options *opt, mg_dtype *dtype, mg_error *err) {
     for (size_t i = 0; i < ts->n; i++) {
         const mg_target *t = &ts->items[i];
         const mg_expr *e;
         MG_TRY(mg_convert_target_expr(p, m, t, &e, err));
+        if (t->blocks) {
+            MG_TRY(add_blocks(p, out, t, e, err));
+            continue;
+        }
         mg_convert_item item = {.name = t->name, .index = (uint32_t)i, .count = (uint32_t)ts->n};
         mg_convert_item_of(&item, t);
         MG_TRY(mg_convert_add_tensor(p, out, e, &item, opt->dtype, opt->dtype_ctx, err));
-        if (*dtype == MG_DTYPE_COUNT && t->rank >= 2) *dtype = mg_expr_dtype(mg_plan_tensor_expr(p, out, (uint32_t)i));
+        if (*dtype == MG_DTYPE_COUNT && t->rank >= 2) *dtype = item.stored;
     }
     return MG_OK;
 }
@@ -186,10 +223,12 @@ mg_status mg_convert_plan_hf(mg_plan *p, mg_model *m, const char *dir, const mg_
     MG_TRY(mg_convert_recover_rope(m, &hp, err));
     const mg_arch *family = m->arch;
     if (opt->native) MG_TRY(make_params(p, m, &hp, *out, &family, err));
-    mg_status st = mg_arch_targets(&ts, family, &hp, m->layers, opt->native ? MG_LAYOUT_NATIVE : MG_LAYOUT_HF,
-                                   mg_convert_has_for_dir, m, err);
+    const bool blocks = opt->blocks && !opt->native && mg_model_has_blocks(m);
+    mg_status st = blocks ? mg_arch_targets_blocks(&ts, family, &hp, m->layers, mg_convert_has_for_dir, m, err)
+                          : mg_arch_targets(&ts, family, &hp, m->layers, opt->native ? MG_LAYOUT_NATIVE : MG_LAYOUT_HF,
+                                            mg_convert_has_for_dir, m, err);
     if (st == MG_OK) st = add_targets(p, m, &ts, *out, opt, &dtype, err);
-    if (st == MG_OK && !opt->native) st = make_config(p, m, &hp, *out, dtype, err);
+    if (st == MG_OK && !opt->native) st = make_config(p, m, &hp, *out, dtype, blocks, err);
     /* A GGUF carries its tokenizer inside; files beside it need not belong to it. */
     const char *side = opt->side_dir ? opt->side_dir : m->ckpt->kv ? NULL : m->ckpt->dir;
     if (st == MG_OK) st = mg_convert_copy_sides(p, *out, side, opt->had_tokenizer, err);

@@ -197,6 +197,10 @@ static mg_status member_bytes(const mg_plan_group *g, const mg_plan_member *m, m
         mg_expr_part_rows(m->e, tile, n, coded);
         return MG_OK;
     }
+    if (m->e->op == MG_EX_FP4) {
+        mg_expr_fp4_rows(m->e, tile, n, coded);
+        return MG_OK;
+    }
     return mg_expr_cast_rows(m->e, ev, tile, row, n, coded, err);
 }
 

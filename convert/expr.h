@@ -26,6 +26,7 @@ typedef enum mg_expr_op {
     MG_EX_CLAMP,   /* child[0] kept within a limit for each row and group of columns */
     MG_EX_GROUPS,  /* child[0] rounded in groups, or codes, scales and zeros of others, as slabs of bytes */
     MG_EX_PART,    /* one stored part of child[0], a GROUPS: its rows are slabs */
+    MG_EX_FP4,     /* codes or scales of child[0], which is of 4-bit float blocks; its rows are the child's */
     MG_EX_OP_COUNT,
 } mg_expr_op;
 
@@ -54,7 +55,7 @@ struct mg_expr {
     mg_blend_state *state;     /* BLEND */
     float *weights;            /* CAST: importance [n_slices * cols] or NULL */
     const mg_group_form *form; /* GROUPS */
-    uint64_t arg;              /* SCALE: 1 columns, 2 rows, 3 both; CLAMP: group size; PART: which */
+    uint64_t arg;              /* SCALE: 1 columns, 2 rows, 3 both; CLAMP: group size; PART, FP4: which */
     uint64_t n_weights;
     bool fixed;          /* CAST: by quant/fixed.h */
     const void *data;    /* CONST, SLOT: t.n_bytes bytes; a SLOT's is NULL until supplied (atomic) */
@@ -105,6 +106,10 @@ mg_status mg_expr_eval_groups(const mg_expr *e, mg_eval *ev, uint64_t row, uint6
                               mg_error *err) MG_MUST_CHECK;
 mg_status mg_expr_eval_part(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_t n, uint8_t *dst,
                             mg_error *err) MG_MUST_CHECK;
+/* The same of FP4 (expr_fp4.c), and its rows out of n of the child that are in memory. */
+mg_status mg_expr_eval_fp4(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_t n, uint8_t *dst,
+                           mg_error *err) MG_MUST_CHECK;
+void mg_expr_fp4_rows(const mg_expr *e, const void *child_rows, uint64_t n, void *dst);
 /* Rows of a PART out of n slabs of its GROUPS that are in memory. */
 void mg_expr_part_rows(const mg_expr *part, const void *slabs, uint64_t n, void *dst);
 /* Slabs that one unit of work takes: a function of the expression alone. */

@@ -77,6 +77,7 @@ static void key_of(key_buf *k, const mg_expr *e) {
     case MG_EX_SCALE:
     case MG_EX_CLAMP:
     case MG_EX_PART:
+    case MG_EX_FP4:
         key_u64(k, e->arg);
         break;
     case MG_EX_GROUPS:
@@ -111,9 +112,9 @@ mg_status mg_expr_hash(const mg_expr *e, mg_xxh128_state *s, mg_error *err) {
     return MG_OK;
 }
 
-static const char *const op_names[MG_EX_OP_COUNT] = {"source",  "const",  "slot",  "cast",   "linear",
-                                                     "stack",   "concat", "view",  "blend",  "noise",
-                                                     "lowrank", "scale",  "clamp", "groups", "part"};
+static const char *const op_names[MG_EX_OP_COUNT] = {"source", "const",  "slot",  "cast",  "linear",  "stack",
+                                                     "concat", "view",   "blend", "noise", "lowrank", "scale",
+                                                     "clamp",  "groups", "part",  "fp4"};
 
 /* Sizes, depth and grain from what the caller has filled in. */
 static mg_status finish(mg_expr *e, mg_error *err) {
@@ -123,7 +124,7 @@ static mg_status finish(mg_expr *e, mg_error *err) {
                        mg_tensor_shape_text(&e->t, text, sizeof text), mg_dtype_get(e->t.dtype)->name);
     e->rows = mg_tensor_rows(&e->t);
     e->row_bytes = mg_tensor_row_bytes(&e->t);
-    if (e->op == MG_EX_PART) {
+    if (e->op == MG_EX_PART || e->op == MG_EX_FP4) {
         e->rows = e->children[0]->rows;
         e->row_bytes = e->rows ? e->t.n_bytes / e->rows : 0;
     }

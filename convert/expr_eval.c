@@ -315,6 +315,8 @@ mg_status mg_expr_eval(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_t n, 
         return mg_expr_eval_groups(e, ev, row, n, dst, err);
     case MG_EX_PART:
         return mg_expr_eval_part(e, ev, row, n, dst, err);
+    case MG_EX_FP4:
+        return mg_expr_eval_fp4(e, ev, row, n, dst, err);
     case MG_EX_OP_COUNT:
         break;
     }

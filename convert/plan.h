@@ -71,6 +71,11 @@ mg_status mg_expr_scale(mg_plan *p, const mg_expr *x, const mg_expr *cols, const
  * [rows, groups]. Result F32. */
 mg_status mg_expr_clamp(mg_plan *p, const mg_expr *x, const mg_expr *limit, uint64_t group_size, const mg_expr **out,
                         mg_error *err) MG_MUST_CHECK;
+/* What safetensors checkpoints store of a tensor of 4-bit float blocks (quant/fp4_repack.h): its codes or its scales,
+ * U8, in a shape of as many bytes. MG_ERR_UNSUPPORTED for other types. */
+typedef enum mg_fp4_part { MG_FP4_CODES, MG_FP4_SCALES } mg_fp4_part;
+mg_status mg_expr_fp4_part(mg_plan *p, const mg_expr *child, mg_fp4_part part, uint32_t rank, const uint64_t *shape,
+                           const mg_expr **out, mg_error *err) MG_MUST_CHECK;
 /* The stored parts (form->parts, in this order) of a weight [out, in] rounded to nearest in groups. */
 mg_status mg_expr_group_encode(mg_plan *p, const mg_expr *weight, const mg_group_form *form,
                                const mg_expr *parts[MG_GROUP_MAX_PARTS], mg_error *err) MG_MUST_CHECK;

@@ -24,6 +24,7 @@ mg_status mg_plan_memory(mg_plan *p, const mg_exec_options *opt, uint64_t *bytes
 static uint64_t weights_of(const mg_expr *e) {
     const mg_group_form *f = e->op == MG_EX_PART ? e->children[0]->form : NULL;
     if (f) return f->parts[e->arg].what == MG_PART_CODES ? f->rows * f->cols : 0;
+    if (e->op == MG_EX_FP4) return e->arg == MG_FP4_CODES ? e->children[0]->t.n_elements : 0;
     return e->t.dtype == MG_I32 || e->t.dtype == MG_I64 ? 0 : e->t.n_elements; /* group numbers, shapes */
 }
 

@@ -10,7 +10,7 @@
 #include <string.h>
 
 static const mg_expr *core_of(const mg_expr *e) {
-    return e->op == MG_EX_CAST || e->op == MG_EX_PART ? e->children[0] : e;
+    return e->op == MG_EX_CAST || e->op == MG_EX_PART || e->op == MG_EX_FP4 ? e->children[0] : e;
 }
 
 /* Rows per unit: about unit_bytes of the larger of stored and f32 rows, a multiple of the grain. */

@@ -80,7 +80,7 @@ static mg_status parse(args *a, int argc, char **argv, bool *done, mg_error *err
     const mg_opt opts[] = {
         {NULL, MG_OPT_GROUP, NULL, NULL, "Conversion"},
         {"--outtype", MG_OPT_STR, &a->outtype, "TYPE",
-         "auto, f32, f16, bf16 or q8_0 (default auto: bf16 stays, else f16)"},
+         "auto, f32, f16, bf16 or q8_0 (default auto: bf16 and MXFP4 stay, else f16)"},
         {"--to", MG_OPT_STR, &a->to, "LAYOUT", "hf, gguf or mistral (default: gguf when OUT ends in .gguf, else hf)"},
         {"--out-shard-size", MG_OPT_SIZE, &a->shard_size, "SIZE", "limit of a safetensors shard (default 5G)"},
         {"--model-name", MG_OPT_STR, &a->model_name, "NAME",
@@ -155,12 +155,19 @@ static mg_status plan_copy(const args *a, mg_plan *p, mg_checkpoint *c, uint32_t
     return st;
 }
 
+static bool holds_blocks(const mg_checkpoint *c) {
+    if (c->kv) return false;
+    for (uint32_t i = 0; i < c->n_tensors; i++)
+        if (mg_dtype_is_block(c->tensors[i].dtype)) return true;
+    return false;
+}
+
 static mg_status plan_gguf(args *a, mg_plan *p, mg_model *m, uint32_t *out, mg_error *err) {
-    bool had = true;
+    bool had = true, blocks = holds_blocks(m->ckpt); /* of a directory, and only when no type was asked for */
     if (a->dtype == MG_DTYPE_COUNT) a->dtype = mg_convert_auto_dtype(m->ckpt);
-    mg_convert_gguf_options o = {.dtype = mg_convert_outtype_dtype,
+    mg_convert_gguf_options o = {.dtype = blocks ? mg_convert_keep_blocks_dtype : mg_convert_outtype_dtype,
                                  .dtype_ctx = &a->dtype,
-                                 .file_type = mg_convert_file_type(a->dtype),
+                                 .file_type = blocks ? MG_FILE_TYPE_MXFP4_MOE : mg_convert_file_type(a->dtype),
                                  .name = a->model_name,
                                  .had_tokenizer = &had};
     MG_TRY(mg_convert_plan_gguf(p, m, a->out, &o, out, err));
@@ -174,14 +181,15 @@ static mg_status plan_gguf(args *a, mg_plan *p, mg_model *m, uint32_t *out, mg_e
 static mg_status plan_hf(args *a, mg_plan *p, mg_model *m, uint32_t *out, mg_error *err) {
     bool had = true;
     mg_error why = {0};
-    bool keep = !m->ckpt->kv && a->dtype == MG_DTYPE_COUNT;
+    bool as_is = a->dtype == MG_DTYPE_COUNT, keep = as_is && !m->ckpt->kv;
     if (a->dtype == MG_Q8_0)
         return mg_fail(err, MG_ERR_UNSUPPORTED, "a Hugging Face directory cannot hold q8_0; use f32, f16 or bf16");
     if (a->dtype == MG_DTYPE_COUNT) a->dtype = first_matrix(m);
-    mg_convert_hf_options o = {.dtype = keep ? NULL : mg_convert_uniform_dtype,
+    mg_convert_hf_options o = {.dtype = keep ? mg_convert_floats_dtype : mg_convert_uniform_dtype,
                                .dtype_ctx = &a->dtype,
                                .torch_dtype = keep ? MG_DTYPE_COUNT : a->dtype,
                                .shard_size = a->shard_size,
+                               .blocks = as_is,
                                .native = a->to_native,
                                .had_tokenizer = &had,
                                .no_tokenizer = &why};
@@ -228,7 +236,8 @@ int main(int argc, char **argv) {
     mg_interrupt_install();
     mg_status st = parse(&a, argc, argv, &done, &err);
     if (st == MG_OK && !done) {
-        st = mg_group_checkpoint_open(&c, a.in, &err);
+        st = a.dtype == MG_DTYPE_COUNT ? mg_group_checkpoint_open_blocks(&c, a.in, &err)
+                                       : mg_group_checkpoint_open(&c, a.in, &err);
         if (st == MG_OK && !is_copy(&a, c)) st = mg_model_open(&m, c, &err);
         if (st == MG_OK) st = mg_plan_new(&p, &err);
         if (st == MG_OK) st = work(&a, p, c, m, &err);

@@ -240,6 +240,10 @@ static mg_status read_block(mg_group_config *c, const mg_json *q, mg_error *err)
     if (!strcmp(method, "gptq")) return read_gptq(c, q, err);
     if (!strcmp(method, "compressed-tensors")) return read_ct(c, q, err);
     if (!strcmp(method, "fp8")) return read_fp8(c, q, err);
+    if (!strcmp(method, "mxfp4")) {
+        c->method = MG_GROUPS_MXFP4; /* nothing else is stated: the layout is fixed */
+        return MG_OK;
+    }
     return mg_fail(err, MG_ERR_UNSUPPORTED, "weights quantized by '%s' are not read; convert from the float checkpoint",
                    method);
 }

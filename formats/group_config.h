@@ -8,12 +8,13 @@
 #include "formats/checkpoint.h"
 
 typedef enum mg_group_method {
-    MG_GROUPS_NONE, /* no such block */
-    MG_GROUPS_AWQ,  /* the GEMM layout */
-    MG_GROUPS_GPTQ, /* v1 and v2 */
-    MG_GROUPS_CT,   /* compressed-tensors */
-    MG_GROUPS_FP8,  /* "quant_method": "fp8": blocks or one scale per tensor */
-    MG_GROUPS_MLX,  /* MLX affine: "quantization" */
+    MG_GROUPS_NONE,  /* no such block */
+    MG_GROUPS_AWQ,   /* the GEMM layout */
+    MG_GROUPS_GPTQ,  /* v1 and v2 */
+    MG_GROUPS_CT,    /* compressed-tensors */
+    MG_GROUPS_FP8,   /* "quant_method": "fp8": blocks or one scale per tensor */
+    MG_GROUPS_MLX,   /* MLX affine: "quantization" */
+    MG_GROUPS_MXFP4, /* "quant_method": "mxfp4": X_blocks and X_scales, as gpt-oss is released */
 } mg_group_method;
 
 /* How compressed-tensors stores the weights of one of its config groups. */

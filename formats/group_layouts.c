@@ -145,6 +145,39 @@ static mg_status find_mlx(mg_group_finder *f, mg_error *err) {
     return mg_group_expect_shape2(f, f->m->biases, t->shape[0], f->m->groups, err);
 }
 
+/* ---- MXFP4 as gpt-oss stores it ---- */
+
+/* X_blocks [matrices, rows, groups, 16], X_scales [matrices, rows, groups]. The weight keeps the name of its blocks:
+ * X is that of the dense form, whose matrices are transposed. */
+static mg_status find_mxfp4(mg_group_finder *f, mg_error *err) {
+    const mg_tensor *t = &f->c->tensors[f->at];
+    mg_group_matrix *m = f->m;
+    uint32_t scales = MG_STRMAP_NONE;
+    MG_TRY(mg_group_expect_dtype(f, f->at, MG_U8, err));
+    MG_TRY(mg_group_expect_rank(f, f->at, 4, err));
+    if (t->shape[3] != 16)
+        return mg_group_at(
+            f, f->at,
+            mg_fail(err, MG_ERR_FORMAT, "dimension 3 is %" PRIu64 ", expected 16 bytes of 32 codes", t->shape[3]), err);
+    MG_TRY(mg_group_name(f, "_blocks", err));
+    mg_group_set_shape2(m, t->shape[0] * t->shape[1], t->shape[2] * 32); /* fits: the file has half as many bytes */
+    m->rank = 3;
+    m->shape[0] = t->shape[0];
+    m->shape[1] = m->slab_rows = t->shape[1];
+    m->shape[2] = m->cols;
+    m->value = MG_CODE_E2M1;
+    m->codes = (mg_code_array){.tensor = f->at,
+                               .bits = 4,
+                               .word_bytes = 1,
+                               .packed_last = true,
+                               .words = {m->rows, m->cols / 2},
+                               .js = m->cols};
+    MG_TRY(mg_group_set_groups(f, 32, true, err));
+    MG_TRY(mg_group_part(f, "_scales", true, &scales, err));
+    if (f->c->tensors[scales].dtype != MG_F8_E8M0) MG_TRY(mg_group_expect_dtype(f, scales, MG_U8, err));
+    return mg_group_row_major_scales(f, scales, 1, err);
+}
+
 /* ---- which tensors ---- */
 
 static bool ends_with(const char *s, const char *tail) {
@@ -170,6 +203,9 @@ static bool holds_codes(const mg_group_layout *l, const mg_tensor *t, size_t *cu
     case MG_GROUPS_MLX:
         *cut = sizeof ".weight" - 1;
         return ends_with(t->name, ".weight") && t->dtype == MG_U32;
+    case MG_GROUPS_MXFP4:
+        *cut = sizeof "_blocks" - 1;
+        return ends_with(t->name, "_blocks");
     case MG_GROUPS_FP8:
         return is_f8(t->dtype) && !ends_with(t->name, "_scale") && !ends_with(t->name, "_scale_inv");
     default:
@@ -197,6 +233,9 @@ static mg_status find(mg_group_layout *l, mg_checkpoint *c, uint32_t t, size_t c
         break;
     case MG_GROUPS_MLX:
         MG_TRY(find_mlx(&f, err));
+        break;
+    case MG_GROUPS_MXFP4:
+        MG_TRY(find_mxfp4(&f, err));
         break;
     default:
         MG_TRY(find_fp8(&f, err));
@@ -244,7 +283,8 @@ static mg_status refuse_strangers(const mg_group_layout *l, const mg_checkpoint 
                          "FP8 weight without its scale: expected '%s_scale_inv' or '%s_scale' and a "
                          "quantization_config that says how it is used",
                          t->name, t->name);
-        else if (ends_with(t->name, ".qweight") || ends_with(t->name, ".weight_packed"))
+        else if (ends_with(t->name, ".qweight") || ends_with(t->name, ".weight_packed") ||
+                 (ends_with(t->name, "_proj_blocks") && t->dtype == MG_U8))
             st = mg_fail(err, MG_ERR_FORMAT,
                          "holds quantized weights, but no quantization_config says which layout it has");
         for (size_t k = 0; st == MG_OK && k < sizeof known / sizeof *known; k++)

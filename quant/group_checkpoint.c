@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "quant/fp4_repack.h"
 #include "quant/group_decode.h"
 
 #define CHUNK 1024 /* weights decoded at once; the destination of a read need not be aligned */
@@ -24,6 +25,7 @@ typedef struct slot {
 typedef struct dense {
     mg_checkpoint base; /* first: an mg_checkpoint * is a dense * */
     mg_checkpoint *inner;
+    bool blocks; /* weights that have blocks keep them */
     mg_group_layout layout;
     mg_json *config;
     const char **notes;
@@ -115,12 +117,52 @@ static void decode_bytes(const mg_group_band *b, uint64_t offset, uint8_t *dst, 
     }
 }
 
+/* Whole blocks from number `at` on, through a few KiB of codes and scales. */
+static mg_status pack_blocks(dense *d, const mg_group_matrix *m, mg_dtype type, uint64_t at, uint64_t n, uint8_t *dst,
+                             mg_error *err) {
+    enum { MANY = 512 };
+    uint8_t codes[MANY * 16], scales[MANY];
+    const uint64_t code_bytes = mg_fp4_code_bytes(type), scale_bytes = mg_fp4_scale_bytes(type);
+    for (uint64_t k; n; n -= k, at += k, dst += k * mg_dtype_get(type)->block_bytes) {
+        k = n < MANY ? n : MANY;
+        MG_TRY(mg_checkpoint_read(d->inner, m->codes.tensor, at * code_bytes, codes, k * code_bytes, err));
+        MG_TRY(mg_checkpoint_read(d->inner, m->scales, at * scale_bytes, scales, k * scale_bytes, err));
+        mg_fp4_pack(type, codes, scales, k, dst);
+    }
+    return MG_OK;
+}
+
+/* n bytes from `offset` of a weight as blocks; a block that is cut goes through `one`. */
+static mg_status read_blocks(dense *d, const mg_group_matrix *m, mg_dtype type, uint64_t offset, uint8_t *dst,
+                             uint64_t n, mg_error *err) {
+    const uint64_t size = mg_dtype_get(type)->block_bytes;
+    uint8_t one[64];
+    while (n) {
+        const uint64_t cut = offset % size;
+        uint64_t take = size - cut;
+        if (cut == 0 && n >= size) {
+            take = n - n % size;
+            MG_TRY(pack_blocks(d, m, type, offset / size, n / size, dst, err));
+        } else {
+            if (take > n) take = n;
+            MG_TRY(pack_blocks(d, m, type, offset / size, 1, one, err));
+            memcpy(dst, one + cut, take);
+        }
+        dst += take;
+        offset += take;
+        n -= take;
+    }
+    return MG_OK;
+}
+
 static mg_status read_dense(mg_checkpoint *base, uint32_t t, uint64_t offset, void *dst, uint64_t n, mg_error *err) {
     dense *d = (dense *)base;
     uint8_t *to = dst;
     const uint32_t stored = d->stored[t];
     if (d->layout.use[stored] != MG_USE_MATRIX) return mg_checkpoint_read(d->inner, stored, offset, dst, n, err);
     const uint32_t matrix = d->layout.matrix_of[stored];
+    if (base->tensors[t].dtype != MG_F32)
+        return read_blocks(d, &d->layout.matrices[matrix], base->tensors[t].dtype, offset, dst, n, err);
     const uint64_t band_bytes = d->layout.matrices[matrix].cols * 4 * d->band_rows[matrix];
     while (n) {
         uint64_t take = band_bytes - offset % band_bytes;
@@ -175,8 +217,16 @@ static void free_dense(mg_checkpoint *base) {
 
 static const mg_checkpoint_ops ops = {read_dense, recheck, identity, free_dense};
 
-static mg_status dense_tensor(mg_tensor *out, const mg_tensor *codes, const mg_group_matrix *m, mg_error *err) {
-    *out = (mg_tensor){.name = m->name, .dtype = MG_F32, .rank = m->rank, .file = codes->file};
+/* Are codes and scales those of MXFP4, one for one? */
+static bool is_mxfp4(const mg_group_matrix *m) {
+    return m->value == MG_CODE_E2M1 && m->scale_dtype == MG_F8_E8M0 && m->divisor == MG_STRMAP_NONE &&
+           m->group_size == 32 && m->cols % 32 == 0 && m->row_block == 1 && m->scale_rows == m->rows;
+}
+
+static mg_status dense_tensor(mg_tensor *out, const mg_tensor *codes, const mg_group_matrix *m, bool blocks,
+                              mg_error *err) {
+    *out = (mg_tensor){
+        .name = m->name, .dtype = blocks && is_mxfp4(m) ? MG_MXFP4 : MG_F32, .rank = m->rank, .file = codes->file};
     memcpy(out->shape, m->shape, sizeof out->shape);
     if (mg_tensor_set_sizes(out)) return MG_OK;
     mg_status st = mg_fail(err, MG_ERR_LIMIT, "its dense form is too large");
@@ -196,7 +246,7 @@ static mg_status fill_tensors(dense *d, mg_error *err) {
         *t = in->tensors[i];
         if (d->layout.use[i] == MG_USE_MATRIX) {
             const uint32_t m = d->layout.matrix_of[i];
-            MG_TRY(dense_tensor(t, &in->tensors[i], &d->layout.matrices[m], err));
+            MG_TRY(dense_tensor(t, &in->tensors[i], &d->layout.matrices[m], d->blocks, err));
             d->band_rows[m] = mg_group_band_rows(&d->layout.matrices[m], MG_GROUP_BAND_BYTES);
         }
         MG_TRY(mg_strmap_put(&d->base.by_name, t->name, strlen(t->name), d->base.n_tensors, NULL, err));
@@ -217,21 +267,23 @@ static mg_status dense_config(dense *d, mg_error *err) {
 
 /* "56 weights are decoded from AWQ" after the notes on the container. */
 static mg_status add_note(dense *d, mg_error *err) {
-    static const char *const names[] = {"nothing", "AWQ", "GPTQ", "compressed-tensors", "FP8", "MLX"};
+    static const char *const names[] = {"nothing", "AWQ", "GPTQ", "compressed-tensors", "FP8", "MLX", "MXFP4"};
     const uint32_t n = d->inner->n_notes;
     d->notes = calloc((size_t)n + 1, sizeof *d->notes);
     if (!d->notes) return mg_fail_nomem(err, n);
     if (n) memcpy(d->notes, d->inner->notes, n * sizeof *d->notes);
-    snprintf(d->note, sizeof d->note, "%" PRIu32 " weights are quantized (%s) and decoded to F32 as they are read",
-             d->layout.n_matrices, names[d->layout.config.method]);
+    snprintf(d->note, sizeof d->note, "%" PRIu32 " weights are quantized (%s) and %s as they are read",
+             d->layout.n_matrices, names[d->layout.config.method],
+             d->blocks ? "repacked or decoded" : "decoded to F32");
     d->notes[n] = d->note;
     d->base.notes = d->notes;
     d->base.n_notes = n + 1;
     return MG_OK;
 }
 
-static mg_status fill(dense *d, mg_checkpoint *inner, mg_error *err) {
+static mg_status fill(dense *d, mg_checkpoint *inner, bool blocks, mg_error *err) {
     d->inner = inner;
+    d->blocks = blocks;
     d->base = *inner;
     d->base.ops = &ops;
     d->base.tensors = NULL;
@@ -246,12 +298,12 @@ static mg_status fill(dense *d, mg_checkpoint *inner, mg_error *err) {
     return dense_config(d, err);
 }
 
-mg_status mg_group_checkpoint_wrap(mg_checkpoint **out, mg_checkpoint *inner, mg_error *err) {
+static mg_status wrap(mg_checkpoint **out, mg_checkpoint *inner, bool blocks, mg_error *err) {
     *out = inner;
     if (inner->container != MG_CONTAINER_HF_DIR && inner->container != MG_CONTAINER_SAFETENSORS) return MG_OK;
     dense *d = calloc(1, sizeof *d);
     if (!d) return mg_fail_nomem(err, sizeof *d);
-    mg_status st = fill(d, inner, err);
+    mg_status st = fill(d, inner, blocks, err);
     if (st == MG_OK && d->layout.config.method != MG_GROUPS_NONE) {
         *out = &d->base;
         return MG_OK;
@@ -260,18 +312,30 @@ mg_status mg_group_checkpoint_wrap(mg_checkpoint **out, mg_checkpoint *inner, mg
     return st;
 }
 
+mg_status mg_group_checkpoint_wrap(mg_checkpoint **out, mg_checkpoint *inner, mg_error *err) {
+    return wrap(out, inner, false, err);
+}
+
 bool mg_group_checkpoint_is_view(const mg_checkpoint *c) {
     return c->ops == &ops;
 }
 
-mg_status mg_group_checkpoint_open(mg_checkpoint **out, const char *path, mg_error *err) {
+static mg_status open_view(mg_checkpoint **out, const char *path, bool blocks, mg_error *err) {
     mg_checkpoint *inner = NULL;
     *out = NULL;
     MG_TRY(mg_checkpoint_open(&inner, path, err));
-    mg_status st = mg_group_checkpoint_wrap(out, inner, err);
+    mg_status st = wrap(out, inner, blocks, err);
     if (st == MG_OK) return MG_OK;
     mg_error_at(err, path, NULL);
     mg_checkpoint_free(inner);
     *out = NULL;
     return st;
+}
+
+mg_status mg_group_checkpoint_open(mg_checkpoint **out, const char *path, mg_error *err) {
+    return open_view(out, path, false, err);
+}
+
+mg_status mg_group_checkpoint_open_blocks(mg_checkpoint **out, const char *path, mg_error *err) {
+    return open_view(out, path, true, err);
 }

@@ -1,6 +1,7 @@
-/* group_checkpoint.h - quantized Hugging Face checkpoints (AWQ, GPTQ, compressed-tensors, FP8) as the dense models that
- * they stand for: X.qweight, X.scales, ... become one tensor X.weight of F32, decoded as it is read, and config.json
- * loses its quantization_config. Nobody who works with the result sees a difference from a float checkpoint.
+/* group_checkpoint.h - quantized Hugging Face checkpoints (AWQ, GPTQ, compressed-tensors, FP8, MXFP4) as the dense
+ * models that they stand for: X.qweight, X.scales, ... become one tensor X.weight of F32, decoded as it is read, and
+ * config.json loses its quantization_config. Nobody who works with the result sees a difference from a float
+ * checkpoint.
  *
  * Memory: a few bands of unpacked rows (quant/group_decode.h), whatever the size of the weights. */
 #ifndef MG_QUANT_GROUP_CHECKPOINT_H
@@ -16,6 +17,10 @@
  * those that show or check what is stored. MG_ERR_UNSUPPORTED names a quantization that is not read; MG_ERR_FORMAT
  * names tensor, found and expected where parts do not fit together. */
 mg_status mg_group_checkpoint_open(mg_checkpoint **out, const char *path, mg_error *err) MG_MUST_CHECK;
+
+/* The same, but weights that are blocks of MXFP4 in another order become tensors of that type instead of F32: for those
+ * who keep what is stored. */
+mg_status mg_group_checkpoint_open_blocks(mg_checkpoint **out, const char *path, mg_error *err) MG_MUST_CHECK;
 
 /* The dense view of an opened checkpoint. *out is inner itself when nothing is quantized; else inner belongs to *out.
  * After a failure inner is still the caller's. Tensors keep their order, each weight in the place of its codes. */

@@ -260,6 +260,8 @@ typedef struct mg_form {
     const char *pattern; /* NULL ends the list */
     mg_view_row views[MG_MAX_ROW_VIEWS];
     mg_sym stored[4]; /* shape of the stored tensor; none = the logical shape */
+    bool blocks;      /* what the file has are two tensors, this one's codes and "_scales" instead of "_blocks": the
+                         layout of MXFP4 releases. Written only when asked for (mg_arch_targets_blocks) */
 } mg_form;
 
 typedef struct mg_tensor_row {
@@ -326,6 +328,7 @@ typedef struct mg_arch {
     const mg_native *native;       /* NULL: no native releases; forms[MG_LAYOUT_NATIVE] are then unused */
     const mg_code_file *code[3];   /* NULL-terminated: transformers has the family, or nobody has */
     const char *auto_map;          /* with code: the JSON of config.json's auto_map */
+    const char *blocks_config;     /* with forms of blocks: the JSON of config.json's quantization_config */
 } mg_arch;
 
 uint32_t mg_arch_count(void);
@@ -383,6 +386,7 @@ typedef struct mg_target {
     uint32_t join; /* > 1: that many parts, one below the other, make up each slice of the slowest dimension;
                       `after` then turns a slice into what is stored (rows of fused weights that alternate) */
     mg_view after[MG_MAX_VIEWS];
+    bool blocks;         /* the form is one of blocks (mg_form.blocks): stored as codes and scales */
     bool generated;      /* no source holds it: values come from mg_arch_generate (f32) */
     bool always_f32;     /* the reference converter keeps it F32 whatever --outtype is: vectors, norms, routers */
     uint32_t row, flush; /* of the tensor row it came from: place in the table and group (mg_targets_order) */
@@ -405,6 +409,11 @@ bool mg_model_has(const void *model, mg_role role, uint32_t layer, uint32_t expe
  * the reference converter's. *out is initialised here and released by the caller, also after a failure. */
 mg_status mg_arch_targets(mg_targets *out, const mg_arch *arch, const mg_hparams *hp, const mg_layer *layers,
                           mg_layout layout, mg_has_fn has, const void *ctx, mg_error *err) MG_MUST_CHECK;
+/* The same of layout HF, but weights whose family stores them in blocks of MXFP4 too have that form. */
+mg_status mg_arch_targets_blocks(mg_targets *out, const mg_arch *arch, const mg_hparams *hp, const mg_layer *layers,
+                                 mg_has_fn has, const void *ctx, mg_error *err) MG_MUST_CHECK;
+/* Does m hold everything that its family stores in blocks as MXFP4? false when the family has no such form. */
+bool mg_model_has_blocks(const mg_model *m);
 void mg_targets_release(mg_targets *t);
 
 /* Sort GGUF targets as convert_hf_to_gguf emits them for this source: generated tensors first, then by the source

@@ -24,6 +24,7 @@ typedef struct builder {
     const mg_hparams *hp;
     const mg_layer *layers;
     mg_layout layout;
+    bool blocks; /* forms of blocks where there are any */
     mg_has_fn has;
     const void *ctx;
     mg_strmap names;
@@ -137,13 +138,21 @@ static mg_status put_piece(builder *b, const uint64_t *stored, uint32_t rank, pi
     return MG_OK;
 }
 
+/* The form of a row that holds blocks; NULL when the family stores no such. */
+static const mg_form *blocks_form(const mg_tensor_row *r) {
+    for (uint32_t f = 0; f < MG_MAX_FORMS && r->forms[MG_LAYOUT_HF][f].pattern; f++)
+        if (r->forms[MG_LAYOUT_HF][f].blocks) return &r->forms[MG_LAYOUT_HF][f];
+    return NULL;
+}
+
 static mg_status add_piece(builder *b, uint32_t row, uint32_t l, uint32_t e, bool generated) {
     const mg_tensor_row *r = &b->arch->tensors[row];
-    const mg_form *f = &r->forms[b->layout][0];
+    const mg_form *f = b->blocks ? blocks_form(r) : NULL;
+    if (!f) f = &r->forms[b->layout][0];
     mg_view chain[MG_MAX_VIEWS];
     inverse_chain inv;
     uint64_t shape[3], stored[4] = {0};
-    mg_target like = {.generated = generated, .row = row, .flush = r->flush};
+    mg_target like = {.blocks = f->blocks, .generated = generated, .row = row, .flush = r->flush};
     char name[256];
     uint32_t rank = mg_sym_shape(shape, r->shape, 3, b->hp, e);
     if (!f->pattern)
@@ -266,17 +275,46 @@ static mg_status build(builder *b) {
     return MG_OK;
 }
 
+static mg_status targets(builder *b) {
+    memset(b->out, 0, sizeof *b->out);
+    mg_arena_init(&b->out->arena, TARGETS_ARENA);
+    mg_strmap_init(&b->names);
+    mg_status st = build(b);
+    mg_strmap_release(&b->names);
+    free(b->pieces);
+    return st;
+}
+
 mg_status mg_arch_targets(mg_targets *out, const mg_arch *arch, const mg_hparams *hp, const mg_layer *layers,
                           mg_layout layout, mg_has_fn has, const void *ctx, mg_error *err) {
     builder b = {
         .out = out, .arch = arch, .hp = hp, .layers = layers, .layout = layout, .has = has, .ctx = ctx, .err = err};
-    memset(out, 0, sizeof *out);
-    mg_arena_init(&out->arena, TARGETS_ARENA);
-    mg_strmap_init(&b.names);
-    mg_status st = build(&b);
-    mg_strmap_release(&b.names);
-    free(b.pieces);
-    return st;
+    return targets(&b);
+}
+
+mg_status mg_arch_targets_blocks(mg_targets *out, const mg_arch *arch, const mg_hparams *hp, const mg_layer *layers,
+                                 mg_has_fn has, const void *ctx, mg_error *err) {
+    builder b = {.out = out, .arch = arch, .hp = hp, .layers = layers, .layout = MG_LAYOUT_HF, .blocks = true};
+    b.has = has;
+    b.ctx = ctx;
+    b.err = err;
+    return targets(&b);
+}
+
+bool mg_model_has_blocks(const mg_model *m) {
+    bool any = false;
+    for (uint32_t i = 0; i < m->arch->n_tensors; i++) {
+        const mg_tensor_row *r = &m->arch->tensors[i];
+        const uint32_t experts = mg_scope_count(mg_role_scope(r->role), &m->hp);
+        if (!blocks_form(r)) continue;
+        for (uint32_t l = 0; l < (uint32_t)m->hp.i[MG_K_LAYERS]; l++)
+            for (uint32_t e = 0; e < experts; e++) {
+                const mg_bound *b = mg_model_find(m, r->role, l, e);
+                if (b && mg_model_tensor(m, b)->dtype != MG_MXFP4) return false;
+                any = any || b;
+            }
+    }
+    return any;
 }
 
 void mg_targets_release(mg_targets *t) {
@@ -330,7 +368,8 @@ bool mg_target_newest_name(const mg_target *t, const mg_arch *arch, const mg_hpa
 /* ---- the reference converter's order ---- */
 
 typedef struct order_key {
-    uint32_t generated, rank, row, layer;
+    uint32_t phase; /* 0: generated; 1: repacked from blocks, which the reference does before all others; 2 */
+    uint32_t rank, row, layer;
     mg_target target;
 } order_key;
 
@@ -347,7 +386,7 @@ static int by_shard_and_name(const void *pa, const void *pb) {
 
 static int by_order(const void *pa, const void *pb) {
     const order_key *a = pa, *b = pb;
-    if (a->generated != b->generated) return a->generated ? -1 : 1;
+    if (a->phase != b->phase) return a->phase < b->phase ? -1 : 1;
     if (a->rank != b->rank) return a->rank < b->rank ? -1 : 1;
     if (a->layer != b->layer) return a->layer < b->layer ? -1 : 1;
     return a->row < b->row ? -1 : a->row > b->row;
@@ -388,11 +427,12 @@ static mg_status fill_keys(order_key *keys, const mg_targets *t, const mg_model 
                            mg_error *err) {
     for (size_t i = 0; i < t->n; i++) {
         const mg_target *x = &t->items[i];
-        keys[i] = (order_key){.generated = x->generated, .row = x->row, .layer = x->parts[0].layer, .target = *x};
+        keys[i] = (order_key){.phase = x->generated ? 0 : 2, .row = x->row, .layer = x->parts[0].layer, .target = *x};
         for (uint32_t p = 0; p < x->n_parts && !x->generated; p++) {
             mg_bound b;
             MG_TRY(mg_target_bind(&b, source, x, p, err));
             if (rank[b.tensor] > keys[i].rank) keys[i].rank = rank[b.tensor];
+            if (!source->ckpt->kv && mg_dtype_is_block(source->ckpt->tensors[b.tensor].dtype)) keys[i].phase = 1;
         }
     }
     return MG_OK;

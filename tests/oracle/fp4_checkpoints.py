@@ -1,0 +1,70 @@
+"""gpt-oss as it is released, experts in MXFP4: the GGUF is the reference converter's byte for byte, the decoded weights are
+transformers', and the way back gives the stored tensors again. Needs $LLAMA_CPP, a source checkout."""
+import json
+import subprocess
+import sys
+
+import torch
+from safetensors.torch import load_file, save_file
+from transformers.integrations.mxfp4 import convert_moe_packed_tensors
+
+from peers import DATA, WORK, run
+
+E, H, I = 4, 64, 96
+tiny = DATA / "models/tiny/gpt_oss"
+config = json.loads((tiny / "config.json").read_text())
+config |= {"intermediate_size": I, "quantization_config": {"quant_method": "mxfp4", "modules_to_not_convert": [
+    "model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"]}}
+torch.manual_seed(1)
+tensors = load_file(tiny / "model.safetensors")
+for name in [n for n in tensors if ".experts." in n]:
+    bias = name.endswith("_bias")
+    rows = 2 * I if "gate_up" in name else H
+    columns = H if "gate_up" in name else I
+    if bias:
+        tensors[name] = torch.randn(E, rows).bfloat16()
+        continue
+    del tensors[name]
+    tensors[name + "_blocks"] = torch.randint(0, 256, (E, rows, columns // 32, 16), dtype=torch.uint8)
+    tensors[name + "_scales"] = torch.randint(118, 124, (E, rows, columns // 32), dtype=torch.uint8)
+model = WORK / "model"
+model.mkdir()
+(model / "config.json").write_text(json.dumps(config))
+save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+
+run("convert", model, WORK / "ours.gguf", "-q")
+reference = subprocess.run([sys.executable, "reference_converter.py", model, WORK / "theirs.gguf", "bf16"], check=True, capture_output=True, text=True)
+from gguf import GGUFReader  # noqa: E402  (after the script, whose path may have another)
+ours, theirs = (GGUFReader(WORK / f"{who}.gguf") for who in ("ours", "theirs"))
+assert [(t.name, t.tensor_type, list(t.shape), t.data.tobytes()) for t in ours.tensors] == \
+       [(t.name, t.tensor_type, list(t.shape), t.data.tobytes()) for t in theirs.tensors], "tensors, or their order, differ"
+keys = [k for k in theirs.fields if not k.startswith(("tokenizer.", "GGUF."))]
+assert {k: ours.fields[k].contents() for k in keys} == {k: theirs.fields[k].contents() for k in keys}
+print(f"{len(ours.tensors)} tensors and {len(keys)} keys equal to the reference converter's ({reference.stdout.strip()})")
+
+run("convert", model, WORK / "dense", "--outtype", "f32", "-q")
+dense = load_file(WORK / "dense" / "model.safetensors")
+for name in [n[:-7] for n in tensors if n.endswith("_blocks")]:
+    want = convert_moe_packed_tensors(tensors[name + "_blocks"], tensors[name + "_scales"], dtype=torch.float32)
+    assert torch.equal(dense[name], want), name
+print("decoded weights equal transformers'")
+
+for source in ("ours.gguf", "model"):
+    folder = WORK / f"back-{source[:4]}"
+    run("convert", WORK / source, folder, "-q")
+    back = load_file(folder / "model.safetensors")
+    assert sorted(back) == sorted(tensors)
+    for name, t in back.items():  # what GGUF has as f32 comes back as the type of the rest
+        same = torch.equal(t, tensors[name]) if t.dtype == tensors[name].dtype else torch.equal(t.float(), tensors[name].float())
+        assert same and (t.dtype == torch.uint8) == (tensors[name].dtype == torch.uint8), name
+    again = json.loads((folder / "config.json").read_text())
+    assert again["quantization_config"] == config["quantization_config"]
+print("and back: the stored blocks and scales, bit for bit")
+
+ids = ",".join(map(str, range(1, 40)))
+logits = []
+for source in ("model", "ours.gguf", "dense", "back-ours"):
+    run("forward", WORK / source, "--ids", ids, "-o", WORK / f"{source}.st", "--capture", "logits", "-q")
+    logits.append(load_file(WORK / f"{source}.st")["logits"])
+assert all(torch.equal(x, logits[0]) for x in logits), "logits differ"
+print("logits equal from all four")
