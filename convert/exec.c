@@ -5,7 +5,6 @@
 #include "convert/exec.h"
 
 #include "convert/expr_tile.h"
-#include "convert/reuse.h"
 
 #include "formats/base/cpu.h"
 #include "formats/base/file.h"
@@ -272,10 +271,10 @@ static mg_status run_unit(void *ctx, uint64_t unit, unsigned worker, mg_error *e
         }
     }
     mg_progress_add(x->progress, bytes, name);
-    return MG_OK;
+    return mg_exec_hash_unit_done(x, unit, w, err);
 }
 
-/* ---- what follows the units ---- */
+/* ---- what is around the units ---- */
 
 static mg_status write_heads(mg_exec *x, mg_error *err) {
     for (uint32_t i = 0; i < x->p->n_outputs; i++) {
@@ -287,73 +286,6 @@ static mg_status write_heads(mg_exec *x, mg_error *err) {
         }
     }
     return MG_OK;
-}
-
-/* Ticket t: sha256 of a weight file, or (after the files) both hashes of a tensor. Read back, so what is hashed is
- * what is there. */
-static mg_status hash_region(mg_exec *x, uint32_t out, uint32_t file, uint64_t at, uint64_t n, mg_exec_worker *w,
-                             bool xxh, mg_tensor_hash *hash, mg_error *err) {
-    enum { CHUNK = 1 << 20 };
-    void *buf;
-    mg_sha256 sha;
-    uint8_t digest[32];
-    w->ev.depth = 0;
-    MG_TRY(mg_eval_push(&w->ev, CHUNK, &buf, err));
-    mg_sha256_init(&sha);
-    mg_xxh128_state *xs;
-    MG_TRY(mg_xxh128_new(&xs, err));
-    mg_status st = MG_OK;
-    while (n && st == MG_OK) {
-        uint64_t k = n < CHUNK ? n : CHUNK;
-        st = mg_outset_read(x->sets[x->outs[out].set].set, x->outs[out].index[file], at, buf, k, err);
-        if (st != MG_OK) break;
-        mg_sha256_update(&sha, buf, (size_t)k);
-        if (xxh) mg_xxh128_update(xs, buf, (size_t)k);
-        at += k;
-        n -= k;
-        if (mg_interrupted()) st = mg_fail(err, (mg_status)mg_interrupted(), "interrupted");
-    }
-    mg_xxh128 h = mg_xxh128_final(xs);
-    mg_xxh128_free(xs);
-    mg_sha256_final(&sha, digest);
-    mg_hex(digest, sizeof digest, hash->sha256);
-    mg_hex(h.bytes, sizeof h.bytes, hash->xxh3);
-    return st;
-}
-
-static mg_status run_hash(void *ctx, uint64_t ticket, unsigned worker, mg_error *err) {
-    mg_exec *x = ctx;
-    const mg_exec_hash *j = &x->hash_jobs[ticket];
-    const mg_plan_output *o = x->p->outputs[j->output];
-    if (!j->tensor)
-        return hash_region(x, j->output, j->index, 0, o->files[j->index].size, &x->workers[worker], false,
-                           &x->outs[j->output].file_hash[j->index], err);
-    const mg_plan_tensor *t = &o->tensors[j->index];
-    mg_tensor_hash *hash = &x->outs[j->output].tensor_hash[j->index];
-    if (x->opt->hash_sources && t->e->op == MG_EX_CAST)
-        MG_TRY(mg_reuse_source_hash(t->e->children[0], &x->workers[worker].ev, hash->source, err));
-    return hash_region(x, j->output, t->file, t->offset, t->e->t.n_bytes, &x->workers[worker], true, hash, err);
-}
-
-static mg_status hash_all(mg_exec *x, mg_pool *pool, mg_error *err) {
-    size_t n = 0;
-    for (uint32_t i = 0; i < x->p->n_outputs; i++) n += x->p->outputs[i]->n_files + x->p->outputs[i]->n_tensors;
-    x->hash_jobs = calloc(n + 1, sizeof *x->hash_jobs);
-    if (!x->hash_jobs) return mg_fail_nomem(err, n * sizeof *x->hash_jobs);
-    uint64_t jobs = 0;
-    for (uint32_t i = 0; i < x->p->n_outputs; i++) {
-        const mg_plan_output *o = x->p->outputs[i];
-        x->outs[i].file_hash = calloc(o->n_files + 1, sizeof *x->outs[i].file_hash);
-        x->outs[i].tensor_hash = calloc(o->n_tensors + 1, sizeof *x->outs[i].tensor_hash);
-        if (!x->outs[i].file_hash || !x->outs[i].tensor_hash)
-            return mg_fail_nomem(err, o->n_tensors * sizeof(mg_tensor_hash));
-        for (uint32_t f = 0; f < o->n_files; f++)
-            if (o->files[f].weights) x->hash_jobs[jobs++] = (mg_exec_hash){.output = i, .index = f};
-    }
-    for (uint32_t i = 0; x->opt->manifest && i < x->p->n_outputs; i++)
-        for (uint32_t t = 0; t < x->p->outputs[i]->n_tensors; t++)
-            x->hash_jobs[jobs++] = (mg_exec_hash){.output = i, .index = t, .tensor = true};
-    return mg_pool_run(pool, jobs, run_hash, x, err);
 }
 
 static mg_status write_manifests(mg_exec *x, mg_error *err) {
@@ -418,7 +350,7 @@ static void exec_release(mg_exec *x) {
         free(x->outs[i].tensor_hash);
     }
     free(x->outs);
-    free(x->hash_jobs);
+    mg_exec_hash_release(x);
     for (uint32_t s = 0; s < x->n_sets; s++) mg_outset_free(x->sets[s].set);
     free(x->sets);
     mg_progress_free(x->progress);
@@ -477,9 +409,10 @@ static mg_status run(mg_exec *x, mg_exec_result *res, mg_pool **pool, mg_error *
     uint64_t total = 0;
     for (uint32_t m = 0; m < x->units.n_members; m++) total += x->units.members[m].e->t.n_bytes;
     MG_TRY(mg_progress_new(&x->progress, x->opt->progress, x->opt->label ? x->opt->label : "write", total, err));
+    MG_TRY(write_heads(x, err)); /* first, because hashing follows the units through the files */
+    MG_TRY(mg_exec_hash_begin(x, err));
     MG_TRY(mg_pool_run(*pool, x->units.n_units, run_unit, x, err));
-    MG_TRY(write_heads(x, err));
-    MG_TRY(hash_all(x, *pool, err));
+    MG_TRY(mg_exec_hash_rest(x, *pool, err));
     if (x->opt->verify_copies) MG_TRY(mg_exec_verify_copies(x, err));
     if (x->opt->manifest) MG_TRY(write_manifests(x, err));
     for (uint32_t i = 0; i < p->n_inputs; i++) MG_TRY(mg_checkpoint_recheck(p->inputs[i], err));

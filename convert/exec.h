@@ -1,8 +1,14 @@
-/* exec.h - state of one execution of a plan. Private to exec.c, with what plan_json.c needs to foretell memory. */
+/* exec.h - state of one execution of a plan. Private to exec*.c, with what plan_json.c needs to foretell memory. */
 #ifndef MG_CONVERT_EXEC_H
 #define MG_CONVERT_EXEC_H
 
 #include "convert/plan_private.h"
+
+#include "formats/base/hash.h"
+#include "formats/base/pool.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
 
 typedef struct mg_exec_worker {
     mg_eval ev;
@@ -25,8 +31,21 @@ typedef struct mg_exec_out {
     mg_tensor_hash *tensor_hash; /* [n_tensors] */
 } mg_exec_out;
 
+/* A place in the files of an output. */
+typedef struct mg_exec_mark {
+    uint32_t file;
+    uint64_t at;
+} mg_exec_mark;
+
+/* sha256 of an output's weight files, one after the other. */
+typedef struct mg_exec_hasher {
+    mg_sha256 sha;
+    mg_exec_mark next;    /* hashed up to here */
+    mg_exec_mark *begins; /* [n_groups + 1], exec_hash.c */
+} mg_exec_hasher;
+
 typedef struct mg_exec_hash {
-    uint32_t output, index; /* index of a file, or of a tensor */
+    uint32_t output, index; /* index of a tensor; else what is left of the output's files */
     bool tensor;
 } mg_exec_hash;
 
@@ -41,12 +60,22 @@ typedef struct mg_exec {
     mg_exec_worker *workers;
     unsigned n_workers;
     mg_exec_hash *hash_jobs;
+    mg_exec_hasher *hashers; /* [n_outputs]; these and first_undone belong to the holder of hash_lock */
+    pthread_mutex_t hash_lock;
+    uint64_t first_undone;
+    atomic_bool *unit_done; /* [n_units] */
     mg_progress *progress;
     struct {
         uint64_t tensors, bytes;
         char before[33], after[33];
     } copies;
 } mg_exec;
+
+/* Hashes (exec_hash.c): before the units, after each of them, and what is left after the last; heads are written. */
+mg_status mg_exec_hash_begin(mg_exec *x, mg_error *err) MG_MUST_CHECK;
+mg_status mg_exec_hash_unit_done(mg_exec *x, uint64_t unit, mg_exec_worker *w, mg_error *err) MG_MUST_CHECK;
+mg_status mg_exec_hash_rest(mg_exec *x, mg_pool *pool, mg_error *err) MG_MUST_CHECK;
+void mg_exec_hash_release(mg_exec *x);
 
 /* mg_exec_options.verify_copies (exec_copies.c). */
 mg_status mg_exec_verify_copies(mg_exec *x, mg_error *err) MG_MUST_CHECK;
