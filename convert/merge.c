@@ -12,6 +12,12 @@
 #include <string.h>
 #include <strings.h>
 
+static bool has_row(const mg_arch *a, mg_role role) {
+    for (uint32_t r = 0; r < a->n_tensors; r++)
+        if (a->tensors[r].role == role) return true;
+    return false;
+}
+
 /* Every weight of the base must have a place in the result: as itself, or as the dense block that the experts replace.
  */
 static mg_status check_base_fits(const mg_merge *m, mg_error *err) {
@@ -20,9 +26,7 @@ static mg_status check_base_fits(const mg_merge *m, mg_error *err) {
         mg_role role;
         if (!mg_model_role_of(b, t, &role, NULL, NULL) || mg_arch_expert_role(m->target, role) != MG_ROLE_COUNT)
             continue;
-        bool kept = false;
-        for (uint32_t r = 0; r < m->target->n_tensors; r++) kept = kept || m->target->tensors[r].role == role;
-        if (!kept) {
+        if (!has_row(m->target, role)) {
             mg_error_at(err, b->ckpt->path, b->ckpt->tensors[t].name);
             return mg_fail(err, MG_ERR_CONFLICT,
                            "a %s model has no place for this weight of the base, and dropping it would break it",
@@ -34,25 +38,58 @@ static mg_status check_base_fits(const mg_merge *m, mg_error *err) {
 
 /* ---- opening ---- */
 
-/* The family of the result: the one the recipe names (the beginning will do), else the first in order that such donors
- * can become. */
+static bool shared_has_prompts(const mg_merge_spec *s) {
+    bool any = false;
+    for (uint32_t i = s->n_experts; i < s->n_experts + s->n_shared; i++)
+        any = any || s->experts[i].positive.n || s->experts[i].negative.n;
+    return any;
+}
+
+/* May donors and shared experts like these become the family without being asked? */
+static bool is_natural(const mg_merge *m, const mg_arch *a) {
+    const mg_made_from *made = a->made_from;
+    if (made->order == 0 || m->spec->n_shared > (made->n_shared_roles ? 1u : 0u)) return false;
+    if (shared_has_prompts(m->spec) && !has_row(a, MG_R_SHARED_ROUTER)) return false;
+    return m->spec->n_shared || !made->needs_shared;
+}
+
+static bool begins(const char *name, const char *want) {
+    return name && strncasecmp(want, name, strlen(want)) == 0;
+}
+
+/* The family of the result: the one the recipe names (the beginning of our name or mergekit's will do), else the first
+ * in order that such donors can become. */
 static mg_status pick_target(mg_merge *m, mg_error *err) {
     const char *want = m->spec->architecture ? m->spec->architecture : "";
     const mg_arch *asked = NULL;
     for (uint32_t i = 0; i < mg_arch_count(); i++) {
         const mg_arch *a = mg_arch_at(i);
-        if (!mg_arch_made_from(a, m->donors[0].model->arch) || strncasecmp(want, a->name, strlen(want)) != 0) continue;
-        const mg_made_from *made = a->made_from;
-        if (!want[0] && (made->order == 0 || m->spec->n_shared > (made->n_shared_roles ? 1u : 0u) ||
-                         (made->needs_shared && !m->spec->n_shared)))
-            continue;
-        if (!asked || made->order < asked->made_from->order) asked = a;
+        if (!mg_arch_made_from(a, m->donors[0].model->arch)) continue;
+        if (want[0] ? !begins(a->name, want) && !begins(a->made_from->called, want) : !is_natural(m, a)) continue;
+        if (!asked || a->made_from->order < asked->made_from->order) asked = a;
     }
     m->target = asked;
     if (asked) return MG_OK;
     return mg_fail(err, MG_ERR_UNSUPPORTED,
                    "no mixture-of-experts family '%s' that we can write is made from %s donors with %u shared experts",
                    want, m->donors[0].model->arch->name, m->spec->n_shared);
+}
+
+/* A shared expert's router row comes from its prompts, where the family has such a router. */
+static mg_status check_shared(const mg_merge *m, mg_error *err) {
+    const mg_merge_spec *s = m->spec;
+    const bool weighed = has_row(m->target, MG_R_SHARED_ROUTER);
+    if (!weighed && shared_has_prompts(s))
+        return mg_fail(err, MG_ERR_CONFLICT, "a %s model has no router for its shared expert: prompts mean nothing",
+                       m->target->name);
+    const bool from_prompts =
+        s->gate_mode == MG_GATE_HIDDEN || s->gate_mode == MG_GATE_HIDDEN_AVG || s->gate_mode == MG_GATE_CHEAP_EMBED;
+    for (uint32_t i = s->n_experts; weighed && from_prompts && i < s->n_experts + s->n_shared; i++)
+        if (!s->shared_exact && s->experts[i].positive.n == 0)
+            return mg_fail(err, MG_ERR_CONFLICT,
+                           "shared expert '%s' has no positive prompts, which gate mode '%s' needs for its router",
+                           s->experts[i].source, mg_gate_mode_name(s->gate_mode));
+    return MG_OK;
 }
 
 static bool has_zero(const mg_arch *a, mg_role role) {
@@ -105,6 +142,7 @@ static mg_status open_all(mg_merge *m, mg_error *err) {
         m->donors[m->first_trunk + i].name = m->donors[m->first_trunk + i].path = s->trunk->slices[0].sources[i].path;
     MG_TRY(mg_donors_open(m->donors, m->n_donors, err));
     MG_TRY(pick_target(m, err));
+    MG_TRY(check_shared(m, err));
     MG_TRY(mg_donors_compare(m->donors, m->n_donors, false, err));
     MG_TRY(check_base_fits(m, err));
     return describe_result(m, err);
@@ -149,7 +187,7 @@ static bool result_has(const void *ctx, mg_role role, uint32_t layer, uint32_t e
     const mg_made_from *made = m->target->made_from;
     bool routes = mg_role_scope(role) != MG_SCOPE_MODEL && m->result->layers[layer].moe;
     if (role == MG_R_ROUTER) return routes;
-    if (role == MG_R_SHARED_ROUTER) return routes && m->spec->n_shared;
+    if (role == MG_R_SHARED_ROUTER) return routes && m->spec->n_shared && has_row(m->target, role);
     const mg_role_pair *pair = pair_of(made->roles, made->n_roles, role);
     if (!pair && (pair = pair_of(made->shared, made->n_shared_roles, role))) routes = routes && m->spec->n_shared;
     if (pair) return routes && mg_model_has(m->donors[0].model, pair->dense, layer, 0);
@@ -274,9 +312,7 @@ static mg_status target_expr(mg_merge *m, mg_plan *p, const mg_target *t, const 
 static mg_status make_slots(mg_merge *m, mg_plan *p, mg_error *err) {
     uint32_t layers = (uint32_t)mg_hp_i(m->result, MG_K_LAYERS);
     uint64_t shape[2] = {m->spec->n_experts, (uint64_t)mg_hp_i(m->result, MG_K_HIDDEN)};
-    bool shared = false;
-    for (uint32_t r = 0; m->spec->n_shared && r < m->target->n_tensors; r++)
-        shared = shared || m->target->tensors[r].role == MG_R_SHARED_ROUTER;
+    bool shared = m->spec->n_shared && has_row(m->target, MG_R_SHARED_ROUTER);
     MG_TRY(MG_ARENA_NEW(&m->arena, &m->routers, layers, err));
     MG_TRY(MG_ARENA_NEW(&m->arena, &m->shared_routers, layers, err));
     for (uint32_t l = 0; l < layers; l++) {

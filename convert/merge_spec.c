@@ -315,11 +315,6 @@ mg_status mg_merge_spec_check(const mg_merge_spec *s, bool same_models_ok, mg_er
             same_all && same_prompts(&e->positive, &first->positive) && same_prompts(&e->negative, &first->negative);
         same_sources = same_sources && strcmp(e->path, first->path) == 0;
     }
-    for (uint32_t i = s->n_experts; i < s->n_experts + s->n_shared; i++)
-        if (!random && s->gate_mode != MG_GATE_FIT && !s->shared_exact && s->experts[i].positive.n == 0)
-            return mg_fail(err, MG_ERR_CONFLICT,
-                           "shared expert '%s' has no positive prompts, which gate mode '%s' needs for its router",
-                           s->experts[i].source, mg_gate_mode_name(s->gate_mode));
     if (!random && same_all)
         return mg_fail(err, MG_ERR_CONFLICT,
                        "all experts have the same prompts: every gate '%s' makes would be the same",

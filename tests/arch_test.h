@@ -128,7 +128,7 @@ static const char *const tiny[] __attribute__((unused)) = {
     "tiny/qwen2_moe", "tiny/mesh_no_exchange", "tiny/mesh_k1", "tiny/mesh_k2", "tiny/mesh_dense",
     "tiny/qwen3_moe", "tiny/nekomind", "tiny/nekomind_untied", "tiny/olmoe", "tiny/hunyuan_v1_moe", "tiny/dots1",
     "tiny/ernie4_5_moe",
-    "tiny/granitemoe", "tiny/glm4_moe", "tiny/minimax_m2", "tiny/phimoe", "tiny/deepseek_v2", "tiny/deepseek_v3", "tiny/gpt_oss",
+    "tiny/granitemoe", "tiny/glm4_moe", "tiny/minimax_m2", "tiny/phimoe", "tiny/deepseek", "tiny/deepseek_v2", "tiny/deepseek_v3", "tiny/gpt_oss",
     /* clang-format on */
 };
 

@@ -55,6 +55,7 @@ typedef enum mg_moe_rule {
     MG_MOE_AFTER_DENSE, /* from layer DENSE_LAYERS on */
     MG_MOE_STEPPED,     /* every MOE_STEP-th */
     MG_MOE_RANGE,       /* every MOE_STEP-th from DENSE_LAYERS to MOE_LAST */
+    MG_MOE_MULTIPLES,   /* from layer DENSE_LAYERS on those whose number is a multiple of MOE_STEP */
 } mg_moe_rule;
 
 /* The arithmetic of one decoder block, shared by all layers (what varies by layer is in mg_layer). */
@@ -68,6 +69,7 @@ typedef struct mg_block {
     mg_moe_rule moe;
     mg_gating gating;
     double latent_eps; /* of the norms of latents (KV_LORA, Q_LORA) */
+    bool heads_fill;   /* HEADS * HEAD_DIM must be HIDDEN: the family's readers know no other size of a head */
 } mg_block;
 
 /* On-disk layouts a family may have; rows of the tensor table carry patterns and views per layout. */
@@ -280,6 +282,7 @@ typedef struct mg_role_pair {
     mg_role dense, expert;
 } mg_role_pair;
 typedef struct mg_made_from {
+    const char *called;      /* mergekit's name for the family, where it has one */
     const char *families[4]; /* donors: all of one of these */
     mg_role_pair roles[6];   /* which dense role becomes which expert role; all others are the base's */
     uint32_t n_roles;
@@ -312,6 +315,7 @@ typedef struct mg_arch {
     bool gguf_own;             /* no other program knows gguf_arch: said when a file is written */
     mg_score_func gguf_score;  /* and by expert_gating_func, where it tells families apart; 0: whatever it says */
     mg_gguf_match gguf_match;  /* by expert_count: one GGUF name may serve several families */
+    mg_key gguf_needs;         /* other programs refuse a file in which this number is 0; key 0 (VOCAB): none */
     mg_block block;
     const mg_config_row *config;
     uint32_t n_config;

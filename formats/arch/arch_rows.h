@@ -405,7 +405,7 @@ extern const mg_code_file mg_code_decoder, mg_code_mesh, mg_code_nekomind;
     .roles = {{MG_R_FFN_GATE, MG_R_EXPERT_GATE}, {MG_R_FFN_UP, MG_R_EXPERT_UP}, {MG_R_FFN_DOWN, MG_R_EXPERT_DOWN}}, .n_roles = 3
 #define MADE_SHARED_OF_BLOCK \
     .shared = {{MG_R_FFN_GATE, MG_R_SHARED_GATE}, {MG_R_FFN_UP, MG_R_SHARED_UP}, {MG_R_FFN_DOWN, MG_R_SHARED_DOWN}}, \
-    .n_shared_roles = 3, .needs_shared = true
+    .n_shared_roles = 3
 /* What Qwen's mixtures say of their experts, as mergekit-moe writes it: every layer routes unless it is listed, chosen
  * weights are divided by their sum. */
 #define EDITS_QWEN_EXPERTS \

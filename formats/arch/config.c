@@ -205,6 +205,11 @@ static mg_status check_heads(const check *c) {
         return bad(c, MG_K_NOPE_DIM, text);
     }
     if (i[MG_K_HEAD_DIM] % 2) return bad(c, MG_K_HEAD_DIM, "an even number (rotary pairs)");
+    if (c->m->arch->block.heads_fill && i[MG_K_HEADS] * i[MG_K_HEAD_DIM] != i[MG_K_HIDDEN]) {
+        snprintf(text, sizeof text, "%lld / %lld: the family knows no other size of a head", (long long)i[MG_K_HIDDEN],
+                 (long long)i[MG_K_HEADS]);
+        return bad(c, MG_K_HEAD_DIM, text);
+    }
     if (i[MG_K_ROPE_DIM] % 2 || i[MG_K_ROPE_DIM] > i[MG_K_HEAD_DIM]) {
         snprintf(text, sizeof text, "an even number up to the head size %lld", (long long)i[MG_K_HEAD_DIM]);
         return bad(c, MG_K_ROPE_DIM, text);
@@ -316,6 +321,7 @@ bool mg_layer_routes(const mg_model *m, uint32_t layer) {
     if (b->moe == MG_MOE_ALL) return true;
     if (b->moe != MG_MOE_STEPPED && l < i[MG_K_DENSE_LAYERS]) return false;
     if (b->moe == MG_MOE_RANGE && l > i[MG_K_MOE_LAST]) return false;
+    if (b->moe == MG_MOE_MULTIPLES) return l % i[MG_K_MOE_STEP] == 0;
     return b->moe == MG_MOE_AFTER_DENSE || (l + 1) % i[MG_K_MOE_STEP] == 0;
 }
 

@@ -51,9 +51,17 @@ static void append_to(mg_json *config, const char *field, mg_json *v) {
     mg_json_push((mg_json *)mg_json_get(config, field), v);
 }
 
+static mg_json *number_of(const mg_arch *arch, mg_key key, const mg_hparams *hp) {
+    const mg_config_row *r = mg_arch_config_row(arch, key);
+    if (mg_key_kind(key) == 'F') return mg_json_new_f64(hp->f[key]);
+    if (mg_key_kind(key) == 'B') return mg_json_new_bool(hp->i[key] != 0);
+    bool null = r && r->null.kind == MG_FB_VALUE && (double)hp->i[key] == r->null.value;
+    return null ? mg_json_new_null() : mg_json_new_i64(hp->i[key]);
+}
+
 /* hp: the base's numbers, with those of the routing set. */
-static mg_status apply_edit(mg_json *config, const mg_config_edit *e, const mg_arch *from, const mg_hparams *hp,
-                            mg_error *err) {
+static mg_status apply_edit(mg_json *config, const mg_config_edit *e, const mg_arch *arch, const mg_arch *from,
+                            const mg_hparams *hp, mg_error *err) {
     mg_json *v = NULL;
     if (e->keep && mg_json_get(config, e->field)) return MG_OK;
     if (e->remove) {
@@ -64,10 +72,8 @@ static mg_status apply_edit(mg_json *config, const mg_config_edit *e, const mg_a
         v = mg_json_new_bool(has_role(from, hp, e->role));
     else if (e->json)
         MG_TRY(mg_json_parse(&v, (mg_span){(const uint8_t *)e->json, strlen(e->json)}, "family table", err));
-    else if (mg_key_kind(e->key) == 'F')
-        v = mg_json_new_f64(hp->f[e->key]);
     else
-        v = mg_key_kind(e->key) == 'B' ? mg_json_new_bool(hp->i[e->key] != 0) : mg_json_new_i64(hp->i[e->key]);
+        v = number_of(arch, e->key, hp);
     if (!v) return mg_fail_nomem(err, 64);
     if (e->append)
         append_to(config, e->field, v);
@@ -79,8 +85,8 @@ static mg_status apply_edit(mg_json *config, const mg_config_edit *e, const mg_a
 static mg_status edited(mg_json **config, const mg_arch *arch, const mg_arch *from, const mg_hparams *hp,
                         const mg_moe_shape *shape, mg_error *err) {
     bool sorted = keys_sorted(*config);
-    for (const mg_config_edit *e = arch->edits; e && e->field; e++) MG_TRY(apply_edit(*config, e, from, hp, err));
-    for (uint32_t i = 0; i < shape->n_dense; i++)
+    for (const mg_config_edit *e = arch->edits; e && e->field; e++) MG_TRY(apply_edit(*config, e, arch, from, hp, err));
+    for (uint32_t i = 0; arch->dense_list && i < shape->n_dense; i++)
         append_to(*config, arch->dense_list, mg_json_new_i64(shape->dense[i]));
     return sorted ? sort_keys(config, err) : MG_OK;
 }
@@ -88,9 +94,13 @@ static mg_status edited(mg_json **config, const mg_arch *arch, const mg_arch *fr
 static mg_status check_shape(const mg_arch *arch, const mg_moe_shape *s, int64_t layers, mg_error *err) {
     if (s->experts < 1 || s->used < 1 || s->used > s->experts)
         return mg_fail(err, MG_ERR_CONFLICT, "%u experts per token of %u experts", s->used, s->experts);
-    if (s->n_dense && !arch->dense_list)
+    bool counted = arch->block.moe == MG_MOE_AFTER_DENSE || arch->block.moe == MG_MOE_MULTIPLES;
+    if (s->n_dense && !arch->dense_list && !counted)
         return mg_fail(err, MG_ERR_UNSUPPORTED, "a %s model has experts in every layer, none can stay dense",
                        arch->name);
+    for (uint32_t i = 0; !arch->dense_list && i < s->n_dense; i++)
+        if (s->dense[i] != i)
+            return mg_fail(err, MG_ERR_UNSUPPORTED, "only the first layers of a %s model can stay dense", arch->name);
     for (uint32_t i = 0; i < s->n_dense; i++)
         if (s->dense[i] >= layers)
             return mg_fail(err, MG_ERR_CONFLICT, "layer %u is to stay dense, the model has %lld layers", s->dense[i],
@@ -121,6 +131,7 @@ mg_status mg_arch_make_config(mg_json **out, const mg_arch *arch, const mg_json 
     hp.i[MG_K_EXPERTS] = shape->experts;
     hp.i[MG_K_EXPERTS_USED] = shape->used;
     hp.i[MG_K_SHARED_COUNT] = shape->shared;
+    hp.i[MG_K_DENSE_LAYERS] = shape->n_dense;
     hp.i[MG_K_SHARED_FFN] = shape->shared * hp.i[MG_K_FFN];
     hp.i[MG_K_GRID_X] = shape->grid_x;
     hp.i[MG_K_GRID_Y] = shape->grid_y;

@@ -110,6 +110,14 @@ uint32_t mg_arch_gguf_losses(const mg_model *m, char *buf, size_t size) {
                 n ? "\n" : "", m->arch->gguf_arch);
         n++;
     }
+    if (m->arch->gguf_needs && m->hp.i[m->arch->gguf_needs] == 0) {
+        mg_config_spelling(m->arch, m->arch->gguf_needs, MG_LAYOUT_HF, name, sizeof name);
+        if (used < size)
+            used += (size_t)snprintf(buf + used, size - used,
+                                     "%s'%s' is 0: llama.cpp does not load a file of GGUF architecture '%s' without",
+                                     n ? "\n" : "", name, m->arch->gguf_arch);
+        n++;
+    }
     if (m->hp.i[MG_K_ROPE_TYPE] != MG_ROPE_DYNAMIC) return n;
     if (used < size)
         snprintf(buf + used, size - used,

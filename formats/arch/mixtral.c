@@ -68,6 +68,7 @@ static const mg_tensor_row tensors[] = {
 static const char *const ignored[] = {LLAMA_IGNORED};
 
 static const mg_made_from made_from = {
+    .called = "Mixtral",
     .families = {"llama", "mistral"},
     MADE_OF_BLOCKS,
     .order = 1,

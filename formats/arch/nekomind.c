@@ -53,6 +53,7 @@ static const mg_made_from made_from = {
     .families = {"qwen3", "qwen2", "llama", "mistral"},
     MADE_OF_BLOCKS,
     MADE_SHARED_OF_BLOCK,
+    .needs_shared = true,
 };
 
 static const mg_config_edit edits[] = {

@@ -43,9 +43,11 @@ static const char *const ignored[] = {LLAMA_IGNORED};
 
 /* Made from Qwen2 donors, or from Llama and Mistral ones with zero biases. */
 static const mg_made_from made_from = {
+    .called = "Qwen MoE",
     .families = {"qwen2", "llama", "mistral"},
     MADE_OF_BLOCKS,
     MADE_SHARED_OF_BLOCK,
+    .needs_shared = true,
     .zeros = {MG_R_ATTN_Q_BIAS, MG_R_ATTN_K_BIAS, MG_R_ATTN_V_BIAS},
     .n_zeros = 3,
     .order = 3,

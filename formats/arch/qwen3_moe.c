@@ -49,6 +49,7 @@ static const mg_tensor_row tensors[] = {
 static const char *const ignored[] = {LLAMA_IGNORED};
 
 static const mg_made_from made_from = {
+    .called = "Qwen3 MoE",
     .families = {"qwen3"},
     MADE_OF_BLOCKS,
     .order = 4,

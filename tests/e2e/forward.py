@@ -12,7 +12,7 @@ MODELS = ["llama", "llama_rope_llama3", "llama_rope_linear", "llama_rope_yarn", 
 MIXTURES = ["qwen2_moe", "mesh_no_exchange", "mesh_k1", "mesh_k2", "mesh_dense", "qwen3_moe", "nekomind",
             "nekomind_untied", "olmoe", "hunyuan_v1_moe", "dots1", "ernie4_5_moe",
             "granitemoe", "glm4_moe", "minimax_m2", "phimoe",
-            "deepseek_v2", "deepseek_v3", "gpt_oss"]
+            "deepseek", "deepseek_v2", "deepseek_v3", "gpt_oss"]
 
 
 def worst(found, expected):

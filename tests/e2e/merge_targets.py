@@ -2,6 +2,7 @@
 dense, noise, LoRA experts. Equal donors must give the dense model back, whatever the routers say."""
 import json
 import math
+import shutil
 import struct
 
 import common
@@ -49,7 +50,7 @@ for family, base in BASES.items():
     shared = f"shared_experts:\n  - source_model: {base}\nshared_scale: exact\n"
     if family == "qwen2":  # no other family carries its biases
         same(run("merge", WORK / "none.yml", WORK / "never", "-q", expect=5).code, 5, "no recipe")
-    for target in {"mistral": ("qwen2_moe", "nekomind", "mesh"), "llama": ("qwen2_moe", "mesh"), "qwen2": ("qwen2_moe", "nekomind"),
+    for target in {"mistral": ("qwen2_moe", "nekomind", "mesh", "deepseek"), "llama": ("qwen2_moe", "mesh", "deepseek"), "qwen2": ("qwen2_moe", "nekomind"),
                    "qwen3": ("nekomind",)}[family]:
         text = head + f"architecture: {target}\n" + experts([base] * 4) + ("" if target == "mesh" else shared)
         found, config = merge(f"{family}-{target}", text)
@@ -86,6 +87,32 @@ for key, value in {"num_experts": 3, "num_experts_per_tok": 2, "norm_topk_prob":
     same(config[key], value, f"Qwen2-MoE: {key}")
 run("convert", WORK / "qwen2moe", WORK / "qwen2moe.gguf", "-q")
 run("perplexity", WORK / "qwen2moe.gguf", "--tokens", WORK / "few.txt", "-q")
+
+# ---- DeepSeek-MoE: what a shared expert without prompts means, as in mergekit; with prompts it is Qwen's ----
+text = f"base_model: {DONORS}/base\ngate_mode: hidden\ndtype: bfloat16\n" + experts(donors) + f"shared_experts:\n  - source_model: {DONORS}/json\n"
+found, config = merge("deepseek", text + "    residual_scale: 0.5\n")
+for layer in range(4):
+    for p in FFN:
+        name = f"model.layers.{layer}.mlp.{p}.weight"
+        for e in range(3):
+            check(found[name.replace("mlp.", f"mlp.experts.{e}.")].data == source[e][name].data, f"{name} of expert {e}")
+        got, want = found[name.replace("mlp.", "mlp.shared_experts.")], source[3][name]
+        same(got.floats(), [v / 2 for v in want.floats()] if p == "down_proj" else want.floats(), f"shared {name}")
+same(len(found), len([n for n in base if ".mlp." not in n]) + 4 * (1 + 3 * 4), "tensors of the DeepSeek-MoE")
+check(all(found[n].data == base[n].data for n in base if ".mlp." not in n), "its trunk is the base's")
+for key, value in {"architectures": ["DeepseekForCausalLM"], "model_type": "deepseek", "n_routed_experts": 3, "n_shared_experts": 1,
+                   "num_experts_per_tok": 2, "first_k_dense_replace": 0, "moe_layer_freq": 1, "scoring_func": "softmax", "norm_topk_prob": True,
+                   "moe_intermediate_size": 512}.items():
+    same(config[key], value, f"DeepSeek-MoE: {key}")
+said = run("convert", WORK / "deepseek", WORK / "deepseek.gguf", "-q").err
+check("norm_topk_prob" in said and "llama.cpp does not load" not in said, f"what its GGUF loses: {said}")
+keys, _ = common.read_gguf(WORK / "deepseek.gguf")
+same([(k, keys[f"deepseek.{k}"]) for k in ("rope.scaling.type", "expert_weights_scale", "expert_shared_count", "leading_dense_block_count")],
+     [("rope.scaling.type", "none"), ("expert_weights_scale", 1.0), ("expert_shared_count", 1), ("leading_dense_block_count", 0)], "its GGUF keys")
+few, config = merge("deepseek-dense", f"base_model: {DONORS}/base\ngate_mode: random\narchitecture: deepseek moe\ndense_layers: 2\n" + experts(donors))
+same((config["first_k_dense_replace"], config["n_shared_experts"]), (2, None), "dense first layers, no shared expert")
+check("model.layers.1.mlp.up_proj.weight" in few and "model.layers.2.mlp.up_proj.weight" not in few, "two layers stay dense")
+check("llama.cpp does not load" in run("convert", WORK / "deepseek-dense", WORK / "x.gguf", "-q").err, "without a shared expert: no warning")
 
 # ---- a NekoMind-style stack: dense first layers, norms of q and k from Qwen3 donors, shared expert from the base ----
 q3 = TINY / "qwen3"
@@ -164,6 +191,17 @@ run("perplexity", WORK / "adapted.yml", "--tokens", WORK / "few.txt", "-q")
 
 
 # ---- refusals ----
+shutil.copytree(TINY / "llama", WORK / "narrow")  # heads that do not fill the width
+config = json.loads((WORK / "narrow/config.json").read_text())
+(WORK / "narrow/config.json").write_text(json.dumps(config | {"num_attention_heads": 2, "num_key_value_heads": 1}))
+items = {n: (t.shape, t.floats()) for n, t in tensors(WORK / "narrow").items()}
+for n, (shape, values) in items.items():
+    if "self_attn" in n:
+        half = [shape[0], shape[1] // 2] if "o_proj" in n else [shape[0] // 2, shape[1]]
+        items[n] = (half, values[:len(values) // 2])
+write_safetensors(WORK / "narrow/model.safetensors", items)
+
+
 def refuse(code, words, text):
     (WORK / "bad.yml").write_text(text)
     common.refused(code, words, text[:90], "merge", WORK / "bad.yml", WORK / "never")
@@ -177,6 +215,9 @@ refuse(4, ["one shared expert"], head + "architecture: qwen2_moe\n" + experts(do
 refuse(8, ["shared expert", "positive prompts"], head.replace("random", "hidden") + "architecture: qwen2_moe\n" + experts(donors) + one)
 refuse(8, ["layer 9", "4 layers"], head + "architecture: nekomind\ndense_layers: [9]\n" + experts(donors) + one)
 refuse(4, ["mixtral", "stay dense"], head + "dense_layers: 1\n" + experts(donors))
+refuse(4, ["first layers", "deepseek"], head + "architecture: deepseek\ndense_layers: [1]\n" + experts(donors))
+refuse(8, ["deepseek", "no router", "prompts"], head + "architecture: deepseek\n" + experts(donors) + one + "    positive_prompts: ['3']\n")
+refuse(8, ["head_dim"], head.replace(f"{DONORS}/base", str(WORK / "narrow")) + "architecture: deepseek\n" + experts([WORK / "narrow"] * 2))
 refuse(8, ["grid", "mixtral"], head + "grid: [3, 1]\n" + experts(donors))
 (lora / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 4, "use_dora": True}))
 refuse(4, ["use_dora"], head + experts([f"{DONORS}/code+{lora}", DONORS / "prose"]))
