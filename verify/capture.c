@@ -23,8 +23,9 @@ typedef struct capture {
     mg_arena arena;
     uint32_t layers, n_tensors;
     mg_tensor *tensors;
-    uint64_t *offsets;                 /* [n_tensors] in the file */
-    uint32_t logits, *hidden, *router; /* tensors by layer, NONE when not captured; hidden has layers + 1 */
+    uint64_t *offsets; /* [n_tensors] in the file */
+    uint32_t logits, input_ids;
+    uint32_t *hidden, *router; /* tensors by layer, NONE when not captured; hidden has layers + 1 */
     uint64_t len, width, vocab, experts;
     uint64_t token;        /* first token of the current batch */
     mg_fbuf narrow, slice; /* f32 copies of doubles; logits */
@@ -53,7 +54,7 @@ mg_status mg_capture_parse(const char *text, unsigned *what, mg_error *err) {
 static mg_status add_tensor(capture *c, uint32_t *index, const char *name, uint32_t rank, const uint64_t *shape,
                             mg_error *err) {
     mg_tensor *t = &c->tensors[c->n_tensors];
-    *t = (mg_tensor){.name = name, .dtype = MG_F32, .rank = rank};
+    *t = (mg_tensor){.name = name, .dtype = index == &c->input_ids ? MG_I64 : MG_F32, .rank = rank};
     for (uint32_t i = 0; i < rank; i++) t->shape[i] = shape[i];
     if (!name) return mg_fail_nomem(err, 32);
     if (!mg_tensor_set_sizes(t)) return mg_fail(err, MG_ERR_LIMIT, "captured tensor '%s' is too large", name);
@@ -63,13 +64,15 @@ static mg_status add_tensor(capture *c, uint32_t *index, const char *name, uint3
 
 static mg_status list_tensors(capture *c, mg_error *err) {
     const uint64_t batch = c->w->n;
-    MG_TRY(MG_ARENA_NEW(&c->arena, &c->tensors, 2u * c->layers + 2u, err));
-    MG_TRY(MG_ARENA_NEW(&c->arena, &c->offsets, 2u * c->layers + 2u, err));
+    MG_TRY(MG_ARENA_NEW(&c->arena, &c->tensors, 2u * c->layers + 3u, err));
+    MG_TRY(MG_ARENA_NEW(&c->arena, &c->offsets, 2u * c->layers + 3u, err));
     MG_TRY(MG_ARENA_NEW(&c->arena, &c->hidden, c->layers + 1u, err));
     MG_TRY(MG_ARENA_NEW(&c->arena, &c->router, c->layers + 1u, err));
-    c->logits = NONE;
-    if (c->opt->what & MG_CAPTURE_LOGITS)
+    c->logits = c->input_ids = NONE;
+    if (c->opt->what & MG_CAPTURE_LOGITS) { /* logits with the ids they are of are a recording that verify takes */
         MG_TRY(add_tensor(c, &c->logits, "logits", 3, (uint64_t[]){batch, c->len, c->vocab}, err));
+        MG_TRY(add_tensor(c, &c->input_ids, "input_ids", 2, (uint64_t[]){batch, c->len}, err));
+    }
     uint32_t routers = 0;
     for (uint32_t l = 0; l <= c->layers; l++) {
         c->hidden[l] = c->router[l] = NONE;
@@ -84,6 +87,20 @@ static mg_status list_tensors(capture *c, mg_error *err) {
     return mg_fail(err, MG_ERR_USAGE, "the model has no router: nothing to capture");
 }
 
+static mg_status put_ids(capture *c, mg_error *err) {
+    if (c->input_ids == NONE) return MG_OK;
+    int64_t *row = malloc(c->len * sizeof *row);
+    if (!row) return mg_fail_nomem(err, c->len * sizeof *row);
+    mg_status st = MG_OK;
+    for (uint64_t s = 0; st == MG_OK && s < c->w->n; s++) {
+        for (uint64_t i = 0; i < c->len; i++) row[i] = c->w->ids[s * c->len + i];
+        st = mg_onefile_write(&c->out, c->offsets[c->input_ids] + s * c->len * sizeof *row, row, c->len * sizeof *row,
+                              err);
+    }
+    free(row);
+    return st;
+}
+
 static mg_status create(capture *c, const char *path, mg_error *err) {
     uint8_t *header;
     uint64_t size, file_size;
@@ -91,7 +108,7 @@ static mg_status create(capture *c, const char *path, mg_error *err) {
     mg_status st = mg_onefile_open(&c->out, path, file_size, c->opt->force, err);
     if (st == MG_OK) st = mg_onefile_write(&c->out, 0, header, size, err);
     free(header);
-    return st;
+    return st == MG_OK ? put_ids(c, err) : st;
 }
 
 /* Rows of one width for the tokens from c->token + row on. */
