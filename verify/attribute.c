@@ -134,7 +134,7 @@ static mg_status measure(mg_attribution *a, uint32_t from, uint32_t n, mg_overla
         c[i].model = mg_overlay_model(overlays[i]);
         st = take(overlays[i], ref, &a->parts[from + i], err);
     }
-    if (st == MG_OK) st = mg_compare_run(ref, c, n, opt, err);
+    if (st == MG_OK) st = mg_compare_run(&(mg_walk_source){.model = ref, .path = "reference"}, c, n, opt, err);
     for (uint32_t i = 0; i < n; i++) {
         mg_attribution_part *p = &a->parts[from + i];
         p->measured = st == MG_OK;

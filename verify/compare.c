@@ -2,94 +2,88 @@
 #include "verify/compare.h"
 
 #include <stdlib.h>
-#include <string.h>
 
-/* A model being walked. */
-typedef struct walker {
-    mg_forward *forward;
-    mg_scorer *scorer;
-    mg_score_rows rows;
-} walker;
-
-static mg_status walker_new(walker *w, mg_model *m, const mg_compare_options *opt, const mg_score_options *score,
-                            mg_error *err) {
-    mg_forward_options f = {.experts_per_token = opt->experts_per_token};
-    MG_TRY(mg_forward_check(m, err));
-    MG_TRY(mg_forward_new(&w->forward, opt->pool, &f, err));
-    return mg_scorer_new(&w->scorer, w->forward, m, opt->windows, score, err);
-}
-
-static void walker_free(walker *w) {
-    mg_scorer_free(w->scorer);
-    mg_forward_free(w->forward);
-}
-
-static mg_status check_vocab(const mg_model *a, const mg_candidate *c, mg_error *err) {
-    int64_t x = mg_hp_i(a, MG_K_VOCAB), y = mg_hp_i(c->model, MG_K_VOCAB);
-    if (x == y) return MG_OK;
-    mg_error_at(err, c->path, NULL);
-    return mg_fail(err, MG_ERR_CONFLICT, "vocabularies differ: the reference has %lld tokens, this model %lld",
-                   (long long)x, (long long)y);
-}
-
-/* One step of every walker: the same rows of the same window. */
-static mg_status step(walker *ref, walker *w, mg_candidate *cand, uint32_t n, mg_act_ref *act,
-                      const mg_compare_options *opt, bool *end, mg_error *err) {
-    MG_TRY(mg_scorer_next(ref->scorer, &ref->rows, err));
-    bool new_batch = act->writing;
-    *end = ref->rows.n == 0;
-    for (uint32_t i = 0; i < n; i++) {
+/* The reference first, then the candidates. */
+static mg_status step(mg_walk *w, mg_candidate *cand, mg_act_ref *act, const mg_compare_options *opt, bool *end,
+                      mg_error *err) {
+    mg_score_rows cut;
+    MG_TRY(mg_walk_lead(w, &cut, err));
+    MG_TRY(mg_walk_follow(w, 0, &cut, err));
+    const bool new_batch = act->writing;
+    *end = cut.n == 0;
+    for (uint32_t i = 0; i + 1 < w->n; i++) {
         if (new_batch) MG_TRY(mg_act_ref_rewind(act, err));
-        mg_status st = mg_scorer_next(w[i].scorer, &w[i].rows, err);
-        if (st == MG_OK && !*end)
-            st = mg_drift_add(&cand[i].drift, &ref->rows, &w[i].rows, opt->windows->items[ref->rows.window].len,
-                              opt->pool, err);
+        MG_TRY(mg_walk_follow(w, i + 1, &cut, err));
+        if (*end) continue;
+        mg_status st = mg_drift_add(&cand[i].drift, &w->walkers[0].rows, &w->walkers[i + 1].rows,
+                                    opt->windows->items[cut.window].len, opt->pool, err);
         if (st != MG_OK) {
             mg_error_at(err, cand[i].path, NULL);
             return st;
         }
     }
-    mg_progress_add(opt->progress, ref->rows.n, NULL);
+    mg_progress_add(opt->progress, cut.n, NULL);
     return MG_OK;
 }
 
-static mg_status run_drift(mg_model *reference, mg_candidate *cand, uint32_t n, const mg_compare_options *opt,
-                           mg_error *err) {
-    mg_act_ref act;
-    walker ref = {0}, *w = calloc(n, sizeof *w);
-    if (!w) return mg_fail_nomem(err, n * sizeof *w);
-    mg_act_ref_init(&act, reference);
-    uint64_t memory = opt->memory ? opt->memory : 1ull << 30;
-    mg_tap_fn ref_tap = opt->logits_only ? NULL : mg_act_ref_tap, tap = opt->logits_only ? NULL : mg_act_drift_tap;
-    mg_score_options score = {.memory = memory / (n + 1), .tap = ref_tap, .tap_ctx = &act};
-    mg_status st = walker_new(&ref, reference, opt, &score, err);
-    if (st == MG_OK) mg_scorer_cuts(ref.scorer, &score); /* every walker cuts batches where the reference does */
-    uint32_t top_k = opt->experts_per_token;
-    for (uint32_t i = 0; st == MG_OK && i < n; i++) {
-        st = check_vocab(reference, &cand[i], err);
-        if (st == MG_OK && tap) st = mg_act_drift_init(&cand[i].act, &act, reference, cand[i].model, top_k, err);
-        cand[i].drift.classes = opt->classes;
-        score.tap = tap;
-        score.tap_ctx = &cand[i].act;
-        if (st == MG_OK) st = walker_new(&w[i], cand[i].model, opt, &score, err);
+/* Everything of a comparison that the walk needs room for. */
+typedef struct cast {
+    mg_walk_source *sources; /* [n + 1] */
+    mg_tap_fn *taps;
+    void **tap_ctx;
+} cast;
+
+static mg_status fill_cast(cast *k, const mg_walk_source *reference, mg_candidate *cand, uint32_t n, mg_act_ref *act,
+                           const mg_compare_options *opt, mg_error *err) {
+    k->sources = calloc(n + 1, sizeof *k->sources);
+    k->taps = calloc(n + 1, sizeof *k->taps);
+    k->tap_ctx = calloc(n + 1, sizeof *k->tap_ctx);
+    if (!k->sources || !k->taps || !k->tap_ctx) return mg_fail_nomem(err, (n + 1) * sizeof *k->sources);
+    const bool inside = reference->model && !opt->logits_only;
+    k->sources[0] = *reference;
+    k->taps[0] = inside ? mg_act_ref_tap : NULL;
+    k->tap_ctx[0] = act;
+    for (uint32_t i = 0; i < n; i++) {
+        mg_candidate *c = &cand[i];
+        k->sources[i + 1] = (mg_walk_source){.model = c->model, .recorded = c->recorded, .path = c->path};
+        c->drift.classes = opt->classes;
+        if (!inside || !c->model) continue;
+        k->taps[i + 1] = mg_act_drift_tap;
+        k->tap_ctx[i + 1] = &c->act;
+        MG_TRY(mg_act_drift_init(&c->act, act, reference->model, c->model, opt->experts_per_token, err));
     }
-    for (bool end = false; st == MG_OK && !end;) st = step(&ref, w, cand, n, &act, opt, &end, err);
+    return MG_OK;
+}
+
+static mg_status run_drift(const mg_walk_source *reference, mg_candidate *cand, uint32_t n,
+                           const mg_compare_options *opt, mg_error *err) {
+    mg_act_ref act = {0};
+    mg_walk w = {0};
+    cast k = {0};
+    if (reference->model) mg_act_ref_init(&act, reference->model);
+    const mg_walk_options walk = {
+        .pool = opt->pool, .windows = opt->windows, .experts_per_token = opt->experts_per_token, .memory = opt->memory};
+    mg_status st = fill_cast(&k, reference, cand, n, &act, opt, err);
+    if (st == MG_OK) st = mg_walk_new(&w, k.sources, n + 1, &walk, k.taps, k.tap_ctx, err);
+    for (bool end = false; st == MG_OK && !end;) st = step(&w, cand, &act, opt, &end, err);
     for (uint32_t i = 0; i < n; i++) {
         if (st == MG_OK) st = mg_drift_summarize(&cand[i].drift, &cand[i].summary, err);
         cand[i].has_drift = st == MG_OK;
-        walker_free(&w[i]);
     }
-    walker_free(&ref);
-    mg_act_ref_release(&act);
-    free(w);
+    mg_walk_release(&w);
+    if (reference->model) mg_act_ref_release(&act);
+    free(k.sources);
+    free(k.taps);
+    free(k.tap_ctx);
     return st;
 }
 
-mg_status mg_compare_run(mg_model *reference, mg_candidate *cand, uint32_t n, const mg_compare_options *opt,
+mg_status mg_compare_run(const mg_walk_source *reference, mg_candidate *cand, uint32_t n, const mg_compare_options *opt,
                          mg_error *err) {
     if (opt->windows) MG_TRY(run_drift(reference, cand, n, opt, err));
     for (uint32_t i = 0; opt->weights && i < n; i++) {
-        mg_status st = mg_weight_diff_run(&cand[i].weights, reference, cand[i].model, opt->pool, opt->progress, err);
+        mg_status st =
+            mg_weight_diff_run(&cand[i].weights, reference->model, cand[i].model, opt->pool, opt->progress, err);
         if (st != MG_OK) {
             mg_error_at(err, cand[i].path, NULL);
             return st;

@@ -19,10 +19,11 @@ void mg_drift_release(mg_drift *d) {
 
 /* What one position contributes; computed in parallel, added up in order. */
 typedef struct row_result {
-    double kl, nll_ref, nll_cand, max_abs, diff_sq, dot, ref_sq, cand_sq;
+    double kl, kl_upper, nll_ref, nll_cand, max_abs, diff_sq, dot, ref_sq, cand_sq;
     uint64_t top_ref, top_cand;
     uint32_t shared; /* among the first five */
-    bool same_top, finite;
+    mg_kl_kind kind;
+    bool same_top, finite, no_logits, no_five;
 } row_result;
 
 typedef struct row_work {
@@ -40,16 +41,39 @@ static uint32_t shared_top(const float *a, const float *b, uint64_t v) {
     return shared + (MG_DRIFT_TOP - n);
 }
 
+/* One side at least is recorded and has no logits. */
+static mg_status recorded_row(const row_work *w, uint64_t i, mg_error *err) {
+    mg_bounded_row b;
+    mg_error why = {0};
+    mg_status st = mg_drift_bounded(&b, w->ref, w->cand, (uint32_t)i, &why);
+    if (st != MG_OK)
+        return mg_fail(err, st, "window %llu, position %llu: %s", (unsigned long long)w->ref->window,
+                       (unsigned long long)(w->ref->pos + i), why.message);
+    w->out[i] = (row_result){.kl = b.kl,
+                             .kl_upper = b.kl_upper,
+                             .nll_ref = b.nll_ref,
+                             .nll_cand = b.nll_cand,
+                             .top_ref = b.top_ref,
+                             .top_cand = b.top_cand,
+                             .shared = b.shared,
+                             .kind = b.kind,
+                             .same_top = b.top_ref == b.top_cand,
+                             .finite = isfinite(b.kl) && isfinite(b.nll_ref) && isfinite(b.nll_cand),
+                             .no_logits = true,
+                             .no_five = !b.knows_five};
+    return MG_OK;
+}
+
 static mg_status one_row(void *ctx, uint64_t i, unsigned worker, mg_error *err) {
     (void)worker;
-    (void)err;
     const row_work *w = ctx;
+    if (w->ref->kind != MG_ROWS_LOGITS || w->cand->kind != MG_ROWS_LOGITS) return recorded_row(w, i, err);
     uint64_t v = w->ref->vocab;
     const float *a = w->ref->logits + i * v, *b = w->cand->logits + i * v;
     row_result r = {0};
     mg_lse la = mg_row_lse(a, v), lb = mg_row_lse(b, v);
     uint64_t target = (uint64_t)w->ref->targets[i];
-    r.kl = mg_row_kl(&la, a, &lb, b, v);
+    r.kl = r.kl_upper = mg_row_kl(&la, a, &lb, b, v);
     r.nll_ref = mg_row_nll(&la, a, target);
     r.nll_cand = mg_row_nll(&lb, b, target);
     r.same_top = la.argmax == lb.argmax;
@@ -99,6 +123,10 @@ static mg_status add_row(mg_drift *d, const row_result *r, uint32_t bin, mg_erro
     d->bin_kl[bin] += r->kl;
     d->bin_n[bin]++;
     d->top_shared += r->shared;
+    d->sum_kl_upper += r->kl_upper;
+    if (r->kind > d->kl_kind) d->kl_kind = r->kind;
+    d->no_logits = d->no_logits || r->no_logits;
+    d->no_five = d->no_five || r->no_five;
     const double dn = r->nll_cand - r->nll_ref;
     d->sum_dn += dn;
     d->sum_dn2 += dn * dn;
@@ -107,7 +135,8 @@ static mg_status add_row(mg_drift *d, const row_result *r, uint32_t bin, mg_erro
 
 mg_status mg_drift_add(mg_drift *d, const mg_score_rows *ref, const mg_score_rows *cand, uint32_t window_len,
                        mg_pool *pool, mg_error *err) {
-    if (ref->n != cand->n || ref->pos != cand->pos || ref->window != cand->window || ref->vocab != cand->vocab)
+    const bool widths = ref->vocab == cand->vocab || !ref->vocab || !cand->vocab;
+    if (ref->n != cand->n || ref->pos != cand->pos || ref->window != cand->window || !widths)
         return mg_fail(err, MG_ERR_INTERNAL, "reference and candidate are not in step");
     row_result *out = calloc(ref->n ? ref->n : 1, sizeof *out);
     if (!out) return mg_fail_nomem(err, ref->n * sizeof *out);
@@ -152,5 +181,9 @@ mg_status mg_drift_summarize(mg_drift *d, mg_drift_summary *s, mg_error *err) {
     s->ln_ratio_stderr = s->n > 1 && var > 0 ? sqrt(var / (n - 1)) : 0;
     s->top5 = (double)d->top_shared / (MG_DRIFT_TOP * n);
     s->logit_cosine = d->ref_sq > 0 && d->cand_sq > 0 ? d->dot / sqrt(d->ref_sq * d->cand_sq) : 0;
+    s->kl_kind = d->kl_kind;
+    s->kl_upper = isfinite(d->sum_kl_upper) ? d->sum_kl_upper / n : (double)NAN;
+    if (d->no_five) s->top5 = (double)NAN;
+    if (d->no_logits) s->logit_max_abs = s->logit_rms = s->logit_cosine = (double)NAN;
     return MG_OK;
 }

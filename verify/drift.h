@@ -8,6 +8,7 @@
 #ifndef MG_VERIFY_DRIFT_H
 #define MG_VERIFY_DRIFT_H
 
+#include "verify/drift_bounds.h"
 #include "verify/klstats.h"
 #include "verify/token_class.h"
 
@@ -35,9 +36,12 @@ typedef struct mg_drift {
     uint64_t n_logits;
     double bin_kl[MG_DRIFT_BINS];
     uint64_t bin_n[MG_DRIFT_BINS];
-    uint64_t top_shared;    /* of MG_DRIFT_TOP per position */
-    double sum_dn, sum_dn2; /* nll of candidate minus reference: paired, so its error is small */
-    const uint8_t *classes; /* [vocab] mg_token_class, borrowed; NULL: not told apart */
+    uint64_t top_shared;     /* of MG_DRIFT_TOP per position */
+    double sum_dn, sum_dn2;  /* nll of candidate minus reference: paired, so its error is small */
+    mg_kl_kind kl_kind;      /* what the divergences are; not exact where a side is recorded */
+    double sum_kl_upper;     /* of MG_KL_LOWER */
+    bool no_logits, no_five; /* logits, or the best five tokens, are not known everywhere */
+    const uint8_t *classes;  /* [vocab] mg_token_class, borrowed; NULL: not told apart */
     mg_drift_class by_class[MG_CLASS_COUNT];
     mg_drift_position worst[MG_DRIFT_WORST]; /* most divergence first; of equal ones the earlier first */
     uint32_t n_worst;
@@ -46,7 +50,8 @@ typedef struct mg_drift {
 void mg_drift_init(mg_drift *d);
 void mg_drift_release(mg_drift *d);
 /* Add the rows of two scorers walked in step. window_len: tokens of the rows' window, for the bins. pool may be NULL;
- * the result does not depend on it. MG_ERR_FORMAT when a logit is not finite. */
+ * the result does not depend on it. MG_ERR_FORMAT when a logit is not finite, MG_ERR_CONFLICT when a recording has
+ * tokens that the other side lacks. */
 mg_status mg_drift_add(mg_drift *d, const mg_score_rows *ref, const mg_score_rows *cand, uint32_t window_len,
                        mg_pool *pool, mg_error *err) MG_MUST_CHECK;
 
@@ -54,8 +59,11 @@ typedef struct mg_drift_summary {
     uint64_t n;
     double ppl_reference, ppl_reference_stderr, ppl_candidate, ppl_candidate_stderr;
     mg_kl_summary kl;
-    double logit_max_abs, logit_rms, logit_cosine;
-    double top5, ln_ratio, ln_ratio_stderr; /* ln_ratio: of the perplexities, candidate to reference */
+    mg_kl_kind kl_kind;
+    double kl_upper;                               /* of the mean, NaN when nothing bounds it; equal to it when exact */
+    double logit_max_abs, logit_rms, logit_cosine; /* NaN where a side has no logits */
+    double top5, /* NaN where it is not known */ ln_ratio,
+        ln_ratio_stderr; /* ln_ratio: of the perplexities, candidate to reference */
 } mg_drift_summary;
 /* Sorts what was collected: nothing may be added afterwards. MG_ERR_USAGE when no position was scored. */
 mg_status mg_drift_summarize(mg_drift *d, mg_drift_summary *out, mg_error *err) MG_MUST_CHECK;

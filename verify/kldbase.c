@@ -10,7 +10,6 @@
 
 #define MAGIC "_logits_"
 #define HEAD  (8u + 3u * 4u)
-#define RANGE 16.0f /* log-probabilities further below the maximum are cut off */
 
 static uint64_t row_bytes(uint64_t vocab) {
     return 2 * (2 * ((vocab + 1) / 2) + 4);
@@ -58,7 +57,7 @@ mg_status mg_kldbase_put(mg_kldbase_writer *k, const float *logits, const mg_lse
     float min = lse->max;
     for (uint64_t i = 0; i < k->vocab; i++)
         if (logits[i] < min) min = logits[i];
-    if (min < lse->max - RANGE) min = lse->max - RANGE;
+    if (min < lse->max - MG_BASE_RANGE) min = lse->max - MG_BASE_RANGE;
     const float scale = (lse->max - min) / 65535.0f, low = (float)((double)(min - lse->max) - lse->log_sum);
     memcpy(k->row, &scale, 4);
     memcpy(k->row + 2, &low, 4);
@@ -141,6 +140,11 @@ mg_status mg_kldbase_row(mg_kldbase *k, uint64_t row, mg_error *err) {
     float head[2];
     MG_TRY(mg_file_read(&k->file, k->rows_at + row * k->row_bytes, k->raw, k->row_bytes, err));
     memcpy(head, k->raw, 8);
+    if (!isfinite(head[0]) || !isfinite(head[1]) || head[0] < 0) {
+        mg_error_at(err, k->file.path, NULL);
+        return mg_fail(err, MG_ERR_FORMAT, "row %llu: scale %g, smallest log-probability %g", (unsigned long long)row,
+                       (double)head[0], (double)head[1]);
+    }
     for (uint64_t i = 0; i < k->vocab; i++) {
         uint16_t q;
         memcpy(&q, k->raw + 8 + 2 * i, 2);
@@ -151,19 +155,19 @@ mg_status mg_kldbase_row(mg_kldbase *k, uint64_t row, mg_error *err) {
 
 enum { TILE = 1024 }; /* a multiple of 16 */
 
-double mg_kldbase_kl(const mg_kldbase *k, const float *logits, const mg_lse *lse, uint64_t *top) {
+double mg_kldbase_kl(const float *base, uint64_t vocab, const float *logits, const mg_lse *lse, uint64_t *top) {
     const mg_math *math = mg_math_get();
     const double shift = (double)lse->max + lse->log_sum;
     double lane[16] = {0};
     float p[TILE];
     *top = 0;
-    for (uint64_t i = 0; i < k->vocab; i += TILE) {
-        const uint64_t n = k->vocab - i < TILE ? k->vocab - i : TILE;
-        math->exp(p, k->logp + i, n);
+    for (uint64_t i = 0; i < vocab; i += TILE) {
+        const uint64_t n = vocab - i < TILE ? vocab - i : TILE;
+        math->exp(p, base + i, n);
         for (uint64_t j = 0; j < n; j++) {
-            const float base = k->logp[i + j];
-            if (base > k->logp[*top]) *top = i + j;
-            if (base > -RANGE) lane[j % 16] += (double)p[j] * ((double)base - (double)logits[i + j] + shift);
+            const float b = base[i + j];
+            if (b > base[*top]) *top = i + j;
+            if (b > -MG_BASE_RANGE) lane[j % 16] += (double)p[j] * ((double)b - (double)logits[i + j] + shift);
         }
     }
     for (int h = 8; h >= 1; h /= 2)

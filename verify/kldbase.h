@@ -10,6 +10,8 @@
 #include "verify/onefile.h"
 #include "verify/score.h"
 
+#define MG_BASE_RANGE 16.0f /* log-probabilities further below the largest are cut off */
+
 typedef struct mg_kldbase_writer {
     mg_onefile out;
     uint64_t ctx, vocab, row_bytes, rows_at, rows;
@@ -35,11 +37,11 @@ typedef struct mg_kldbase {
 /* MG_ERR_FORMAT when sizes do not add up to the file's. */
 mg_status mg_kldbase_open(mg_kldbase *k, const char *path, mg_error *err) MG_MUST_CHECK;
 void mg_kldbase_release(mg_kldbase *k);
-/* k->logp = row number `row` over all chunks. */
+/* k->logp = row number `row` over all chunks. MG_ERR_FORMAT when scale or minimum is not finite. */
 mg_status mg_kldbase_row(mg_kldbase *k, uint64_t row, mg_error *err) MG_MUST_CHECK;
 
-/* Divergence of a row of logits from k->logp as llama-perplexity forms it (tokens with log p_base above -16), and the
- * most likely token of the base. */
-double mg_kldbase_kl(const mg_kldbase *k, const float *logits, const mg_lse *lse, uint64_t *top);
+/* Divergence of a row of logits from log-probabilities of a base file as llama-perplexity forms it (tokens with log
+ * p_base above -16), and the most likely token of the base. */
+double mg_kldbase_kl(const float *base, uint64_t vocab, const float *logits, const mg_lse *lse, uint64_t *top);
 
 #endif

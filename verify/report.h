@@ -6,12 +6,13 @@
 #include "verify/compare.h"
 
 typedef struct mg_report {
-    const char *reference;     /* path */
-    const char *text_name;     /* what was scored: file names, or "built-in text" */
-    char text_sha256[65];      /* of the text or token bytes, in order; empty without a forward pass */
-    uint64_t tokens;           /* scored positions */
-    const mg_windows *windows; /* for the context of the worst tokens */
-    const mg_tokenizer *tok;   /* for their text; NULL: ids only */
+    const char *reference;                 /* path */
+    const mg_recorded *reference_recorded; /* NULL: a model that was run */
+    const char *text_name;                 /* what was scored: file names, or "built-in text" */
+    char text_sha256[65];                  /* of the text or token bytes, in order; empty without a forward pass */
+    uint64_t tokens;                       /* scored positions */
+    const mg_windows *windows;             /* for the context of the worst tokens */
+    const mg_tokenizer *tok;               /* for their text; NULL: ids only */
     const mg_candidate *cand;
     uint32_t n;
 } mg_report;

@@ -81,7 +81,7 @@ static void md_text(FILE *f, const char *s) {
 static void md_number(FILE *f, const mg_json *c, const char *path, double scale, int digits, const char *unit) {
     const double x = mg_html_num(c, path);
     if (x == x)
-        fprintf(f, " %.*g%s |", digits, scale * x, unit);
+        fprintf(f, " %s%.*g%s |", strncmp(path, "kl.", 3) ? "" : mg_html_at_least(c), digits, scale * x, unit);
     else
         fputs(" – |", f);
 }

@@ -54,6 +54,11 @@ double mg_html_num(const mg_json *v, const char *path) {
     return mg_json_f64(mg_json_path(v, path), &x) ? x : NAN;
 }
 
+const char *mg_html_at_least(const mg_json *c) {
+    const char *kind = mg_json_str(mg_json_path(c, "kl.kind"));
+    return kind && !strcmp(kind, "lower_bound") ? "≥ " : "";
+}
+
 void mg_html_cell(FILE *f, double x, int digits) {
     if (isnan(x))
         fputs("<td>–</td>", f);
@@ -166,8 +171,13 @@ static void summary_table(FILE *f, const mg_json *list) {
         fputs("<tr><td>", f);
         mg_html_escaped(f, mg_json_str(mg_json_get(c, "path")));
         fprintf(f, "</td><td class=\"left %s\">%s</td>", verdict ? verdict : "dim", verdict ? verdict : "–");
-        for (size_t i = 0; i < sizeof columns / sizeof *columns; i++)
-            mg_html_cell(f, mg_html_num(c, columns[i].path), columns[i].digits);
+        for (size_t i = 0; i < sizeof columns / sizeof *columns; i++) {
+            const double x = mg_html_num(c, columns[i].path);
+            if (isnan(x) || strncmp(columns[i].path, "kl.", 3) || !strcmp(columns[i].path, "kl.stderr"))
+                mg_html_cell(f, x, columns[i].digits);
+            else
+                fprintf(f, "<td>%s%.*g</td>", mg_html_at_least(c), columns[i].digits, x);
+        }
         fputs("</tr>", f);
     }
     fputs("</table></div><p class=\"dim\">KL in nats per scored position; top-1: share of positions with the same most "

@@ -15,6 +15,8 @@
 void mg_html_escaped(FILE *f, const char *s);
 /* The number at a path of v; NaN when it is not there. */
 double mg_html_num(const mg_json *v, const char *path);
+/* What stands before divergences of candidate c: nothing, or the sign of a lower bound. */
+const char *mg_html_at_least(const mg_json *c);
 /* A table cell with so many significant digits, a dash for NaN. */
 void mg_html_cell(FILE *f, double x, int digits);
 /* Begin a plot: the vertical axis from 0 to top, labels at both ends of the horizontal one. The caller ends the svg. */

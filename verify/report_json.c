@@ -97,7 +97,9 @@ static mg_json *worst_json(const mg_drift *d, const mg_report *r) {
 
 static mg_json *kl_json(const mg_drift *d, const mg_drift_summary *s) {
     mg_json *o = mg_json_new_object(), *bins = mg_json_new_array();
+    mg_json_set_str(o, "kind", mg_kl_kind_name(s->kl_kind));
     mg_json_set_f64(o, "mean", s->kl.mean);
+    mg_json_set_f64(o, "mean_upper", s->kl_upper);
     mg_json_set_f64(o, "stderr", s->kl.stderr_);
     mg_json_set_f64(o, "median", s->kl.median);
     mg_json_set_f64(o, "p90", s->kl.p90);
@@ -196,13 +198,22 @@ static mg_json *tokenizer_json(const mg_tokenizer_diff *d) {
     return o;
 }
 
+/* What kind of recording; null for a model that was run. */
+static mg_json *recorded_json(const mg_recorded *r) {
+    return r ? mg_json_new_str(mg_recorded_kind_name(mg_recorded_kind(r))) : mg_json_new_null();
+}
+
 static mg_json *candidate_json(const mg_candidate *c, const mg_report *r) {
     mg_json *o = mg_json_new_object();
     mg_json_set_str(o, "path", c->path);
-    mg_json_set_u64(o, "bytes", c->bytes);
+    mg_json_set(o, "recorded", recorded_json(c->recorded));
+    mg_json_set(o, "bytes", c->recorded ? mg_json_new_null() : mg_json_new_u64(c->bytes));
     mg_json_set_bool(o, "pareto", c->pareto);
     mg_json_set(o, "tokenizer", tokenizer_json(&c->tokenizer));
-    mg_json_set_f64(o, "bpw", c->n_weights ? 8 * (double)c->bytes / (double)c->n_weights : 0);
+    mg_json_set_f64(o, "bpw",
+                    c->recorded    ? (double)NAN
+                    : c->n_weights ? 8 * (double)c->bytes / (double)c->n_weights
+                                   : 0);
     if (c->has_drift) {
         const mg_drift_summary *s = &c->summary;
         mg_json *dp = mg_json_new_object(), *logits = mg_json_new_object();
@@ -245,6 +256,7 @@ mg_status mg_report_json(mg_json **out, const mg_report *r, mg_error *err) {
     }
     mg_json_set_i64(o, "schema", 1);
     mg_json_set_str(o, "reference", r->reference);
+    mg_json_set(o, "reference_recorded", recorded_json(r->reference_recorded));
     mg_json_set_str(o, "text", r->text_name);
     mg_json_set_str(o, "text_sha256", r->text_sha256);
     mg_json_set_u64(o, "tokens", r->tokens);

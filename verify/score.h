@@ -10,11 +10,30 @@
 #include "verify/forward.h"
 #include "verify/windows.h"
 
+/* What is known of a position. */
+typedef enum mg_rows_kind {
+    MG_ROWS_LOGITS, /* a logit of every token */
+    MG_ROWS_BASE,   /* a log-probability of every token, cut off MG_BASE_RANGE below the largest (kldbase.h) */
+    MG_ROWS_TOP,    /* log-probabilities of some tokens, the most likely ones among them */
+} mg_rows_kind;
+
+/* One position of MG_ROWS_TOP. */
+typedef struct mg_top_row {
+    uint32_t n;
+    const int32_t *ids; /* ascending */
+    const double *logp;
+    double target; /* of the token that follows, which is among the ids */
+    double most;   /* no token that is not listed has more than this */
+    bool five;     /* the five most likely are listed */
+} mg_top_row;
+
 typedef struct mg_score_rows {
     uint64_t window; /* index */
     uint32_t pos, n; /* positions pos..pos+n-1; n = 0: the end */
     uint64_t vocab;
-    const float *logits;    /* [n][vocab], valid until the next call */
+    const float *logits;   /* [n][vocab], valid until the next call; NULL for MG_ROWS_TOP */
+    const mg_top_row *top; /* [n] for MG_ROWS_TOP */
+    mg_rows_kind kind;
     const int32_t *targets; /* [n] the tokens that follow */
 } mg_score_rows;
 

@@ -74,7 +74,7 @@ static mg_status on_rows(void *ctx, const mg_score_rows *r, mg_error *err) {
         if (!j->base) continue;
         uint64_t top;
         MG_TRY(mg_kldbase_row(j->base, j->row, err));
-        const double kl = mg_kldbase_kl(j->base, x, &lse, &top);
+        const double kl = mg_kldbase_kl(j->base->logp, r->vocab, x, &lse, &top);
         MG_TRY(mg_kl_stats_add(&j->kl, kl, nll, -(double)j->base->logp[r->targets[i]], top == lse.argmax, err));
     }
     mg_progress_add(j->progress, r->n, NULL);

@@ -5,10 +5,9 @@
 #include "verify/builtin_text.h"
 #include "verify/judge.h"
 #include "verify/report.h"
-#include "verify/tool_model.h"
+#include "verify/tool_inputs.h"
 
 #include "formats/base/file.h"
-#include "formats/base/hash.h"
 #include "formats/base/outfile.h"
 
 #include <math.h>
@@ -23,9 +22,11 @@ static const mg_tool_info tool = {
     .name = "verify",
     .summary = "measure how far models are from a reference, and where",
     .synopsis = "REFERENCE CANDIDATE... [--text F]... [--fail-on EXPR]... [--html F] [--json]",
-    .examples = "  moegraft-verify model/ model-Q4_K_M.gguf                     on the built-in text\n"
-                "  moegraft-verify model/ a.gguf b.gguf --text eval.txt --html report.html\n"
-                "  moegraft-verify model/ a.gguf --weights --fail-on 'kl.mean>0.05'\n",
+    .examples =
+        "  moegraft-verify model/ model-Q4_K_M.gguf                     on the built-in text\n"
+        "  moegraft-verify model/ a.gguf b.gguf --text eval.txt --html report.html\n"
+        "  moegraft-verify model/ a.gguf --weights --fail-on 'kl.mean>0.05'\n"
+        "  moegraft-verify base.kld a.gguf          the reference as llama-perplexity recorded it (docs/verify.md)\n",
     .next = "moegraft verify --help",
 };
 
@@ -78,70 +79,13 @@ static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
 
 typedef struct run {
     mg_pool *pool;
-    mg_tool_model reference, models[MAX_CANDIDATES];
+    mg_tool_inputs in; /* the reference, then the candidates */
     mg_candidate cand[MAX_CANDIDATES], *by_size[MAX_CANDIDATES];
     uint32_t n;
-    mg_windows windows;
-    mg_tokenizer *tok; /* NULL: the reference has none */
     uint8_t *classes;
-    char text_name[512];
     mg_report report;
     mg_json *json, *baseline;
 } run;
-
-/* ---- the tokens ---- */
-
-static mg_status hash_file(mg_sha256 *h, const char *path, mg_error *err) {
-    char block[16384];
-    mg_file f;
-    MG_TRY(mg_file_open(&f, path, err));
-    mg_status st = MG_OK;
-    for (uint64_t at = 0, n = 0; st == MG_OK && at < f.size; at += n) {
-        n = f.size - at < sizeof block ? f.size - at : sizeof block;
-        st = mg_file_read(&f, at, block, n, err);
-        if (st == MG_OK) mg_sha256_update(h, block, n);
-    }
-    mg_file_close(&f);
-    return st;
-}
-
-/* Windows of the built-in text as of any other, except that it is short: where it is less than one window, that is made
- * as short. */
-static mg_status builtin_windows(run *r, const args *a, mg_error *err) {
-    mg_tokenizer *tok;
-    mg_ids ids = {0};
-    MG_TRY(mg_tool_model_tokenizer(&tok, &r->reference, err));
-    mg_status st = mg_tokenizer_encode(tok, mg_builtin_text, mg_builtin_text_size, MG_ENCODE_BOS_EOS, &ids, err);
-    int64_t bos = mg_tokenizer_adds_bos(tok) ? mg_tokenizer_bos(tok) : -1;
-    uint64_t ctx = a->c.ctx < ids.n ? a->c.ctx : ids.n;
-    if (st == MG_OK) st = mg_windows_add_text(&r->windows, ids.ids, ids.n, ctx, bos, err);
-    mg_ids_release(&ids);
-    mg_tokenizer_free(tok);
-    return st;
-}
-
-static mg_status make_windows(run *r, const args *a, mg_error *err) {
-    mg_sha256 h;
-    uint8_t digest[32];
-    mg_sha256_init(&h);
-    const mg_opt_list *lists[] = {&a->c.text, &a->c.tokens};
-    for (size_t k = 0; k < 2; k++)
-        for (size_t i = 0; i < lists[k]->n; i++) {
-            size_t at = strlen(r->text_name);
-            snprintf(r->text_name + at, sizeof r->text_name - at, "%s%s", at ? ", " : "", lists[k]->items[i]);
-            MG_TRY(hash_file(&h, lists[k]->items[i], err));
-        }
-    if (a->c.text.n || a->c.tokens.n) {
-        MG_TRY(mg_tool_model_windows(&r->windows, &r->reference, &a->c, err));
-    } else {
-        snprintf(r->text_name, sizeof r->text_name, "built-in text");
-        mg_sha256_update(&h, mg_builtin_text, mg_builtin_text_size);
-        MG_TRY(builtin_windows(r, a, err));
-    }
-    mg_sha256_final(&h, digest);
-    mg_hex(digest, sizeof digest, r->report.text_sha256);
-    return MG_OK;
-}
 
 /* ---- results ---- */
 
@@ -189,14 +133,15 @@ static int by_size(const void *x, const void *y) {
     return (a->summary.kl.mean > b->summary.kl.mean) - (a->summary.kl.mean < b->summary.kl.mean);
 }
 
-/* Mark the candidates that no other one beats in both size and divergence. */
+/* Mark the candidates that no other one beats in both size and divergence. A recording has no size: it is listed,
+ * first, and not ranked. */
 static void rank(run *r) {
     double best = (double)INFINITY;
     for (uint32_t i = 0; i < r->n; i++) r->by_size[i] = &r->cand[i];
     qsort(r->by_size, r->n, sizeof *r->by_size, by_size);
     for (uint32_t i = 0; i < r->n; i++) {
         mg_candidate *c = r->by_size[i];
-        c->pareto = c->has_drift && c->summary.kl.mean < best;
+        c->pareto = c->has_drift && !c->recorded && c->summary.kl.mean < best;
         if (c->pareto) best = c->summary.kl.mean;
     }
 }
@@ -214,15 +159,19 @@ static void print_table(const run *r) {
 
 static void print_drift(const mg_candidate *c) {
     const mg_drift_summary *s = &c->summary;
-    printf("  KL divergence   mean %.6g +/- %.2g, median %.6g, p99 %.6g, p99.9 %.6g, max %.6g\n", s->kl.mean,
-           s->kl.stderr_, s->kl.median, s->kl.p99, s->kl.p999, s->kl.max);
+    printf("  KL divergence   %smean %.6g +/- %.2g, median %.6g, p99 %.6g, p99.9 %.6g, max %.6g\n",
+           s->kl_kind == MG_KL_LOWER ? "at least: " : "", s->kl.mean, s->kl.stderr_, s->kl.median, s->kl.p99,
+           s->kl.p999, s->kl.max);
+    if (s->kl_kind == MG_KL_LOWER && !isnan(s->kl_upper)) printf("                  mean at most %.6g\n", s->kl_upper);
     const double ratio = s->ppl_candidate / s->ppl_reference;
     printf("  perplexity      %.6g (reference %.6g, ratio %.6f +/- %.6f)\n", s->ppl_candidate, s->ppl_reference, ratio,
            ratio * s->ln_ratio_stderr);
-    printf("  same top token  %.3f +/- %.3f %%, of the top five %.3f %%, delta p mean %.4f %%, rms %.4f %%\n",
-           100 * s->kl.same_top, 100 * s->kl.same_top_stderr, 100 * s->top5, 100 * s->kl.dp_mean, 100 * s->kl.dp_rms);
-    printf("  logits          max |difference| %.6g, rms %.6g, cosine %.9f\n", s->logit_max_abs, s->logit_rms,
-           s->logit_cosine);
+    printf("  same top token  %.3f +/- %.3f %%", 100 * s->kl.same_top, 100 * s->kl.same_top_stderr);
+    if (!isnan(s->top5)) printf(", of the top five %.3f %%", 100 * s->top5);
+    printf(", delta p mean %.4f %%, rms %.4f %%\n", 100 * s->kl.dp_mean, 100 * s->kl.dp_rms);
+    if (!isnan(s->logit_rms))
+        printf("  logits          max |difference| %.6g, rms %.6g, cosine %.9f\n", s->logit_max_abs, s->logit_rms,
+               s->logit_cosine);
     for (uint32_t l = 0; l < c->act.n_layers; l++) {
         const mg_layer_stat *y = &c->act.layer[l];
         const mg_routing_stat *g = &c->act.routing[l];
@@ -281,7 +230,8 @@ static void print_tokenizer(const mg_tokenizer_diff *d) {
 
 static void print_text(const run *r, const args *a) {
     printf("reference %s", a->pos.items[0]);
-    if (r->report.tokens) printf(", %llu scored positions of %s", (unsigned long long)r->report.tokens, r->text_name);
+    if (r->report.tokens)
+        printf(", %llu scored positions of %s", (unsigned long long)r->report.tokens, r->in.text_name);
     putchar('\n');
     if (r->n > 1) print_table(r);
     uint32_t i = 0;
@@ -347,15 +297,16 @@ static mg_status check_thresholds(const args *a, mg_error *err) {
 
 /* One of the two comparisons under a progress of its own, so that its rate is its own. */
 static mg_status compare_part(run *r, const args *a, bool weights, const char *unit, uint64_t total, mg_error *err) {
+    const mg_walk_source reference = mg_tool_input_source(&r->in.items[0]);
     mg_compare_options opt = {.pool = r->pool,
-                              .windows = weights ? NULL : &r->windows,
+                              .windows = weights ? NULL : &r->in.windows,
                               .experts_per_token = a->c.experts_per_token,
                               .memory = a->c.memory,
                               .classes = r->classes,
                               .weights = weights};
     MG_TRY(mg_progress_new(&opt.progress, a->c.progress, weights ? "weights" : "verify", total, err));
     mg_progress_unit(opt.progress, unit);
-    mg_status st = mg_compare_run(r->reference.m, r->cand, r->n, &opt, err);
+    mg_status st = mg_compare_run(&reference, r->cand, r->n, &opt, err);
     mg_progress_free(opt.progress);
     return st;
 }
@@ -363,10 +314,10 @@ static mg_status compare_part(run *r, const args *a, bool weights, const char *u
 static mg_status attribute(run *r, const args *a, mg_candidate *c, mg_error *err) {
     mg_attribution found;
     mg_compare_options opt = {
-        .pool = r->pool, .windows = &r->windows, .experts_per_token = a->c.experts_per_token, .memory = a->c.memory};
+        .pool = r->pool, .windows = &r->in.windows, .experts_per_token = a->c.experts_per_token, .memory = a->c.memory};
     MG_TRY(mg_progress_new(&opt.progress, a->c.progress, "attribute", 0, err));
     mg_progress_unit(opt.progress, "tokens");
-    mg_status st = mg_attribute_run(&found, r->reference.m, c->model, (uint32_t)a->attribute, &opt, err);
+    mg_status st = mg_attribute_run(&found, r->in.items[0].model.m, c->model, (uint32_t)a->attribute, &opt, err);
     mg_progress_free(opt.progress);
     if (st == MG_OK) st = mg_attribution_json(&c->attribution, &found, err);
     mg_attribution_release(&found);
@@ -376,32 +327,24 @@ static mg_status attribute(run *r, const args *a, mg_candidate *c, mg_error *err
 
 static mg_status compare(run *r, const args *a, mg_error *err) {
     uint64_t bytes = 0;
-    for (uint32_t i = 0; i < r->n; i++)
-        for (uint32_t t = 0; t < r->models[i].ckpt->n_tensors; t++) bytes += r->models[i].ckpt->tensors[t].n_bytes;
-    MG_TRY(compare_part(r, a, false, "tokens", r->windows.scored, err));
+    for (uint32_t i = 0; i < r->n; i++) bytes += r->cand[i].bytes;
+    MG_TRY(compare_part(r, a, false, "tokens", r->in.windows.scored, err));
     if (a->weights) MG_TRY(compare_part(r, a, true, NULL, bytes, err));
     for (uint32_t i = 0; a->attribute && i < r->n; i++) MG_TRY(attribute(r, a, &r->cand[i], err));
     return MG_OK;
 }
 
-/* The reference's, for the text of tokens and their classes; a kind that is not understood is as good as none. */
-static mg_status open_tokenizer(run *r, mg_error *err) {
-    mg_error why = {0};
-    mg_status st = mg_tokenizer_open_model(&r->tok, r->reference.ckpt, &why);
-    if (st == MG_ERR_UNSUPPORTED) return MG_OK;
-    if (st != MG_OK) *err = why;
-    return st;
-}
-
 /* Do the candidates read text as the reference does? */
 static mg_status compare_tokenizers(run *r, mg_error *err) {
-    for (uint32_t i = 0; i < r->n; i++) {
+    const mg_tool_inputs *in = &r->in;
+    for (uint32_t i = 0; i < r->n && in->text == in->items; i++) {
+        if (r->cand[i].recorded) continue;
         mg_error why = {0};
         mg_tokenizer *tok = NULL;
-        mg_status st = mg_tokenizer_open_model(&tok, r->models[i].ckpt, &why);
+        mg_status st = mg_tokenizer_open_model(&tok, in->items[i + 1].model.ckpt, &why);
         if (st == MG_ERR_UNSUPPORTED) st = MG_OK;
         if (st == MG_OK)
-            st = mg_tokenizer_compare(&r->cand[i].tokenizer, r->tok, tok, mg_builtin_text, mg_builtin_text_size, &why);
+            st = mg_tokenizer_compare(&r->cand[i].tokenizer, in->tok, tok, mg_builtin_text, mg_builtin_text_size, &why);
         mg_tokenizer_free(tok);
         if (st == MG_OK) continue;
         *err = why;
@@ -411,32 +354,40 @@ static mg_status compare_tokenizers(run *r, mg_error *err) {
     return MG_OK;
 }
 
+static mg_status open_inputs(run *r, const args *a, mg_error *err) {
+    MG_TRY(mg_tool_inputs_open(&r->in, &a->pos, err));
+    for (uint32_t i = 0; i < r->in.n; i++) {
+        const mg_tool_input *o = &r->in.items[i];
+        if (o->recorded && (a->weights || a->attribute))
+            return mg_fail(err, MG_ERR_USAGE, "'%s' is a recording: there are no weights for %s", o->path,
+                           a->weights ? "--weights" : "--attribute");
+        if (i == 0) continue;
+        r->cand[r->n++] = (mg_candidate){.path = o->path,
+                                         .model = o->model.m,
+                                         .recorded = o->recorded,
+                                         .bytes = o->bytes,
+                                         .n_weights = o->n_weights};
+    }
+    return MG_OK;
+}
+
 static mg_status work(run *r, const args *a, uint32_t *failed, mg_error *err) {
     MG_TRY(check_thresholds(a, err));
     MG_TRY(mg_pool_new(&r->pool, a->c.n_threads, err));
-    MG_TRY(mg_tool_model_open(&r->reference, a->pos.items[0], err));
-    for (size_t i = 1; i < a->pos.n; i++) {
-        MG_TRY(mg_tool_model_open(&r->models[r->n], a->pos.items[i], err));
-        r->cand[r->n].path = a->pos.items[i];
-        r->cand[r->n].model = r->models[r->n].m;
-        for (uint32_t t = 0; t < r->models[r->n].ckpt->n_tensors; t++) {
-            r->cand[r->n].bytes += r->models[r->n].ckpt->tensors[t].n_bytes;
-            r->cand[r->n].n_weights += r->models[r->n].ckpt->tensors[t].n_elements;
-        }
-        r->n++;
-    }
-    MG_TRY(make_windows(r, a, err));
+    MG_TRY(open_inputs(r, a, err));
+    MG_TRY(mg_tool_inputs_windows(&r->in, &a->c, err));
+    memcpy(r->report.text_sha256, r->in.text_sha256, sizeof r->report.text_sha256);
     if (a->baseline) MG_TRY(mg_baseline_open(&r->baseline, a->baseline, r->report.text_sha256, err));
-    MG_TRY(open_tokenizer(r, err));
     MG_TRY(compare_tokenizers(r, err));
-    if (r->tok) MG_TRY(mg_token_classes(&r->classes, mg_forward_vocab(r->reference.m), r->tok, err));
+    if (r->in.tok) MG_TRY(mg_token_classes(&r->classes, mg_forward_vocab(r->in.text->model.m), r->in.tok, err));
     MG_TRY(compare(r, a, err));
     rank(r);
     r->report.reference = a->pos.items[0];
-    r->report.text_name = r->text_name;
-    r->report.tokens = r->windows.scored;
-    r->report.windows = &r->windows;
-    r->report.tok = r->tok;
+    r->report.reference_recorded = r->in.items[0].recorded;
+    r->report.text_name = r->in.text_name;
+    r->report.tokens = r->in.windows.scored;
+    r->report.windows = &r->in.windows;
+    r->report.tok = r->in.tok;
     r->report.cand = r->cand;
     r->report.n = r->n;
     MG_TRY(mg_report_json(&r->json, &r->report, err));
@@ -454,19 +405,13 @@ int main(int argc, char **argv) {
     uint32_t failed = 0;
     mg_interrupt_install();
     mg_common_init(&a.c);
-    mg_windows_init(&r.windows);
     mg_status st = parse(&a, argc, argv, &err);
     if (st == MG_OK && !a.done) st = work(&r, &a, &failed, &err);
     mg_json_free(r.baseline);
     mg_json_free(r.json);
-    for (uint32_t i = 0; i < r.n; i++) {
-        mg_candidate_release(&r.cand[i]);
-        mg_tool_model_close(&r.models[i]);
-    }
-    mg_tokenizer_free(r.tok);
+    for (uint32_t i = 0; i < r.n; i++) mg_candidate_release(&r.cand[i]);
     free(r.classes);
-    mg_windows_release(&r.windows);
-    mg_tool_model_close(&r.reference);
+    mg_tool_inputs_release(&r.in);
     mg_pool_free(r.pool);
     mg_opt_list_release(&a.pos);
     mg_opt_list_release(&a.fail_on);

@@ -56,10 +56,14 @@ mg_status mg_windows_add_text(mg_windows *w, const int32_t *ids, uint64_t n, uin
     return MG_OK;
 }
 
-mg_status mg_windows_add_row(mg_windows *w, const int32_t *ids, uint64_t n, mg_error *err) {
-    MG_TRY(add(w, ids, n, 0, err));
+mg_status mg_windows_add_scored(mg_windows *w, const int32_t *ids, uint64_t n, uint64_t first, mg_error *err) {
+    MG_TRY(add(w, ids, n, first, err));
     w->sources++;
     return MG_OK;
+}
+
+mg_status mg_windows_add_row(mg_windows *w, const int32_t *ids, uint64_t n, mg_error *err) {
+    return mg_windows_add_scored(w, ids, n, 0, err);
 }
 
 /* Ids of one line into w as a row; empty lines are skipped. */

@@ -34,6 +34,9 @@ mg_status mg_windows_add_text(mg_windows *w, const int32_t *ids, uint64_t n, uin
                               mg_error *err) MG_MUST_CHECK;
 /* One sequence as it stands. */
 mg_status mg_windows_add_row(mg_windows *w, const int32_t *ids, uint64_t n, mg_error *err) MG_MUST_CHECK;
+/* One sequence of which the positions first .. n-2 are scored. */
+mg_status mg_windows_add_scored(mg_windows *w, const int32_t *ids, uint64_t n, uint64_t first,
+                                mg_error *err) MG_MUST_CHECK;
 /* A token file: safetensors with input_ids [batch, n] (or [n]) int64 or int32 when the name ends in .safetensors, else
  * text with one sequence of ids per line, separated by blanks or commas, optionally in brackets. MG_ERR_FORMAT names
  * file and line. */
