@@ -292,12 +292,8 @@ static mg_status write_manifests(mg_exec *x, mg_error *err) {
     for (uint32_t i = 0; i < x->p->n_outputs; i++) {
         const mg_plan_output *o = x->p->outputs[i];
         mg_exec_out *eo = &x->outs[i];
-        char(*sha)[65] = calloc(o->n_files + 1, sizeof *sha);
-        if (!sha) return mg_fail_nomem(err, o->n_files * sizeof *sha);
-        for (uint32_t f = 0; f < o->n_files; f++) memcpy(sha[f], eo->file_hash[f].sha256, sizeof sha[f]);
         char *text = NULL;
-        mg_status st = mg_manifest_text(x->p, i, eo->tensor_hash, (const char(*)[65])sha, &text, err);
-        free(sha);
+        mg_status st = mg_manifest_text(x->p, i, eo->tensor_hash, (const char(*)[65])eo->file_sha256, &text, err);
         if (st == MG_OK && strlen(text) != eo->manifest_size)
             st = mg_fail(err, MG_ERR_INTERNAL, "the manifest of '%s' changed its size", o->path);
         if (st == MG_OK) st = mg_outset_write(x->sets[eo->set].set, eo->manifest, 0, text, eo->manifest_size, err);
@@ -346,7 +342,7 @@ static void exec_release(mg_exec *x) {
     free(x->workers);
     for (uint32_t i = 0; x->outs && i < x->p->n_outputs; i++) {
         free(x->outs[i].index);
-        free(x->outs[i].file_hash);
+        free(x->outs[i].file_sha256);
         free(x->outs[i].tensor_hash);
     }
     free(x->outs);
@@ -388,7 +384,7 @@ static mg_status fill_result(mg_exec *x, mg_exec_result *res, mg_error *err) {
             res->files[res->n_files].path =
                 o->kind == MG_OUT_HF_DIR || o->files[0].name != o->base ? in_dir(p, o, o->files[f].name) : o->path;
             res->files[res->n_files].size = o->files[f].size;
-            memcpy(res->files[res->n_files++].sha256, x->outs[i].file_hash[f].sha256, 65);
+            memcpy(res->files[res->n_files++].sha256, x->outs[i].file_sha256[f], 65);
         }
     }
     return MG_OK;

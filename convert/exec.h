@@ -27,7 +27,7 @@ typedef struct mg_exec_out {
     uint32_t *index;   /* file of the output -> file of the set */
     uint32_t manifest; /* file of the set */
     uint64_t manifest_size;
-    mg_tensor_hash *file_hash;   /* [n_files], weights only */
+    char (*file_sha256)[65];     /* [n_files], weights only */
     mg_tensor_hash *tensor_hash; /* [n_tensors] */
 } mg_exec_out;
 
@@ -37,16 +37,19 @@ typedef struct mg_exec_mark {
     uint64_t at;
 } mg_exec_mark;
 
-/* sha256 of an output's weight files, one after the other. */
+/* Hashes of an output's weight files, one after the other, and of the tensors in them. */
 typedef struct mg_exec_hasher {
     mg_sha256 sha;
+    mg_xxh128_state *xxh; /* of the tensor that `next` is in */
+    uint32_t *order;      /* [n_tensors]: by place in the files */
+    uint32_t n_hashed;    /* tensors of `order` */
     mg_exec_mark next;    /* hashed up to here */
     mg_exec_mark *begins; /* [n_groups + 1], exec_hash.c */
 } mg_exec_hasher;
 
 typedef struct mg_exec_hash {
-    uint32_t output, index; /* index of a tensor; else what is left of the output's files */
-    bool tensor;
+    uint32_t output, index; /* index of a tensor */
+    bool source;            /* what that tensor was encoded from; else what is left of the output's files */
 } mg_exec_hash;
 
 typedef struct mg_exec {

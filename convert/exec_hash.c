@@ -1,4 +1,4 @@
-/* exec_hash.c - hashes of what a plan writes: sha256 of every weight file, and of every tensor for the manifest.
+/* exec_hash.c - hashes of what a plan writes: sha256 of every weight file, XXH3-128 of every tensor for the manifest.
  *
  * A file's sha256 cannot be shared between threads, and at the end it would keep one busy and the others waiting. So
  * whoever finishes a unit hashes what has become contiguous since, while the others go on encoding. Files are read
@@ -41,6 +41,21 @@ static mg_status find_begins(const mg_exec *x, uint32_t out, mg_exec_hasher *h, 
     return MG_OK;
 }
 
+static int by_place(const void *a, const void *b, void *tensors) {
+    const mg_plan_tensor *t = tensors, *p = &t[*(const uint32_t *)a], *q = &t[*(const uint32_t *)b];
+    if (p->file != q->file) return p->file < q->file ? -1 : 1;
+    if (p->offset != q->offset) return p->offset < q->offset ? -1 : 1;
+    return p->e->t.n_bytes < q->e->t.n_bytes ? -1 : p->e->t.n_bytes > q->e->t.n_bytes; /* empty ones come first */
+}
+
+static mg_status sort_tensors(const mg_plan_output *o, mg_exec_hasher *h, mg_error *err) {
+    h->order = calloc((size_t)o->n_tensors + 1, sizeof *h->order);
+    if (!h->order) return mg_fail_nomem(err, o->n_tensors * sizeof *h->order);
+    for (uint32_t i = 0; i < o->n_tensors; i++) h->order[i] = i;
+    qsort_r(h->order, o->n_tensors, sizeof *h->order, by_place, o->tensors);
+    return MG_OK;
+}
+
 mg_status mg_exec_hash_begin(mg_exec *x, mg_error *err) {
     pthread_mutex_init(&x->hash_lock, NULL);
     x->unit_done = calloc((size_t)x->units.n_units + 1, sizeof *x->unit_done);
@@ -48,59 +63,85 @@ mg_status mg_exec_hash_begin(mg_exec *x, mg_error *err) {
     if (!x->unit_done || !x->hashers) return mg_fail_nomem(err, x->units.n_units);
     for (uint32_t i = 0; i < x->p->n_outputs; i++) {
         const mg_plan_output *o = x->p->outputs[i];
-        x->outs[i].file_hash = calloc(o->n_files + 1, sizeof *x->outs[i].file_hash);
+        x->outs[i].file_sha256 = calloc(o->n_files + 1, sizeof *x->outs[i].file_sha256);
         x->outs[i].tensor_hash = calloc(o->n_tensors + 1, sizeof *x->outs[i].tensor_hash);
-        if (!x->outs[i].file_hash || !x->outs[i].tensor_hash)
+        if (!x->outs[i].file_sha256 || !x->outs[i].tensor_hash)
             return mg_fail_nomem(err, o->n_tensors * sizeof(mg_tensor_hash));
         mg_sha256_init(&x->hashers[i].sha);
         MG_TRY(find_begins(x, i, &x->hashers[i], err));
+        MG_TRY(sort_tensors(o, &x->hashers[i], err));
+        MG_TRY(mg_xxh128_new(&x->hashers[i].xxh, err));
     }
     return MG_OK;
 }
 
 void mg_exec_hash_release(mg_exec *x) {
-    for (uint32_t i = 0; x->hashers && i < x->p->n_outputs; i++) free(x->hashers[i].begins);
+    for (uint32_t i = 0; x->hashers && i < x->p->n_outputs; i++) {
+        free(x->hashers[i].begins);
+        free(x->hashers[i].order);
+        mg_xxh128_free(x->hashers[i].xxh);
+    }
     if (x->unit_done) pthread_mutex_destroy(&x->hash_lock);
     free(x->hashers);
     free(x->unit_done);
     free(x->hash_jobs);
 }
 
-/* The next bytes of a file into sha, and into xs where it is not NULL. Uses the evaluator's memory of the worker. */
-static mg_status hash_bytes(mg_exec *x, uint32_t out, uint32_t file, uint64_t at, uint64_t n, mg_exec_worker *w,
-                            mg_sha256 *sha, mg_xxh128_state *xs, mg_error *err) {
+/* The next bytes of the file that the hasher is in; they belong to one tensor, or to none. */
+static mg_status hash_bytes(mg_exec *x, uint32_t out, uint64_t n, bool tensor, mg_exec_worker *w, mg_error *err) {
+    mg_exec_hasher *h = &x->hashers[out];
     void *buf;
     w->ev.depth = 0;
     MG_TRY(mg_eval_push(&w->ev, CHUNK, &buf, err));
     while (n) {
         uint64_t k = n < CHUNK ? n : CHUNK;
-        MG_TRY(mg_outset_read(x->sets[x->outs[out].set].set, x->outs[out].index[file], at, buf, k, err));
-        mg_sha256_update(sha, buf, (size_t)k);
-        if (xs) mg_xxh128_update(xs, buf, (size_t)k);
-        at += k;
+        MG_TRY(
+            mg_outset_read(x->sets[x->outs[out].set].set, x->outs[out].index[h->next.file], h->next.at, buf, k, err));
+        mg_sha256_update(&h->sha, buf, (size_t)k);
+        if (tensor) mg_xxh128_update(h->xxh, buf, (size_t)k);
+        h->next.at += k;
         n -= k;
         if (mg_interrupted()) return mg_fail(err, (mg_status)mg_interrupted(), "interrupted");
     }
     return MG_OK;
 }
 
-static void finish_sha(mg_sha256 *sha, char hex[65]) {
-    uint8_t digest[32];
-    mg_sha256_final(sha, digest);
-    mg_hex(digest, sizeof digest, hex);
+static mg_status finish_tensor(mg_exec *x, uint32_t out, mg_error *err) {
+    mg_exec_hasher *h = &x->hashers[out];
+    mg_xxh128 sum = mg_xxh128_final(h->xxh);
+    mg_hex(sum.bytes, sizeof sum.bytes, x->outs[out].tensor_hash[h->order[h->n_hashed++]].xxh3);
+    mg_xxh128_free(h->xxh);
+    h->xxh = NULL;
+    return mg_xxh128_new(&h->xxh, err);
+}
+
+/* Hash the current file of an output up to `to`, tensor by tensor and what is between them. */
+static mg_status hash_in_file(mg_exec *x, uint32_t out, uint64_t to, mg_exec_worker *w, mg_error *err) {
+    const mg_plan_output *o = x->p->outputs[out];
+    mg_exec_hasher *h = &x->hashers[out];
+    for (;;) {
+        const mg_plan_tensor *t = h->n_hashed < o->n_tensors ? &o->tensors[h->order[h->n_hashed]] : NULL;
+        bool here = t && t->file == h->next.file, inside = here && t->offset <= h->next.at;
+        uint64_t stop = inside ? t->offset + t->e->t.n_bytes : here ? t->offset : to;
+        if (stop > to) stop = to;
+        if (stop > h->next.at) MG_TRY(hash_bytes(x, out, stop - h->next.at, inside, w, err));
+        if (inside && h->next.at == t->offset + t->e->t.n_bytes)
+            MG_TRY(finish_tensor(x, out, err));
+        else if (h->next.at >= to)
+            return MG_OK;
+    }
 }
 
 /* Hash the weight files of an output up to `end`. */
 static mg_status hash_up_to(mg_exec *x, uint32_t out, mg_exec_mark end, mg_exec_worker *w, mg_error *err) {
     const mg_plan_output *o = x->p->outputs[out];
     mg_exec_hasher *h = &x->hashers[out];
-    while (h->next.file < o->n_files && o->files[h->next.file].weights && h->next.file <= end.file) {
-        uint64_t to = h->next.file < end.file ? o->files[h->next.file].size : end.at;
-        if (to > h->next.at)
-            MG_TRY(hash_bytes(x, out, h->next.file, h->next.at, to - h->next.at, w, &h->sha, NULL, err));
-        if (to > h->next.at) h->next.at = to;
-        if (h->next.file == end.file) break;
-        finish_sha(&h->sha, x->outs[out].file_hash[h->next.file].sha256);
+    while (h->next.file < o->n_files && o->files[h->next.file].weights) {
+        if (h->next.file >= end.file) return h->next.file > end.file ? MG_OK : hash_in_file(x, out, end.at, w, err);
+        MG_TRY(hash_in_file(x, out, o->files[h->next.file].size, w, err));
+        uint8_t digest[32];
+        mg_sha256_final(&h->sha, digest);
+        mg_hex(digest, sizeof digest, x->outs[out].file_sha256[h->next.file]);
         mg_sha256_init(&h->sha);
         h->next = (mg_exec_mark){.file = h->next.file + 1};
     }
@@ -132,38 +173,27 @@ mg_status mg_exec_hash_unit_done(mg_exec *x, uint64_t unit, mg_exec_worker *w, m
     return st;
 }
 
-/* Ticket t of what is left: the files of an output that nobody came to, or both hashes of a tensor. */
+/* Ticket t of what is left: what nobody came to of output t, or the source of an encoded tensor. */
 static mg_status run_hash(void *ctx, uint64_t ticket, unsigned worker, mg_error *err) {
     mg_exec *x = ctx;
     mg_exec_worker *w = &x->workers[worker];
     const mg_exec_hash *j = &x->hash_jobs[ticket];
     const mg_plan_output *o = x->p->outputs[j->output];
-    if (!j->tensor) return hash_up_to(x, j->output, (mg_exec_mark){.file = o->n_files}, w, err);
-    const mg_plan_tensor *t = &o->tensors[j->index];
-    mg_tensor_hash *hash = &x->outs[j->output].tensor_hash[j->index];
-    if (x->opt->hash_sources && t->e->op == MG_EX_CAST)
-        MG_TRY(mg_reuse_source_hash(t->e->children[0], &w->ev, hash->source, err));
-    mg_sha256 sha;
-    mg_xxh128_state *xs;
-    mg_sha256_init(&sha);
-    MG_TRY(mg_xxh128_new(&xs, err));
-    mg_status st = hash_bytes(x, j->output, t->file, t->offset, t->e->t.n_bytes, w, &sha, xs, err);
-    mg_xxh128 h = mg_xxh128_final(xs);
-    mg_xxh128_free(xs);
-    finish_sha(&sha, hash->sha256);
-    mg_hex(h.bytes, sizeof h.bytes, hash->xxh3);
-    return st;
+    if (!j->source) return hash_up_to(x, j->output, (mg_exec_mark){.file = o->n_files}, w, err);
+    return mg_reuse_source_hash(o->tensors[j->index].e->children[0], &w->ev,
+                                x->outs[j->output].tensor_hash[j->index].source, err);
 }
 
 mg_status mg_exec_hash_rest(mg_exec *x, mg_pool *pool, mg_error *err) {
     size_t n = 0;
-    for (uint32_t i = 0; i < x->p->n_outputs; i++) n += 1 + (x->opt->manifest ? x->p->outputs[i]->n_tensors : 0);
+    for (uint32_t i = 0; i < x->p->n_outputs; i++) n += 1 + x->p->outputs[i]->n_tensors;
     x->hash_jobs = calloc(n + 1, sizeof *x->hash_jobs);
     if (!x->hash_jobs) return mg_fail_nomem(err, n * sizeof *x->hash_jobs);
     uint64_t jobs = 0;
     for (uint32_t i = 0; i < x->p->n_outputs; i++) x->hash_jobs[jobs++] = (mg_exec_hash){.output = i};
-    for (uint32_t i = 0; x->opt->manifest && i < x->p->n_outputs; i++)
+    for (uint32_t i = 0; x->opt->hash_sources && i < x->p->n_outputs; i++)
         for (uint32_t t = 0; t < x->p->outputs[i]->n_tensors; t++)
-            x->hash_jobs[jobs++] = (mg_exec_hash){.output = i, .index = t, .tensor = true};
+            if (x->p->outputs[i]->tensors[t].e->op == MG_EX_CAST)
+                x->hash_jobs[jobs++] = (mg_exec_hash){.output = i, .index = t, .source = true};
     return mg_pool_run(pool, jobs, run_hash, x, err);
 }

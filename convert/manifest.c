@@ -95,7 +95,6 @@ static mg_json *tensor_json(const mg_plan *p, const mg_plan_output *o, uint32_t 
     if (p->hash_sources && t->e->op == MG_EX_CAST)
         mg_json_set(j, "source_xxh3", hex_or_zeros(hash ? hash->source : NULL, 32));
     mg_json_set(j, "xxh3", hex_or_zeros(hash ? hash->xxh3 : NULL, 32));
-    mg_json_set(j, "sha256", hex_or_zeros(hash ? hash->sha256 : NULL, 64));
     return j;
 }
 

@@ -133,9 +133,9 @@ typedef struct mg_exec_options {
     bool restart, force;
     bool in_place; /* an output may be a file that is read: it is replaced when the new one is complete */
     mg_progress_mode progress;
-    const char *label; /* "merge", "convert" ... */
-    bool manifest; /* write NAME.manifest.json beside each output: inputs, recipe, per-tensor XXH3-128 and sha256, file
-                      sha256 */
+    const char *label;  /* "merge", "convert" ... */
+    bool manifest;      /* write NAME.manifest.json beside each output: inputs, recipe, XXH3-128 of tensors, sha256 of
+                           files */
     bool check_values;  /* refuse a NaN or an infinity in tensors stored as they are or as F32 (encoders refuse them
                            anyway) */
     bool hash_sources;  /* the manifest also says what encoded tensors were made of, so that they can be reused */
