@@ -26,6 +26,7 @@ static void build_twins(void) {
         mg_codecs_fill_avx2_ksigned(twins[isa]);
         mg_codecs_fill_avx2_iq4(twins[isa]);
         mg_codecs_fill_avx2_iq23(twins[isa]);
+        mg_codecs_fill_avx2_iq1(twins[isa]);
         mg_codecs_fill_avx2_fp4(twins[isa]);
     }
     mg_codecs_fill_avx512_plain(twins[MG_ISA_AVX512]);
@@ -34,6 +35,7 @@ static void build_twins(void) {
     mg_codecs_fill_avx512_ksigned(twins[MG_ISA_AVX512]);
     mg_codecs_fill_avx512_iq4(twins[MG_ISA_AVX512]);
     mg_codecs_fill_avx512_iq23(twins[MG_ISA_AVX512]);
+    mg_codecs_fill_avx512_iq1(twins[MG_ISA_AVX512]);
     mg_codecs_fill_avx512_fp4(twins[MG_ISA_AVX512]);
     mg_codecs_fill_neon_plain(twins[MG_ISA_NEON]);
     mg_codecs_fill_neon_legacy(twins[MG_ISA_NEON]);
@@ -41,6 +43,7 @@ static void build_twins(void) {
     mg_codecs_fill_neon_ksigned(twins[MG_ISA_NEON]);
     mg_codecs_fill_neon_iq4(twins[MG_ISA_NEON]);
     mg_codecs_fill_neon_iq23(twins[MG_ISA_NEON]);
+    mg_codecs_fill_neon_iq1(twins[MG_ISA_NEON]);
     mg_codecs_fill_neon_fp4(twins[MG_ISA_NEON]);
 }
 

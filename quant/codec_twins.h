@@ -12,6 +12,7 @@ void mg_codecs_fill_avx2_kmin(mg_codec *table);    /* Q2_K, Q4_K, Q5_K */
 void mg_codecs_fill_avx2_ksigned(mg_codec *table); /* Q3_K, Q6_K */
 void mg_codecs_fill_avx2_iq4(mg_codec *table);     /* IQ4_NL, IQ4_XS */
 void mg_codecs_fill_avx2_iq23(mg_codec *table);    /* IQ2_*, IQ3_* */
+void mg_codecs_fill_avx2_iq1(mg_codec *table);     /* IQ1_S, IQ1_M */
 void mg_codecs_fill_avx2_fp4(mg_codec *table);     /* MXFP4, NVFP4 */
 void mg_codecs_fill_avx512_plain(mg_codec *table);
 void mg_codecs_fill_avx512_legacy(mg_codec *table);
@@ -19,6 +20,7 @@ void mg_codecs_fill_avx512_kmin(mg_codec *table);
 void mg_codecs_fill_avx512_ksigned(mg_codec *table);
 void mg_codecs_fill_avx512_iq4(mg_codec *table);
 void mg_codecs_fill_avx512_iq23(mg_codec *table);
+void mg_codecs_fill_avx512_iq1(mg_codec *table);
 void mg_codecs_fill_avx512_fp4(mg_codec *table);
 /* quant/arm, on AArch64 only. */
 void mg_codecs_fill_neon_plain(mg_codec *table);
@@ -27,6 +29,7 @@ void mg_codecs_fill_neon_kmin(mg_codec *table);
 void mg_codecs_fill_neon_ksigned(mg_codec *table);
 void mg_codecs_fill_neon_iq4(mg_codec *table);
 void mg_codecs_fill_neon_iq23(mg_codec *table);
+void mg_codecs_fill_neon_iq1(mg_codec *table);
 void mg_codecs_fill_neon_fp4(mg_codec *table);
 
 #endif

@@ -4,7 +4,8 @@
  * x the codes must ascend too, so a sub-block is described by two cuts i1 <= i2 (0 before i1, 1 before i2, 2 after) and
  * its shift; prefix sums over the sorted elements give A = sum w x v and B = sum w v v of every choice. Best A^2/B
  * wins, first of equals. */
-#include "quant/block_layout.h"
+#include "quant/ref/ref_iq1.h"
+
 #include "quant/ref/iq_grids.h"
 #include "quant/ref/ref.h"
 #include "quant/ref/ref_search.h"
@@ -13,12 +14,6 @@
 
 /* Values of codes 0, 1, 2 with shift +1/8 and -1/8. */
 static const float shifted[2][3] = {{-0.875f, 0.125f, 1.125f}, {-1.125f, -0.125f, 0.875f}};
-
-typedef struct iq1_fit {
-    float scale;
-    uint8_t minus[2];  /* shift of each half: 1 = -1/8 (IQ1_S: both the same) */
-    uint16_t index[4]; /* codebook index of each group of 8 */
-} iq1_fit;
 
 /* Stable ascending order of n <= 32 values, as the merge sort of glibc's qsort leaves ties. */
 static void sort_order(const float *x, int n, uint8_t *order) {
@@ -59,7 +54,7 @@ static mg_status overflow(mg_error *err) {
 /* Codes of the n elements to codebook indices; when any group was off the codebook, the scale is refitted to the new
  * codes. */
 static mg_status to_codebook(const mg_iq_grid *g, int n, const float *x, const float *w, const uint8_t *codes,
-                             iq1_fit *f, mg_error *err) {
+                             mg_iq1_fit *f, mg_error *err) {
     bool any_off = false;
     for (int k = 0; k < n / 8; k++) {
         uint32_t packed = 0;
@@ -88,7 +83,7 @@ static mg_status to_codebook(const mg_iq_grid *g, int n, const float *x, const f
 }
 
 /* Codes from the cuts; a negative scale is made positive by reversing codes and shifts. */
-static void codes_of_cuts(int n, const uint8_t *order, int i1, int i2, iq1_fit *f, uint8_t *codes) {
+static void codes_of_cuts(int n, const uint8_t *order, int i1, int i2, mg_iq1_fit *f, uint8_t *codes) {
     bool flip = f->scale < 0.0f;
     for (int j = 0; j < n; j++) {
         int l = j < i1 ? 0 : j < i2 ? 1 : 2;
@@ -103,7 +98,7 @@ static float abs_max(const float *x, int n) {
     return fabsf(mg_ref_signed_max(x, n));
 }
 
-static float max_scale(const iq1_fit *f, int n) {
+static float max_scale(const mg_iq1_fit *f, int n) {
     float max = 0.0f;
     for (int j = 0; j < n; j++) max = f[j].scale > max ? f[j].scale : max;
     return max;
@@ -118,7 +113,7 @@ static int scale3(float id, float scale) {
  *   qs[4 j + k]   low eight bits of the index of group k
  *   qh[j]   15 shift is -1/8   14..12 scale3   11..9 top index bits of group 3   8..6 of 2   5..3 of 1   2..0 of 0
  * Stored d is 1.125 of the fitted one. */
-static bool iq1_s_cuts(const float *x, const float *w, iq1_fit *f, uint8_t *codes) {
+static bool iq1_s_cuts(const float *x, const float *w, mg_iq1_fit *f, uint8_t *codes) {
     uint8_t order[32];
     float PX[33], PW[33], best = -FLT_MAX;
     int best_i1 = -1, best_i2 = -1;
@@ -147,20 +142,10 @@ static bool iq1_s_cuts(const float *x, const float *w, iq1_fit *f, uint8_t *code
     return true;
 }
 
-static mg_status iq1_s_block(const mg_iq_grid *g, const float *x, const float *qw, mg_blk_iq1_s *b, mg_error *err) {
-    iq1_fit fit[8] = {0};
-    float w[32], sigma2 = 2.0f * mg_ref_sum_sq(x, MG_SUPER) / (float)MG_SUPER;
-    uint8_t codes[32];
-    memset(b, 0, sizeof *b);
-    for (int j = 0; j < 8; j++) {
-        const float *xj = x + 32 * j;
-        if (abs_max(xj, 32) < 1e-12f) continue;
-        mg_ref_weights(xj, qw + 32 * j, 32, sigma2, w);
-        if (!iq1_s_cuts(xj, w, &fit[j], codes)) continue; /* all weights 0 */
-        MG_TRY(to_codebook(g, 32, xj, w, codes, &fit[j], err));
-    }
+void mg_ref_iq1_s_put(const mg_iq1_fit *fit, mg_blk_iq1_s *b) {
     float max = max_scale(fit, 8);
-    if (max == 0.0f) return MG_OK;
+    memset(b, 0, sizeof *b);
+    if (max == 0.0f) return;
     float d = max / 15.0f, id = 1.0f / d;
     mg_put_f16(b->d, d * 1.125f);
     for (int j = 0; j < 8; j++) {
@@ -171,6 +156,20 @@ static mg_status iq1_s_block(const mg_iq_grid *g, const float *x, const float *q
         }
         mg_put16(b->qh + 2 * j, (uint16_t)qh);
     }
+}
+
+static mg_status iq1_s_block(const mg_iq_grid *g, const float *x, const float *qw, mg_blk_iq1_s *b, mg_error *err) {
+    mg_iq1_fit fit[8] = {0};
+    float w[32], sigma2 = 2.0f * mg_ref_sum_sq(x, MG_SUPER) / (float)MG_SUPER;
+    uint8_t codes[32];
+    for (int j = 0; j < 8; j++) {
+        const float *xj = x + 32 * j;
+        if (abs_max(xj, 32) < 1e-12f) continue;
+        mg_ref_weights(xj, qw + 32 * j, 32, sigma2, w);
+        if (!iq1_s_cuts(xj, w, &fit[j], codes)) continue; /* all weights 0 */
+        MG_TRY(to_codebook(g, 32, xj, w, codes, &fit[j], err));
+    }
+    mg_ref_iq1_s_put(fit, b);
     return MG_OK;
 }
 
@@ -207,7 +206,7 @@ void mg_ref_iq1_s_decode(const void *in, uint64_t n, float *out) {
  *   qh[j]   7 shift of group 1 is -1/8   6..4 top index bits of group 1   3 shift of group 0   2..0 index of group 0
  *   scales[m]   15..12 nibble m of the f16 d   11..9 scale3 of sub-block 4 m + 3   8..6, 5..3, 2..0 of 4 m + 2, + 1, +
  * 0 Stored d is 1.1125 of the one refitted over the whole super-block after the scales are coded. */
-static bool iq1_m_cuts(const float *x, const float *w, iq1_fit *f, uint8_t *codes) {
+static bool iq1_m_cuts(const float *x, const float *w, mg_iq1_fit *f, uint8_t *codes) {
     uint8_t order[16];
     float PX[2][17] = {{0}}, PW[2][17] = {{0}}, best = -FLT_MAX;
     int best_i1 = -1, best_i2 = -1;
@@ -255,7 +254,7 @@ static void iq1_m_weights(const float *x, const float *qw, float sigma2, float *
 }
 
 /* The super-scale that fits x best with all codes and 3-bit scales fixed, or d when the fit is empty. */
-static float iq1_m_refit(const mg_iq_grid *g, const float *x, const float *qw, float sigma2, const iq1_fit *fit,
+static float iq1_m_refit(const mg_iq_grid *g, const float *x, const float *qw, float sigma2, const mg_iq1_fit *fit,
                          const uint8_t *l, float d) {
     float w[16], A = 0.0f, B = 0.0f;
     for (int j = 0; j < 16; j++) {
@@ -270,8 +269,30 @@ static float iq1_m_refit(const mg_iq_grid *g, const float *x, const float *qw, f
     return B > 0.0f ? A / B : d;
 }
 
+bool mg_ref_iq1_m_scales(const mg_iq1_fit *fit, uint8_t *l, float *d) {
+    float max = max_scale(fit, 16);
+    if (max == 0.0f) return false;
+    *d = max / 15.0f;
+    float id = 1.0f / *d;
+    for (int j = 0; j < 16; j++) l[j] = (uint8_t)scale3(id, fit[j].scale);
+    return true;
+}
+
+void mg_ref_iq1_m_put(const mg_iq1_fit *fit, const uint8_t *l, float d, mg_blk_iq1_m *b) {
+    uint32_t words[4] = {0}, d16 = mg_f32_to_f16(d * 1.1125f);
+    for (int j = 0; j < 16; j++) {
+        words[j / 4] |= (uint32_t)l[j] << (j % 4 * 3);
+        b->qh[j] = 0;
+        for (int k = 0; k < 2; k++) {
+            b->qs[2 * j + k] = (uint8_t)fit[j].index[k];
+            b->qh[j] |= (uint8_t)((fit[j].index[k] >> 8 | fit[j].minus[k] << 3) << (4 * k));
+        }
+    }
+    for (int m = 0; m < 4; m++) mg_put16(b->scales + 2 * m, (uint16_t)(words[m] | (d16 >> (4 * m) & 15) << 12));
+}
+
 static mg_status iq1_m_block(const mg_iq_grid *g, const float *x, const float *qw, mg_blk_iq1_m *b, mg_error *err) {
-    iq1_fit fit[16] = {0};
+    mg_iq1_fit fit[16] = {0};
     float w[16], sigma2 = qw ? 2.0f * mg_ref_sum_sq(x, MG_SUPER) / (float)MG_SUPER : 0.0f;
     uint8_t codes[16], l[16];
     memset(b, 0, sizeof *b);
@@ -282,20 +303,8 @@ static mg_status iq1_m_block(const mg_iq_grid *g, const float *x, const float *q
         if (!iq1_m_cuts(xj, w, &fit[j], codes)) continue; /* all weights 0 */
         MG_TRY(to_codebook(g, 16, xj, w, codes, &fit[j], err));
     }
-    float max = max_scale(fit, 16);
-    if (max == 0.0f) return MG_OK;
-    float d = max / 15.0f, id = 1.0f / d;
-    uint32_t words[4] = {0};
-    for (int j = 0; j < 16; j++) {
-        l[j] = (uint8_t)scale3(id, fit[j].scale);
-        words[j / 4] |= (uint32_t)l[j] << (j % 4 * 3);
-        for (int k = 0; k < 2; k++) {
-            b->qs[2 * j + k] = (uint8_t)fit[j].index[k];
-            b->qh[j] |= (uint8_t)((fit[j].index[k] >> 8 | fit[j].minus[k] << 3) << (4 * k));
-        }
-    }
-    uint32_t d16 = mg_f32_to_f16(iq1_m_refit(g, x, qw, sigma2, fit, l, d) * 1.1125f);
-    for (int m = 0; m < 4; m++) mg_put16(b->scales + 2 * m, (uint16_t)(words[m] | (d16 >> (4 * m) & 15) << 12));
+    float d;
+    if (mg_ref_iq1_m_scales(fit, l, &d)) mg_ref_iq1_m_put(fit, l, iq1_m_refit(g, x, qw, sigma2, fit, l, d), b);
     return MG_OK;
 }
 
