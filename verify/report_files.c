@@ -3,17 +3,7 @@
 #include "verify/report.h"
 #include "verify/report_html.h"
 
-#include <stdlib.h>
 #include <string.h>
-
-static mg_status finish(FILE *f, char **out, size_t size, mg_error *err) {
-    bool ok = !ferror(f);
-    ok = fclose(f) == 0 && ok;
-    if (ok) return MG_OK;
-    free(*out);
-    *out = NULL;
-    return mg_fail_nomem(err, size);
-}
 
 /* ---- JUnit ---- */
 
@@ -65,13 +55,12 @@ mg_status mg_report_junit(char **out, size_t *size, const mg_json *json, const c
         for (size_t i = 0; i < n; i++) test_case(f, c, rules[i]);
     }
     fputs("  </testsuite>\n</testsuites>\n", f);
-    return finish(f, out, *size, err);
+    return mg_text_finish(f, out, size, err);
 }
 
 /* ---- Markdown ---- */
 
-/* A path inside a table: no bar may end the cell. */
-static void md_text(FILE *f, const char *s) {
+void mg_markdown_text(FILE *f, const char *s) {
     for (; s && *s; s++) {
         if (*s == '|' || *s == '\\' || *s == '`') fputc('\\', f);
         fputc((unsigned char)*s < 0x20 ? ' ' : *s, f);
@@ -96,7 +85,7 @@ mg_status mg_report_markdown(char **out, size_t *size, const mg_json *json, mg_e
     for (const mg_json *c = mg_json_first(mg_json_get(json, "candidates")); c; c = mg_json_next(c)) {
         const char *path = mg_json_str(mg_json_get(c, "path")), *slash = path ? strrchr(path, '/') : NULL;
         fputs("| ", f);
-        md_text(f, slash && slash[1] ? slash + 1 : path);
+        mg_markdown_text(f, slash && slash[1] ? slash + 1 : path);
         fputs(" |", f);
         md_number(f, c, "bytes", 1e-9, 4, "");
         md_number(f, c, "bpw", 1, 4, "");
@@ -109,9 +98,9 @@ mg_status mg_report_markdown(char **out, size_t *size, const mg_json *json, mg_e
         fprintf(f, " %s |\n", mg_json_str(mg_json_get(c, "verdict")));
     }
     fputs("\nAgainst ", f);
-    md_text(f, mg_json_str(mg_json_get(json, "reference")));
+    mg_markdown_text(f, mg_json_str(mg_json_get(json, "reference")));
     fprintf(f, ", %.0f positions of ", mg_html_num(json, "tokens"));
-    md_text(f, mg_json_str(mg_json_get(json, "text")));
+    mg_markdown_text(f, mg_json_str(mg_json_get(json, "text")));
     fprintf(f, " (sha256 %s), measured with `moegraft verify`.\n", mg_json_str(mg_json_get(json, "text_sha256")));
-    return finish(f, out, *size, err);
+    return mg_text_finish(f, out, size, err);
 }

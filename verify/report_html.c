@@ -49,6 +49,27 @@ void mg_html_escaped(FILE *f, const char *s) {
     }
 }
 
+void mg_html_begin(FILE *f, const char *title) {
+    fprintf(f,
+            "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" "
+            "content=\"width=device-width, initial-scale=1\">"
+            "<title>%s</title><style>%s</style></head><body><h1>%s</h1>",
+            title, style, title);
+}
+
+void mg_html_end(FILE *f) {
+    fputs("</body></html>\n", f);
+}
+
+mg_status mg_text_finish(FILE *f, char **out, const size_t *size, mg_error *err) {
+    bool ok = !ferror(f);
+    ok = fclose(f) == 0 && ok;
+    if (ok) return MG_OK;
+    free(*out);
+    *out = NULL;
+    return mg_fail_nomem(err, *size);
+}
+
 double mg_html_num(const mg_json *v, const char *path) {
     double x;
     return mg_json_f64(mg_json_path(v, path), &x) ? x : NAN;
@@ -291,11 +312,8 @@ mg_status mg_report_html(char **out, size_t *size, const mg_report *r, const mg_
     *out = NULL;
     FILE *f = open_memstream(out, size);
     if (!f) return mg_fail_nomem(err, 1);
-    fprintf(f,
-            "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" "
-            "content=\"width=device-width, initial-scale=1\">"
-            "<title>moegraft verify</title><style>%s</style></head><body><h1>moegraft verify</h1><p>Reference <code>",
-            style);
+    mg_html_begin(f, "moegraft verify");
+    fputs("<p>Reference <code>", f);
     mg_html_escaped(f, r->reference);
     fputs("</code>", f);
     if (r->tokens) {
@@ -307,11 +325,6 @@ mg_status mg_report_html(char **out, size_t *size, const mg_report *r, const mg_
     const mg_json *list = mg_json_get(json, "candidates");
     summary_table(f, list);
     for (const mg_json *c = mg_json_first(list); c; c = mg_json_next(c)) candidate(f, c);
-    fputs("</body></html>\n", f);
-    bool ok = !ferror(f);
-    ok = fclose(f) == 0 && ok;
-    if (ok) return MG_OK;
-    free(*out);
-    *out = NULL;
-    return mg_fail_nomem(err, *size);
+    mg_html_end(f);
+    return mg_text_finish(f, out, size, err);
 }

@@ -11,6 +11,13 @@
 #define MG_PLOT_H    150
 #define MG_PLOT_LEFT 68 /* room for the axis labels */
 
+/* Everything up to the heading, and what closes the page. */
+void mg_html_begin(FILE *f, const char *title);
+void mg_html_end(FILE *f);
+/* Close a memory stream; on failure *out is freed and MG_ERR_LIMIT. size: what the stream counts into. */
+mg_status mg_text_finish(FILE *f, char **out, const size_t *size, mg_error *err) MG_MUST_CHECK;
+/* s inside a Markdown table: no bar may end the cell. NULL is empty. */
+void mg_markdown_text(FILE *f, const char *s);
 /* s with what HTML and XML reserve written as entities and control characters as \x1f; NULL is empty. */
 void mg_html_escaped(FILE *f, const char *s);
 /* The number at a path of v; NaN when it is not there. */

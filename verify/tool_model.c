@@ -3,6 +3,7 @@
 
 #include "convert/tool_recipe.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 
 #include "formats/base/file.h"
@@ -97,4 +98,12 @@ mg_status mg_tool_model_windows(mg_windows *w, const mg_tool_model *t, const mg_
     for (size_t i = 0; st == MG_OK && i < c->tokens.n; i++) st = mg_windows_add_token_file(w, c->tokens.items[i], err);
     mg_tokenizer_free(tok);
     return st;
+}
+
+mg_status mg_tool_print_json(const mg_json *json, mg_error *err) {
+    char *text;
+    MG_TRY(mg_json_print(&text, json, 0, err));
+    puts(text);
+    free(text);
+    return MG_OK;
 }

@@ -4,8 +4,9 @@
 #include "verify/baseline.h"
 #include "verify/builtin_text.h"
 #include "verify/judge.h"
+#include "verify/pareto.h"
 #include "verify/report.h"
-#include "verify/tool_inputs.h"
+#include "verify/tool_peer.h"
 
 #include "formats/base/file.h"
 #include "formats/base/outfile.h"
@@ -26,6 +27,7 @@ static const mg_tool_info tool = {
         "  moegraft-verify model/ model-Q4_K_M.gguf                     on the built-in text\n"
         "  moegraft-verify model/ a.gguf b.gguf --text eval.txt --html report.html\n"
         "  moegraft-verify model/ a.gguf --weights --fail-on 'kl.mean>0.05'\n"
+        "  moegraft-verify --peer a.gguf b.gguf c.gguf --text eval.txt\n"
         "  moegraft-verify base.kld a.gguf          the reference as llama-perplexity recorded it (docs/verify.md)\n",
     .next = "moegraft verify --help",
 };
@@ -35,7 +37,7 @@ typedef struct args {
     mg_opt_list pos, fail_on;
     const char *html, *junit, *markdown, *baseline;
     uint64_t attribute;
-    bool weights, done;
+    bool weights, peer, done;
     mg_threshold thresholds[MAX_THRESHOLDS];
 } args;
 
@@ -46,7 +48,8 @@ static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
         {"--attribute", MG_OPT_U64, &a->attribute, "N",
          "which weights cause the drift: exchange up to N parts of the reference one at a time, worst first"},
         {"--provenance", MG_OPT_UNBUILT, NULL, "MANIFEST", "derive the output again from its donors and compare"},
-        {"--peer", MG_OPT_UNBUILT, NULL, NULL, "compare models with each other, none being the reference"},
+        {"--peer", MG_OPT_FLAG, &a->peer, NULL,
+         "compare all models with each other, none being the reference: KL both ways, paired perplexities, agreement"},
         {"--precision", MG_OPT_UNBUILT, NULL, "f32|f64", "arithmetic of the forward pass"},
         MG_COMMON_TEXT_OPTS(a->c),
         {NULL, MG_OPT_GROUP, NULL, NULL, "Verdict and report"},
@@ -65,7 +68,11 @@ static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
     MG_TRY(mg_options_parse(&tool, opts, argc, argv, &a->pos, &a->done, err));
     if (a->done) return MG_OK;
     MG_TRY(mg_common_finish(&a->c, err));
-    if (a->pos.n < 2) return mg_fail(err, MG_ERR_USAGE, "a reference and at least one candidate are needed");
+    if (a->pos.n < 2)
+        return mg_fail(err, MG_ERR_USAGE, "a reference and at least one candidate are needed (two models for --peer)");
+    if (a->peer && (a->weights || a->attribute || a->fail_on.n || a->baseline || a->junit))
+        return mg_fail(err, MG_ERR_USAGE,
+                       "--peer judges nothing: no --weights, --attribute, --fail-on, --baseline or --junit");
     if (a->pos.n > MAX_CANDIDATES + 1) return mg_fail(err, MG_ERR_USAGE, "at most %u candidates", MAX_CANDIDATES);
     if (a->fail_on.n > MAX_THRESHOLDS) return mg_fail(err, MG_ERR_USAGE, "at most %u thresholds", MAX_THRESHOLDS);
     if (a->attribute > UINT32_MAX) return mg_fail(err, MG_ERR_USAGE, "--attribute: at most %u parts", UINT32_MAX);
@@ -126,23 +133,18 @@ static mg_status judge(run *r, const args *a, uint32_t *failed, mg_error *err) {
 
 /* ---- several candidates ---- */
 
-/* Smallest first; of equal size the better first. */
-static int by_size(const void *x, const void *y) {
-    const mg_candidate *a = *(const mg_candidate *const *)x, *b = *(const mg_candidate *const *)y;
-    if (a->bytes != b->bytes) return a->bytes < b->bytes ? -1 : 1;
-    return (a->summary.kl.mean > b->summary.kl.mean) - (a->summary.kl.mean < b->summary.kl.mean);
-}
-
-/* Mark the candidates that no other one beats in both size and divergence. A recording has no size: it is listed,
- * first, and not ranked. */
+/* Mark the candidates that no other one beats in both size and divergence. */
 static void rank(run *r) {
-    double best = (double)INFINITY;
-    for (uint32_t i = 0; i < r->n; i++) r->by_size[i] = &r->cand[i];
-    qsort(r->by_size, r->n, sizeof *r->by_size, by_size);
+    mg_ranked items[MAX_CANDIDATES];
+    for (uint32_t i = 0; i < r->n; i++)
+        items[i] = (mg_ranked){.bytes = r->cand[i].bytes,
+                               .figure = r->cand[i].summary.kl.mean,
+                               .unsized = r->cand[i].recorded != NULL,
+                               .index = i};
+    mg_rank(items, r->n);
     for (uint32_t i = 0; i < r->n; i++) {
-        mg_candidate *c = r->by_size[i];
-        c->pareto = c->has_drift && !c->recorded && c->summary.kl.mean < best;
-        if (c->pareto) best = c->summary.kl.mean;
+        r->by_size[i] = &r->cand[items[i].index];
+        r->by_size[i]->pareto = items[i].pareto;
     }
 }
 
@@ -275,14 +277,6 @@ static mg_status write_files(const run *r, const args *a, mg_error *err) {
     return write_file(r, a, a->markdown, FILE_MARKDOWN, rules, n_rules, err);
 }
 
-static mg_status print_json(const mg_json *json, mg_error *err) {
-    char *text;
-    MG_TRY(mg_json_print(&text, json, 0, err));
-    puts(text);
-    free(text);
-    return MG_OK;
-}
-
 /* ---- the run ---- */
 
 /* A misspelt threshold is refused before hours are spent. */
@@ -393,7 +387,7 @@ static mg_status work(run *r, const args *a, uint32_t *failed, mg_error *err) {
     MG_TRY(mg_report_json(&r->json, &r->report, err));
     MG_TRY(judge(r, a, failed, err));
     MG_TRY(write_files(r, a, err));
-    if (a->c.json) return print_json(r->json, err);
+    if (a->c.json) return mg_tool_print_json(r->json, err);
     print_text(r, a);
     return MG_OK;
 }
@@ -406,7 +400,10 @@ int main(int argc, char **argv) {
     mg_interrupt_install();
     mg_common_init(&a.c);
     mg_status st = parse(&a, argc, argv, &err);
-    if (st == MG_OK && !a.done) st = work(&r, &a, &failed, &err);
+    if (st == MG_OK && a.peer && !a.done)
+        st = mg_tool_peer_run(&(mg_tool_peer){&a.pos, &a.c, a.html, a.markdown}, &err);
+    else if (st == MG_OK && !a.done)
+        st = work(&r, &a, &failed, &err);
     mg_json_free(r.baseline);
     mg_json_free(r.json);
     for (uint32_t i = 0; i < r.n; i++) mg_candidate_release(&r.cand[i]);
