@@ -382,7 +382,7 @@ static void long_text(const char *name) {
     }
 
     mg_forward64 *f;
-    ok(mg_forward64_new(&f, x.pool, 0, &err), &err);
+    ok(mg_forward64_new(&f, x.pool, MG_PRECISION_F64, 0, &err), &err);
     ok(mg_forward64_embed(f, x.m, ids, N, exact, &err), &err);
     for (uint32_t l = 0; l < x.layers; l++) ok(mg_forward64_layer(f, x.m, l, &b, exact, NULL, &err), &err);
     mg_forward64_free(f);

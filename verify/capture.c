@@ -7,7 +7,6 @@
 
 #include "formats/safetensors.h"
 #include "verify/fbuf.h"
-#include "verify/forward64.h"
 #include "verify/onefile.h"
 
 #define DEFAULT_MEMORY (1ull << 30)
@@ -28,6 +27,7 @@ typedef struct capture {
     uint32_t *hidden, *router; /* tensors by layer, NONE when not captured; hidden has layers + 1 */
     uint64_t len, width, vocab, experts;
     uint64_t token;        /* first token of the current batch */
+    mg_dtype dtype;        /* of the file */
     mg_fbuf narrow, slice; /* f32 copies of doubles; logits */
     double *slice64;
 } capture;
@@ -54,7 +54,7 @@ mg_status mg_capture_parse(const char *text, unsigned *what, mg_error *err) {
 static mg_status add_tensor(capture *c, uint32_t *index, const char *name, uint32_t rank, const uint64_t *shape,
                             mg_error *err) {
     mg_tensor *t = &c->tensors[c->n_tensors];
-    *t = (mg_tensor){.name = name, .dtype = index == &c->input_ids ? MG_I64 : MG_F32, .rank = rank};
+    *t = (mg_tensor){.name = name, .dtype = index == &c->input_ids ? MG_I64 : c->dtype, .rank = rank};
     for (uint32_t i = 0; i < rank; i++) t->shape[i] = shape[i];
     if (!name) return mg_fail_nomem(err, 32);
     if (!mg_tensor_set_sizes(t)) return mg_fail(err, MG_ERR_LIMIT, "captured tensor '%s' is too large", name);
@@ -111,17 +111,18 @@ static mg_status create(capture *c, const char *path, mg_error *err) {
     return st == MG_OK ? put_ids(c, err) : st;
 }
 
-/* Rows of one width for the tokens from c->token + row on. */
-static mg_status put(capture *c, uint32_t tensor, uint64_t row, uint64_t rows, uint64_t cols, const float *data,
+/* Rows of one width for the tokens from c->token + row on, in the type of the file. */
+static mg_status put(capture *c, uint32_t tensor, uint64_t row, uint64_t rows, uint64_t cols, const void *data,
                      mg_error *err) {
+    const uint64_t size = c->dtype == MG_F64 ? sizeof(double) : sizeof(float);
     if (tensor == NONE) return MG_OK;
-    return mg_onefile_write(&c->out, c->offsets[tensor] + (c->token + row) * cols * sizeof(float), data,
-                            rows * cols * sizeof(float), err);
+    return mg_onefile_write(&c->out, c->offsets[tensor] + (c->token + row) * cols * size, data, rows * cols * size,
+                            err);
 }
 
 static mg_status put64(capture *c, uint32_t tensor, uint64_t row, uint64_t rows, uint64_t cols, const double *data,
                        mg_error *err) {
-    if (tensor == NONE) return MG_OK;
+    if (tensor == NONE || c->dtype == MG_F64) return put(c, tensor, row, rows, cols, data, err);
     MG_TRY(mg_fbuf_need(&c->narrow, rows, cols, err));
     for (uint64_t i = 0; i < rows * cols; i++) c->narrow.p[i] = (float)data[i];
     return put(c, tensor, row, rows, cols, c->narrow.p, err);
@@ -159,7 +160,7 @@ static mg_status batch_f32(capture *c, const mg_batch *b, const int32_t *ids, fl
     return put(c, c->hidden[c->layers], 0, b->n_tokens, c->width, x, err);
 }
 
-static mg_status batch_f64(capture *c, const mg_batch *b, const int32_t *ids, double *x, mg_error *err) {
+static mg_status batch_wide(capture *c, const mg_batch *b, const int32_t *ids, double *x, mg_error *err) {
     MG_TRY(mg_forward64_embed(c->f64, c->m, ids, b->n_tokens, x, err));
     MG_TRY(put64(c, c->hidden[0], 0, b->n_tokens, c->width, x, err));
     for (uint32_t l = 0; l < c->layers; l++) {
@@ -183,7 +184,7 @@ static mg_status batch_f64(capture *c, const mg_batch *b, const int32_t *ids, do
 
 /* Whole sequences, as many as memory allows, at least one. */
 static uint64_t sequences_per_batch(const capture *c) {
-    const uint64_t mem = c->opt->memory ? c->opt->memory : DEFAULT_MEMORY, scale = c->opt->f64 ? 2 : 1;
+    const uint64_t mem = c->opt->memory ? c->opt->memory : DEFAULT_MEMORY, scale = c->f64 ? 2 : 1;
     const uint64_t tokens = mem / 2 / (scale * (mg_forward_token_bytes(c->f, c->m) + 4 * c->width));
     const uint64_t n = tokens / c->len;
     return n < 1 ? 1 : n > c->w->n ? c->w->n : n;
@@ -191,7 +192,7 @@ static uint64_t sequences_per_batch(const capture *c) {
 
 static mg_status run_all(capture *c, mg_error *err) {
     const uint64_t per = sequences_per_batch(c);
-    const size_t size = c->opt->f64 ? sizeof(double) : sizeof(float);
+    const size_t size = c->f64 ? sizeof(double) : sizeof(float);
     if (per > UINT32_MAX) return mg_fail(err, MG_ERR_LIMIT, "too many sequences");
     uint32_t *len = malloc(per * sizeof *len);
     void *x = malloc(per * c->len * c->width * size);
@@ -202,7 +203,7 @@ static mg_status run_all(capture *c, mg_error *err) {
         const mg_batch b = {.n_seqs = (uint32_t)n, .len = len, .n_tokens = n * c->len};
         const int32_t *ids = c->w->ids + s * c->len;
         c->token = s * c->len;
-        st = c->opt->f64 ? batch_f64(c, &b, ids, x, err) : batch_f32(c, &b, ids, x, err);
+        st = c->f64 ? batch_wide(c, &b, ids, x, err) : batch_f32(c, &b, ids, x, err);
         mg_progress_add(c->opt->progress, b.n_tokens, NULL);
     }
     free(len);
@@ -228,8 +229,10 @@ mg_status mg_capture_run(mg_forward *f, mg_model *m, const mg_windows *w, const 
     c.width = (uint64_t)mg_hp_i(m, MG_K_HIDDEN);
     c.experts = (uint64_t)mg_hp_i(m, MG_K_EXPERTS);
     c.vocab = mg_forward_vocab(m);
+    c.dtype = opt->precision == MG_PRECISION_F64 ? MG_F64 : MG_F32;
     mg_status st = check_lengths(&c, err);
-    if (st == MG_OK && opt->f64) st = mg_forward64_new(&c.f64, mg_forward_pool(f), mg_forward_experts(f), err);
+    if (st == MG_OK && opt->precision != MG_PRECISION_F32)
+        st = mg_forward64_new(&c.f64, mg_forward_pool(f), opt->precision, mg_forward_experts(f), err);
     if (st == MG_OK) st = list_tensors(&c, err);
     if (st == MG_OK) st = create(&c, path, err);
     if (st == MG_OK) st = run_all(&c, err);

@@ -45,7 +45,8 @@ static mg_status fill_cast(cast *k, const mg_walk_source *reference, mg_candidat
     k->tap_ctx[0] = act;
     for (uint32_t i = 0; i < n; i++) {
         mg_candidate *c = &cand[i];
-        k->sources[i + 1] = (mg_walk_source){.model = c->model, .recorded = c->recorded, .path = c->path};
+        k->sources[i + 1] =
+            (mg_walk_source){.model = c->model, .recorded = c->recorded, .path = c->path, .precision = c->precision};
         c->drift.classes = opt->classes;
         if (!inside || !c->model) continue;
         k->taps[i + 1] = mg_act_drift_tap;

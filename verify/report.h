@@ -15,9 +15,12 @@ typedef struct mg_report {
     const mg_tokenizer *tok;               /* for their text; NULL: ids only */
     const mg_candidate *cand;
     uint32_t n;
+    const char *precision;     /* of the models' arithmetic */
+    const mg_candidate *floor; /* the reference itself in other arithmetic; NULL: not asked for */
 } mg_report;
 
-/* {"schema":1,"reference":..,"text_sha256":..,"tokens":..,"candidates":[..]}; verdicts are added by the caller
+/* {"schema":1,"reference":..,"text_sha256":..,"tokens":..,"precision":..,"floor":..,"candidates":[..]}; verdicts are
+ * added by the caller
  * ("verdict", "failed"). *out is the caller's. */
 mg_status mg_report_json(mg_json **out, const mg_report *r, mg_error *err) MG_MUST_CHECK;
 /* One candidate's object with every key, one element in each list and no meaning: what thresholds may name. *out is the

@@ -97,6 +97,17 @@ mg_status mg_report_markdown(char **out, size_t *size, const mg_json *json, mg_e
         md_number(f, c, "top1_agreement", 100, 5, " %");
         fprintf(f, " %s |\n", mg_json_str(mg_json_get(c, "verdict")));
     }
+    const mg_json *floor = mg_json_get(json, "floor");
+    if (floor) {
+        fprintf(f, "| noise floor (%s) | – | – |", mg_json_str(mg_json_get(floor, "precision")));
+        md_number(f, floor, "kl.mean", 1, 4, "");
+        md_number(f, floor, "kl.p99", 1, 4, "");
+        md_number(f, floor, "kl.max", 1, 4, "");
+        md_number(f, floor, "ppl.candidate", 1, 6, "");
+        md_number(f, floor, "ppl.ratio", 1, 6, "");
+        md_number(f, floor, "top1_agreement", 100, 5, " %");
+        fputs(" – |\n", f);
+    }
     fputs("\nAgainst ", f);
     mg_markdown_text(f, mg_json_str(mg_json_get(json, "reference")));
     fprintf(f, ", %.0f positions of ", mg_html_num(json, "tokens"));

@@ -171,7 +171,7 @@ static void load_plot(FILE *f, const mg_json *layer) {
 
 /* ---- tables ---- */
 
-static void summary_table(FILE *f, const mg_json *list) {
+static void summary_table(FILE *f, const mg_json *list, const mg_json *floor) {
     static const struct {
         const char *title, *path;
         int digits;
@@ -201,9 +201,17 @@ static void summary_table(FILE *f, const mg_json *list) {
         }
         fputs("</tr>", f);
     }
+    if (floor) {
+        fprintf(f, "<tr class=\"dim\"><td>noise floor (%s)</td><td class=\"left\">–</td>",
+                mg_json_str(mg_json_get(floor, "precision")));
+        for (size_t i = 0; i < sizeof columns / sizeof *columns; i++)
+            mg_html_cell(f, mg_html_num(floor, columns[i].path), columns[i].digits);
+        fputs("</tr>", f);
+    }
     fputs("</table></div><p class=\"dim\">KL in nats per scored position; top-1: share of positions with the same most "
-          "likely token; Δp: difference of the probability of the token that follows, 0 to 1.</p>",
+          "likely token; Δp: difference of the probability of the token that follows, 0 to 1.",
           f);
+    fputs(floor ? " Noise floor: the reference against itself in that arithmetic.</p>" : "</p>", f);
 }
 
 static void routing_table(FILE *f, const mg_json *routing) {
@@ -323,7 +331,7 @@ mg_status mg_report_html(char **out, size_t *size, const mg_report *r, const mg_
     }
     fputs(".</p>", f);
     const mg_json *list = mg_json_get(json, "candidates");
-    summary_table(f, list);
+    summary_table(f, list, mg_json_get(json, "floor"));
     for (const mg_json *c = mg_json_first(list); c; c = mg_json_next(c)) candidate(f, c);
     mg_html_end(f);
     return mg_text_finish(f, out, size, err);

@@ -247,6 +247,16 @@ static mg_json *candidate_json(const mg_candidate *c, const mg_report *r) {
     return o;
 }
 
+/* What arithmetic alone does to the reference. */
+static mg_json *floor_json(const mg_candidate *c) {
+    mg_json *o = mg_json_new_object();
+    mg_json_set_str(o, "precision", mg_precision_name(c->precision));
+    mg_json_set(o, "ppl", ppl_json(&c->summary));
+    mg_json_set(o, "kl", kl_json(&c->drift, &c->summary));
+    mg_json_set_f64(o, "top1_agreement", c->summary.kl.same_top);
+    return o;
+}
+
 mg_status mg_report_json(mg_json **out, const mg_report *r, mg_error *err) {
     mg_json *o = mg_json_new_object(), *list = mg_json_new_array();
     if (!o || !list) {
@@ -260,6 +270,8 @@ mg_status mg_report_json(mg_json **out, const mg_report *r, mg_error *err) {
     mg_json_set_str(o, "text", r->text_name);
     mg_json_set_str(o, "text_sha256", r->text_sha256);
     mg_json_set_u64(o, "tokens", r->tokens);
+    mg_json_set_str(o, "precision", r->precision);
+    if (r->floor) mg_json_set(o, "floor", floor_json(r->floor));
     for (uint32_t i = 0; i < r->n; i++) mg_json_push(list, candidate_json(&r->cand[i], r));
     mg_json_set(o, "candidates", list);
     *out = o;

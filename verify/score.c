@@ -16,10 +16,13 @@ struct mg_scorer {
     mg_model *m;
     const mg_windows *w;
     mg_score_options opt;
+    mg_forward64 *wide; /* NULL: the f32 pass */
+    double *wide_logits;
     uint64_t hidden, vocab;
+    uint64_t row; /* floats that a residual stream takes: hidden, twice that for doubles */
     uint64_t batch_tokens, slice_rows;
     uint64_t from, to;       /* windows of the current batch */
-    mg_fbuf x, rows, logits; /* [tokens][hidden], [scored][hidden], [slice][vocab] */
+    mg_fbuf x, rows, logits; /* [tokens][row], [scored][row], [slice][vocab] */
     uint64_t n_rows, done;   /* scored rows of the batch; those handed out */
     uint64_t slice_at, slice_n;
     uint64_t window; /* of the next row */
@@ -35,13 +38,22 @@ mg_status mg_scorer_new(mg_scorer **out, mg_forward *f, mg_model *m, const mg_wi
     s->m = m;
     s->w = w;
     s->hidden = (uint64_t)mg_hp_i(m, MG_K_HIDDEN);
+    s->row = s->opt.precision == MG_PRECISION_F32 ? s->hidden : 2 * s->hidden;
     s->vocab = mg_forward_vocab(m);
     const uint64_t mem = s->opt.memory ? s->opt.memory : DEFAULT_MEMORY;
     s->batch_tokens = s->opt.batch_tokens;
-    if (!s->batch_tokens) s->batch_tokens = mem / 2 / (mg_forward_token_bytes(f, m) + 8 * s->hidden);
+    const uint64_t size = s->row / s->hidden; /* doubles take twice the memory */
+    if (!s->batch_tokens) s->batch_tokens = mem / 2 / size / (mg_forward_token_bytes(f, m) + 8 * s->hidden);
     s->slice_rows = s->opt.slice_rows;
-    if (!s->slice_rows) s->slice_rows = mem / 2 / (s->vocab * sizeof(float) + 8 * s->hidden + 1);
+    if (!s->slice_rows) s->slice_rows = mem / 2 / ((1 + 2 * (size - 1)) * s->vocab * sizeof(float) + 8 * s->row + 1);
     if (!s->slice_rows) s->slice_rows = 1;
+    if (s->opt.precision != MG_PRECISION_F32) {
+        mg_status st = mg_forward64_new(&s->wide, mg_forward_pool(f), s->opt.precision, mg_forward_experts(f), err);
+        if (st != MG_OK) {
+            mg_scorer_free(s);
+            return st;
+        }
+    }
     *out = s;
     return MG_OK;
 }
@@ -51,6 +63,8 @@ void mg_scorer_free(mg_scorer *s) {
     mg_fbuf_release(&s->x);
     mg_fbuf_release(&s->rows);
     mg_fbuf_release(&s->logits);
+    mg_forward64_free(s->wide);
+    free(s->wide_logits);
     free(s);
 }
 
@@ -63,14 +77,12 @@ void mg_scorer_cuts(const mg_scorer *s, mg_score_options *opt) {
 static mg_status gather(mg_scorer *s, mg_error *err) {
     s->n_rows = 0;
     for (uint64_t i = s->from; i < s->to; i++) s->n_rows += mg_window_scored(&s->w->items[i]);
-    MG_TRY(mg_fbuf_need(&s->rows, s->n_rows, s->hidden, err));
+    MG_TRY(mg_fbuf_need(&s->rows, s->n_rows, s->row, err));
     uint64_t to = 0, base = s->w->items[s->from].at;
     for (uint64_t i = s->from; i < s->to; i++) {
         const mg_window *w = &s->w->items[i];
         const uint64_t n = mg_window_scored(w);
-        if (n)
-            memcpy(s->rows.p + to * s->hidden, s->x.p + (w->at - base + w->first) * s->hidden,
-                   n * s->hidden * sizeof(float));
+        if (n) memcpy(s->rows.p + to * s->row, s->x.p + (w->at - base + w->first) * s->row, n * s->row * sizeof(float));
         to += n;
     }
     return MG_OK;
@@ -92,11 +104,26 @@ static mg_status run_batch(mg_scorer *s, mg_error *err) {
     for (uint64_t i = 0; i < n; i++) len[i] = s->w->items[s->from + i].len;
     const mg_batch batch = {.n_seqs = (uint32_t)n, .len = len, .n_tokens = tokens};
     const int32_t *ids = s->w->ids + s->w->items[s->from].at;
-    mg_status st = mg_fbuf_need(&s->x, tokens, s->hidden, err);
-    if (st == MG_OK) st = mg_forward_run(s->f, s->m, NULL, &batch, ids, s->x.p, s->opt.tap, s->opt.tap_ctx, err);
+    mg_status st = mg_fbuf_need(&s->x, tokens, s->row, err);
+    if (st == MG_OK)
+        st = s->wide ? mg_forward64_run(s->wide, s->m, &batch, ids, (void *)s->x.p, s->opt.tap, s->opt.tap_ctx, err)
+                     : mg_forward_run(s->f, s->m, NULL, &batch, ids, s->x.p, s->opt.tap, s->opt.tap_ctx, err);
     if (st == MG_OK) st = gather(s, err);
     free(len);
     return st;
+}
+
+/* Logits of n rows from s->slice_at on. */
+static mg_status slice_logits(mg_scorer *s, uint64_t n, mg_error *err) {
+    const float *x = s->rows.p + s->slice_at * s->row;
+    MG_TRY(mg_fbuf_need(&s->logits, n, s->vocab, err));
+    if (!s->wide) return mg_forward_logits(s->f, s->m, x, n, s->logits.p, err);
+    free(s->wide_logits);
+    s->wide_logits = malloc(n * s->vocab * sizeof(double));
+    if (!s->wide_logits) return mg_fail_nomem(err, n * s->vocab * sizeof(double));
+    MG_TRY(mg_forward64_logits(s->wide, s->m, (const void *)x, n, s->wide_logits, err));
+    for (uint64_t i = 0; i < n * s->vocab; i++) s->logits.p[i] = (float)s->wide_logits[i];
+    return MG_OK;
 }
 
 mg_status mg_scorer_next(mg_scorer *s, mg_score_rows *rows, mg_error *err) {
@@ -108,8 +135,7 @@ mg_status mg_scorer_next(mg_scorer *s, mg_score_rows *rows, mg_error *err) {
     if (s->done == s->slice_at + s->slice_n) {
         s->slice_at = s->done;
         s->slice_n = s->n_rows - s->done < s->slice_rows ? s->n_rows - s->done : s->slice_rows;
-        MG_TRY(mg_fbuf_need(&s->logits, s->slice_n, s->vocab, err));
-        MG_TRY(mg_forward_logits(s->f, s->m, s->rows.p + s->slice_at * s->hidden, s->slice_n, s->logits.p, err));
+        MG_TRY(slice_logits(s, s->slice_n, err));
     }
     const mg_window *w = &s->w->items[s->window];
     while (s->pos + 1u >= w->len) { /* the window is used up, or scores nothing */

@@ -3,11 +3,12 @@
  * A scorer is pulled: each call gives logits of consecutive scored positions of one window, in order. Windows are run
  * many at a time, so every weight is read once per batch. Two scorers over the same windows with the same options give
  * the same cuts, so a reference and a candidate can be walked in step. They need an mg_forward each. Logits are exact
- * f32 of the forward pass whatever the batch. */
+ * f32 of the forward pass whatever the batch (those of the double pass are rounded to f32). */
 #ifndef MG_VERIFY_SCORE_H
 #define MG_VERIFY_SCORE_H
 
 #include "verify/forward.h"
+#include "verify/forward64.h"
 #include "verify/windows.h"
 
 /* What is known of a position. */
@@ -43,6 +44,8 @@ typedef struct mg_score_options {
     uint64_t slice_rows;   /* most rows of logits at a time; 0 = as many as memory allows */
     mg_tap_fn tap;         /* sees the layers of each batch; may be NULL */
     void *tap_ctx;
+    mg_precision
+        precision; /* other than F32: by forward64.h, logits rounded to f32; the tap sees what that pass shows */
 } mg_score_options;
 
 typedef struct mg_scorer mg_scorer;

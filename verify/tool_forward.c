@@ -1,6 +1,5 @@
 /* tool_forward.c - moegraft-forward: raw activations of a model on given token ids. */
 #include <stdio.h>
-#include <string.h>
 
 #include "verify/capture.h"
 #include "verify/tool_model.h"
@@ -17,10 +16,10 @@ static const mg_tool_info tool = {
 typedef struct args {
     mg_common common;
     mg_opt_list pos;
-    const char *ids, *out, *capture, *precision;
+    const char *ids, *out, *capture, *precision_word;
     bool done;
     unsigned what;
-    bool f64;
+    mg_precision precision;
 } args;
 
 static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
@@ -32,8 +31,8 @@ static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
         {NULL, MG_OPT_GROUP, NULL, NULL, "Output"},
         {"--output,-o", MG_OPT_STR, &a->out, "FILE", "safetensors file to write"},
         {"--capture", MG_OPT_STR, &a->capture, "LIST", "any of logits,hidden,router (default: all three)"},
-        {"--precision", MG_OPT_STR, &a->precision, "f32|f64",
-         "arithmetic: our f32 rules (default), or double with the C library's functions, rounded to f32 at the end"},
+        {"--precision", MG_OPT_STR, &a->precision_word, "f32|f64|bf16|f16",
+         "arithmetic: our f32 rules (default); double, written as F64; every operation rounded to 16 bits"},
         {"--force", MG_OPT_FLAG, &a->common.force, NULL, "replace an existing file (it is refused otherwise)"},
         MG_COMMON_MODEL_OPTS(a->common),
         MG_COMMON_EXEC_OPTS(a->common),
@@ -47,10 +46,7 @@ static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
     if (!a->ids == !a->common.tokens.n) return mg_fail(err, MG_ERR_USAGE, "either --ids or --tokens is needed");
     a->what = MG_CAPTURE_ALL;
     if (a->capture) MG_TRY(mg_capture_parse(a->capture, &a->what, err));
-    a->f64 = a->precision && !strcmp(a->precision, "f64");
-    if (a->precision && !a->f64 && strcmp(a->precision, "f32"))
-        return mg_fail(err, MG_ERR_USAGE, "precision '%s': f32 or f64", a->precision);
-    return MG_OK;
+    return mg_precision_parse(a->precision_word, &a->precision, err);
 }
 
 static mg_status windows_of(const args *a, mg_windows *w, mg_error *err) {
@@ -72,8 +68,11 @@ static mg_status run(const args *a, mg_error *err) {
     if (st == MG_OK) st = mg_progress_new(&progress, a->common.progress, "forward", w.n_ids, err);
     mg_progress_unit(progress, "tokens");
     if (st == MG_OK) {
-        const mg_capture_options opt = {
-            .what = a->what, .f64 = a->f64, .force = a->common.force, .memory = a->common.memory, .progress = progress};
+        const mg_capture_options opt = {.what = a->what,
+                                        .precision = a->precision,
+                                        .force = a->common.force,
+                                        .memory = a->common.memory,
+                                        .progress = progress};
         st = mg_capture_run(pass.f, model.m, &w, a->out, &opt, err);
     }
     mg_progress_free(progress);

@@ -21,7 +21,8 @@ static const mg_tool_info tool = {
 typedef struct args {
     mg_common common;
     mg_opt_list pos;
-    const char *base;
+    const char *base, *precision_word;
+    mg_precision precision;
     bool kl, done;
 } args;
 
@@ -32,6 +33,8 @@ static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
         {"--kl-divergence-base", MG_OPT_STR, &a->base, "FILE",
          "write the log-probabilities of PATH to FILE; with --kl-divergence, read them from it"},
         {"--kl-divergence", MG_OPT_FLAG, &a->kl, NULL, "compare PATH with the base file (its tokens are used)"},
+        {"--precision", MG_OPT_STR, &a->precision_word, "f32|f64|bf16|f16",
+         "arithmetic: our f32 rules (default), double, or every operation rounded to 16 bits"},
         {"--force", MG_OPT_FLAG, &a->common.force, NULL, "replace an existing base file (it is refused otherwise)"},
         {"--choices", MG_OPT_UNBUILT, NULL, "FILE", "accuracy on multiple choices, and the answers that flipped"},
         MG_COMMON_MODEL_OPTS(a->common),
@@ -42,6 +45,7 @@ static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
     MG_TRY(mg_options_parse(&tool, opts, argc, argv, &a->pos, &a->done, err));
     if (a->done) return MG_OK;
     MG_TRY(mg_common_finish(&a->common, err));
+    MG_TRY(mg_precision_parse(a->precision_word, &a->precision, err));
     const bool input = a->common.text.n || a->common.tokens.n;
     if (a->pos.n == 0) return mg_fail(err, MG_ERR_USAGE, "no model given");
     if (a->kl && !a->base) return mg_fail(err, MG_ERR_USAGE, "--kl-divergence needs --kl-divergence-base");
@@ -130,7 +134,7 @@ static mg_status windows_of(mg_windows *w, const mg_tool_model *t, const args *a
 }
 
 static mg_status run_job(job *j, const mg_tool_model *t, const args *a, const mg_tool_pass *pass, mg_error *err) {
-    const mg_score_options opt = {.memory = a->common.memory};
+    const mg_score_options opt = {.memory = a->common.memory, .precision = a->precision};
     mg_kldbase_writer writer = {0};
     mg_status st = MG_OK;
     if (j->w->scored == 0) return mg_fail(err, MG_ERR_USAGE, "no position can be scored");

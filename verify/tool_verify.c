@@ -35,7 +35,8 @@ static const mg_tool_info tool = {
 typedef struct args {
     mg_common c;
     mg_opt_list pos, fail_on;
-    const char *html, *junit, *markdown, *baseline;
+    const char *html, *junit, *markdown, *baseline, *precision_word;
+    mg_precision precision;
     uint64_t attribute;
     bool weights, peer, done;
     mg_threshold thresholds[MAX_THRESHOLDS];
@@ -50,7 +51,9 @@ static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
         {"--provenance", MG_OPT_UNBUILT, NULL, "MANIFEST", "derive the output again from its donors and compare"},
         {"--peer", MG_OPT_FLAG, &a->peer, NULL,
          "compare all models with each other, none being the reference: KL both ways, paired perplexities, agreement"},
-        {"--precision", MG_OPT_UNBUILT, NULL, "f32|f64", "arithmetic of the forward pass"},
+        {"--precision", MG_OPT_STR, &a->precision_word, "f32|f64|bf16|f16",
+         "also print the noise floor: the reference against itself with every operation rounded to 16 bits; f64: run "
+         "all models in double, the floor being f32"},
         MG_COMMON_TEXT_OPTS(a->c),
         {NULL, MG_OPT_GROUP, NULL, NULL, "Verdict and report"},
         {"--fail-on", MG_OPT_LIST, &a->fail_on, "EXPR",
@@ -70,9 +73,11 @@ static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
     MG_TRY(mg_common_finish(&a->c, err));
     if (a->pos.n < 2)
         return mg_fail(err, MG_ERR_USAGE, "a reference and at least one candidate are needed (two models for --peer)");
-    if (a->peer && (a->weights || a->attribute || a->fail_on.n || a->baseline || a->junit))
-        return mg_fail(err, MG_ERR_USAGE,
-                       "--peer judges nothing: no --weights, --attribute, --fail-on, --baseline or --junit");
+    MG_TRY(mg_precision_parse(a->precision_word, &a->precision, err));
+    if (a->peer && (a->weights || a->attribute || a->fail_on.n || a->baseline || a->junit || a->precision_word))
+        return mg_fail(
+            err, MG_ERR_USAGE,
+            "--peer judges nothing: no --weights, --attribute, --precision, --fail-on, --baseline or --junit");
     if (a->pos.n > MAX_CANDIDATES + 1) return mg_fail(err, MG_ERR_USAGE, "at most %u candidates", MAX_CANDIDATES);
     if (a->fail_on.n > MAX_THRESHOLDS) return mg_fail(err, MG_ERR_USAGE, "at most %u thresholds", MAX_THRESHOLDS);
     if (a->attribute > UINT32_MAX) return mg_fail(err, MG_ERR_USAGE, "--attribute: at most %u parts", UINT32_MAX);
@@ -87,8 +92,9 @@ static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
 typedef struct run {
     mg_pool *pool;
     mg_tool_inputs in; /* the reference, then the candidates */
-    mg_candidate cand[MAX_CANDIDATES], *by_size[MAX_CANDIDATES];
-    uint32_t n;
+    mg_candidate cand[MAX_CANDIDATES + 1], *by_size[MAX_CANDIDATES];
+    uint32_t n; /* the noise floor, when asked for, is cand[n] */
+    char floor_name[32];
     uint8_t *classes;
     mg_report report;
     mg_json *json, *baseline;
@@ -230,11 +236,18 @@ static void print_tokenizer(const mg_tokenizer_diff *d) {
     if (!d->same_ids) printf("  tokenizer       the same text gets other ids\n");
 }
 
+static void print_floor(const mg_candidate *c) {
+    const mg_drift_summary *s = &c->summary;
+    printf("  noise floor     mean KL %.6g +/- %.2g, max %.6g, same top token %.3f %%: the reference itself in %s\n",
+           s->kl.mean, s->kl.stderr_, s->kl.max, 100 * s->kl.same_top, mg_precision_name(c->precision));
+}
+
 static void print_text(const run *r, const args *a) {
     printf("reference %s", a->pos.items[0]);
     if (r->report.tokens)
         printf(", %llu scored positions of %s", (unsigned long long)r->report.tokens, r->in.text_name);
     putchar('\n');
+    if (r->report.floor) print_floor(r->report.floor);
     if (r->n > 1) print_table(r);
     uint32_t i = 0;
     for (const mg_json *c = mg_json_first(mg_json_get(r->json, "candidates")); c; c = mg_json_next(c), i++) {
@@ -291,7 +304,8 @@ static mg_status check_thresholds(const args *a, mg_error *err) {
 
 /* One of the two comparisons under a progress of its own, so that its rate is its own. */
 static mg_status compare_part(run *r, const args *a, bool weights, const char *unit, uint64_t total, mg_error *err) {
-    const mg_walk_source reference = mg_tool_input_source(&r->in.items[0]);
+    mg_walk_source reference = mg_tool_input_source(&r->in.items[0]);
+    reference.precision = r->report.precision;
     mg_compare_options opt = {.pool = r->pool,
                               .windows = weights ? NULL : &r->in.windows,
                               .experts_per_token = a->c.experts_per_token,
@@ -300,7 +314,8 @@ static mg_status compare_part(run *r, const args *a, bool weights, const char *u
                               .weights = weights};
     MG_TRY(mg_progress_new(&opt.progress, a->c.progress, weights ? "weights" : "verify", total, err));
     mg_progress_unit(opt.progress, unit);
-    mg_status st = mg_compare_run(&reference, r->cand, r->n, &opt, err);
+    const uint32_t n = r->report.floor && !weights ? r->n + 1 : r->n;
+    mg_status st = mg_compare_run(&reference, r->cand, n, &opt, err);
     mg_progress_free(opt.progress);
     return st;
 }
@@ -365,10 +380,28 @@ static mg_status open_inputs(run *r, const args *a, mg_error *err) {
     return MG_OK;
 }
 
+/* Candidate n is the reference in the arithmetic whose noise is asked for. */
+static mg_status add_floor(run *r, const args *a, mg_error *err) {
+    const bool wide = a->precision == MG_PRECISION_F64;
+    mg_candidate *floor = &r->cand[r->n];
+    r->report.precision = wide ? MG_PRECISION_F64 : MG_PRECISION_F32;
+    for (uint32_t i = 0; i < r->n; i++) r->cand[i].precision = r->report.precision;
+    if (a->precision == MG_PRECISION_F32) return MG_OK;
+    if (r->in.items[0].recorded)
+        return mg_fail(err, MG_ERR_USAGE, "the reference is a recording: it cannot be run in other arithmetic");
+    floor->precision = wide ? MG_PRECISION_F32 : a->precision;
+    snprintf(r->floor_name, sizeof r->floor_name, "noise floor (%s)", mg_precision_name(floor->precision));
+    floor->path = r->floor_name;
+    floor->model = r->in.items[0].model.m;
+    r->report.floor = floor;
+    return MG_OK;
+}
+
 static mg_status work(run *r, const args *a, uint32_t *failed, mg_error *err) {
     MG_TRY(check_thresholds(a, err));
     MG_TRY(mg_pool_new(&r->pool, a->c.n_threads, err));
     MG_TRY(open_inputs(r, a, err));
+    MG_TRY(add_floor(r, a, err));
     MG_TRY(mg_tool_inputs_windows(&r->in, &a->c, err));
     memcpy(r->report.text_sha256, r->in.text_sha256, sizeof r->report.text_sha256);
     if (a->baseline) MG_TRY(mg_baseline_open(&r->baseline, a->baseline, r->report.text_sha256, err));
@@ -406,7 +439,7 @@ int main(int argc, char **argv) {
         st = work(&r, &a, &failed, &err);
     mg_json_free(r.baseline);
     mg_json_free(r.json);
-    for (uint32_t i = 0; i < r.n; i++) mg_candidate_release(&r.cand[i]);
+    for (uint32_t i = 0; i <= r.n; i++) mg_candidate_release(&r.cand[i]);
     free(r.classes);
     mg_tool_inputs_release(&r.in);
     mg_pool_free(r.pool);

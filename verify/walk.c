@@ -30,6 +30,7 @@ static mg_status start_model(mg_walk *w, mg_walker *k, mg_tap_fn tap, void *ctx,
     mg_score_options score = w->cuts; /* every walker cuts batches where the leader does */
     score.tap = tap;
     score.tap_ctx = ctx;
+    score.precision = k->source.precision;
     MG_TRY(mg_forward_check(k->source.model, err));
     MG_TRY(mg_forward_new(&k->forward, w->opt.pool, &f, err));
     MG_TRY(mg_scorer_new(&k->scorer, k->forward, k->source.model, w->opt.windows, &score, err));
@@ -41,7 +42,10 @@ static mg_status start_model(mg_walk *w, mg_walker *k, mg_tap_fn tap, void *ctx,
 
 mg_status mg_walk_new(mg_walk *w, const mg_walk_source *sources, uint32_t n, const mg_walk_options *opt,
                       const mg_tap_fn *taps, void *const *tap_ctx, mg_error *err) {
-    const uint64_t memory = opt->memory ? opt->memory : 1ull << 30;
+    uint64_t memory = opt->memory ? opt->memory : 1ull << 30;
+    bool wide = false;
+    for (uint32_t i = 0; i < n; i++) wide = wide || sources[i].precision != MG_PRECISION_F32;
+    if (wide) memory /= 2; /* doubles take twice the room, and all cut alike */
     *w = (mg_walk){.opt = *opt, .n = n, .leader = n, .cuts = {.memory = memory / n}};
     w->walkers = calloc(n, sizeof *w->walkers);
     if (!w->walkers) return mg_fail_nomem(err, n * sizeof *w->walkers);

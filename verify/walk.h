@@ -10,7 +10,8 @@
 typedef struct mg_walk_source {
     mg_model *model;
     mg_recorded *recorded;
-    const char *path; /* for errors */
+    const char *path;       /* for errors */
+    mg_precision precision; /* the model is run in */
 } mg_walk_source;
 
 typedef struct mg_walker {
