@@ -15,7 +15,7 @@ typedef struct mg_report {
     const mg_tokenizer *tok;               /* for their text; NULL: ids only */
     const mg_candidate *cand;
     uint32_t n;
-    const char *precision;     /* of the models' arithmetic */
+    mg_precision precision;    /* of the models' arithmetic */
     const mg_candidate *floor; /* the reference itself in other arithmetic; NULL: not asked for */
 } mg_report;
 

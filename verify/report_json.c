@@ -270,7 +270,7 @@ mg_status mg_report_json(mg_json **out, const mg_report *r, mg_error *err) {
     mg_json_set_str(o, "text", r->text_name);
     mg_json_set_str(o, "text_sha256", r->text_sha256);
     mg_json_set_u64(o, "tokens", r->tokens);
-    mg_json_set_str(o, "precision", r->precision);
+    mg_json_set_str(o, "precision", mg_precision_name(r->precision));
     if (r->floor) mg_json_set(o, "floor", floor_json(r->floor));
     for (uint32_t i = 0; i < r->n; i++) mg_json_push(list, candidate_json(&r->cand[i], r));
     mg_json_set(o, "candidates", list);
