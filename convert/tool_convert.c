@@ -2,6 +2,7 @@
 #include "convert/convert.h"
 #include "convert/tool_plan.h"
 #include "formats/arch/arch.h"
+#include "formats/arch/arch_file.h"
 #include "formats/base/file.h"
 #include "formats/base/options.h"
 #include "formats/base/pool.h"
@@ -91,6 +92,7 @@ static mg_status parse(args *a, int argc, char **argv, bool *done, mg_error *err
         {"--split-max-tensors", MG_OPT_U64, &a->split_tensors, "N", "split a GGUF: tensors of a part"},
         {"--metadata", MG_OPT_UNBUILT, NULL, "FILE", "authorship metadata to use"},
         MG_COMMON_WRITE_OPTS(a->c),
+        MG_ARCH_OPT,
         MG_COMMON_JSON_OPT(a->c),
         MG_COMMON_EXEC_OPTS(a->c),
         MG_COMMON_UNBUILT_OPTS,

@@ -9,6 +9,7 @@
 #include "convert/plan.h"
 #include "formats/base/file.h"
 #include "formats/hf_cache.h"
+#include "formats/arch/arch_file.h"
 #include "formats/base/options.h"
 #include "formats/base/pool.h"
 #include "formats/base/utf8.h"
@@ -86,6 +87,7 @@ static mg_status parse(args *a, int argc, char **argv, bool *done, mg_error *err
         {"--set-file", MG_OPT_LIST, &a->set_file, "KEY=FILE", "set a key to the content of a file; repeatable"},
         {"--remove", MG_OPT_LIST, &a->remove, "KEY", "remove a key; repeatable"},
         MG_COMMON_WRITE_OPTS(a->c),
+        MG_ARCH_OPT,
         MG_COMMON_JSON_OPT(a->c),
         MG_COMMON_EXEC_OPTS(a->c),
         {0},

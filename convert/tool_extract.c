@@ -2,6 +2,7 @@
 #include "convert/extract.h"
 #include "convert/tool_plan.h"
 #include "formats/base/file.h"
+#include "formats/arch/arch_file.h"
 #include "formats/base/options.h"
 #include "formats/base/pool.h"
 #include "quant/group_checkpoint.h"
@@ -32,6 +33,7 @@ static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
         {"--expert", MG_OPT_U64, &a->expert, "N", "one expert, counted from 0"},
         {"--all", MG_OPT_FLAG, &a->all, NULL, "every expert, into OUT/expert-N"},
         MG_COMMON_WRITE_OPTS(a->c),
+        MG_ARCH_OPT,
         MG_COMMON_JSON_OPT(a->c),
         MG_COMMON_EXEC_OPTS(a->c),
         MG_COMMON_UNBUILT_OPTS,

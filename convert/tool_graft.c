@@ -4,6 +4,7 @@
 #include "convert/graft.h"
 #include "convert/tool_plan.h"
 #include "formats/arch/arch.h"
+#include "formats/arch/arch_file.h"
 #include "formats/base/file.h"
 #include "verify/tool_model.h"
 
@@ -61,6 +62,7 @@ static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
         MG_COMMON_TEXT_OPTS(a->c),
         MG_COMMON_MODEL_OPTS(a->c),
         MG_COMMON_WRITE_OPTS(a->c),
+        MG_ARCH_OPT,
         MG_COMMON_JSON_OPT(a->c),
         MG_COMMON_EXEC_OPTS(a->c),
         MG_COMMON_UNBUILT_OPTS,

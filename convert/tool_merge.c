@@ -4,6 +4,7 @@
 #include "convert/tool_plan.h"
 #include "convert/tool_recipe.h"
 
+#include "formats/arch/arch_file.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -66,6 +67,7 @@ static mg_status parse(args *a, int argc, char **argv, bool *done, mg_error *err
          "accept experts that are all the same model"},
         MG_COMMON_MODEL_OPTS(a->c),
         MG_COMMON_WRITE_OPTS(a->c),
+        MG_ARCH_OPT,
         MG_COMMON_JSON_OPT(a->c),
         MG_COMMON_EXEC_OPTS(a->c),
         MG_MERGEKIT_NOOP_OPTS,

@@ -6,6 +6,7 @@
 #include "convert/tool_groups.h"
 #include "convert/tool_plan.h"
 #include "convert/tool_solve.h"
+#include "formats/arch/arch_file.h"
 #include "formats/base/options.h"
 #include "formats/base/pool.h"
 #include "quant/group_checkpoint.h"
@@ -107,6 +108,7 @@ static mg_status parse(args *a, int argc, char **argv, bool *done, mg_error *err
         {"--output,-o", MG_OPT_LIST, &a->outputs, "FILE=TYPE", "an output; repeatable, all from one read"},
         {"--no-manifest", MG_OPT_FLAG, &a->no_manifest, NULL,
          "do not write FILE.manifest.json (inputs, recipe, hashes)"},
+        MG_ARCH_OPT,
         MG_COMMON_JSON_OPT(a->common),
         MG_COMMON_EXEC_OPTS(a->common),
         MG_COMMON_UNBUILT_OPTS,

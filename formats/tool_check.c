@@ -7,6 +7,7 @@
 
 #include "convert/tool_donors.h"
 #include "formats/arch/arch.h"
+#include "formats/arch/arch_file.h"
 #include "formats/base/file.h"
 #include "formats/base/md5.h"
 #include "formats/base/options.h"
@@ -414,6 +415,7 @@ int main(int argc, char **argv) {
         {"--merge", MG_OPT_FLAG, &c.merge, NULL,
          "BASE DONOR...: do they fit, how far did they move; with a --text per donor the ceiling of routing"},
         MG_COMMON_TEXT_OPTS(c.common),
+        MG_ARCH_OPT,
         MG_COMMON_JSON_OPT(c.common),
         MG_COMMON_EXEC_OPTS(c.common),
         MG_COMMON_UNBUILT_OPTS,

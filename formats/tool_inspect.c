@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "formats/arch/arch.h"
+#include "formats/arch/arch_file.h"
 #include "formats/base/file.h"
 #include "formats/base/options.h"
 #include "formats/base/pool.h"
@@ -483,11 +484,22 @@ static mg_status run(inspection *in, mg_error *err) {
     return MG_OK;
 }
 
+static mg_status print_description(const char *name, mg_error *err) {
+    const mg_arch *arch = mg_arch_find(name);
+    char *text;
+    if (!arch) return mg_fail(err, MG_ERR_USAGE, "--print-arch: '%s' is not a family this version knows", name);
+    MG_TRY(mg_arch_print(arch, &text, err));
+    fputs(text, stdout);
+    free(text);
+    return MG_OK;
+}
+
 int main(int argc, char **argv) {
     inspection in = {0};
     mg_error err = {0};
     mg_opt_list pos = {0};
     bool done = false;
+    const char *family = NULL;
     mg_common_init(&in.common);
     const mg_opt opts[] = {
         {"--tensors", MG_OPT_FLAG, &in.tensors, NULL, "list every tensor: type, shape, bytes"},
@@ -495,6 +507,8 @@ int main(int argc, char **argv) {
         {"--stats", MG_OPT_FLAG, &in.stats, NULL,
          "read all data: min, max, mean, std, zeros and non-finite values per tensor"},
         {"--hash", MG_OPT_FLAG, &in.hash, NULL, "read all data: XXH3-128 and SHA-256 of each tensor's bytes"},
+        {"--print-arch", MG_OPT_STR, &family, "FAMILY", "print the description of a family, as --arch reads it"},
+        MG_ARCH_OPT,
         MG_COMMON_JSON_OPT(in.common),
         MG_COMMON_EXEC_OPTS(in.common),
         {0},
@@ -503,8 +517,11 @@ int main(int argc, char **argv) {
     if (st == MG_OK && !done) {
         mg_interrupt_install();
         st = mg_common_finish(&in.common, &err);
-        if (st == MG_OK && pos.n != 1) st = mg_fail(&err, MG_ERR_USAGE, "expected one PATH, found %zu", pos.n);
-        if (st == MG_OK) {
+        if (st == MG_OK && family && pos.n == 0)
+            st = print_description(family, &err);
+        else if (st == MG_OK && pos.n != 1)
+            st = mg_fail(&err, MG_ERR_USAGE, "expected one PATH, found %zu", pos.n);
+        if (st == MG_OK && pos.n == 1) {
             in.path = pos.items[0];
             in.tensors |= in.common.verbose;
             in.kv |= in.common.verbose;

@@ -1,4 +1,5 @@
 /* tool_calibrate.c - moegraft-calibrate: importance matrices from text, merged, converted, described. */
+#include "formats/arch/arch_file.h"
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -59,6 +60,7 @@ static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
          "add up the matrices given instead of running a model (--ctx: tokens per chunk of .dat files)"},
         {"--show-statistics", MG_OPT_FLAG, &a->statistics, NULL, "describe the matrix given, weight by weight"},
         MG_COMMON_MODEL_OPTS(a->common),
+        MG_ARCH_OPT,
         MG_COMMON_EXEC_OPTS(a->common),
         MG_COMMON_JSON_OPT(a->common),
         {0}};

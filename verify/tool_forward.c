@@ -1,4 +1,5 @@
 /* tool_forward.c - moegraft-forward: raw activations of a model on given token ids. */
+#include "formats/arch/arch_file.h"
 #include <stdio.h>
 
 #include "verify/capture.h"
@@ -35,6 +36,7 @@ static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
          "arithmetic: our f32 rules (default); double, written as F64; every operation rounded to 16 bits"},
         {"--force", MG_OPT_FLAG, &a->common.force, NULL, "replace an existing file (it is refused otherwise)"},
         MG_COMMON_MODEL_OPTS(a->common),
+        MG_ARCH_OPT,
         MG_COMMON_EXEC_OPTS(a->common),
         {0}};
     mg_common_init(&a->common);

@@ -3,6 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "formats/arch/arch_file.h"
 #include "formats/base/json.h"
 #include "formats/chat.h"
 #include "verify/sample.h"
@@ -48,6 +49,7 @@ static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
          "worker threads (default: cores allowed by affinity and cgroup)"},
         {"--memory", MG_OPT_SIZE, &a->common.memory, "SIZE",
          "keep up to SIZE of unpacked weights between tokens, read the rest anew for each (default 1GiB)"},
+        MG_ARCH_OPT,
         MG_COMMON_JSON_OPT(a->common),
         {0}};
     mg_common_init(&a->common);

@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "formats/arch/arch_file.h"
 #include "formats/base/json.h"
 #include "verify/kldbase.h"
 #include "verify/klstats.h"
@@ -38,6 +39,7 @@ static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
         {"--force", MG_OPT_FLAG, &a->common.force, NULL, "replace an existing base file (it is refused otherwise)"},
         {"--choices", MG_OPT_UNBUILT, NULL, "FILE", "accuracy on multiple choices, and the answers that flipped"},
         MG_COMMON_MODEL_OPTS(a->common),
+        MG_ARCH_OPT,
         MG_COMMON_EXEC_OPTS(a->common),
         MG_COMMON_JSON_OPT(a->common),
         {0}};

@@ -5,6 +5,7 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include "formats/arch/arch_file.h"
 #include "formats/base/file.h"
 #include "formats/base/json.h"
 #include "verify/route_view.h"
@@ -40,6 +41,7 @@ static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
                            {"--threads,-t,-j", MG_OPT_U64, &a->c.threads, "N",
                             "worker threads (default: cores allowed by affinity and cgroup)"},
                            {"--memory", MG_OPT_SIZE, &a->c.memory, "SIZE", "budget for activations (default 1 GiB)"},
+                           MG_ARCH_OPT,
                            MG_COMMON_JSON_OPT(a->c),
                            {0}};
     uint64_t layer = 0;

@@ -8,6 +8,7 @@
 #include "verify/report.h"
 #include "verify/tool_peer.h"
 
+#include "formats/arch/arch_file.h"
 #include "formats/base/file.h"
 #include "formats/base/outfile.h"
 
@@ -64,6 +65,7 @@ static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
         {"--junit", MG_OPT_STR, &a->junit, "FILE", "write JUnit XML, one case per candidate and rule"},
         {"--markdown", MG_OPT_STR, &a->markdown, "FILE", "write a table for a model card"},
         {"--force", MG_OPT_FLAG, &a->c.force, NULL, "replace an existing report (it is refused otherwise)"},
+        MG_ARCH_OPT,
         MG_COMMON_JSON_OPT(a->c),
         MG_COMMON_MODEL_OPTS(a->c),
         MG_COMMON_EXEC_OPTS(a->c),

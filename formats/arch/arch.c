@@ -28,11 +28,34 @@ static const char *const key_table[MG_KEY_COUNT] = {
 };
 /* clang-format on */
 
-uint32_t mg_arch_count(void) {
+/* Families from files (arch_file.c): written while options are parsed, only read after. */
+enum { MAX_LOADED = 16 };
+static const mg_arch *loaded[MAX_LOADED];
+static uint32_t n_loaded;
+
+uint32_t mg_arch_built_in_count(void) {
     return sizeof families / sizeof *families;
 }
+const mg_arch *mg_arch_built_in(uint32_t i) {
+    return families[i];
+}
+
+/* What was loaded comes first and so wins over a family of the same name. */
+uint32_t mg_arch_count(void) {
+    return n_loaded + mg_arch_built_in_count();
+}
 const mg_arch *mg_arch_at(uint32_t i) {
-    return i < mg_arch_count() ? families[i] : NULL;
+    if (i < n_loaded) return loaded[i];
+    return i < mg_arch_count() ? families[i - n_loaded] : NULL;
+}
+
+mg_status mg_arch_register(const mg_arch *arch, mg_error *err) {
+    for (uint32_t i = 0; i < n_loaded; i++)
+        if (strcmp(loaded[i]->name, arch->name) == 0)
+            return mg_fail(err, MG_ERR_CONFLICT, "two files describe family '%s'", arch->name);
+    if (n_loaded == MAX_LOADED) return mg_fail(err, MG_ERR_LIMIT, "more than %d families from files", MAX_LOADED);
+    loaded[n_loaded++] = arch;
+    return MG_OK;
 }
 
 const char *mg_role_name(mg_role r) {
@@ -47,14 +70,14 @@ const char *mg_key_name(mg_key k) {
 
 const mg_arch *mg_arch_find(const char *name) {
     for (uint32_t i = 0; i < mg_arch_count(); i++)
-        if (strcmp(families[i]->name, name) == 0) return families[i];
+        if (strcmp(mg_arch_at(i)->name, name) == 0) return mg_arch_at(i);
     return NULL;
 }
 
 static const mg_arch *by_class(const char *class_name) {
     for (uint32_t i = 0; i < mg_arch_count(); i++)
-        for (uint32_t k = 0; k < 4 && families[i]->hf_classes[k]; k++)
-            if (strcmp(families[i]->hf_classes[k], class_name) == 0) return families[i];
+        for (uint32_t k = 0; k < 4 && mg_arch_at(i)->hf_classes[k]; k++)
+            if (strcmp(mg_arch_at(i)->hf_classes[k], class_name) == 0) return mg_arch_at(i);
     return NULL;
 }
 
@@ -63,7 +86,7 @@ static const char *family_list(char *buf, size_t size) {
     size_t n = 0;
     buf[0] = 0;
     for (uint32_t i = 0; i < mg_arch_count() && n < size; i++)
-        n += (size_t)snprintf(buf + n, size - n, "%s%s", i ? ", " : "", families[i]->name);
+        n += (size_t)snprintf(buf + n, size - n, "%s%s", i ? ", " : "", mg_arch_at(i)->name);
     return buf;
 }
 
@@ -105,9 +128,9 @@ mg_status mg_arch_of_gguf(const mg_arch **out, const mg_kvs *kv, mg_error *err) 
     if (func && !mg_kv_u64(func, &score)) return mg_fail(err, MG_ERR_CONFLICT, "'%s' is not a number", key);
     mg_gguf_match want = experts ? MG_GGUF_MATCH_MOE : MG_GGUF_MATCH_DENSE;
     for (uint32_t i = 0; i < mg_arch_count(); i++) {
-        if (families[i]->gguf_score && families[i]->gguf_score != score) continue;
-        if (strcmp(families[i]->gguf_arch, name.data) == 0 && families[i]->gguf_match == want) {
-            *out = families[i];
+        if (mg_arch_at(i)->gguf_score && mg_arch_at(i)->gguf_score != score) continue;
+        if (strcmp(mg_arch_at(i)->gguf_arch, name.data) == 0 && mg_arch_at(i)->gguf_match == want) {
+            *out = mg_arch_at(i);
             return MG_OK;
         }
     }

@@ -64,6 +64,16 @@ char mg_key_kind(mg_key k);
 /* Note a sentence in m->assumptions (each text once). */
 mg_status mg_model_assume(mg_model *m, mg_error *err, const char *fmt, ...) MG_PRINTF(3, 4) MG_MUST_CHECK;
 
+/* ---- arch.c, arch_check.c ---- */
+
+/* The families of archs.inc alone. */
+uint32_t mg_arch_built_in_count(void);
+const mg_arch *mg_arch_built_in(uint32_t i);
+/* Let a family that was checked take part, before those of the same name. It stays for the life of the process. */
+mg_status mg_arch_register(const mg_arch *arch, mg_error *err) MG_MUST_CHECK;
+/* MG_ERR_FORMAT says what is wrong with a description. */
+mg_status mg_arch_check(const mg_arch *arch, mg_error *err) MG_MUST_CHECK;
+
 /* ---- patterns.c ---- */
 
 /* Value of a symbol; 1 for NONE. Saturates at UINT64_MAX. */

@@ -158,9 +158,9 @@ static mg_status claim(binder *b, uint32_t t, const mg_tensor_row *r, uint32_t l
     uint64_t n = 1;
     for (uint32_t i = 0; i < bound->rank; i++) n *= bound->shape[i];
     if (n > x->n_elements - c->elements) {
-        mg_fail(b->err, MG_ERR_INTERNAL, "claimed twice, the second time as %s", mg_role_name(r->role));
+        mg_fail(b->err, MG_ERR_FORMAT, "claimed twice, the second time as %s", mg_role_name(r->role));
         mg_error_at(b->err, NULL, x->name);
-        return MG_ERR_INTERNAL;
+        return MG_ERR_FORMAT;
     }
     if (c->elements == 0) {
         c->role = r->role;
@@ -202,7 +202,7 @@ static mg_status bind_form(binder *b, uint32_t t, const mg_tensor_row *r, const 
     }
     if (!mg_views_shape(bound->views, x->rank, x->shape, &bound->rank, bound->shape) || bound->rank != rank ||
         memcmp(bound->shape, want, rank * sizeof *want) != 0)
-        return mg_fail(b->err, MG_ERR_INTERNAL, "the view of %s does not give its shape", mg_role_name(r->role));
+        return mg_fail(b->err, MG_ERR_FORMAT, "the view of %s does not give its shape", mg_role_name(r->role));
     bound->tensor = t;
     return claim(b, t, r, l, e, bound);
 }

@@ -110,6 +110,9 @@ static mg_status resolve_key(mg_model *m, const mg_config_state *st, const mg_co
         v = 0;
     else if (!mg_fallback_value(hp, fb, &v))
         return no_quotient(m, r, fb, mg_state_layout(st), err);
+    if (mg_key_kind(r->key) != 'F' && !(fabs(v) < 9007199254740992.0)) /* 2^53 */
+        return mg_fail(err, MG_ERR_CONFLICT, "'%s' is not stated and comes out as %g, which no number of the kind is",
+                       mg_config_spelling(m->arch, r->key, mg_state_layout(st), name, sizeof name), v);
     if (mg_key_kind(r->key) == 'F')
         hp->f[r->key] = v;
     else
@@ -177,6 +180,8 @@ mg_status mg_config_note(mg_model *m, const mg_config_state *st, mg_error *err) 
 }
 
 /* ---- checks ---- */
+
+#define MAX_EXPERTS 65536
 
 typedef struct check {
     const mg_model *m;
@@ -261,7 +266,11 @@ static mg_status check_experts(const check *c) {
     const int64_t *i = c->m->hp.i;
     char text[96];
     if (c->m->arch->block.router == MG_ROUTER_NONE) return MG_OK;
-    if (i[MG_K_EXPERTS] < 1) return bad(c, MG_K_EXPERTS, "at least 1");
+    if (i[MG_K_EXPERTS] < 1 || i[MG_K_EXPERTS] > MAX_EXPERTS) return bad(c, MG_K_EXPERTS, "1 to 65536");
+    if (i[MG_K_EXPERT_FFN] < 1) return bad(c, MG_K_EXPERT_FFN, "at least 1");
+    const mg_moe_rule rule = c->m->arch->block.moe;
+    if ((rule == MG_MOE_STEPPED || rule == MG_MOE_RANGE) && i[MG_K_MOE_STEP] < 1)
+        return bad(c, MG_K_MOE_STEP, "at least 1");
     snprintf(text, sizeof text, "1 to the number of experts, %lld", (long long)i[MG_K_EXPERTS]);
     if (i[MG_K_EXPERTS_USED] < 1 || i[MG_K_EXPERTS_USED] > i[MG_K_EXPERTS]) return bad(c, MG_K_EXPERTS_USED, text);
     const bool sigmoid = c->m->arch->block.router == MG_ROUTER_SIGMOID;
@@ -305,6 +314,7 @@ mg_status mg_config_check(const mg_model *m, mg_layout layout, mg_error *err) {
     char name[96];
     for (size_t k = 0; k < sizeof positive / sizeof *positive; k++)
         if (m->hp.i[positive[k]] < 1) return bad(&c, positive[k], "at least 1");
+    if (m->hp.i[MG_K_LAYERS] > MG_MAX_LAYERS) return bad(&c, MG_K_LAYERS, "at most 4096");
     MG_TRY(check_product(&c));
     MG_TRY(check_heads(&c));
     MG_TRY(check_rope(&c));

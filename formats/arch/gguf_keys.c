@@ -54,7 +54,7 @@ static mg_status write_row(mg_kvs *out, const mg_arch *arch, const mg_config_row
     case MG_KV_STR:
         for (const mg_enum_name *n = r->names; n->name; n++)
             if (n->value == v) return mg_kvs_set_str(out, name, n->name, strlen(n->name), err);
-        return mg_fail(err, MG_ERR_INTERNAL, "'%s' has no name for %lld", name, (long long)v);
+        return mg_fail(err, MG_ERR_FORMAT, "'%s' has no name for %lld", name, (long long)v);
     case MG_KV_F32:
         return mg_kvs_set_f32(out, name, (float)(hp->f[r->key] * (r->gguf_scale != 0 ? r->gguf_scale : 1)), err);
     default:
@@ -130,7 +130,7 @@ uint32_t mg_arch_gguf_losses(const mg_model *m, char *buf, size_t size) {
  * rounded from double, which is what a correctly rounded powf gives. */
 mg_status mg_arch_rope_factors(float *out, uint64_t n, const mg_hparams *hp, mg_error *err) {
     if (hp->i[MG_K_ROPE_TYPE] != MG_ROPE_LLAMA3 || 2 * n != (uint64_t)hp->i[MG_K_ROPE_DIM])
-        return mg_fail(err, MG_ERR_INTERNAL, "rope factors exist for llama3 scaling, half of rope_dim of them");
+        return mg_fail(err, MG_ERR_FORMAT, "rope factors exist for llama3 scaling, half of rope_dim of them");
     double orig = (double)hp->i[MG_K_ROPE_ORIG_CONTEXT], low = hp->f[MG_K_ROPE_LOW_FREQ],
            high = hp->f[MG_K_ROPE_HIGH_FREQ];
     double factor = hp->f[MG_K_ROPE_FACTOR];

@@ -23,7 +23,7 @@ static const mg_config_row config[] = {
     {.key = MG_K_EXPERTS_USED, .hf = {"moe_topk", "num_experts_per_tok"}, .gguf = "expert_used_count", .gguf_type = MG_KV_U32,
      .gguf_when = MG_GGUF_ALWAYS, .absent = VALUE_(1), .gguf_absent = REQUIRED_, .lo = 1, .hi = MAX_COUNT},
     {.key = MG_K_SHARED_COUNT, .gguf = "expert_shared_count", .gguf_type = MG_KV_U32, .gguf_when = MG_GGUF_ALWAYS, .absent = VALUE_(1),
-     .quiet = true},
+     .lo = 0, .hi = MAX_COUNT, .quiet = true},
     CONFIG_VOCAB(290943, MG_GGUF_NEVER),
     CONFIG_COMMON(0, 1, 2),
     CONFIG_ATTN_BIAS("attention_bias", 0),

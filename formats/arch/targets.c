@@ -10,6 +10,7 @@
 #include <string.h>
 
 #define TARGETS_ARENA ((uint64_t)2 << 30)
+#define MAX_RUNS      ((uint64_t)1 << 20) /* of a weight whose rows lie apart: far more than there are heads */
 
 /* A weight on its way into a target. */
 typedef struct piece {
@@ -87,7 +88,7 @@ static mg_status invert(inverse_chain *c, const mg_view *views, uint32_t rank, c
         mg_view head[MG_MAX_VIEWS] = {{0}};
         memcpy(head, views, i * sizeof *views);
         if (!mg_views_shape(head, rank, stored, &ranks[i], shape[i]))
-            return mg_fail(err, MG_ERR_INTERNAL, "a view does not fit the shape it is stored in");
+            return mg_fail(err, MG_ERR_FORMAT, "a view does not fit the shape it is stored in");
     }
     for (uint32_t i = n; i-- > k;) {
         mg_view_kind kind = views[i].kind;
@@ -159,7 +160,7 @@ static mg_status add_piece(builder *b, uint32_t row, uint32_t l, uint32_t e, boo
         return mg_fail(b->err, MG_ERR_UNSUPPORTED, "'%s' has no place in the %s layout of family '%s'",
                        mg_role_name(r->role), layout_name[b->layout], b->arch->name);
     if (!mg_pattern_expand(name, sizeof name, f->pattern, b->hp, l, e))
-        return mg_fail(b->err, MG_ERR_INTERNAL, "pattern too long");
+        return mg_fail(b->err, MG_ERR_FORMAT, "pattern too long");
     bool own = f->stored[0].kind != MG_SYM_NONE;
     like.rank = mg_sym_shape(stored, own ? f->stored : r->shape, own ? 4 : 3, b->hp, e);
     memcpy(like.shape, stored, sizeof stored);
@@ -173,10 +174,13 @@ static mg_status add_piece(builder *b, uint32_t row, uint32_t l, uint32_t e, boo
     memcpy(inv.join > 1 ? like.after : like.views, inv.views, sizeof inv.views);
     uint32_t index;
     MG_TRY(target_named(b, name, &like, &index));
-    const uint64_t n = product(shape, rank), inner = n / shape[0];
+    const uint64_t n = product(shape, rank), inner = shape[0] ? n / shape[0] : 0;
+    if (n == 0) return mg_fail(b->err, MG_ERR_FORMAT, "'%s' has no elements", name);
     if (inv.groups.kind == MG_VIEW_END)
         return put_piece(b, stored, like.rank, (piece){index, {r->role, l, e, 0, 0, 0}, inv.first + inv.nth * n, n});
     const uint64_t run = inv.groups.b, step = inv.groups.step;
+    if (run == 0 || step < run || shape[0] / run > MAX_RUNS)
+        return mg_fail(b->err, MG_ERR_FORMAT, "'%s': its rows lie in no runs that can be written", name);
     for (uint64_t g = 0; g * run < shape[0]; g++)
         MG_TRY(put_piece(
             b, stored, like.rank,
@@ -353,7 +357,7 @@ mg_status mg_target_bind(mg_bound *out, const mg_model *source, const mg_target 
     const mg_view slice[MG_MAX_VIEWS] = {{.kind = p->slice ? MG_VIEW_ROWS : MG_VIEW_END, .a = p->first, .b = p->slice}};
     if (!mg_views_append(out->views, slice) || !mg_views_append(out->views, t->views) ||
         !mg_views_shape(out->views, x->rank, x->shape, &out->rank, out->shape))
-        return mg_fail(err, MG_ERR_INTERNAL, "views of '%s' do not compose with those of '%s'", x->name, t->name);
+        return mg_fail(err, MG_ERR_FORMAT, "views of '%s' do not compose with those of '%s'", x->name, t->name);
     return MG_OK;
 }
 

@@ -98,6 +98,7 @@ static mg_status store(const mg_opt *o, const char *value, mg_error *err) {
     case MG_OPT_SIZE:
         return mg_parse_size(value, o->out, err);
     case MG_OPT_GROUP:
+    case MG_OPT_CALL:
     case MG_OPT_NOOP:
     case MG_OPT_UNBUILT:
         break;
@@ -138,6 +139,7 @@ static mg_status parse_one(const mg_tool_info *tool, const mg_opt *opts, int arg
         fprintf(stderr, "moegraft-%s: note: '%s' is not needed: %s\n", tool->name, word, o->help);
         return MG_OK;
     }
+    if (o->kind == MG_OPT_CALL) return ((const mg_opt_call *)o->out)->run(value, err);
     mg_error cause = {0};
     mg_status s = store(o, value, &cause);
     return s ? mg_fail(err, s, "option '%.*s': %s", (int)strcspn(word, "="), word, cause.message) : MG_OK;

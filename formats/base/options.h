@@ -17,6 +17,7 @@ typedef enum mg_opt_kind {
     MG_OPT_U64,   /* uint64_t *      */
     MG_OPT_F64,   /* double *        */
     MG_OPT_SIZE,  /* uint64_t *      : K/M/G/B decimal, KiB/MiB/GiB binary, plain bytes */
+    MG_OPT_CALL,  /* const mg_opt_call * : called with the value as it is parsed; repeatable */
     MG_OPT_NOOP,  /* accepted, with one line on stderr saying why it is not needed (mergekit's switches); out unused */
     MG_OPT_UNBUILT, /* documented but not built yet: using it is MG_ERR_UNSUPPORTED (exit 4); out unused */
 } mg_opt_kind;
@@ -25,6 +26,11 @@ typedef struct mg_opt_list {
     const char **items;
     size_t n;
 } mg_opt_list;
+
+/* What an option does at once; its error is the option's. */
+typedef struct mg_opt_call {
+    mg_status (*run)(const char *value, mg_error *err);
+} mg_opt_call;
 
 typedef struct mg_opt {
     const char *names; /* "--threads,-t,-j": first long, then aliases */
