@@ -15,10 +15,7 @@ static mg_status open_input(mg_tool_input *i, const char *path, mg_error *err) {
     i->path = path;
     if (mg_path_is_recorded(path)) return mg_recorded_open(&i->recorded, path, err);
     MG_TRY(mg_tool_model_open(&i->model, path, err));
-    for (uint32_t t = 0; t < i->model.ckpt->n_tensors; t++) {
-        i->bytes += i->model.ckpt->tensors[t].n_bytes;
-        i->n_weights += i->model.ckpt->tensors[t].n_elements;
-    }
+    mg_tool_model_size(&i->model, &i->bytes, &i->n_weights);
     return MG_OK;
 }
 

@@ -50,6 +50,14 @@ void mg_tool_model_close(mg_tool_model *t) {
     *t = (mg_tool_model){0};
 }
 
+void mg_tool_model_size(const mg_tool_model *t, uint64_t *bytes, uint64_t *n_weights) {
+    *bytes = *n_weights = 0;
+    for (uint32_t i = 0; i < t->ckpt->n_tensors; i++) {
+        *bytes += t->ckpt->tensors[i].n_bytes;
+        *n_weights += t->ckpt->tensors[i].n_elements;
+    }
+}
+
 mg_status mg_tool_pass_new(mg_tool_pass *p, const mg_common *c, mg_error *err) {
     return mg_tool_pass_new_keeping(p, c, 0, err);
 }

@@ -21,6 +21,9 @@ typedef struct mg_tool_model {
 mg_status mg_tool_model_open(mg_tool_model *t, const char *path, mg_error *err) MG_MUST_CHECK;
 void mg_tool_model_close(mg_tool_model *t);
 
+/* Bytes and values of all tensors. */
+void mg_tool_model_size(const mg_tool_model *t, uint64_t *bytes, uint64_t *n_weights);
+
 /* Pool and forward pass as the shared options say. */
 typedef struct mg_tool_pass {
     mg_pool *pool;

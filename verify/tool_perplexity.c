@@ -6,23 +6,25 @@
 #include "formats/base/json.h"
 #include "verify/kldbase.h"
 #include "verify/klstats.h"
-#include "verify/tool_model.h"
+#include "verify/pareto.h"
+#include "verify/tool_choices.h"
 
 static const mg_tool_info tool = {
     .name = "perplexity",
     .summary = "perplexity of models on text or token ids, and divergence from a base",
     .synopsis = "PATH... --text FILE [--ctx N]\nPATH... --tokens FILE\nPATH --text FILE --kl-divergence-base BASE\n"
-                "PATH... --kl-divergence-base BASE --kl-divergence",
+                "PATH... --kl-divergence-base BASE --kl-divergence\nPATH... --choices FILE",
     .examples = "  moegraft-perplexity model/ model-Q4_K_M.gguf --text eval.txt\n"
                 "  moegraft-perplexity model/ --text eval.txt --kl-divergence-base base.kld\n"
-                "  moegraft-perplexity model-Q4_K_M.gguf --kl-divergence-base base.kld --kl-divergence\n",
+                "  moegraft-perplexity model-Q4_K_M.gguf --kl-divergence-base base.kld --kl-divergence\n"
+                "  moegraft-perplexity model/ model-Q4_K_M.gguf --choices arc.jsonl\n",
     .next = "moegraft perplexity --help",
 };
 
 typedef struct args {
     mg_common common;
     mg_opt_list pos;
-    const char *base, *precision_word;
+    const char *base, *choices, *precision_word;
     mg_precision precision;
     bool kl, done;
 } args;
@@ -37,7 +39,9 @@ static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
         {"--precision", MG_OPT_STR, &a->precision_word, "f32|f64|bf16|f16",
          "arithmetic: our f32 rules (default), double, or every operation rounded to 16 bits"},
         {"--force", MG_OPT_FLAG, &a->common.force, NULL, "replace an existing base file (it is refused otherwise)"},
-        {"--choices", MG_OPT_UNBUILT, NULL, "FILE", "accuracy on multiple choices, and the answers that flipped"},
+        {NULL, MG_OPT_GROUP, NULL, NULL, "Multiple choice"},
+        {"--choices", MG_OPT_STR, &a->choices, "FILE",
+         "accuracy on JSON lines {context, choices, answer}, and the answers that differ from the first PATH's"},
         MG_COMMON_MODEL_OPTS(a->common),
         MG_ARCH_OPT,
         MG_COMMON_EXEC_OPTS(a->common),
@@ -50,6 +54,9 @@ static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
     MG_TRY(mg_precision_parse(a->precision_word, &a->precision, err));
     const bool input = a->common.text.n || a->common.tokens.n;
     if (a->pos.n == 0) return mg_fail(err, MG_ERR_USAGE, "no model given");
+    if (a->choices && (input || a->base || a->kl))
+        return mg_fail(err, MG_ERR_USAGE, "--choices brings its own text: no --text, --tokens or base file");
+    if (a->choices) return MG_OK;
     if (a->kl && !a->base) return mg_fail(err, MG_ERR_USAGE, "--kl-divergence needs --kl-divergence-base");
     if (a->kl && input) return mg_fail(err, MG_ERR_USAGE, "the tokens come from the base file: no --text or --tokens");
     if (!a->kl && !input) return mg_fail(err, MG_ERR_USAGE, "--text or --tokens is needed");
@@ -87,10 +94,18 @@ static mg_status on_rows(void *ctx, const mg_score_rows *r, mg_error *err) {
     return MG_OK;
 }
 
-static void print_kl(job *j) {
-    const mg_kl_summary s = mg_kl_stats_summary(&j->kl);
-    printf("  base perplexity  %.6f +/- %.6f\n", mg_ppl_value(&j->kl.base), mg_ppl_stderr(&j->kl.base));
-    printf("  ratio to base    %.6f\n", mg_ppl_value(&j->kl.ppl) / mg_ppl_value(&j->kl.base));
+/* What is said of one model. */
+typedef struct outcome {
+    const char *path;
+    double ppl, stderr_, base_ppl;
+    uint64_t tokens, bytes, n_weights;
+    mg_kl_summary kl; /* with a base file */
+    bool pareto;
+} outcome;
+
+static void print_kl(const outcome *o) {
+    const mg_kl_summary s = o->kl;
+    printf("  ratio to base    %.6f (base perplexity %.6f)\n", o->ppl / o->base_ppl, o->base_ppl);
     printf(
         "  KL divergence    mean %.6f +/- %.6f, median %.6f, 90%% %.6f, 95%% %.6f, 99%% %.6f, 99.9%% %.6f, max %.6f\n",
         s.mean, s.stderr_, s.median, s.p90, s.p95, s.p99, s.p999, s.max);
@@ -99,16 +114,19 @@ static void print_kl(job *j) {
     printf("  same top token   %.3f +/- %.3f %%\n", 100 * s.same_top, 100 * s.same_top_stderr);
 }
 
-static mg_json *result_json(const char *path, job *j, bool with_kl) {
+static mg_json *result_json(const outcome *r, bool with_kl) {
     mg_json *o = mg_json_new_object();
-    mg_json_set_str(o, "path", path);
-    mg_json_set_f64(o, "ppl", mg_ppl_value(&j->ppl));
-    mg_json_set_f64(o, "stderr", mg_ppl_stderr(&j->ppl));
-    mg_json_set_u64(o, "tokens", j->ppl.n);
+    mg_json_set_str(o, "path", r->path);
+    mg_json_set_f64(o, "ppl", r->ppl);
+    mg_json_set_f64(o, "stderr", r->stderr_);
+    mg_json_set_u64(o, "tokens", r->tokens);
+    mg_json_set_u64(o, "bytes", r->bytes);
+    mg_json_set_f64(o, "bpw", r->n_weights ? 8 * (double)r->bytes / (double)r->n_weights : 0);
+    mg_json_set_bool(o, "pareto", r->pareto);
     if (!with_kl) return o;
-    const mg_kl_summary s = mg_kl_stats_summary(&j->kl);
+    const mg_kl_summary s = r->kl;
     mg_json *k = mg_json_new_object(), *d = mg_json_new_object();
-    mg_json_set_f64(o, "base_ppl", mg_ppl_value(&j->kl.base));
+    mg_json_set_f64(o, "base_ppl", r->base_ppl);
     const struct {
         const char *name;
         double v;
@@ -121,6 +139,31 @@ static mg_json *result_json(const char *path, job *j, bool with_kl) {
     mg_json_set_f64(d, "rms", s.dp_rms);
     mg_json_set(o, "delta_p", d);
     return o;
+}
+
+/* Smallest first, and which no other one beats in both size and divergence (perplexity without a base). */
+static mg_status rank(mg_ranked **ranked, outcome *o, uint32_t n, bool with_kl, mg_error *err) {
+    mg_ranked *r = calloc(n, sizeof *r);
+    if (!r) return mg_fail_nomem(err, n * sizeof *r);
+    for (uint32_t i = 0; i < n; i++)
+        r[i] = (mg_ranked){.bytes = o[i].bytes, .figure = with_kl ? o[i].kl.mean : o[i].ppl, .index = i};
+    mg_rank(r, n);
+    for (uint32_t i = 0; i < n; i++) o[r[i].index].pareto = r[i].pareto;
+    *ranked = r;
+    return MG_OK;
+}
+
+static void print_table(const outcome *all, const mg_ranked *ranked, uint32_t n, bool with_kl) {
+    printf("\n  %12s %7s %14s %s %s\n", "bytes", "bits", "perplexity", with_kl ? "      mean KL  same top " : "",
+           with_kl ? "(* no other is both smaller and closer)"
+                   : "(* no other is both smaller and lower in perplexity)");
+    for (uint32_t i = 0; i < n; i++) {
+        const outcome *o = &all[ranked[i].index];
+        printf("%c %12llu %7.3f %14.6f ", o->pareto ? '*' : ' ', (unsigned long long)o->bytes,
+               o->n_weights ? 8 * (double)o->bytes / (double)o->n_weights : 0, o->ppl);
+        if (with_kl) printf("%13.6f %7.3f %% ", o->kl.mean, 100 * o->kl.same_top);
+        printf(" %s\n", o->path);
+    }
 }
 
 /* The windows of one model: its own tokenizer's, or the base file's tokens behind its BOS. */
@@ -157,8 +200,8 @@ static mg_status run_job(job *j, const mg_tool_model *t, const args *a, const mg
     return st;
 }
 
-static mg_status run_model(const char *path, const args *a, const mg_tool_pass *pass, mg_kldbase *base,
-                           mg_json *results, mg_error *err) {
+static mg_status run_model(outcome *o, const char *path, const args *a, const mg_tool_pass *pass, mg_kldbase *base,
+                           mg_error *err) {
     mg_tool_model t;
     mg_windows w;
     job j = {.w = &w, .base = base};
@@ -166,12 +209,14 @@ static mg_status run_model(const char *path, const args *a, const mg_tool_pass *
     MG_TRY(mg_tool_model_open(&t, path, err));
     mg_status st = windows_of(&w, &t, a, base, err);
     if (st == MG_OK) st = run_job(&j, &t, a, pass, err);
-    if (st == MG_OK && a->common.json) {
-        mg_json_push(results, result_json(path, &j, base != NULL));
-    } else if (st == MG_OK) {
-        printf("%s: perplexity %.6f +/- %.6f over %llu tokens\n", path, mg_ppl_value(&j.ppl), mg_ppl_stderr(&j.ppl),
-               (unsigned long long)j.ppl.n);
-        if (base) print_kl(&j);
+    *o = (outcome){.path = path, .ppl = mg_ppl_value(&j.ppl), .stderr_ = mg_ppl_stderr(&j.ppl), .tokens = j.ppl.n};
+    mg_tool_model_size(&t, &o->bytes, &o->n_weights);
+    if (base) o->kl = mg_kl_stats_summary(&j.kl);
+    o->base_ppl = mg_ppl_value(&j.kl.base);
+    if (st == MG_OK && !a->common.json) {
+        printf("%s: perplexity %.6f +/- %.6f over %llu tokens\n", path, o->ppl, o->stderr_,
+               (unsigned long long)o->tokens);
+        if (base) print_kl(o);
         fflush(stdout);
     }
     mg_kl_stats_release(&j.kl);
@@ -180,16 +225,12 @@ static mg_status run_model(const char *path, const args *a, const mg_tool_pass *
     return st;
 }
 
-static mg_status print_json(mg_json *results, mg_error *err) {
-    mg_json *root = mg_json_new_object();
+static mg_status print_json(const outcome *all, uint32_t n, bool with_kl, mg_error *err) {
+    mg_json *root = mg_json_new_object(), *results = mg_json_new_array();
     mg_json_set_i64(root, "schema", 1);
+    for (uint32_t i = 0; i < n; i++) mg_json_push(results, result_json(&all[i], with_kl));
     mg_json_set(root, "results", results);
-    char *text;
-    mg_status st = mg_json_print(&text, root, 0, err);
-    if (st == MG_OK) {
-        puts(text);
-        free(text);
-    }
+    mg_status st = mg_tool_print_json(root, err);
     mg_json_free(root);
     return st;
 }
@@ -197,17 +238,23 @@ static mg_status print_json(mg_json *results, mg_error *err) {
 static mg_status run(const args *a, mg_error *err) {
     mg_tool_pass pass;
     mg_kldbase base;
+    mg_ranked *ranked = NULL;
+    const uint32_t n = (uint32_t)a->pos.n;
     MG_TRY(mg_tool_pass_new(&pass, &a->common, err));
-    mg_status st = a->kl ? mg_kldbase_open(&base, a->base, err) : MG_OK;
+    outcome *all = calloc(n, sizeof *all);
+    mg_status st = all ? MG_OK : mg_fail_nomem(err, n * sizeof *all);
+    if (st == MG_OK && a->kl) st = mg_kldbase_open(&base, a->base, err);
     const bool open = a->kl && st == MG_OK;
-    mg_json *results = a->common.json ? mg_json_new_array() : NULL;
-    for (size_t i = 0; st == MG_OK && i < a->pos.n; i++)
-        st = run_model(a->pos.items[i], a, &pass, open ? &base : NULL, results, err);
-    if (results && st == MG_OK)
-        st = print_json(results, err);
-    else
-        mg_json_free(results);
+    for (uint32_t i = 0; st == MG_OK && i < n; i++)
+        st = run_model(&all[i], a->pos.items[i], a, &pass, open ? &base : NULL, err);
+    if (st == MG_OK) st = rank(&ranked, all, n, open, err);
+    if (st == MG_OK && a->common.json)
+        st = print_json(all, n, open, err);
+    else if (st == MG_OK && n > 1)
+        print_table(all, ranked, n, open);
     if (open) mg_kldbase_release(&base);
+    free(ranked);
+    free(all);
     mg_tool_pass_free(&pass);
     return st;
 }
@@ -217,7 +264,8 @@ int main(int argc, char **argv) {
     mg_error err = {0};
     mg_interrupt_install();
     mg_status st = parse(&a, argc, argv, &err);
-    if (st == MG_OK && !a.done) st = run(&a, &err);
+    if (st == MG_OK && !a.done)
+        st = a.choices ? mg_tool_choices_run(a.choices, &a.pos, &a.common, a.precision, &err) : run(&a, &err);
     mg_opt_list_release(&a.pos);
     mg_common_release(&a.common);
     return st == MG_OK ? 0 : mg_tool_fail(&tool, &err);

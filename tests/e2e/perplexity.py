@@ -68,8 +68,33 @@ same(one.json()["results"][0]["tokens"], len(windows) * (CTX - 1), "scored token
 for extra, env in [(["-t", 1], {"MOEGRAFT_ISA": "scalar"}), (["-t", 3, "--memory", "300KB"], {}), (["--memory", 1], {})]:
     same(run("perplexity", PROSE, "--tokens", rows, "--json", *extra, env=env).out, one.out, f"{extra} {env}")
 plain = run("perplexity", PROSE, BASE, "--tokens", rows).out.splitlines()
-same(len(plain), 2, "lines for two models")
-check(f"{expected:.4f}"[:6] in plain[0], plain[0])
+check(f"{expected:.4f}"[:6] in plain[0] and plain[1].startswith(f"{BASE}: "), f"lines of two models: {plain[:2]}")
+
+# Several: a table by size, the front of size and perplexity marked, the same in JSON.
+small = common.WORK / "prose-Q4_0.gguf"
+run("quantize", PROSE, small, "Q4_0", "-q")
+several = run("perplexity", PROSE, BASE, small, "--tokens", rows, "--json").json()["results"]
+same(several[0]["ppl"], one.json()["results"][0]["ppl"], "perplexity beside others")
+sizes = {str(PROSE): sum(len(t.data) for t in common.read_hf_dir(PROSE).values()), str(small): sum(len(t.data) for t in common.read_gguf(small)[1].values())}
+for r in several:
+    check(r["bytes"] == sizes.get(r["path"], r["bytes"]) and 0 < r["bpw"] <= 32, f"size of {r['path']}")
+
+
+def front(results, figure):
+    order, marks, best = sorted(results, key=lambda r: (r["bytes"], figure(r))), [], math.inf
+    for r in order:
+        marks.append(figure(r) < best)
+        best = min(best, figure(r))
+    same([r["pareto"] for r in order], marks, "front")
+    return [(r["path"], m) for r, m in zip(order, marks)]
+
+
+def table(out):
+    lines = out[out.index("bytes"):].splitlines()[1:]
+    return [(line.split()[-1], line.startswith("*")) for line in lines]
+
+
+same(table(run("perplexity", PROSE, BASE, small, "--tokens", rows).out), front(several, lambda r: r["ppl"]), "table")
 
 # The base file, read here.
 base = common.WORK / "base.kld"
@@ -107,6 +132,8 @@ near(r["delta_p"]["mean"], sum(dp) / len(dp), 1e-4, "mean delta p")
 near(r["delta_p"]["rms"], math.sqrt(sum(d * d for d in dp) / len(dp)), 1e-4, "RMS delta p")
 near(r["base_ppl"], math.exp(sum(-br[t] for br, t in zip(read, targets)) / len(targets)), 1e-6, "base perplexity")
 check("same top token" in run("perplexity", PROSE, "--kl-divergence-base", base, "--kl-divergence").out, "plain text")
+several = [PROSE, BASE, small, "--kl-divergence-base", base, "--kl-divergence"]
+same(table(run("perplexity", *several).out), front(run("perplexity", *several, "--json").json()["results"], lambda r: r["kl"]["mean"]), "table by divergence")
 
 # Refusals.
 tiny = common.DATA / "models/tiny/llama"
