@@ -6,15 +6,17 @@
 #include "formats/arch/arch_file.h"
 #include "formats/base/json.h"
 #include "formats/chat.h"
+#include "verify/pareto.h"
 #include "verify/sample.h"
 #include "verify/tool_model.h"
 
 static const mg_tool_info tool = {
     .name = "generate",
     .summary = "continue a text with a model, through the reference forward pass",
-    .synopsis = "PATH --prompt S | --chat F.json [-n 64] [--temp 0] [--seed N]",
+    .synopsis = "PATH... --prompt S | --chat F.json [-n 64] [--temp 0] [--seed N]",
     .examples = "  moegraft-generate model/ --prompt 'Once upon a time' -n 100\n"
-                "  moegraft-generate model-Q4_K_M.gguf --prompt 'def main' --temp 0.8 --seed 7\n",
+                "  moegraft-generate model-Q4_K_M.gguf --prompt 'def main' --temp 0.8 --seed 7\n"
+                "  moegraft-generate model/ a.gguf b.gguf --prompt 'Once'      where do they part from the first\n",
     .next = "moegraft generate --help",
 };
 
@@ -59,7 +61,7 @@ static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
     MG_TRY(mg_options_parse(&tool, opts, argc, argv, &a->pos, &a->done, err));
     if (a->done) return MG_OK;
     MG_TRY(mg_common_finish(&a->common, err));
-    if (a->pos.n != 1) return mg_fail(err, MG_ERR_USAGE, "one model expected, %zu given", a->pos.n);
+    if (a->pos.n == 0) return mg_fail(err, MG_ERR_USAGE, "no model given");
     if (!a->prompt == !a->chat) return mg_fail(err, MG_ERR_USAGE, "expected --prompt or --chat");
     if (a->format && !a->chat) return mg_fail(err, MG_ERR_USAGE, "--chat-template belongs to --chat");
     if (a->n > UINT32_MAX / 2) return mg_fail(err, MG_ERR_USAGE, "%llu tokens", (unsigned long long)a->n);
@@ -150,24 +152,28 @@ static mg_status write_text(writer *w, mg_error *err) {
     return show(w, true, err);
 }
 
+static mg_json *ids_json(const mg_ids *ids, size_t from, size_t to) {
+    mg_json *list = mg_json_new_array();
+    for (size_t i = from; i < to; i++) mg_json_push(list, mg_json_new_i64(ids->ids[i]));
+    return list;
+}
+
+/* The text of ids [0, n); the caller's. */
+static mg_status text_of(const writer *w, size_t n, char **text, mg_error *err) {
+    size_t bytes;
+    return mg_tokenizer_decode(w->tok, w->ids.ids, n, MG_DECODE_SKIP_SPECIAL, text, &bytes, err);
+}
+
 static mg_status print_json(const writer *w, mg_error *err) {
-    mg_json *o = mg_json_new_object(), *prompt = mg_json_new_array(), *ids = mg_json_new_array();
-    char *text, *all = NULL;
-    size_t n;
+    char *all;
+    MG_TRY(text_of(w, w->ids.n, &all, err));
+    mg_json *o = mg_json_new_object();
     mg_json_set_i64(o, "schema", 1);
     mg_json_set_str(o, "prompt", w->text);
-    for (size_t i = 0; i < w->ids.n; i++) mg_json_push(i < w->prompt ? prompt : ids, mg_json_new_i64(w->ids.ids[i]));
-    mg_json_set(o, "prompt_ids", prompt);
-    mg_json_set(o, "ids", ids);
-    mg_status st = mg_tokenizer_decode(w->tok, w->ids.ids, w->ids.n, MG_DECODE_SKIP_SPECIAL, &all, &n, err);
-    if (st == MG_OK) {
-        mg_json_set_str(o, "text", all);
-        st = mg_json_print(&text, o, 0, err);
-    }
-    if (st == MG_OK) {
-        puts(text);
-        free(text);
-    }
+    mg_json_set(o, "prompt_ids", ids_json(&w->ids, 0, w->prompt));
+    mg_json_set(o, "ids", ids_json(&w->ids, w->prompt, w->ids.n));
+    mg_json_set_str(o, "text", all);
+    mg_status st = mg_tool_print_json(o, err);
     free(all);
     mg_json_free(o);
     return st;
@@ -208,15 +214,105 @@ static mg_status prepare(writer *w, mg_error *err) {
     return w->x && w->logits ? MG_OK : mg_fail_nomem(err, (rows * hidden + vocab) * sizeof *w->x);
 }
 
-static mg_status run(const args *a, mg_error *err) {
+/* ---- several models ---- */
+
+/* What one of several wrote. */
+typedef struct written {
+    const char *path;
+    uint64_t bytes, n_weights;
+    mg_ids ids; /* prompt and text */
+    size_t prompt;
+    char *text, *shared_text; /* of all ids; of those that are the first model's too */
+    size_t shared;            /* generated tokens that are the first model's, from the beginning */
+    bool differs, pareto;     /* differs: behind them */
+} written;
+
+static mg_status take(written *o, const written *first, writer *w, mg_error *err) {
+    mg_tool_model_size(w->t, &o->bytes, &o->n_weights);
+    o->prompt = w->prompt;
+    o->ids = w->ids;
+    w->ids = (mg_ids){0};
+    const size_t n = o->ids.n < first->ids.n ? o->ids.n : first->ids.n;
+    size_t same = 0;
+    while (same < n && o->ids.ids[same] == first->ids.ids[same]) same++;
+    if (o->prompt != first->prompt || same < o->prompt)
+        return mg_fail(err, MG_ERR_CONFLICT, "the prompt has other token ids than with '%s'", first->path);
+    o->shared = same - o->prompt;
+    o->differs = same < o->ids.n || same < first->ids.n;
+    w->ids = o->ids; /* borrowed for their text */
+    mg_status st = text_of(w, o->ids.n, &o->text, err);
+    if (st == MG_OK) st = text_of(w, same, &o->shared_text, err);
+    w->ids = (mg_ids){0};
+    return st;
+}
+
+static mg_status results_json(const written *all, size_t n, const char *prompt, mg_error *err) {
+    mg_json *root = mg_json_new_object(), *list = mg_json_new_array();
+    mg_json_set_i64(root, "schema", 1);
+    mg_json_set_str(root, "prompt", prompt);
+    mg_json_set(root, "prompt_ids", ids_json(&all[0].ids, 0, all[0].prompt));
+    for (size_t i = 0; i < n; i++) {
+        const written *w = &all[i];
+        mg_json *o = mg_json_new_object();
+        mg_json_set_str(o, "path", w->path);
+        mg_json_set_u64(o, "bytes", w->bytes);
+        mg_json_set_f64(o, "bpw", w->n_weights ? 8 * (double)w->bytes / (double)w->n_weights : 0);
+        mg_json_set(o, "ids", ids_json(&w->ids, w->prompt, w->ids.n));
+        mg_json_set_str(o, "text", w->text);
+        mg_json_set_u64(o, "shared", w->shared);
+        mg_json_set_str(o, "shared_text", w->shared_text);
+        mg_json_set(o, "first_difference", w->differs ? mg_json_new_u64(w->shared) : mg_json_new_null());
+        mg_json_set_bool(o, "pareto", w->pareto);
+        mg_json_push(list, o);
+    }
+    mg_json_set(root, "results", list);
+    mg_status st = mg_tool_print_json(root, err);
+    mg_json_free(root);
+    return st;
+}
+
+static void print_table(const written *all, const mg_ranked *ranked, size_t n) {
+    printf("\n  %12s %7s %7s %7s  (* no other is both smaller and longer with the first)\n", "bytes", "bits", "tokens",
+           "shared");
+    for (size_t i = 0; i < n; i++) {
+        const written *o = &all[ranked[i].index];
+        printf("%c %12llu %7.3f %7zu %7zu  %s", o->pareto ? '*' : ' ', (unsigned long long)o->bytes,
+               o->n_weights ? 8 * (double)o->bytes / (double)o->n_weights : 0, o->ids.n - o->prompt, o->shared,
+               o->path);
+        if (o->differs)
+            printf(": token %zu is the first that differs\n", o->shared);
+        else
+            puts(ranked[i].index ? ": the same" : "");
+    }
+}
+
+static void rank(written *all, mg_ranked *ranked, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        ranked[i] = (mg_ranked){.bytes = all[i].bytes, .figure = -(double)all[i].shared, .index = (uint32_t)i};
+    mg_rank(ranked, (uint32_t)n);
+    for (size_t i = 0; i < n; i++) all[ranked[i].index].pareto = ranked[i].pareto;
+}
+
+/* ---- the run ---- */
+
+/* One model; out NULL: the only one. */
+static mg_status run_model(const args *a, const char *path, written *out, const written *first, char **prompt,
+                           mg_error *err) {
     mg_tool_model t = {0};
     mg_tool_pass pass = {0};
     writer w = {.a = a, .t = &t, .pass = &pass};
-    mg_status st = mg_tool_model_open(&t, a->pos.items[0], err);
+    mg_status st = mg_tool_model_open(&t, path, err);
     if (st == MG_OK) st = mg_tool_pass_new_keeping(&pass, &a->common, a->common.memory, err);
     if (st == MG_OK) st = prepare(&w, err);
+    if (st == MG_OK && out && !a->common.json) printf("%s%s:\n", first == out ? "" : "\n", path);
     if (st == MG_OK) st = write_text(&w, err);
-    if (st == MG_OK && a->common.json) st = print_json(&w, err);
+    if (st == MG_OK && !out && a->common.json) st = print_json(&w, err);
+    if (st == MG_OK && out && first == out && !(*prompt = strdup(w.text))) st = mg_fail_nomem(err, strlen(w.text));
+    if (st == MG_OK && out) {
+        out->path = path;
+        st = take(out, first, &w, err);
+        if (st != MG_OK) mg_error_at(err, path, NULL);
+    }
     mg_sampler_release(&w.sampler);
     mg_kvcache_free(w.cache);
     mg_tokenizer_free(w.tok);
@@ -229,12 +325,36 @@ static mg_status run(const args *a, mg_error *err) {
     return st;
 }
 
+static mg_status run_several(const args *a, mg_error *err) {
+    const size_t n = a->pos.n;
+    char *prompt = NULL;
+    written *all = calloc(n, sizeof *all);
+    mg_ranked *ranked = calloc(n, sizeof *ranked);
+    mg_status st = all && ranked ? MG_OK : mg_fail_nomem(err, n * sizeof *all);
+    for (size_t i = 0; st == MG_OK && i < n; i++) st = run_model(a, a->pos.items[i], &all[i], all, &prompt, err);
+    if (st == MG_OK) rank(all, ranked, n);
+    if (st == MG_OK && a->common.json)
+        st = results_json(all, n, prompt, err);
+    else if (st == MG_OK)
+        print_table(all, ranked, n);
+    for (size_t i = 0; all && i < n; i++) {
+        mg_ids_release(&all[i].ids);
+        free(all[i].text);
+        free(all[i].shared_text);
+    }
+    free(all);
+    free(ranked);
+    free(prompt);
+    return st;
+}
+
 int main(int argc, char **argv) {
     args a = {0};
     mg_error err = {0};
     mg_interrupt_install();
     mg_status st = parse(&a, argc, argv, &err);
-    if (st == MG_OK && !a.done) st = run(&a, &err);
+    if (st == MG_OK && !a.done)
+        st = a.pos.n == 1 ? run_model(&a, a.pos.items[0], NULL, NULL, NULL, &err) : run_several(&a, &err);
     mg_opt_list_release(&a.pos);
     mg_common_release(&a.common);
     return st == MG_OK ? 0 : mg_tool_fail(&tool, &err);

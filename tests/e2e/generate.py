@@ -1,4 +1,6 @@
 """moegraft-generate: greedy tokens are the argmax of moegraft-forward's logits; seeds, filters, threads and chunked prompts."""
+import json
+import shutil
 import common
 from common import check, run, same
 
@@ -33,6 +35,43 @@ same(generate(*hot, "--seed", 5)["ids"], generate(*hot, "--seed", 5, "-t", 3)["i
 check(generate(*hot, "--seed", 5)["ids"] != generate(*hot, "--seed", 6)["ids"], "the seed is ignored")
 same(generate(*hot, "--top-k", 1)["ids"], r["ids"], "top-k 1 is greedy")
 same(generate(*hot, "--top-p", 1e-9)["ids"], r["ids"], "a tiny top-p is greedy")
+
+# ---- several models: what each writes alone, and where it parts from the first ----
+SMALL, CODE = common.WORK / "prose-Q4_0.gguf", common.SAMPLES / "donors/code"
+run("quantize", MODEL, SMALL, "Q4_0", "-q")
+paths = [MODEL, SMALL, CODE, MODEL]
+many = run("generate", *paths, "--prompt", PROMPT, "-n", 24, "--json").json()
+same((many["schema"], many["prompt"], many["prompt_ids"]), (1, PROMPT, r["prompt_ids"]), "the prompt")
+same([m["path"] for m in many["results"]], [str(p) for p in paths], "paths")
+for path, m in zip(paths, many["results"]):
+    one = run("generate", path, "--prompt", PROMPT, "-n", 24, "--json").json()
+    same((m["ids"], m["text"]), (one["ids"], one["text"]), f"{path.name} beside others")
+    n = next((i for i, (a, b) in enumerate(zip(m["ids"], r["ids"])) if a != b), min(len(m["ids"]), len(r["ids"])))
+    same((m["shared"], m["first_difference"]), (n, None if m["ids"] == r["ids"] else n), f"{path.name}: where they part")
+    same(m["shared_text"], run("tokenize", MODEL, "--decode", ",".join(map(str, r["prompt_ids"] + m["ids"][:n]))).out.rstrip("\n").replace("<s>", "").lstrip(),
+         f"{path.name}: shared text")
+check(many["results"][2]["shared"] < 24 and many["results"][3]["first_difference"] is None, "nothing parts")
+order = sorted(range(4), key=lambda i: (many["results"][i]["bytes"], -many["results"][i]["shared"], i))
+marks, longest = [], -1
+for i in order:
+    marks.append(many["results"][i]["shared"] > longest)
+    longest = max(longest, many["results"][i]["shared"])
+same([many["results"][i]["pareto"] for i in order], marks, "front")
+out = run("generate", *paths, "--prompt", PROMPT, "-n", 24).out
+table = out[out.index("bytes"):].splitlines()[1:]
+same([line.startswith("*") for line in table], marks, "table")
+check(all(str(paths[i]) in line for i, line in zip(order, table)), f"table by size: {table}")
+check(out.startswith(f"{MODEL}:\n{r['text']}\n\n{SMALL}:\n") and "is the first that differs" in out, out)
+
+# Another tokenizer: the ids say nothing of each other.
+foreign = common.WORK / "foreign"
+shutil.copytree(MODEL, foreign)
+vocabulary = json.loads((foreign / "tokenizer.json").read_text())
+vocab = vocabulary["model"]["vocab"]
+a, b = [k for k, v in vocab.items() if v in (r["prompt_ids"][1], 900)]
+vocab[a], vocab[b] = vocab[b], vocab[a]
+(foreign / "tokenizer.json").write_text(json.dumps(vocabulary))
+check("other token ids" in run("generate", MODEL, foreign, "--prompt", PROMPT, "-n", 2, expect=8).err, "another tokenizer")
 
 run("generate", MODEL, "--chat", "x.json", expect=5)
 run("generate", MODEL, expect=2)
