@@ -62,12 +62,39 @@ static bool may_differ(mg_key k) {
     }
 }
 
+/* What a mixture says of its experts and their routers; biases of projections are told by the tensors. */
+static bool of_experts(mg_key k) {
+    switch (k) {
+    case MG_K_EXPERTS:
+    case MG_K_EXPERTS_USED:
+    case MG_K_EXPERT_FFN:
+    case MG_K_FFN: /* of a mixture: of its dense layers, if any */
+    case MG_K_SHARED_FFN:
+    case MG_K_SHARED_COUNT:
+    case MG_K_DENSE_LAYERS:
+    case MG_K_MOE_STEP:
+    case MG_K_MOE_LAST:
+    case MG_K_NORM_TOPK:
+    case MG_K_SCORE_FUNC:
+    case MG_K_GROUPS:
+    case MG_K_GROUPS_USED:
+    case MG_K_ROUTED_SCALE:
+    case MG_K_ATTN_BIAS:
+        return true;
+    default:
+        return false;
+    }
+}
+
 /* Append the differences of donor d to list, as far as there is room; returns how many there are. */
-static unsigned list_differences(const mg_donor *base, const mg_donor *d, bool any_depth, char *list, size_t size) {
+static unsigned list_differences(const mg_donor *base, const mg_donor *d, bool any_depth, bool mixtures, char *list,
+                                 size_t size) {
     mg_key keys[MG_KEY_COUNT];
     uint32_t all = mg_hparams_diff(&base->model->hp, &d->model->hp, keys);
     unsigned n = 0;
+    bool mixture = mixtures && (mg_hp_i(base->model, MG_K_EXPERTS) || mg_hp_i(d->model, MG_K_EXPERTS));
     for (uint32_t i = 0; i < all; i++) {
+        if (mixture && of_experts(keys[i])) continue;
         if (may_differ(keys[i]) || (any_depth && keys[i] == MG_K_LAYERS)) continue;
         char b[96], v[96];
         size_t at = strlen(list);
@@ -79,15 +106,16 @@ static unsigned list_differences(const mg_donor *base, const mg_donor *d, bool a
     return n;
 }
 
-mg_status mg_donors_compare(const mg_donor *d, uint32_t n, bool any_depth, mg_error *err) {
+mg_status mg_donors_compare(const mg_donor *d, uint32_t n, bool any_depth, bool mixtures, mg_error *err) {
     char list[900] = "";
     unsigned differences = 0;
     for (uint32_t i = 1; i < n; i++) {
         if (d[i].shared) continue;
-        if (d[i].model->arch != d[0].model->arch)
-            return mg_fail(err, MG_ERR_CONFLICT, "'%s' is a %s model and '%s' a %s model", d[0].name,
-                           d[0].model->arch->name, d[i].name, d[i].model->arch->name);
-        differences += list_differences(&d[0], &d[i], any_depth, list, sizeof list);
+        const struct mg_arch *a = d[0].model->arch, *b = d[i].model->arch;
+        if (a != b && !(mixtures && mg_arch_kin(a, b)))
+            return mg_fail(err, MG_ERR_CONFLICT, "'%s' is a %s model and '%s' a %s model", d[0].name, a->name,
+                           d[i].name, b->name);
+        differences += list_differences(&d[0], &d[i], any_depth, mixtures, list, sizeof list);
     }
     bool cut = strlen(list) + 1 >= sizeof list;
     if (differences)

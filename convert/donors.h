@@ -21,7 +21,8 @@ void mg_donors_close(mg_donor *d, uint32_t n);
 
 /* Compare donors 1..n-1 with donor 0, the base: family, every canonical config value except those that belong to the
  * base's trunk alone (context length, sliding window, tied head, special token ids; with any_depth the number of
- * layers), and the tokenizers. MG_ERR_CONFLICT lists every difference in one message. */
-mg_status mg_donors_compare(const mg_donor *d, uint32_t n, bool any_depth, mg_error *err) MG_MUST_CHECK;
+ * layers), and the tokenizers. mixtures: donors may be mixtures of families that have experts in common with the
+ * base's; what they say of their experts is not compared. MG_ERR_CONFLICT lists every difference in one message. */
+mg_status mg_donors_compare(const mg_donor *d, uint32_t n, bool any_depth, bool mixtures, mg_error *err) MG_MUST_CHECK;
 
 #endif

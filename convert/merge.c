@@ -4,13 +4,19 @@
 #include "convert/convert.h"
 #include "convert/regmean.h"
 #include "formats/base/hash.h"
+#include "formats/base/options.h"
 #include "formats/arch/arch.h"
+#include "quant/read_f32.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+
+static bool is_mixture(const mg_model *m) {
+    return mg_hp_i(m, MG_K_EXPERTS) > 0;
+}
 
 static bool has_row(const mg_arch *a, mg_role role) {
     for (uint32_t r = 0; r < a->n_tensors; r++)
@@ -61,10 +67,16 @@ static bool begins(const char *name, const char *want) {
  * in order that such donors can become. */
 static mg_status pick_target(mg_merge *m, mg_error *err) {
     const char *want = m->spec->architecture ? m->spec->architecture : "";
-    const mg_arch *asked = NULL;
+    const mg_arch *asked = NULL, *base = m->donors[0].model->arch;
+    if (is_mixture(m->donors[0].model)) { /* it stays what it is */
+        m->target = base;
+        if (!want[0] || begins(base->name, want) || (base->made_from && begins(base->made_from->called, want)))
+            return MG_OK;
+        return mg_fail(err, MG_ERR_UNSUPPORTED, "the base is a %s model, which becomes no '%s'", base->name, want);
+    }
     for (uint32_t i = 0; i < mg_arch_count(); i++) {
         const mg_arch *a = mg_arch_at(i);
-        if (!mg_arch_made_from(a, m->donors[0].model->arch)) continue;
+        if (!mg_arch_made_from(a, base)) continue;
         if (want[0] ? !begins(a->name, want) && !begins(a->made_from->called, want) : !is_natural(m, a)) continue;
         if (!asked || a->made_from->order < asked->made_from->order) asked = a;
     }
@@ -72,7 +84,7 @@ static mg_status pick_target(mg_merge *m, mg_error *err) {
     if (asked) return MG_OK;
     return mg_fail(err, MG_ERR_UNSUPPORTED,
                    "no mixture-of-experts family '%s' that we can write is made from %s donors with %u shared experts",
-                   want, m->donors[0].model->arch->name, m->spec->n_shared);
+                   want, base->name, m->spec->n_shared);
 }
 
 /* A shared expert's router row comes from its prompts, where the family has such a router. */
@@ -93,7 +105,7 @@ static mg_status check_shared(const mg_merge *m, mg_error *err) {
 }
 
 static bool has_zero(const mg_arch *a, mg_role role) {
-    for (uint32_t i = 0; i < a->made_from->n_zeros; i++)
+    for (uint32_t i = 0; a->made_from && i < a->made_from->n_zeros; i++)
         if (a->made_from->zeros[i] == role) return true;
     return false;
 }
@@ -109,20 +121,63 @@ static void pick_grid(const mg_merge *m, mg_moe_shape *shape) {
         }
 }
 
-/* What the result will be: the config it will be written with, and its canonical numbers read back from that. */
-static mg_status describe_result(mg_merge *m, mg_error *err) {
-    m->dtype = m->spec->dtype != MG_DTYPE_COUNT ? m->spec->dtype : mg_config_dtype(m->donors[0].ckpt->config);
-    mg_moe_shape shape = {.experts = m->spec->n_experts,
-                          .used = m->spec->experts_per_token,
+/* A base that is a mixture brings its config; what it says of experts beyond their number is not ours to change. */
+static mg_status config_of_mixture(mg_merge *m, mg_error *err) {
+    const mg_merge_spec *s = m->spec;
+    const mg_model *base = m->donors[0].model;
+    if (s->n_shared || s->n_dense || mg_hp_i(base, MG_K_GRID_X))
+        return mg_fail(err, MG_ERR_UNSUPPORTED,
+                       "the base is a mixture: its grid, shared expert and dense layers stay as they are");
+    if ((int64_t)m->units.ffn != mg_hp_i(base, MG_K_EXPERT_FFN))
+        return mg_fail(err, MG_ERR_CONFLICT, "experts of inner size %llu, the base's have %lld",
+                       (unsigned long long)m->units.ffn, (long long)mg_hp_i(base, MG_K_EXPERT_FFN));
+    MG_TRY(mg_json_dup(&m->config, m->donors[0].ckpt->config, err));
+    mg_config_set_number(m->config, m->target, MG_K_EXPERTS, m->units.per_layer);
+    mg_config_set_number(m->config, m->target, MG_K_EXPERTS_USED, m->used);
+    return MG_OK;
+}
+
+static mg_status config_of_dense(mg_merge *m, mg_error *err) {
+    mg_moe_shape shape = {.experts = m->units.per_layer,
+                          .used = m->used,
+                          .ffn = m->units.ffn,
                           .shared = m->spec->n_shared,
                           .dense = m->spec->dense,
                           .n_dense = m->spec->n_dense};
     pick_grid(m, &shape);
     if (m->spec->grid_x && !has_zero(m->target, MG_R_EXCHANGE))
         return mg_fail(err, MG_ERR_CONFLICT, "a grid means nothing for a %s model", m->target->name);
-    MG_TRY(mg_arch_make_config(&m->config, m->target, m->donors[0].ckpt->config, &shape, err));
+    if (m->spec->grid_x && m->spec->grid_x * m->spec->grid_y != shape.experts)
+        return mg_fail(err, MG_ERR_CONFLICT, "a grid of %u x %u has no place for %u experts", m->spec->grid_x,
+                       m->spec->grid_y, shape.experts);
+    return mg_arch_make_config(&m->config, m->target, m->donors[0].ckpt->config, &shape, err);
+}
+
+/* What the result will be: the config it will be written with, and its canonical numbers read back from that. */
+static mg_status describe_result(mg_merge *m, mg_error *err) {
+    const uint32_t used = m->spec->experts_per_token;
+    m->dtype = m->spec->dtype != MG_DTYPE_COUNT ? m->spec->dtype : mg_config_dtype(m->donors[0].ckpt->config);
+    m->used = used == MG_EXPERTS_ALL ? m->units.per_layer : used;
+    if (m->used > m->units.per_layer)
+        return mg_fail(err, MG_ERR_CONFLICT, "experts_per_token is %u, but there are %u experts", m->used,
+                       m->units.per_layer);
+    MG_TRY(is_mixture(m->donors[0].model) ? config_of_mixture(m, err) : config_of_dense(m, err));
     if (m->dtype != MG_DTYPE_COUNT) mg_config_set_dtype(m->config, m->dtype);
     return mg_model_from_config(&m->result, m->config, err);
+}
+
+/* A donor whose experts become experts of the result must keep them as the result does. */
+static mg_status check_mixtures(const mg_merge *m, mg_error *err) {
+    for (uint32_t e = 0; e < m->spec->n_experts + m->spec->n_shared; e++) {
+        const mg_donor *d = &m->donors[e + 1];
+        if (is_mixture(d->model) ? d->model->arch != m->target && !mg_arch_kin(m->target, d->model->arch)
+                                 : !mg_arch_made_from(m->target, d->model->arch))
+            return mg_fail(err, MG_ERR_CONFLICT, "a %s model is not made of %s experts ('%s')", m->target->name,
+                           d->model->arch->name, d->name);
+        if (is_mixture(d->model) && e >= m->spec->n_experts)
+            return mg_fail(err, MG_ERR_UNSUPPORTED, "'%s': a mixture cannot be a shared expert", d->name);
+    }
+    return MG_OK;
 }
 
 static mg_status open_all(mg_merge *m, mg_error *err) {
@@ -143,8 +198,10 @@ static mg_status open_all(mg_merge *m, mg_error *err) {
     MG_TRY(mg_donors_open(m->donors, m->n_donors, err));
     MG_TRY(pick_target(m, err));
     MG_TRY(check_shared(m, err));
-    MG_TRY(mg_donors_compare(m->donors, m->n_donors, false, err));
+    MG_TRY(mg_donors_compare(m->donors, m->n_donors, false, true, err));
+    MG_TRY(check_mixtures(m, err));
     MG_TRY(check_base_fits(m, err));
+    MG_TRY(mg_merge_units_make(&m->units, s, m->donors, &m->arena, err));
     return describe_result(m, err);
 }
 
@@ -185,20 +242,22 @@ static const mg_role_pair *pair_of(const mg_role_pair *pairs, uint32_t n, mg_rol
 static bool result_has(const void *ctx, mg_role role, uint32_t layer, uint32_t expert) {
     const mg_merge *m = ctx;
     const mg_made_from *made = m->target->made_from;
+    const mg_model *base = m->donors[0].model;
     bool routes = mg_role_scope(role) != MG_SCOPE_MODEL && m->result->layers[layer].moe;
+    if (is_mixture(base)) return mg_model_has(base, role, layer, mg_role_scope(role) == MG_SCOPE_EXPERT ? 0 : expert);
     if (role == MG_R_ROUTER) return routes;
     if (role == MG_R_SHARED_ROUTER) return routes && m->spec->n_shared && has_row(m->target, role);
     const mg_role_pair *pair = pair_of(made->roles, made->n_roles, role);
     if (!pair && (pair = pair_of(made->shared, made->n_shared_roles, role))) routes = routes && m->spec->n_shared;
-    if (pair) return routes && mg_model_has(m->donors[0].model, pair->dense, layer, 0);
+    if (pair) return routes && mg_model_has(base, pair->dense, layer, 0);
     if (role == MG_R_EXCHANGE) return routes && has_zero(m->target, role);
     if (mg_arch_expert_role(m->target, role) != MG_ROLE_COUNT && routes) return false;
-    return has_zero(m->target, role) || mg_model_has(m->donors[0].model, role, layer, expert);
+    return has_zero(m->target, role) || mg_model_has(base, role, layer, expert);
 }
 
-static mg_status donor_expr(const mg_donor *d, mg_plan *p, mg_role role, uint32_t layer, const mg_expr **out,
-                            mg_error *err) {
-    const mg_bound *b = mg_model_find(d->model, role, layer, 0);
+static mg_status donor_expr(const mg_donor *d, mg_plan *p, mg_role role, uint32_t layer, uint32_t expert,
+                            const mg_expr **out, mg_error *err) {
+    const mg_bound *b = mg_model_find(d->model, role, layer, expert);
     if (!b && role == MG_R_OUTPUT) b = mg_model_find(d->model, MG_R_TOKEN_EMBD, 0, 0); /* a tied head */
     if (!b) {
         mg_error_at(err, d->ckpt->path, NULL);
@@ -214,7 +273,7 @@ static mg_status trunk_expr(const mg_merge *m, mg_plan *p, const mg_part *part, 
     const mg_dense_spec *s = m->spec->trunk;
     const mg_expr *base, *inputs[MG_BLEND_MAX];
     uint32_t stage, layers = (uint32_t)mg_hp_i(m->result, MG_K_LAYERS);
-    MG_TRY(donor_expr(&m->donors[0], p, part->role, part->layer, &base, err));
+    MG_TRY(donor_expr(&m->donors[0], p, part->role, part->layer, part->expert, &base, err));
     *out = base;
     if (!s) return MG_OK;
     if (m->regmean && (stage = mg_regmean_find(m->regmean, part->role, part->layer)) != MG_STRMAP_NONE) {
@@ -225,7 +284,8 @@ static mg_status trunk_expr(const mg_merge *m, mg_plan *p, const mg_part *part, 
         MG_TRY(mg_dense_blend(s, 0, name, in_layer && layers > 1 ? (double)part->layer / (layers - 1) : in_layer, &b,
                               err));
         for (uint32_t i = 0; i < b.n; i++)
-            MG_TRY(donor_expr(&m->donors[m->first_trunk + i], p, part->role, part->layer, &inputs[i], err));
+            MG_TRY(
+                donor_expr(&m->donors[m->first_trunk + i], p, part->role, part->layer, part->expert, &inputs[i], err));
         MG_TRY(mg_expr_blend(p, inputs, &b, out, err));
     }
     const mg_expr *ends[2] = {base, *out};
@@ -249,19 +309,33 @@ static mg_status zero_expr(const mg_merge *m, mg_plan *p, const mg_target *t, co
     return st;
 }
 
-/* An expert's weight: the donor's, with noise, scaled, rounded to the donor's type as mergekit does before the cast. */
-static mg_status expert_expr(const mg_merge *m, mg_plan *p, const mg_part *part, const mg_role_pair *pair,
-                             uint32_t expert, const char *name, const mg_expr **out, mg_error *err) {
-    const mg_merge_expert *x = &m->spec->experts[expert];
-    MG_TRY(donor_expr(&m->donors[expert + 1], p, pair->dense, part->layer, out, err));
+/* A share of the inner dimension: rows of gate and up, columns of down. */
+static mg_status slice_of(mg_plan *p, const mg_merge_unit *u, bool down, const mg_expr **e, mg_error *err) {
+    uint64_t shape[MG_MAX_RANK];
+    if (u->slices == 1) return MG_OK;
+    if (mg_expr_shape(*e, shape) != 2) return mg_fail(err, MG_ERR_UNSUPPORTED, "only matrices can be split");
+    uint64_t n = shape[down] / u->slices;
+    mg_view rows = {.kind = MG_VIEW_ROWS, .a = u->slice * n, .b = n};
+    if (!down) return mg_expr_view(p, *e, &rows, e, err);
+    /* runs of n columns as rows, of which every slices-th is ours */
+    mg_view runs = {.kind = MG_VIEW_RESHAPE, .a = shape[0] * u->slices, .b = n};
+    mg_view ours = {.kind = MG_VIEW_GROUPS, .a = u->slice, .b = 1, .step = u->slices};
+    MG_TRY(mg_expr_view(p, *e, &runs, e, err));
+    return mg_expr_view(p, *e, &ours, e, err);
+}
+
+/* What of a donor becomes a weight of an expert: of a dense block, or of one of its own experts. */
+static mg_role donor_role(const mg_merge *m, const mg_donor *d, mg_role role) {
+    return is_mixture(d->model) ? role : mg_arch_dense_role(m->target, role);
+}
+
+/* The donor's weight with noise and scaled, rounded to the donor's type as mergekit does before the cast. */
+static mg_status altered(const mg_merge *m, mg_plan *p, const mg_merge_expert *x, double scale, const char *name,
+                         uint32_t number, const mg_expr **out, mg_error *err) {
     mg_dtype source = mg_expr_dtype(*out);
-    double scale = pair->dense == MG_R_FFN_DOWN ? x->residual_scale : 1;
-    /* shared_scale: exact. Half from the routed experts; a shared expert behind sigmoid(0) is half already. */
-    bool gated = expert >= m->spec->n_experts && m->shared_routers[part->layer];
-    if (m->spec->shared_exact && pair->dense == MG_R_FFN_DOWN && !gated) scale *= 0.5;
     if (x->noise_scale != 0) {
         char text[640];
-        snprintf(text, sizeof text, "%s %u", name, expert); /* a fused tensor holds several experts */
+        snprintf(text, sizeof text, "%s %u", name, number); /* a fused tensor holds several experts */
         mg_xxh128 h = mg_xxh128_of(text, strlen(text));
         uint64_t seed;
         memcpy(&seed, h.bytes, sizeof seed);
@@ -273,19 +347,70 @@ static mg_status expert_expr(const mg_merge *m, mg_plan *p, const mg_part *part,
     return mg_expr_cast(p, *out, source, NULL, 0, out, err);
 }
 
+/* Slices are scaled by their number: with all of them chosen and weighted alike they are the whole block again. */
+static mg_status expert_expr(const mg_merge *m, mg_plan *p, const mg_part *part, const char *name, const mg_expr **out,
+                             mg_error *err) {
+    const mg_merge_unit *u = mg_merge_unit_at(&m->units, part->layer, part->expert);
+    const mg_merge_expert *x = &m->spec->experts[u->entry];
+    const mg_donor *d = &m->donors[u->entry + 1];
+    bool down = part->role == MG_R_EXPERT_DOWN;
+    mg_role role = donor_role(m, d, part->role);
+    if (role == MG_ROLE_COUNT)
+        return mg_fail(err, MG_ERR_UNSUPPORTED, "'%s' has a weight that a dense donor lacks", name);
+    MG_TRY(donor_expr(d, p, role, part->layer, u->expert, out, err));
+    MG_TRY(slice_of(p, u, down, out, err));
+    double scale = down ? x->residual_scale * u->slices : 1;
+    if (m->spec->shared_exact && down) scale *= 0.5; /* half of the block comes from the shared expert */
+    return altered(m, p, x, scale, name, part->expert, out, err);
+}
+
+/* The shared expert's; behind a router of its own, sigmoid(0), it is half already where halves are wanted. */
+static mg_status shared_expr(const mg_merge *m, mg_plan *p, const mg_part *part, mg_role role, const char *name,
+                             const mg_expr **out, mg_error *err) {
+    const uint32_t e = m->spec->n_experts;
+    const mg_merge_expert *x = &m->spec->experts[e];
+    double scale = role == MG_R_FFN_DOWN ? x->residual_scale : 1;
+    if (m->spec->shared_exact && role == MG_R_FFN_DOWN && !m->shared_routers[part->layer]) scale *= 0.5;
+    MG_TRY(donor_expr(&m->donors[e + 1], p, role, part->layer, 0, out, err));
+    return altered(m, p, x, scale, name, e, out, err);
+}
+
+/* Biases and corrections of a router, one element per expert: kept with the donors' routers, else nothing. */
+static mg_status vector_expr(const mg_merge *m, mg_plan *p, const mg_part *part, const mg_expr **out, mg_error *err) {
+    const uint64_t n = m->units.per_layer;
+    float *x = calloc(n, sizeof *x);
+    if (!x) return mg_fail_nomem(err, n * sizeof *x);
+    mg_status st = MG_OK;
+    for (uint32_t e = 0; st == MG_OK && m->spec->gate_mode == MG_GATE_KEEP && e < n; e++) {
+        const mg_merge_unit *u = mg_merge_unit_at(&m->units, part->layer, e);
+        mg_model *d = m->donors[u->entry + 1].model;
+        const mg_bound *b = mg_model_find(d, part->role, part->layer, 0);
+        float *all = b ? malloc(b->shape[0] * sizeof *all) : NULL;
+        if (!all) st = mg_fail(err, MG_ERR_FORMAT, "'%s' has no %s", d->ckpt->path, mg_role_name(part->role));
+        if (st == MG_OK) st = mg_read_f32(d, b, 0, 1, all, err);
+        if (st == MG_OK) x[e] = all[u->expert];
+        free(all);
+    }
+    if (st == MG_OK) st = mg_expr_const(p, MG_F32, 1, &n, x, out, err);
+    free(x);
+    return st;
+}
+
 /* Stored rows of one part of a target in the result's dtype. */
 static mg_status part_expr(const mg_merge *m, mg_plan *p, const mg_target *t, const mg_part *part, const mg_expr **out,
                            mg_error *err) {
     const mg_made_from *made = m->target->made_from;
-    const mg_role_pair *pair = pair_of(made->roles, made->n_roles, part->role);
-    const mg_role_pair *shared = pair_of(made->shared, made->n_shared_roles, part->role);
+    const mg_role_pair *shared = m->spec->n_shared ? pair_of(made->shared, made->n_shared_roles, part->role) : NULL;
+    const bool weighed = part->role == MG_R_SHARED_ROUTER && m->shared_routers[part->layer];
     const mg_expr *e;
-    if (part->role == MG_R_ROUTER || part->role == MG_R_SHARED_ROUTER)
+    if (part->role == MG_R_ROUTER || weighed)
         e = (part->role == MG_R_ROUTER ? m->routers : m->shared_routers)[part->layer];
-    else if (pair)
-        MG_TRY(expert_expr(m, p, part, pair, part->expert, t->name, &e, err));
+    else if (mg_role_scope(part->role) == MG_SCOPE_EXPERT)
+        MG_TRY(expert_expr(m, p, part, t->name, &e, err));
     else if (shared)
-        MG_TRY(expert_expr(m, p, part, shared, m->spec->n_experts, t->name, &e, err));
+        MG_TRY(shared_expr(m, p, part, shared->dense, t->name, &e, err));
+    else if (part->role == MG_R_ROUTER_BIAS || part->role == MG_R_ROUTER_CORRECTION)
+        MG_TRY(vector_expr(m, p, part, &e, err));
     else if (has_zero(m->target, part->role) && !mg_model_has(m->donors[0].model, part->role, part->layer, 0))
         MG_TRY(zero_expr(m, p, t, part, &e, err));
     else
@@ -295,6 +420,8 @@ static mg_status part_expr(const mg_merge *m, mg_plan *p, const mg_target *t, co
 
 static mg_status target_expr(mg_merge *m, mg_plan *p, const mg_target *t, const mg_expr **out, mg_error *err) {
     const mg_expr **parts;
+    if (t->join > 1)
+        return mg_fail(err, MG_ERR_UNSUPPORTED, "experts whose gate and up alternate in one tensor cannot be merged");
     MG_TRY(MG_ARENA_NEW(&m->arena, &parts, t->n_parts, err));
     for (uint32_t i = 0; i < t->n_parts; i++) {
         MG_TRY(part_expr(m, p, t, &t->parts[i], &parts[i], err));
@@ -311,7 +438,7 @@ static mg_status target_expr(mg_merge *m, mg_plan *p, const mg_target *t, const 
 
 static mg_status make_slots(mg_merge *m, mg_plan *p, mg_error *err) {
     uint32_t layers = (uint32_t)mg_hp_i(m->result, MG_K_LAYERS);
-    uint64_t shape[2] = {m->spec->n_experts, (uint64_t)mg_hp_i(m->result, MG_K_HIDDEN)};
+    uint64_t shape[2] = {m->units.per_layer, (uint64_t)mg_hp_i(m->result, MG_K_HIDDEN)};
     bool shared = m->spec->n_shared && has_row(m->target, MG_R_SHARED_ROUTER);
     MG_TRY(MG_ARENA_NEW(&m->arena, &m->routers, layers, err));
     MG_TRY(MG_ARENA_NEW(&m->arena, &m->shared_routers, layers, err));

@@ -1,13 +1,14 @@
-/* merge.h - dense donors to a mixture-of-experts model, as a plan.
+/* merge.h - donors to a mixture-of-experts model, as a plan.
  *
- * Attention, norms, embeddings and head are the base's rows; each expert's feed-forward block is its donor's; routers
- * are slots of the plan, filled by a gate stage (gates.h) before the plan is executed. Donors are compared field by
- * field with the base before anything is planned. */
+ * Attention, norms, embeddings and head are the base's rows; each expert's feed-forward block is its donor's, or one of
+ * its donor's experts (merge_units.h); routers are slots of the plan, filled by a gate stage (gates.h) before the plan
+ * is executed. Donors are compared field by field with the base before anything is planned. */
 #ifndef MG_CONVERT_MERGE_H
 #define MG_CONVERT_MERGE_H
 
 #include "convert/donors.h"
 #include "convert/merge_spec.h"
+#include "convert/merge_units.h"
 #include "convert/plan.h"
 
 typedef struct mg_merge {
@@ -15,6 +16,8 @@ typedef struct mg_merge {
     const struct mg_arch *target; /* family of the result */
     mg_donor *donors;             /* [n_donors] the base, the experts in the recipe's order, the models of the trunk */
     uint32_t n_donors, first_trunk;
+    mg_merge_units units;
+    uint32_t used;          /* experts per token */
     mg_checkpoint *regmean; /* projections of the trunk, opened before mg_merge_plan when the recipe wants them */
     mg_json *config;        /* config.json of the result */
     mg_model *result;       /* its numbers, no weights bound */

@@ -185,7 +185,7 @@ static mg_status open_donors(job *j, mg_error *err) {
             r->donors[r->n_donors].name = r->donors[r->n_donors].path = s->slices[i].sources[k].path;
     }
     MG_TRY(mg_donors_open(r->donors, r->n_donors, err));
-    return mg_donors_compare(r->donors, r->n_donors, !s->slices[0].sources[0].whole, err);
+    return mg_donors_compare(r->donors, r->n_donors, !s->slices[0].sources[0].whole, false, err);
 }
 
 static mg_status run_init(job *j, const char *dir, uint64_t shard_size, mg_error *err) {

@@ -2,6 +2,7 @@
 #include "convert/merge_run.h"
 
 #include "convert/gate_stage.h"
+#include "convert/gates_donors.h"
 #include "convert/regmean.h"
 #include "formats/arch/arch.h"
 
@@ -12,13 +13,14 @@
 #include <string.h>
 #include <unistd.h>
 
-#define STAGE_VERSION 2u /* part of the stage id: raise when a formula changes */
+#define STAGE_VERSION 3u /* part of the stage id: raise when a formula changes */
 
 typedef struct gate_work {
     mg_merge_run *run;
     const mg_merge_spec *spec;
     const mg_merge_run_options *opt;
     mg_gate_shape shape;
+    uint32_t routed; /* rows of the experts; a shared expert's comes behind them */
 } gate_work;
 
 static void note(const mg_merge_run_options *opt, const char *fmt, ...) MG_PRINTF(2, 3);
@@ -81,16 +83,15 @@ static mg_status supply_layer(gate_work *g, uint32_t layer, mg_error *err) {
     const float *rows = g->run->rows + layer * (g->shape.experts * g->shape.hidden);
     if (!g->run->merge->routers[layer]) return MG_OK; /* stays dense */
     MG_TRY(mg_expr_supply(g->run->plan, g->run->merge->routers[layer], rows, err));
-    if (g->shape.experts == g->spec->n_experts) return MG_OK;
-    return mg_expr_supply(g->run->plan, g->run->merge->shared_routers[layer],
-                          rows + g->spec->n_experts * g->shape.hidden, err);
+    if (g->shape.experts == g->routed) return MG_OK;
+    return mg_expr_supply(g->run->plan, g->run->merge->shared_routers[layer], rows + g->routed * g->shape.hidden, err);
 }
 
 /* The shared expert's row of a fitted layer stays zero: it has no tokens of its own, and half of it is always there. */
 static mg_status supply(void *ctx, uint32_t layer, const float *rows, mg_error *err) {
     gate_work *g = ctx;
     memcpy(g->run->rows + layer * (g->shape.experts * g->shape.hidden), rows,
-           g->spec->n_experts * g->shape.hidden * sizeof *rows);
+           g->routed * g->shape.hidden * sizeof *rows);
     if (g->run->reports && g->run->reports[layer].tokens)
         note(g->opt, "layer %u: %.1f %% of %llu prompt tokens find their expert (loss %.4f, %u iterations)", layer,
              100 * g->run->reports[layer].accuracy, (unsigned long long)g->run->reports[layer].tokens,
@@ -106,20 +107,62 @@ static mg_status open_tokenizer(mg_tokenizer **out, const mg_checkpoint *base, m
                           base->path);
 }
 
+/* Which of the recipe's experts each row is for, [layers][routed], with the caller's memory. */
+static void fill_entries(const gate_work *g, uint32_t *entry) {
+    const mg_merge *m = g->run->merge;
+    for (uint32_t l = 0; l < g->shape.layers; l++)
+        for (uint32_t e = 0; m->routers[l] && e < g->routed; e++)
+            entry[(uint64_t)l * g->routed + e] = mg_merge_unit_at(&m->units, l, e)->entry;
+}
+
+static mg_status fit_rows(gate_work *g, const uint32_t *entry, const mg_tokenizer *tok, mg_error *err) {
+    mg_merge_run *r = g->run;
+    mg_gates_donors donors = {r->merge, g->opt->eval};
+    bool *sliced = calloc(g->spec->n_experts, sizeof *sliced);
+    r->reports = calloc(g->shape.layers, sizeof *r->reports);
+    mg_status st = sliced && r->reports ? MG_OK : mg_fail_nomem(err, g->shape.layers * sizeof *r->reports);
+    for (uint32_t e = 0; st == MG_OK && e < g->spec->n_experts; e++) sliced[e] = g->spec->experts[e].split > 1;
+    mg_gate_map map = {g->routed, entry, sliced, mg_gates_choose, &donors};
+    if (st == MG_OK)
+        st = mg_gates_fit(g->spec, &map, r->model, tok, g->opt->eval, g->opt->pool, supply, g, r->reports, err);
+    free(sliced);
+    return st;
+}
+
+/* One row per expert of the recipe, which must then stand for one each. */
+static mg_status hidden_rows(gate_work *g, const uint32_t *entry, const mg_tokenizer *tok, mg_error *err) {
+    const mg_gate_shape *s = &g->shape;
+    const mg_merge_units *u = &g->run->merge->units;
+    for (uint32_t k = 1; k < u->n; k++)
+        if (u->unit[k].entry == u->unit[k - 1].entry)
+            return mg_fail(err, MG_ERR_CONFLICT,
+                           "'%s' stands for several experts, which gate mode '%s' would give the same row: use fit",
+                           g->spec->experts[u->unit[k].entry].source, mg_gate_mode_name(g->spec->gate_mode));
+    uint32_t shared = (uint32_t)s->experts - g->routed, n = g->spec->n_experts + shared;
+    float *all = malloc(s->layers * (n * s->hidden) * sizeof *all);
+    if (!all) return mg_fail_nomem(err, s->layers * (n * s->hidden) * sizeof *all);
+    mg_status st = mg_gates_from_prompts(g->spec, n, g->run->merge->donors[0].model, tok, g->opt->eval, all, err);
+    for (uint64_t l = 0; st == MG_OK && l < s->layers; l++)
+        for (uint64_t e = 0; e < s->experts; e++) {
+            uint64_t from = e < g->routed ? entry[l * g->routed + e] : g->spec->n_experts;
+            memcpy(g->run->rows + (l * s->experts + e) * s->hidden, all + (l * n + from) * s->hidden,
+                   s->hidden * sizeof *all);
+        }
+    free(all);
+    return st;
+}
+
 static mg_status compute_from_prompts(gate_work *g, mg_error *err) {
     mg_tokenizer *tok = NULL;
-    mg_merge_run *r = g->run;
-    MG_TRY(open_tokenizer(&tok, r->merge->donors[0].ckpt, err));
-    mg_status st;
-    if (g->spec->gate_mode != MG_GATE_FIT) {
-        st = mg_gates_from_prompts(g->spec, g->shape.experts, r->merge->donors[0].model, tok, g->opt->eval, r->rows,
-                                   err);
-    } else {
-        r->reports = calloc(g->shape.layers, sizeof *r->reports);
-        st = r->reports ? mg_gates_fit(g->spec, r->model, tok, g->opt->eval, g->opt->pool, supply, g, r->reports, err)
-                        : mg_fail_nomem(err, g->shape.layers * sizeof *r->reports);
-    }
+    uint64_t n = (uint64_t)g->shape.layers * g->routed;
+    uint32_t *entry = calloc(n, sizeof *entry);
+    if (!entry) return mg_fail_nomem(err, n * sizeof *entry);
+    fill_entries(g, entry);
+    mg_status st = open_tokenizer(&tok, g->run->merge->donors[0].ckpt, err);
+    if (st == MG_OK)
+        st = g->spec->gate_mode == MG_GATE_FIT ? fit_rows(g, entry, tok, err) : hidden_rows(g, entry, tok, err);
     mg_tokenizer_free(tok);
+    free(entry);
     return st;
 }
 
@@ -145,8 +188,13 @@ static mg_status compute_rows(gate_work *g, mg_error *err) {
         return mg_gates_random(mode, g->opt->seed, s->layers, s->experts, s->hidden, g->run->rows, err);
     case MG_GATE_FILE:
         MG_TRY(mg_gates_from_file(g->spec->gate_file, g->run->model, MG_R_ROUTER, s->experts, g->run->rows, err));
+        if (s->experts == g->routed) return MG_OK;
         return mg_gates_from_file(g->spec->gate_file, g->run->model, MG_R_SHARED_ROUTER, s->experts,
-                                  g->run->rows + g->spec->n_experts * s->hidden, err);
+                                  g->run->rows + g->routed * s->hidden, err);
+    case MG_GATE_KEEP:
+        return mg_gates_keep(g->run->merge, s->experts, g->run->rows, err);
+    case MG_GATE_SVD:
+        return mg_gates_svd(g->run->merge, g->opt->pool, s->experts, g->run->rows, err);
     default:
         return compute_from_prompts(g, err);
     }
@@ -161,8 +209,8 @@ static mg_status inspect_rows(const gate_work *g, mg_error *err) {
     for (uint64_t i = 0; i < s->layers * (s->experts * s->hidden); i++)
         if (!isfinite(g->run->rows[i])) return mg_fail(err, MG_ERR_FORMAT, "a router row is not finite");
     for (uint32_t l = 0; l < s->layers; l++)
-        for (uint32_t i = 0; i < g->spec->n_experts; i++)
-            for (uint32_t j = i + 1; j < g->spec->n_experts; j++) {
+        for (uint32_t i = 0; g->run->merge->routers[l] && i < g->routed; i++)
+            for (uint32_t j = i + 1; j < g->routed; j++) {
                 double c = gate_cosine(g, l, i, j);
                 if (c <= worst) continue;
                 worst = c;
@@ -170,7 +218,7 @@ static mg_status inspect_rows(const gate_work *g, mg_error *err) {
                 a = i;
                 b = j;
             }
-    if (g->spec->n_experts > 1)
+    if (g->routed > 1)
         note(g->opt, "most alike gates: experts %u and %u in layer %u, cosine %.3f%s", a, b, at, worst,
              worst > 0.98 ? "; the router can hardly tell them apart" : "");
     return MG_OK;
@@ -179,8 +227,8 @@ static mg_status inspect_rows(const gate_work *g, mg_error *err) {
 /* sigmoid(0) = 1/2 of the shared expert beside half of the routed ones. */
 static void zero_shared_rows(gate_work *g) {
     const mg_gate_shape *s = &g->shape;
-    for (uint32_t l = 0; l < s->layers && s->experts > g->spec->n_experts; l++)
-        memset(g->run->rows + (l * s->experts + g->spec->n_experts) * s->hidden, 0, s->hidden * sizeof(float));
+    for (uint32_t l = 0; l < s->layers && s->experts > g->routed; l++)
+        memset(g->run->rows + (l * s->experts + g->routed) * s->hidden, 0, s->hidden * sizeof(float));
 }
 
 static mg_status compute_gates(gate_work *g, mg_error *err) {
@@ -265,8 +313,9 @@ static mg_status run_init(mg_merge_run *r, const mg_merge_spec *spec, const mg_m
     MG_TRY(mg_model_open(&r->model, r->ckpt, err));
     bool shared_router = false;
     for (uint32_t l = 0; l < (uint32_t)mg_hp_i(r->model, MG_K_LAYERS); l++)
-        shared_router = shared_router || mg_model_has(r->model, MG_R_SHARED_ROUTER, l, 0);
-    g.shape = (mg_gate_shape){(uint32_t)mg_hp_i(r->model, MG_K_LAYERS), spec->n_experts + shared_router,
+        shared_router = shared_router || r->merge->shared_routers[l];
+    g.routed = r->merge->units.per_layer;
+    g.shape = (mg_gate_shape){(uint32_t)mg_hp_i(r->model, MG_K_LAYERS), g.routed + shared_router,
                               (uint64_t)mg_hp_i(r->model, MG_K_HIDDEN)};
     uint64_t n = g.shape.layers * (g.shape.experts * g.shape.hidden);
     if (!(r->rows = calloc(n, sizeof *r->rows))) return mg_fail_nomem(err, n * sizeof *r->rows);

@@ -12,7 +12,6 @@
 #include <string.h>
 #include <strings.h>
 
-#define MAX_EXPERTS     512u /* llama.cpp's limit; more has never been published */
 #define MAX_PROMPT_FILE (64u << 20)
 
 static const char *const mode_names[MG_GATE_MODE_COUNT + 1] = {
@@ -23,6 +22,8 @@ static const char *const mode_names[MG_GATE_MODE_COUNT + 1] = {
     [MG_GATE_UNIFORM_RANDOM] = "uniform_random",
     [MG_GATE_FIT] = "fit",
     [MG_GATE_ORTHOGONAL] = "orthogonal",
+    [MG_GATE_KEEP] = "keep",
+    [MG_GATE_SVD] = "svd",
     [MG_GATE_FILE] = "FILE.safetensors",
 };
 
@@ -64,9 +65,34 @@ static mg_status get_prompts(mg_merge_spec *s, const mg_yaml *map, const char *k
     return MG_OK;
 }
 
+/* A whole number, or a list of them, each below limit; nothing when v is absent. */
+static mg_status get_numbers(mg_merge_spec *s, const mg_yaml *v, const char *key, uint32_t limit, uint32_t **out,
+                             uint32_t *n, mg_error *err) {
+    int64_t number;
+    if (!v || mg_yaml_is_null(v)) return MG_OK;
+    bool one = v->type == MG_YAML_SCALAR;
+    if (v->type == MG_YAML_MAP || (!one && !v->n_children))
+        return mg_merge_yaml_schema(err, v, key, "a number or a list of numbers");
+    MG_TRY(MG_ARENA_NEW(&s->arena, out, one ? 1 : v->n_children, err));
+    for (const mg_yaml *c = one ? v : v->child; c; c = one ? NULL : c->next) {
+        if (!mg_yaml_i64(c, &number) || number < 0 || number >= limit)
+            return mg_merge_yaml_schema(err, c, key, "a number or a list of numbers");
+        for (uint32_t i = 0; i < *n; i++)
+            if ((*out)[i] == number) return mg_merge_yaml_schema(err, c, key, "numbers that differ");
+        (*out)[(*n)++] = (uint32_t)number;
+    }
+    return MG_OK;
+}
+
 static mg_status get_expert(mg_merge_spec *s, const char *dir, const mg_yaml *v, mg_merge_expert *e, mg_error *err) {
-    static const char *const keys[] = {"source_model", "positive_prompts", "negative_prompts",
-                                       "noise_scale",  "residual_scale",   NULL};
+    static const char *const keys[] = {"source_model",
+                                       "positive_prompts",
+                                       "negative_prompts",
+                                       "noise_scale",
+                                       "residual_scale",
+                                       "expert",
+                                       "split",
+                                       NULL};
     if (v->type != MG_YAML_MAP) return mg_merge_yaml_schema(err, v, "experts", "a list of mappings");
     MG_TRY(mg_merge_yaml_check_keys(v, keys, "an expert", err));
     MG_TRY(mg_merge_yaml_model(&s->arena, mg_yaml_get(v, "source_model"), "source_model", &e->source, err));
@@ -74,6 +100,12 @@ static mg_status get_expert(mg_merge_spec *s, const char *dir, const mg_yaml *v,
     if (!s->prompts_only) MG_TRY(mg_merge_yaml_resolve(&s->arena, dir, e->source, &e->path, err));
     MG_TRY(get_prompts(s, v, "positive_prompts", &e->positive, err));
     MG_TRY(get_prompts(s, v, "negative_prompts", &e->negative, err));
+    MG_TRY(get_numbers(s, mg_yaml_get(v, "expert"), "expert", UINT16_MAX, &e->pick, &e->n_pick, err));
+    const mg_yaml *split = mg_yaml_get(v, "split");
+    int64_t parts = 1;
+    if (split && !mg_yaml_is_null(split) && (!mg_yaml_i64(split, &parts) || parts < 1 || parts > MG_MERGE_MAX_EXPERTS))
+        return mg_merge_yaml_schema(err, split, "split", "a number of experts");
+    e->split = (uint32_t)parts;
     const mg_yaml *noise = mg_yaml_get(v, "noise_scale"), *scale = mg_yaml_get(v, "residual_scale");
     if (noise && !mg_yaml_is_null(noise) && (!mg_yaml_f64(noise, &e->noise_scale) || !isfinite(e->noise_scale)))
         return mg_merge_yaml_schema(err, noise, "noise_scale", "a number");
@@ -106,9 +138,9 @@ static mg_status get_scalars(mg_merge_spec *s, const char *dir, const mg_yaml *r
     int64_t k = 2;
     if (v && !mg_yaml_is_null(v) && !mg_yaml_i64(v, &k))
         return mg_merge_yaml_schema(err, v, "experts_per_token", "a whole number");
-    if (k < 1 || k > (int64_t)s->n_experts)
-        return mg_fail(err, MG_ERR_CONFLICT, "experts_per_token is %lld, but there are %u experts", (long long)k,
-                       s->n_experts);
+    if (k < 1 || k > MG_MERGE_MAX_EXPERTS)
+        return mg_fail(err, MG_ERR_CONFLICT, "experts_per_token is %lld, expected 1 to the number of experts",
+                       (long long)k);
     s->experts_per_token = (uint32_t)k;
     v = mg_yaml_get(root, "architecture");
     if (v && !mg_yaml_is_null(v)) {
@@ -131,11 +163,8 @@ static mg_status get_shape(mg_merge_spec *s, const mg_yaml *root, mg_error *err)
     v = mg_yaml_get(root, "grid");
     if (v && !mg_yaml_is_null(v)) {
         if (v->type != MG_YAML_SEQ || v->n_children != 2 || !mg_yaml_i64(v->child, &x) ||
-            !mg_yaml_i64(v->child->next, &y) || x < 1 || y < 1 || x > MAX_EXPERTS || y > MAX_EXPERTS)
+            !mg_yaml_i64(v->child->next, &y) || x < 1 || y < 1 || x > MG_MERGE_MAX_EXPERTS || y > MG_MERGE_MAX_EXPERTS)
             return mg_merge_yaml_schema(err, v, "grid", "[columns, rows]");
-        if ((uint64_t)x * (uint64_t)y != s->n_experts)
-            return mg_fail(err, MG_ERR_CONFLICT, "a grid of %lld x %lld has no place for %u experts", (long long)x,
-                           (long long)y, s->n_experts);
         s->grid_x = (uint32_t)x;
         s->grid_y = (uint32_t)y;
     }
@@ -152,6 +181,30 @@ static mg_status get_shape(mg_merge_spec *s, const mg_yaml *root, mg_error *err)
         if (!mg_yaml_i64(c, &x) || x < 0 || x > MG_MAX_LAYERS || (s->n_dense && x <= s->dense[s->n_dense - 1]))
             return mg_merge_yaml_schema(err, c, "dense_layers", "a list of ascending layers");
         s->dense[s->n_dense++] = (uint32_t)x;
+    }
+    return MG_OK;
+}
+
+/* layer_experts: [{layer_range: [0, 2], experts: [0, 1]}, ...] */
+static mg_status get_lists(mg_merge_spec *s, const mg_yaml *v, mg_error *err) {
+    static const char *const keys[] = {"layer_range", "experts", NULL};
+    if (!v || mg_yaml_is_null(v)) return MG_OK;
+    if (v->type != MG_YAML_SEQ) return mg_merge_yaml_schema(err, v, "layer_experts", "a list of mappings");
+    MG_TRY(MG_ARENA_NEW(&s->arena, &s->lists, v->n_children + 1, err));
+    for (const mg_yaml *c = v->child; c; c = c->next) {
+        mg_merge_layers *list = &s->lists[s->n_lists];
+        uint32_t *range = NULL, n = 0;
+        if (c->type != MG_YAML_MAP) return mg_merge_yaml_schema(err, c, "layer_experts", "a list of mappings");
+        MG_TRY(mg_merge_yaml_check_keys(c, keys, "layer_experts", err));
+        MG_TRY(get_numbers(s, mg_yaml_get(c, "layer_range"), "layer_range", MG_MAX_LAYERS, &range, &n, err));
+        if (n != 2 || range[0] >= range[1]) return mg_merge_yaml_schema(err, c, "layer_range", "[first, end]");
+        *list = (mg_merge_layers){.first = range[0], .end = range[1]};
+        MG_TRY(get_numbers(s, mg_yaml_get(c, "experts"), "experts", s->n_experts, &list->entry, &list->n, err));
+        if (!list->n) return mg_merge_yaml_schema(err, c, "experts", "a list of the recipe's experts, counted from 0");
+        for (uint32_t i = 0; i < s->n_lists; i++)
+            if (range[0] < s->lists[i].end && s->lists[i].first < range[1])
+                return mg_merge_yaml_schema(err, c, "layer_range", "layers that no other list speaks of");
+        s->n_lists++;
     }
     return MG_OK;
 }
@@ -178,9 +231,19 @@ static mg_status get_trunk(mg_merge_spec *s, const char *dir, const mg_yaml *v, 
 }
 
 static mg_status read_root(mg_merge_spec *s, const char *dir, const mg_yaml *root, mg_error *err) {
-    static const char *const keys[] = {"base_model",        "experts",        "gate_mode",    "dtype",
-                                       "experts_per_token", "shared_experts", "architecture", "shared_scale",
-                                       "dense_layers",      "grid",           "trunk",        NULL};
+    static const char *const keys[] = {"base_model",
+                                       "experts",
+                                       "gate_mode",
+                                       "dtype",
+                                       "experts_per_token",
+                                       "shared_experts",
+                                       "architecture",
+                                       "shared_scale",
+                                       "dense_layers",
+                                       "grid",
+                                       "trunk",
+                                       "layer_experts",
+                                       NULL};
     if (!root || root->type != MG_YAML_MAP) return mg_fail(err, MG_ERR_FORMAT, "a merge recipe must be a mapping");
     MG_TRY(mg_merge_yaml_check_keys(root, keys, "the recipe", err));
     MG_TRY(mg_merge_yaml_model(&s->arena, mg_yaml_get(root, "base_model"), "base_model", &s->base, err));
@@ -189,20 +252,22 @@ static mg_status read_root(mg_merge_spec *s, const char *dir, const mg_yaml *roo
     const mg_yaml *experts = mg_yaml_get(root, "experts");
     if (!experts || experts->type != MG_YAML_SEQ || experts->n_children == 0)
         return mg_fail(err, MG_ERR_FORMAT, "'experts' must be a list of at least one expert");
-    if (experts->n_children > MAX_EXPERTS)
-        return mg_fail(err, MG_ERR_LIMIT, "%zu experts, at most %u are possible", experts->n_children, MAX_EXPERTS);
+    if (experts->n_children > MG_MERGE_MAX_EXPERTS)
+        return mg_fail(err, MG_ERR_LIMIT, "%zu experts, at most %u are possible", experts->n_children,
+                       MG_MERGE_MAX_EXPERTS);
     const mg_yaml *shared = mg_yaml_get(root, "shared_experts");
     bool any_shared = shared && !mg_yaml_is_null(shared);
     if (any_shared && shared->type != MG_YAML_SEQ)
         return mg_merge_yaml_schema(err, shared, "shared_experts", "a list of experts");
     size_t n_shared = any_shared ? shared->n_children : 0;
-    if (n_shared > MAX_EXPERTS) return mg_fail(err, MG_ERR_LIMIT, "%zu shared experts", n_shared);
+    if (n_shared > MG_MERGE_MAX_EXPERTS) return mg_fail(err, MG_ERR_LIMIT, "%zu shared experts", n_shared);
     MG_TRY(MG_ARENA_NEW(&s->arena, &s->experts, experts->n_children + n_shared, err));
     for (const mg_yaml *v = experts->child; v; v = v->next)
         MG_TRY(get_expert(s, dir, v, &s->experts[s->n_experts++], err));
     for (const mg_yaml *v = n_shared ? shared->child : NULL; v; v = v->next)
         MG_TRY(get_expert(s, dir, v, &s->experts[s->n_experts + s->n_shared++], err));
     MG_TRY(get_shape(s, root, err));
+    MG_TRY(get_lists(s, mg_yaml_get(root, "layer_experts"), err));
     s->trunk_strength = 1;
     const mg_yaml *trunk = mg_yaml_get(root, "trunk");
     if (trunk && !mg_yaml_is_null(trunk) && !s->prompts_only) MG_TRY(get_trunk(s, dir, trunk, err));
@@ -302,9 +367,14 @@ static bool same_prompts(const mg_prompts *a, const mg_prompts *b) {
     return true;
 }
 
+static bool same_picks(const mg_merge_expert *a, const mg_merge_expert *b) {
+    return a->n_pick == b->n_pick && (!a->n_pick || memcmp(a->pick, b->pick, a->n_pick * sizeof *a->pick) == 0);
+}
+
 mg_status mg_merge_spec_check(const mg_merge_spec *s, bool same_models_ok, mg_error *err) {
     bool random = s->gate_mode == MG_GATE_RANDOM || s->gate_mode == MG_GATE_UNIFORM_RANDOM ||
-                  s->gate_mode == MG_GATE_ORTHOGONAL || s->gate_mode == MG_GATE_FILE; /* no prompts needed */
+                  s->gate_mode == MG_GATE_ORTHOGONAL || s->gate_mode == MG_GATE_FILE || s->gate_mode == MG_GATE_KEEP ||
+                  s->gate_mode == MG_GATE_SVD; /* no prompts needed */
     bool same_all = s->n_experts > 1, same_sources = s->n_experts > 1;
     for (uint32_t i = 0; i < s->n_experts; i++) {
         const mg_merge_expert *e = &s->experts[i], *first = &s->experts[0];
@@ -313,7 +383,7 @@ mg_status mg_merge_spec_check(const mg_merge_spec *s, bool same_models_ok, mg_er
                            i, e->source, mg_gate_mode_name(s->gate_mode));
         same_all =
             same_all && same_prompts(&e->positive, &first->positive) && same_prompts(&e->negative, &first->negative);
-        same_sources = same_sources && strcmp(e->path, first->path) == 0;
+        same_sources = same_sources && strcmp(e->path, first->path) == 0 && same_picks(e, first);
     }
     if (!random && same_all)
         return mg_fail(err, MG_ERR_CONFLICT,

@@ -13,7 +13,9 @@ typedef enum mg_gate_mode {
     MG_GATE_UNIFORM_RANDOM, /* uniform in +-1/sqrt(hidden) */
     MG_GATE_FIT,            /* ours: multinomial logistic regression at the router's true input, layer by layer */
     MG_GATE_ORTHOGONAL,     /* ours: random rows made orthogonal and of length 1, for training routers later */
-    MG_GATE_FILE,           /* ours: rows from a safetensors file */
+    MG_GATE_KEEP,           /* ours: rows of the donors' own routers, where all donors are mixtures */
+    MG_GATE_SVD,  /* ours: no data, the direction in which a donor's gate projection differs most from the base's */
+    MG_GATE_FILE, /* ours: rows from a safetensors file */
     MG_GATE_MODE_COUNT,
 } mg_gate_mode;
 
@@ -21,6 +23,8 @@ const char *mg_gate_mode_name(mg_gate_mode m);
 /* MG_ERR_USAGE with the nearest name. "hidden_last" is MG_GATE_HIDDEN, as in mergekit; a name ending in .safetensors is
  * MG_GATE_FILE. */
 mg_status mg_gate_mode_parse(const char *text, mg_gate_mode *out, mg_error *err) MG_MUST_CHECK;
+
+#define MG_MERGE_MAX_EXPERTS 512u /* llama.cpp's limit; more has never been published */
 
 typedef struct mg_prompts {
     const char **text; /* [n], NUL-terminated */
@@ -33,7 +37,16 @@ typedef struct mg_merge_expert {
     mg_prompts positive, negative;
     double residual_scale; /* of the down projection; 1 when absent */
     double noise_scale;    /* standard deviation added to gate, up and down; 0 when absent */
+    uint32_t *pick;        /* [n_pick] which experts of a donor that is a mixture; none: all */
+    uint32_t n_pick;
+    uint32_t split; /* experts that share the inner dimension of each of them; 1 when absent */
 } mg_merge_expert;
+
+/* Layers first .. end - 1 have these of the recipe's experts only. */
+typedef struct mg_merge_layers {
+    uint32_t first, end, n;
+    uint32_t *entry; /* [n] */
+} mg_merge_layers;
 
 typedef struct mg_merge_spec {
     const char *base;         /* as written */
@@ -44,8 +57,10 @@ typedef struct mg_merge_spec {
                         */
     uint32_t *dense;   /* [n_dense] layers that stay dense, ascending */
     uint32_t n_dense;
+    mg_merge_layers *lists; /* [n_lists] */
+    uint32_t n_lists;
     uint32_t grid_x, grid_y;    /* 0 when absent */
-    uint32_t experts_per_token; /* 2 when absent */
+    uint32_t experts_per_token; /* 2 when absent; MG_EXPERTS_ALL; compared with their number when donors are open */
     mg_gate_mode gate_mode;     /* MG_GATE_FIT when absent */
     bool gate_mode_given;
     const char *gate_file;    /* MG_GATE_FILE: resolved path */

@@ -221,10 +221,10 @@ static mg_status open_spec(run *r, mg_error *err) {
         return mg_fail(err, MG_ERR_CONFLICT, "'%s' has prompts for %u experts, the result has %u", r->a->regate,
                        r->spec->n_experts, want);
     mg_gate_mode m = r->spec->gate_mode;
-    if (m == MG_GATE_HIDDEN || m == MG_GATE_HIDDEN_AVG || m == MG_GATE_CHEAP_EMBED)
+    if (m == MG_GATE_HIDDEN || m == MG_GATE_HIDDEN_AVG || m == MG_GATE_CHEAP_EMBED || m == MG_GATE_SVD ||
+        m == MG_GATE_KEEP)
         return mg_fail(err, MG_ERR_UNSUPPORTED,
-                       "gate mode '%s' looks at the dense base model, which is not here: use fit",
-                       mg_gate_mode_name(m));
+                       "gate mode '%s' looks at the models merged, which are not here: use fit", mg_gate_mode_name(m));
     return mg_merge_spec_check(r->spec, true, err);
 }
 
@@ -234,7 +234,7 @@ static mg_status fit(run *r, mg_error *err) {
     mg_fit_report *reports = calloc(r->layers, sizeof *reports);
     mg_status st =
         reports ? mg_tool_model_tokenizer(&tok, &r->t, err) : mg_fail_nomem(err, r->layers * sizeof *reports);
-    if (st == MG_OK) st = mg_gates_fit(r->spec, r->result, tok, &eval, r->pass.pool, supply, r, reports, err);
+    if (st == MG_OK) st = mg_gates_fit(r->spec, NULL, r->result, tok, &eval, r->pass.pool, supply, r, reports, err);
     for (uint32_t l = 0; st == MG_OK && l < r->layers && !r->a->c.quiet; l++)
         if (reports[l].tokens)
             fprintf(stderr, "moegraft-graft: layer %u: %.1f %% of %llu prompt tokens find their expert\n", l,

@@ -55,9 +55,9 @@ static mg_status parse(args *a, int argc, char **argv, bool *done, mg_error *err
         {"--manifest", MG_OPT_FLAG, &a->manifest, NULL, "write NAME.manifest.json: inputs, recipe and hashes"},
         {NULL, MG_OPT_GROUP, NULL, NULL, "Routers"},
         {"--gate", MG_OPT_STR, &a->gate, "MODE",
-         "fit, hidden, hidden_avg, cheap_embed, random, uniform_random, orthogonal, or a safetensors file of router "
-         "rows; "
-         "overrides the recipe"},
+         "fit, hidden, hidden_avg, cheap_embed, random, uniform_random, orthogonal, keep, svd, or a safetensors file "
+         "of "
+         "router rows; overrides the recipe"},
         {"--text", MG_OPT_LIST, &a->text, "NAME=FILE",
          "more positive prompts of an expert (last part of its path, or its index), one per line"},
         {"--compat", MG_OPT_STR, &a->compat, "mergekit",

@@ -31,13 +31,7 @@ static mg_status load_spec(mg_tool_recipe *r, const char *path, const mg_tool_re
         MG_TRY(mg_merge_spec_set_gate(r->spec, opt->gate, err));
     else if (opt->mergekit_defaults && !r->spec->gate_mode_given)
         MG_TRY(mg_merge_spec_set_gate(r->spec, "hidden", err));
-    if (opt->experts_per_token == MG_EXPERTS_ALL)
-        r->spec->experts_per_token = r->spec->n_experts;
-    else if (opt->experts_per_token)
-        r->spec->experts_per_token = opt->experts_per_token;
-    if (r->spec->experts_per_token > r->spec->n_experts)
-        return mg_fail(err, MG_ERR_USAGE, "--experts-per-token %u: the recipe has %u experts",
-                       r->spec->experts_per_token, r->spec->n_experts);
+    if (opt->experts_per_token) r->spec->experts_per_token = opt->experts_per_token;
     return mg_merge_spec_check(r->spec, opt->same_models, err);
 }
 

@@ -83,8 +83,9 @@ Test(merge_spec, defaults) {
 Test(merge_spec, shapes_beyond_mergekit) {
     mg_merge_spec *s;
     mg_error err;
-    cr_assert(load(TWO "shared_experts:\n  - source_model: a\n    residual_scale: 2\nshared_scale: exact\ngrid: [1, 2]\n"
-                       "dense_layers: 2\ntrunk: {merge_method: regmean, strength: 0.75}\n",
+    cr_assert(load(TWO
+                   "shared_experts:\n  - source_model: a\n    residual_scale: 2\nshared_scale: exact\ngrid: [1, 2]\n"
+                   "dense_layers: 2\ntrunk: {merge_method: regmean, strength: 0.75}\n",
                    &s, &err) == MG_OK,
               "%s", err.message);
     cr_expect(s->n_experts == 2 && s->n_shared == 1 && s->shared_exact && s->experts[2].residual_scale == 2);
@@ -132,15 +133,20 @@ Test(merge_spec, refusals_name_place_and_cause) {
         {TWO "gate_mode: hidden_stat\n", MG_ERR_USAGE, "unknown gate mode"},
         {TWO "gate_mode: [hidden]\n", MG_ERR_FORMAT, "gate_mode"},
         {TWO "dtype: int8\n", MG_ERR_FORMAT, "bfloat16"},
-        {TWO "experts_per_token: 3\n", MG_ERR_CONFLICT, "there are 2 experts"},
+        {TWO "experts_per_token: 513\n", MG_ERR_CONFLICT, "1 to the number of experts"},
         {TWO "experts_per_token: 0\n", MG_ERR_CONFLICT, "experts_per_token is 0"},
         {TWO "experts_per_token: two\n", MG_ERR_FORMAT, "whole number"},
         {TWO "shared_experts: b\n", MG_ERR_FORMAT, "a list of experts"},
         {TWO "shared_scale: exact\n", MG_ERR_CONFLICT, "shared_scale without"},
-        {TWO "grid: [2, 2]\n", MG_ERR_CONFLICT, "no place for 2 experts"},
         {TWO "grid: 2\n", MG_ERR_FORMAT, "[columns, rows]"},
         {TWO "dense_layers: [1, 0]\n", MG_ERR_FORMAT, "ascending"},
         {TWO "dense_layers: some\n", MG_ERR_FORMAT, "dense_layers"},
+        {TWO "layer_experts: 3\n", MG_ERR_FORMAT, "list of mappings"},
+        {TWO "layer_experts: [{layer_range: [2, 1], experts: 0}]\n", MG_ERR_FORMAT, "[first, end]"},
+        {TWO "layer_experts: [{layer_range: [0, 1]}]\n", MG_ERR_FORMAT, "counted from 0"},
+        {TWO "layer_experts: [{layer_range: [0, 1], experts: [2]}]\n", MG_ERR_FORMAT, "experts"},
+        {"base_model: a\nexperts:\n  - {source_model: b, split: 0}\n", MG_ERR_FORMAT, "split"},
+        {"base_model: a\nexperts:\n  - {source_model: b, expert: []}\n", MG_ERR_FORMAT, "expert"},
         {TWO "trunk: tees\n", MG_ERR_UNSUPPORTED, "'ties'"},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {

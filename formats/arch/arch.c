@@ -146,6 +146,13 @@ bool mg_arch_made_from(const mg_arch *arch, const mg_arch *donor) {
     return false;
 }
 
+bool mg_arch_kin(const mg_arch *a, const mg_arch *b) {
+    if (a == b || mg_arch_made_from(a, b) || mg_arch_made_from(b, a)) return true;
+    for (uint32_t i = 0; a->made_from && i < 4 && a->made_from->families[i]; i++)
+        if (mg_arch_made_from(b, mg_arch_find(a->made_from->families[i]))) return true;
+    return false;
+}
+
 mg_role mg_arch_expert_role(const mg_arch *arch, mg_role dense) {
     if (arch->made_from)
         for (uint32_t i = 0; i < arch->made_from->n_roles; i++)

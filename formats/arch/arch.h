@@ -348,6 +348,9 @@ mg_status mg_arch_of_gguf(const mg_arch **out, const mg_kvs *kv, mg_error *err) 
 mg_status mg_arch_of_params(const mg_arch **out, const mg_json *params, mg_error *err) MG_MUST_CHECK;
 /* True when arch can be made from donors of family `donor`. */
 bool mg_arch_made_from(const mg_arch *arch, const mg_arch *donor);
+/* True when experts of a model of one family can stand in one of the other: the same family, one made from the other,
+ * or both made from a third. */
+bool mg_arch_kin(const mg_arch *a, const mg_arch *b);
 /* The expert role a dense role becomes, or MG_ROLE_COUNT when the role stays the base's. */
 mg_role mg_arch_expert_role(const mg_arch *arch, mg_role dense);
 /* The other way round: what an expert was in a donor. MG_ROLE_COUNT for roles that are no experts'. */
@@ -455,6 +458,7 @@ uint32_t mg_arch_gguf_losses(const mg_model *m, char *buf, size_t size);
 /* What a MoE that is made from dense models looks like. */
 typedef struct mg_moe_shape {
     uint32_t experts, used, shared; /* routed, of which chosen; shared experts */
+    uint64_t ffn;                   /* inner size of a routed expert; 0: the base's */
     uint32_t grid_x, grid_y;        /* columns and rows, where the family has a grid */
     const uint32_t *dense;          /* [n_dense] layers that stay dense, ascending */
     uint32_t n_dense;

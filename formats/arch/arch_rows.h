@@ -411,7 +411,7 @@ extern const mg_code_file mg_code_decoder, mg_code_mesh, mg_code_nekomind;
 #define EDITS_QWEN_EXPERTS \
     {.field = "num_experts", .key = MG_K_EXPERTS}, \
     {.field = "num_experts_per_tok", .key = MG_K_EXPERTS_USED}, \
-    {.field = "moe_intermediate_size", .key = MG_K_FFN}, \
+    {.field = "moe_intermediate_size", .key = MG_K_EXPERT_FFN}, \
     {.field = "norm_topk_prob", .json = "true"}, \
     {.field = "decoder_sparse_step", .json = "1"}, \
     {.field = "mlp_only_layers", .json = "[]"}

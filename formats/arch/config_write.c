@@ -130,7 +130,8 @@ mg_status mg_arch_make_config(mg_json **out, const mg_arch *arch, const mg_json 
     MG_TRY(check_shape(arch, shape, hp.i[MG_K_LAYERS], err));
     hp.i[MG_K_EXPERTS] = shape->experts;
     hp.i[MG_K_EXPERTS_USED] = shape->used;
-    hp.i[MG_K_SHARED_COUNT] = shape->shared;
+    hp.i[MG_K_EXPERT_FFN] = shape->ffn ? (int64_t)shape->ffn : hp.i[MG_K_FFN];
+    hp.i[MG_K_SHARED_COUNT] = shape->shared * (hp.i[MG_K_FFN] / hp.i[MG_K_EXPERT_FFN]);
     hp.i[MG_K_DENSE_LAYERS] = shape->n_dense;
     hp.i[MG_K_SHARED_FFN] = shape->shared * hp.i[MG_K_FFN];
     hp.i[MG_K_GRID_X] = shape->grid_x;

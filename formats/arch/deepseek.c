@@ -80,7 +80,7 @@ static const mg_config_edit edits[] = {
     {.field = "moe_layer_freq", .json = "1"},
     {.field = "scoring_func", .json = "\"softmax\""},
     {.field = "norm_topk_prob", .json = "true"},
-    {.field = "moe_intermediate_size", .key = MG_K_FFN},
+    {.field = "moe_intermediate_size", .key = MG_K_EXPERT_FFN},
     EDITS_DEFAULTS,
     {.field = "sliding_window", .remove = true},
     {.field = "auto_map",

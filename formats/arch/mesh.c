@@ -79,7 +79,7 @@ static const mg_config_edit edits[] = {
     {.field = "mesh_grid_size", .key = MG_K_GRID_X, .append = true},
     {.field = "mesh_grid_size", .key = MG_K_GRID_Y, .append = true},
     {.field = "routing_k", .key = MG_K_EXPERTS_USED},
-    {.field = "expert_intermediate_size", .key = MG_K_FFN},
+    {.field = "expert_intermediate_size", .key = MG_K_EXPERT_FFN},
     {.field = "intermediate_size", .remove = true},
     {.field = "norm_topk_prob", .json = "true"},
     {.field = "neighbor_exchange", .json = "true"},

@@ -80,6 +80,7 @@ static const mg_made_from made_from = {
 static const mg_config_edit edits[] = {
     {.field = "architectures", .json = "[\"MixtralForCausalLM\"]"},
     {.field = "model_type", .json = "\"mixtral\""},
+    {.field = "intermediate_size", .key = MG_K_EXPERT_FFN},
     {.field = "num_experts_per_tok", .key = MG_K_EXPERTS_USED},
     {.field = "num_local_experts", .key = MG_K_EXPERTS},
     {.field = "sliding_window", .json = "null"},
