@@ -79,7 +79,7 @@ static int byte_of(const mg_token *t) {
     return t && t->type == MG_TOKEN_BYTE && sscanf(t->text, "<0x%2X>", &b) == 1 ? (int)b : -1;
 }
 
-static unsigned put_token(const mg_route_view *v, FILE *to, uint64_t i) {
+unsigned mg_route_view_token(const mg_route_view *v, FILE *to, uint64_t i) {
     const int32_t id = v->windows->ids[i];
     const mg_token *t = v->tok ? mg_tokenizer_token(v->tok, id) : NULL;
     char buf[16];
@@ -101,7 +101,7 @@ static cell measure(const mg_route_view *v, uint64_t i) {
     const mg_token *t = v->tok ? mg_tokenizer_token(v->tok, v->windows->ids[i]) : NULL;
     char name[MG_EXPERT_NAME];
     const unsigned letters = mg_expert_name(v->routes->experts - 1, name);
-    cell c = {.text = put_token(v, NULL, i)};
+    cell c = {.text = mg_route_view_token(v, NULL, i)};
     const bool blank = !v->tok || (t && t->len > 3 && !memcmp(t->text, "\xE2\x96\x81", 3));
     c.lead = blank ? 1 : 0;
     /* names of more than one letter need a gap between them */
@@ -110,7 +110,7 @@ static cell measure(const mg_route_view *v, uint64_t i) {
     return c;
 }
 
-static bool ends_line(const mg_route_view *v, uint64_t i) {
+bool mg_route_view_ends_line(const mg_route_view *v, uint64_t i) {
     const mg_token *t = v->tok ? mg_tokenizer_token(v->tok, v->windows->ids[i]) : NULL;
     return byte_of(t) == '\n' || (t && t->len && t->text[t->len - 1] == '\n');
 }
@@ -158,7 +158,7 @@ static void put_line(const mg_route_view *v, FILE *to, uint64_t from, uint64_t e
         const cell c = measure(v, i);
         blanks(to, owed);
         colour(v, to, r->majority[i]);
-        put_token(v, to, i);
+        mg_route_view_token(v, to, i);
         colour(v, to, -1);
         owed = c.width - c.text;
     }
@@ -182,7 +182,7 @@ void mg_route_view_tokens(const mg_route_view *v, FILE *to) {
         }
         any = true;
         width += w;
-        if (ends_line(v, i)) {
+        if (mg_route_view_ends_line(v, i)) {
             put_line(v, to, from, i + 1);
             from = i + 1;
             width = LABEL;

@@ -23,6 +23,10 @@ unsigned mg_expert_name(uint32_t expert, char buf[MG_EXPERT_NAME]);
 /* Lines of text, each followed by one line per recorded layer and, for more than one, the majority. Characters that
  * could steer a terminal are shown as escapes. */
 void mg_route_view_tokens(const mg_route_view *v, FILE *to);
+/* The text of token i as it is shown; its columns. */
+unsigned mg_route_view_token(const mg_route_view *v, FILE *to, uint64_t i);
+/* Does a line of the text end with it? */
+bool mg_route_view_ends_line(const mg_route_view *v, uint64_t i);
 /* Load of every expert by layer, and how many tokens each wins. */
 void mg_route_view_loads(const mg_route_view *v, FILE *to);
 

@@ -8,7 +8,8 @@
 #include "formats/arch/arch_file.h"
 #include "formats/base/file.h"
 #include "formats/base/json.h"
-#include "verify/route_view.h"
+#include "formats/base/outfile.h"
+#include "verify/route_html.h"
 #include "verify/tool_model.h"
 
 static const mg_tool_info tool = {
@@ -16,7 +17,9 @@ static const mg_tool_info tool = {
     .summary = "which expert took which token",
     .synopsis = "PATH --prompt S | --text F [--layer L]",
     .examples = "  moegraft-route moe4/ --prompt 'And he said, 12 + 30 = 42'\n"
-                "  moegraft-route moe4-Q4_K_M.gguf --text notes.txt --layer 2 --json\n",
+                "  moegraft-route moe4-Q4_K_M.gguf --text notes.txt --layer 2 --json\n"
+                "  moegraft-route recipe.yml --text notes.txt --html routes.html      the model it describes, nothing "
+                "written\n",
     .next = "moegraft route --help",
 };
 
@@ -25,25 +28,27 @@ static const mg_tool_info tool = {
 typedef struct args {
     mg_common c;
     mg_opt_list pos;
-    const char *prompt, *layer_text;
+    const char *prompt, *layer_text, *html;
     uint32_t layer;
     bool done;
 } args;
 
 static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
-    const mg_opt opts[] = {{"--prompt,-p", MG_OPT_STR, &a->prompt, "S", "the text itself"},
-                           {"--layer", MG_OPT_STR, &a->layer_text, "L",
-                            "only this layer, counted from 0 (default: all that have a router)"},
-                           {"--html", MG_OPT_UNBUILT, NULL, "FILE", "write a self-contained page"},
-                           MG_COMMON_TEXT_OPTS(a->c),
-                           MG_COMMON_MODEL_OPTS(a->c),
-                           {NULL, MG_OPT_GROUP, NULL, NULL, "Execution"},
-                           {"--threads,-t,-j", MG_OPT_U64, &a->c.threads, "N",
-                            "worker threads (default: cores allowed by affinity and cgroup)"},
-                           {"--memory", MG_OPT_SIZE, &a->c.memory, "SIZE", "budget for activations (default 1 GiB)"},
-                           MG_ARCH_OPT,
-                           MG_COMMON_JSON_OPT(a->c),
-                           {0}};
+    const mg_opt opts[] = {
+        {"--prompt,-p", MG_OPT_STR, &a->prompt, "S", "the text itself"},
+        {"--layer", MG_OPT_STR, &a->layer_text, "L",
+         "only this layer, counted from 0 (default: all that have a router)"},
+        {"--html", MG_OPT_STR, &a->html, "FILE", "write a self-contained page"},
+        {"--force", MG_OPT_FLAG, &a->c.force, NULL, "replace an existing page (it is refused otherwise)"},
+        MG_COMMON_TEXT_OPTS(a->c),
+        MG_COMMON_MODEL_OPTS(a->c),
+        {NULL, MG_OPT_GROUP, NULL, NULL, "Execution"},
+        {"--threads,-t,-j", MG_OPT_U64, &a->c.threads, "N",
+         "worker threads (default: cores allowed by affinity and cgroup)"},
+        {"--memory", MG_OPT_SIZE, &a->c.memory, "SIZE", "budget for activations (default 1 GiB)"},
+        MG_ARCH_OPT,
+        MG_COMMON_JSON_OPT(a->c),
+        {0}};
     uint64_t layer = 0;
     a->layer = MG_ROUTES_ALL;
     MG_TRY(mg_options_parse(&tool, opts, argc, argv, &a->pos, &a->done, err));
@@ -53,6 +58,8 @@ static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
     if ((a->prompt != NULL) + (a->c.text.n > 0) + (a->c.tokens.n > 0) != 1)
         return mg_fail(err, MG_ERR_USAGE, "one of --prompt, --text and --tokens is needed");
     if (a->c.ctx < 2) return mg_fail(err, MG_ERR_USAGE, "--ctx needs at least 2 tokens");
+    if (a->html && !a->c.force && mg_path_exists(a->html))
+        return mg_fail(err, MG_ERR_USAGE, "'%s' exists (--force replaces it)", a->html);
     if (!a->layer_text) return MG_OK;
     MG_TRY(mg_parse_u64(a->layer_text, &layer, err));
     if (layer >= UINT32_MAX) return mg_fail(err, MG_ERR_USAGE, "--layer %s", a->layer_text);
@@ -181,11 +188,25 @@ static mg_status print_json(const run *r, const args *a, mg_error *err) {
     return MG_OK;
 }
 
+static mg_route_view view_of(const run *r) {
+    return (mg_route_view){.routes = &r->routes, .windows = &r->w, .tok = r->tok, .hide = r->special};
+}
+
+static mg_status write_page(const run *r, const args *a, mg_error *err) {
+    const mg_route_view v = view_of(r);
+    char *page = NULL;
+    size_t n = 0;
+    MG_TRY(mg_route_html(&page, &n, &v, a->pos.items[0], err));
+    mg_status st = mg_outfile_write_all(a->html, page, n, a->c.force, err);
+    free(page);
+    return st;
+}
+
 static void print_view(const run *r) {
     struct winsize size = {0};
     const char *no_colour = getenv("NO_COLOR");
     const bool terminal = isatty(STDOUT_FILENO);
-    mg_route_view v = {.routes = &r->routes, .windows = &r->w, .tok = r->tok, .hide = r->special};
+    mg_route_view v = view_of(r);
     v.colour = terminal && !(no_colour && *no_colour);
     if (terminal && ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) == 0 && size.ws_col >= 40) v.width = size.ws_col;
     mg_route_view_tokens(&v, stdout);
@@ -201,6 +222,7 @@ static mg_status work(run *r, const args *a, mg_error *err) {
         mg_error_at(err, a->pos.items[0], NULL);
         return st;
     }
+    if (a->html) MG_TRY(write_page(r, a, err));
     if (a->c.json) return print_json(r, a, err);
     print_view(r);
     return MG_OK;

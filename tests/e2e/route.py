@@ -6,6 +6,7 @@ import subprocess
 
 import common
 from common import check, run, same
+from page import Page, alone
 
 MODEL = common.WORK / "moe4"
 TINY = common.DATA / "models/tiny/mixtral"
@@ -132,10 +133,29 @@ check("\x1b[" in on_terminal(), "colour on a terminal")
 check("\x1b[" not in on_terminal(NO_COLOR="1"), "NO_COLOR")
 check("\x1b[" not in single, "no colour in a pipe")
 
+# ---- the page ----
+page_file = common.WORK / "route.html"
+run("route", MODEL, "--prompt", PROMPT + " <b>&\"", "--html", page_file)
+text, whole = page_file.read_text(), run("route", MODEL, "--prompt", PROMPT + " <b>&\"", "--json").json()
+page = Page(text)
+alone(text, page)
+for y in whole["layers"]:
+    for x in y["load"]:
+        check(f"{100 * x:.4g}" in page.cells, f"the page lacks the load {x}")
+for x in whole["majority_share"]:
+    check(f"</span> {100 * x:.4g}&nbsp;%" in text, f"the page lacks the share {x}")
+marked = [(dict(attrs)["class"], dict(attrs)["title"]) for tag, attrs in page.seen if tag == "i"]
+same(marked, [(f"e{whole['majority'][t]}", " ".join("ABCD"[y["experts"][t][0]] for y in whole["layers"]))
+              for t in range(1, len(whole["tokens"]))], "colours and letters of the tokens")
+check("<b>" not in text.split("<body>")[1] and "&lt;" in text, "text is not escaped")
+run("route", MODEL, "--prompt", "x", "--layer", 1, "--html", page_file, "--force")
+check(page_file.read_text() != text, "--force replaced nothing")
+
 # ---- refusals ----
 dense = run("route", common.SAMPLES / "donors/base", "--prompt", "x", expect=4)
 check("no layer has a router" in dense.err, dense.err)
-run("route", MODEL, "--prompt", "x", "--html", "x.html", expect=4)
+run("route", MODEL, "--prompt", "x", "--html", page_file, expect=2)
+common.refused(4, ["router"], "a page of a dense model", "route", common.SAMPLES / "donors/base", "--prompt", "x", "--html", common.WORK / "never")
 run("route", TINY, "--prompt", "x", expect=4)  # no tokenizer
 run("route", MODEL, "--prompt", "x", "--layer", 4, expect=2)
 run("route", MODEL, "--prompt", "x", "--layer", "first", expect=2)
