@@ -28,6 +28,7 @@ static void build_twins(void) {
         mg_codecs_fill_avx2_iq23(twins[isa]);
         mg_codecs_fill_avx2_iq1(twins[isa]);
         mg_codecs_fill_avx2_fp4(twins[isa]);
+        mg_codecs_fill_avx2_ternary(twins[isa]);
     }
     mg_codecs_fill_avx512_plain(twins[MG_ISA_AVX512]);
     mg_codecs_fill_avx512_legacy(twins[MG_ISA_AVX512]);
@@ -37,6 +38,7 @@ static void build_twins(void) {
     mg_codecs_fill_avx512_iq23(twins[MG_ISA_AVX512]);
     mg_codecs_fill_avx512_iq1(twins[MG_ISA_AVX512]);
     mg_codecs_fill_avx512_fp4(twins[MG_ISA_AVX512]);
+    mg_codecs_fill_avx512_ternary(twins[MG_ISA_AVX512]);
     mg_codecs_fill_neon_plain(twins[MG_ISA_NEON]);
     mg_codecs_fill_neon_legacy(twins[MG_ISA_NEON]);
     mg_codecs_fill_neon_kmin(twins[MG_ISA_NEON]);
@@ -45,6 +47,7 @@ static void build_twins(void) {
     mg_codecs_fill_neon_iq23(twins[MG_ISA_NEON]);
     mg_codecs_fill_neon_iq1(twins[MG_ISA_NEON]);
     mg_codecs_fill_neon_fp4(twins[MG_ISA_NEON]);
+    mg_codecs_fill_neon_ternary(twins[MG_ISA_NEON]);
 }
 
 const mg_codec *mg_codec_for(mg_dtype t, mg_isa isa) {

@@ -14,6 +14,7 @@ void mg_codecs_fill_avx2_iq4(mg_codec *table);     /* IQ4_NL, IQ4_XS */
 void mg_codecs_fill_avx2_iq23(mg_codec *table);    /* IQ2_*, IQ3_* */
 void mg_codecs_fill_avx2_iq1(mg_codec *table);     /* IQ1_S, IQ1_M */
 void mg_codecs_fill_avx2_fp4(mg_codec *table);     /* MXFP4, NVFP4 */
+void mg_codecs_fill_avx2_ternary(mg_codec *table); /* Q1_0, Q2_0, TQ1_0, TQ2_0 */
 void mg_codecs_fill_avx512_plain(mg_codec *table);
 void mg_codecs_fill_avx512_legacy(mg_codec *table);
 void mg_codecs_fill_avx512_kmin(mg_codec *table);
@@ -22,6 +23,7 @@ void mg_codecs_fill_avx512_iq4(mg_codec *table);
 void mg_codecs_fill_avx512_iq23(mg_codec *table);
 void mg_codecs_fill_avx512_iq1(mg_codec *table);
 void mg_codecs_fill_avx512_fp4(mg_codec *table);
+void mg_codecs_fill_avx512_ternary(mg_codec *table);
 /* quant/arm, on AArch64 only. */
 void mg_codecs_fill_neon_plain(mg_codec *table);
 void mg_codecs_fill_neon_legacy(mg_codec *table);
@@ -31,5 +33,6 @@ void mg_codecs_fill_neon_iq4(mg_codec *table);
 void mg_codecs_fill_neon_iq23(mg_codec *table);
 void mg_codecs_fill_neon_iq1(mg_codec *table);
 void mg_codecs_fill_neon_fp4(mg_codec *table);
+void mg_codecs_fill_neon_ternary(mg_codec *table);
 
 #endif

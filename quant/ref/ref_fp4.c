@@ -27,12 +27,21 @@ static float abs_max(const float *x, int n) {
     return fabsf(mg_ref_signed_max(x, n));
 }
 
+static float of_bits(uint32_t u) {
+    float f;
+    memcpy(&f, &u, sizeof f);
+    return f;
+}
+
 /* floor(log2f(x)) for finite x > 0 as a binary32 log2f of half-ulp accuracy gives it: the exponent of x, plus one for
  * the few values so close below a power of two 2^k that log2f rounds up to k. n steps of 2^(k-24) below 2^k the
  * logarithm is k - n 2^-24/ln 2; it rounds to k when that is nearer than half the spacing of floats below k, which is
  * 2^(m-24) with 2^m the power of two that bounds |k|. Written out because the bytes must not depend on the libm of the
  * day. */
 static int floor_log2(float x) {
+    uint32_t u;
+    memcpy(&u, &x, sizeof u);
+    if (u >> 23 && (u & 0x7FFFFF) < 0x7FFF00) return (int)(u >> 23) - 127; /* n > 255, the spacing at most 64 */
     int e;
     float f = frexpf(x, &e); /* f in [0.5, 1): x is n = (1 - f) 2^24 steps below 2^e */
     float n = (1.0f - f) * 0x1p24f;
@@ -43,7 +52,7 @@ static int floor_log2(float x) {
 
 /* Scale 2^(e - 128) of an MXFP4 block: half of the E8M0 value, because kv is doubled. */
 float mg_ref_e8m0_half(uint8_t e) {
-    return ldexpf(1.0f, (int)e - 128);
+    return of_bits(e < 2 ? 0x00200000u << e : (uint32_t)(e - 1) << 23);
 }
 
 uint8_t mg_ref_mxfp4_scale(float amax) {
@@ -92,8 +101,8 @@ uint8_t mg_ref_ue4m3_encode(float x) {
 /* Half of the UE4M3 value; 0 and 0x7F (NaN) count as 0. */
 float mg_ref_ue4m3_half(uint8_t c) {
     if (c == 0 || c == 0x7F) return 0.0f;
-    int e = c >> 3 & 15, m = c & 7;
-    return (e == 0 ? ldexpf((float)m, -9) : ldexpf(1.0f + (float)m / 8.0f, e - 7)) * 0.5f;
+    uint32_t e = c >> 3 & 15, m = c & 7;
+    return e == 0 ? (float)m * 0x1p-10f : of_bits((e + 119) << 23 | m << 20);
 }
 
 /* NVFP4, 36 bytes for 64: | d UE4M3[4] | qs 32 |       x = kv[code] (d_s / 2), sub-block s = 0..3 of 16
