@@ -22,8 +22,6 @@ typedef enum mg_expr_op {
     MG_EX_BLEND,   /* children made into one by a merge method */
     MG_EX_NOISE,   /* child[0] + factor[0] * normal numbers */
     MG_EX_LOWRANK, /* child[0] + factor[0] * child[1] child[2] */
-    MG_EX_SCALE,   /* child[0] times a factor for each column, each row */
-    MG_EX_CLAMP,   /* child[0] kept within a limit for each row and group of columns */
     MG_EX_GROUPS,  /* child[0] rounded in groups, or codes, scales and zeros of others, as slabs of bytes */
     MG_EX_PART,    /* one stored part of child[0], a GROUPS: its rows are slabs */
     MG_EX_FP4,     /* codes or scales of child[0], which is of 4-bit float blocks; its rows are the child's */
@@ -55,7 +53,7 @@ struct mg_expr {
     mg_blend_state *state;     /* BLEND */
     float *weights;            /* CAST: importance [n_slices * cols] or NULL */
     const mg_group_form *form; /* GROUPS */
-    uint64_t arg;              /* SCALE: 1 columns, 2 rows, 3 both; CLAMP: group size; PART, FP4: which */
+    uint64_t arg;              /* PART, FP4: which */
     uint64_t n_weights;
     bool fixed;          /* CAST: by quant/fixed.h */
     const void *data;    /* CONST, SLOT: t.n_bytes bytes; a SLOT's is NULL until supplied (atomic) */
@@ -97,11 +95,7 @@ mg_status mg_expr_cast_rows(const mg_expr *cast, mg_eval *ev, const void *child_
 /* Feed the node's own description (children by number) and, for a slot, its values into a plan id. */
 mg_status mg_expr_hash(const mg_expr *e, mg_xxh128_state *s, mg_error *err) MG_MUST_CHECK;
 
-/* Evaluation of SCALE, CLAMP, GROUPS and PART (expr_groups.c). */
-mg_status mg_expr_eval_scale(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_t n, float *dst,
-                             mg_error *err) MG_MUST_CHECK;
-mg_status mg_expr_eval_clamp(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_t n, float *dst,
-                             mg_error *err) MG_MUST_CHECK;
+/* Evaluation of GROUPS and PART (expr_groups.c). */
 mg_status mg_expr_eval_groups(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_t n, uint8_t *dst,
                               mg_error *err) MG_MUST_CHECK;
 mg_status mg_expr_eval_part(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_t n, uint8_t *dst,

@@ -74,8 +74,6 @@ static void key_of(key_buf *k, const mg_expr *e) {
     case MG_EX_LOWRANK:
         key_put(k, e->factors, sizeof e->factors[0]);
         break;
-    case MG_EX_SCALE:
-    case MG_EX_CLAMP:
     case MG_EX_PART:
     case MG_EX_FP4:
         key_u64(k, e->arg);
@@ -112,9 +110,8 @@ mg_status mg_expr_hash(const mg_expr *e, mg_xxh128_state *s, mg_error *err) {
     return MG_OK;
 }
 
-static const char *const op_names[MG_EX_OP_COUNT] = {"source", "const",  "slot",  "cast",  "linear",  "stack",
-                                                     "concat", "view",   "blend", "noise", "lowrank", "scale",
-                                                     "clamp",  "groups", "part",  "fp4"};
+static const char *const op_names[MG_EX_OP_COUNT] = {"source", "const", "slot",  "cast",    "linear", "stack", "concat",
+                                                     "view",   "blend", "noise", "lowrank", "groups", "part",  "fp4"};
 
 /* Sizes, depth and grain from what the caller has filled in. */
 static mg_status finish(mg_expr *e, mg_error *err) {

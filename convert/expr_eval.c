@@ -307,10 +307,6 @@ mg_status mg_expr_eval(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_t n, 
         return eval_blend(e, ev, row, n, dst, err);
     case MG_EX_VIEW:
         return mg_expr_eval_view(e, ev, row, n, dst, err);
-    case MG_EX_SCALE:
-        return mg_expr_eval_scale(e, ev, row, n, dst, err);
-    case MG_EX_CLAMP:
-        return mg_expr_eval_clamp(e, ev, row, n, dst, err);
     case MG_EX_GROUPS:
         return mg_expr_eval_groups(e, ev, row, n, dst, err);
     case MG_EX_PART:

@@ -1,5 +1,5 @@
-/* expr_groups.c - expressions of quantizing in groups: what is folded into a weight before (SCALE, CLAMP), the rounded
- * weight as slabs of all its stored parts (GROUPS), and one part of it (PART).
+/* expr_groups.c - expressions of quantizing in groups: the rounded weight as slabs of all its stored parts (GROUPS),
+ * and one part of it (PART).
  *
  * A form by group (AWQ, GPTQ) needs every row of the weight for each slab. Units therefore take many slabs, so that the
  * weight is read once, or as often as its packed form is larger than GROUP_UNIT. */
@@ -18,47 +18,6 @@
 static mg_status check_values(const char *what, const mg_expr *e, mg_error *err) {
     if (mg_codec_get(e->t.dtype)) return MG_OK;
     return mg_fail(err, MG_ERR_UNSUPPORTED, "%s: no arithmetic on the type %s", what, mg_dtype_get(e->t.dtype)->name);
-}
-
-static mg_status check_vector(const mg_expr *v, uint64_t n, mg_error *err) {
-    if (v->t.rank == 1 && v->t.n_elements == n) return check_values("scale", v, err);
-    char text[128];
-    return mg_fail(err, MG_ERR_FORMAT, "scale: factors of shape %s, expected [%llu]",
-                   mg_tensor_shape_text(&v->t, text, sizeof text), (unsigned long long)n);
-}
-
-mg_status mg_expr_scale(mg_plan *p, const mg_expr *x, const mg_expr *cols, const mg_expr *rows, const mg_expr **out,
-                        mg_error *err) {
-    const mg_expr *children[3] = {x};
-    mg_expr e = {.op = MG_EX_SCALE, .t = x->t, .n_children = 1, .children = children};
-    e.t.dtype = MG_F32;
-    e.t.name = NULL;
-    MG_TRY(check_values("scale", x, err));
-    if (cols) {
-        MG_TRY(check_vector(cols, mg_tensor_cols(&x->t), err));
-        children[e.n_children++] = cols;
-        e.arg |= 1;
-    }
-    if (rows) {
-        MG_TRY(check_vector(rows, x->rows, err));
-        children[e.n_children++] = rows;
-        e.arg |= 2;
-    }
-    return mg_expr_intern(p, &e, out, err);
-}
-
-mg_status mg_expr_clamp(mg_plan *p, const mg_expr *x, const mg_expr *limit, uint64_t group_size, const mg_expr **out,
-                        mg_error *err) {
-    const mg_expr *children[2] = {x, limit};
-    mg_expr e = {.op = MG_EX_CLAMP, .t = x->t, .n_children = 2, .children = children, .arg = group_size};
-    const mg_group_scheme s = {.group_size = group_size};
-    const uint64_t shape[2] = {x->rows, mg_group_count(&s, mg_tensor_cols(&x->t))};
-    e.t.dtype = MG_F32;
-    e.t.name = NULL;
-    MG_TRY(check_values("clamp", x, err));
-    MG_TRY(check_values("clamp", limit, err));
-    MG_TRY(mg_tensor_expect_shape(&limit->t, 2, shape, err));
-    return mg_expr_intern(p, &e, out, err);
 }
 
 static mg_status add_parts(mg_plan *p, const mg_expr *const *children, uint32_t n, const mg_group_form *form,
@@ -101,45 +60,6 @@ mg_status mg_expr_group_pack(mg_plan *p, const mg_expr *codes, const mg_expr *sc
         return mg_fail(err, MG_ERR_UNSUPPORTED, "groups: %s stores biases, not zeros",
                        mg_group_format_name(form->format));
     return add_parts(p, children, 3, form, parts, err);
-}
-
-/* ---- folding ---- */
-
-mg_status mg_expr_eval_scale(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_t n, float *dst, mg_error *err) {
-    const mg_expr *cols = e->arg & 1 ? e->children[1] : NULL,
-                  *rows = e->arg & 2 ? e->children[e->n_children - 1] : NULL;
-    const uint64_t width = mg_expr_cols(e);
-    void *c = NULL, *r = NULL;
-    MG_TRY(mg_expr_eval_f32(e->children[0], ev, row, n, dst, err));
-    MG_TRY(mg_eval_push(ev, width * sizeof(float), &c, err));
-    MG_TRY(mg_eval_push(ev, e->rows * sizeof(float), &r, err));
-    if (cols) MG_TRY(mg_expr_eval_f32(cols, ev, 0, 1, c, err));
-    if (rows) MG_TRY(mg_expr_eval_f32(rows, ev, 0, 1, r, err));
-    for (uint64_t i = 0; i < n; i++) {
-        float *x = dst + i * width;
-        for (uint64_t k = 0; cols && k < width; k++) x[k] *= ((const float *)c)[k];
-        for (uint64_t k = 0; rows && k < width; k++) x[k] *= ((const float *)r)[row + i];
-    }
-    mg_eval_pop(ev);
-    mg_eval_pop(ev);
-    return MG_OK;
-}
-
-mg_status mg_expr_eval_clamp(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_t n, float *dst, mg_error *err) {
-    const mg_expr *limit = e->children[1];
-    const uint64_t width = mg_expr_cols(e), groups = mg_expr_cols(limit), size = e->arg ? e->arg : width;
-    void *tile;
-    MG_TRY(mg_expr_eval_f32(e->children[0], ev, row, n, dst, err));
-    MG_TRY(mg_eval_push(ev, n * groups * sizeof(float), &tile, err));
-    MG_TRY(mg_expr_eval_f32(limit, ev, row, n, tile, err));
-    for (uint64_t i = 0; i < n; i++)
-        for (uint64_t k = 0; k < width; k++) {
-            const float most = ((const float *)tile)[i * groups + k / size];
-            float *x = &dst[i * width + k];
-            *x = *x > most ? most : *x < -most ? -most : *x;
-        }
-    mg_eval_pop(ev);
-    return MG_OK;
 }
 
 /* ---- slabs ---- */

@@ -54,9 +54,9 @@ static mg_json *form_json(const mg_group_form *f) {
 }
 
 mg_json *mg_expr_json(const mg_expr *e) {
-    static const char *const names[MG_EX_OP_COUNT] = {"source", "const",  "slot",  "cast",  "linear",  "stack",
-                                                      "concat", "",       "blend", "noise", "lowrank", "scale",
-                                                      "clamp",  "groups", "part",  "fp4"};
+    static const char *const names[MG_EX_OP_COUNT] = {"source",  "const",  "slot", "cast",  "linear",
+                                                      "stack",   "concat", "",     "blend", "noise",
+                                                      "lowrank", "groups", "part", "fp4"};
     mg_json *a;
     if (e->op == MG_EX_CONST || e->op == MG_EX_SLOT) return memory_json(e);
     if (e->op == MG_EX_VIEW) {
@@ -76,7 +76,6 @@ mg_json *mg_expr_json(const mg_expr *e) {
     }
     if (e->op == MG_EX_NOISE || e->op == MG_EX_LOWRANK) mg_json_push(a, mg_json_new_f64(e->factors[0]));
     if (e->op == MG_EX_NOISE) mg_json_push(a, mg_json_new_u64(e->seed));
-    if (e->op == MG_EX_SCALE || e->op == MG_EX_CLAMP) mg_json_push(a, mg_json_new_u64(e->arg));
     if (e->op == MG_EX_GROUPS) mg_json_push(a, form_json(e->form));
     if (e->op == MG_EX_FP4) mg_json_push(a, mg_json_new_str(e->arg == MG_FP4_CODES ? "codes" : "scales"));
     if (e->op == MG_EX_PART) mg_json_push(a, mg_json_new_str(e->children[0]->form->parts[e->arg].suffix));

@@ -117,7 +117,7 @@ static mg_status gptq_block(mg_json **out, const mg_groups_options *opt, mg_aren
     mg_json_set_str(q, "quant_method", "gptq");
     mg_json_set_u64(q, "bits", opt->bits);
     mg_json_set_i64(q, "group_size", group_number(opt));
-    mg_json_set_bool(q, "desc_act", opt->act_order);
+    mg_json_set_bool(q, "desc_act", false); /* columns are stored in the order of their groups */
     mg_json_set_bool(q, "sym", opt->symmetric);
     mg_json_set_bool(q, "lm_head", false);
     mg_json_set_bool(q, "true_sequential", true);
@@ -139,7 +139,7 @@ static mg_json *ct_weights(const mg_groups_options *opt) {
     mg_json_set_str(w, "strategy", opt->group_size ? "group" : "channel");
     mg_json_set(w, "group_size", opt->group_size ? mg_json_new_u64(opt->group_size) : mg_json_new_null());
     mg_json_set_bool(w, "dynamic", false);
-    mg_json_set(w, "actorder", opt->act_order ? mg_json_new_str("group") : mg_json_new_null());
+    mg_json_set(w, "actorder", mg_json_new_null());
     return w;
 }
 

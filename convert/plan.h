@@ -63,14 +63,6 @@ mg_status mg_expr_slot(mg_plan *p, uint32_t rank, const uint64_t *shape, const m
                        mg_error *err) MG_MUST_CHECK;
 mg_status mg_expr_supply(mg_plan *p, const mg_expr *slot, const float *data, mg_error *err) MG_MUST_CHECK;
 
-/* Factors for what quantizers fold into weights, in f32: y[n][k] = (x[n][k] * cols[k]) * rows[n]. cols and rows are
- * vectors of their own dtype, either may be NULL. x of rank 1 (a norm, a bias) is one row. Result F32. */
-mg_status mg_expr_scale(mg_plan *p, const mg_expr *x, const mg_expr *cols, const mg_expr *rows, const mg_expr **out,
-                        mg_error *err) MG_MUST_CHECK;
-/* x[n][k] kept within -limit[n][g]..limit[n][g], g = k / group_size (0: one for the row): clip values. limit:
- * [rows, groups]. Result F32. */
-mg_status mg_expr_clamp(mg_plan *p, const mg_expr *x, const mg_expr *limit, uint64_t group_size, const mg_expr **out,
-                        mg_error *err) MG_MUST_CHECK;
 /* What safetensors checkpoints store of a tensor of 4-bit float blocks (quant/fp4_repack.h): its codes or its scales,
  * U8, in a shape of as many bytes. MG_ERR_UNSUPPORTED for other types. */
 typedef enum mg_fp4_part { MG_FP4_CODES, MG_FP4_SCALES } mg_fp4_part;

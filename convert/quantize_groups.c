@@ -82,33 +82,30 @@ static mg_status ordered(job *j, const mg_group_form *f, const mg_expr **out, mg
 }
 
 /* What a format stores beside codes, scales and zeros. */
-static mg_status add_companions(job *j, const char *module, const mg_group_form *f, const mg_expr *g_idx,
-                                mg_error *err) {
+static mg_status add_companions(job *j, const char *module, const mg_group_form *f, mg_error *err) {
     const mg_expr *e;
     if (f->format == MG_FORMAT_GPTQ || f->format == MG_FORMAT_GPTQ_V2) {
-        if (!g_idx) MG_TRY(ordered(j, f, &g_idx, err));
-        return add_suffixed(j, module, ".g_idx", g_idx, err);
+        MG_TRY(ordered(j, f, &e, err));
+        return add_suffixed(j, module, ".g_idx", e, err);
     }
-    if (f->format == MG_FORMAT_CT) {
-        const int64_t shape[2] = {(int64_t)f->rows, (int64_t)f->cols};
-        const uint64_t two = 2;
-        MG_TRY(mg_expr_const(j->plan, MG_I64, 1, &two, shape, &e, err));
-        MG_TRY(add_suffixed(j, module, ".weight_shape", e, err));
-    }
-    return g_idx ? add_suffixed(j, module, ".weight_g_idx", g_idx, err) : MG_OK;
+    if (f->format != MG_FORMAT_CT) return MG_OK;
+    const int64_t shape[2] = {(int64_t)f->rows, (int64_t)f->cols};
+    const uint64_t two = 2;
+    MG_TRY(mg_expr_const(j->plan, MG_I64, 1, &two, shape, &e, err));
+    return add_suffixed(j, module, ".weight_shape", e, err);
 }
 
 static mg_status add_quantized(job *j, const char *module, const mg_convert_item *item, const mg_expr *e,
                                mg_error *err) {
     const mg_groups_options *o = j->opt;
     const mg_group_scheme s = mg_groups_scheme(j->m, o);
-    const mg_expr *parts[MG_GROUP_MAX_PARTS], *g_idx = NULL;
+    const mg_expr *parts[MG_GROUP_MAX_PARTS];
     mg_group_form form;
     MG_TRY(mg_group_form_init(&form, o->format, &s, item->shape[0], item->shape[1], err));
-    MG_TRY(o->make ? o->make(o->ctx, j->plan, item, e, &form, parts, &g_idx, err)
+    MG_TRY(o->make ? o->make(o->ctx, j->plan, item, e, &form, parts, err)
                    : mg_expr_group_encode(j->plan, e, &form, parts, err));
     for (uint32_t i = 0; i < form.n_parts; i++) MG_TRY(add_suffixed(j, module, form.parts[i].suffix, parts[i], err));
-    MG_TRY(add_companions(j, module, &form, g_idx, err));
+    MG_TRY(add_companions(j, module, &form, err));
     j->names.quantized[j->names.n_quantized++] = module;
     return MG_OK;
 }
@@ -136,7 +133,6 @@ static mg_status add_target(job *j, const mg_target *t, mg_error *err) {
     if (mg_dtype_is_block(item.source) && !j->opt->allow_requantize)
         return mg_fail(err, MG_ERR_USAGE, "it is %s already; --allow-requantize permits another loss",
                        mg_dtype_get(item.source)->name);
-    if (j->opt->fold) MG_TRY(j->opt->fold(j->opt->ctx, j->plan, &item, &e, err));
     if (is_linear(item.role) && item.rank > 2)
         return mg_fail(err, MG_ERR_UNSUPPORTED,
                        "this family keeps its experts in tensors of %u dimensions; group formats store matrices",

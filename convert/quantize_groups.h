@@ -4,23 +4,17 @@
  * Quantized is every linear layer inside the decoder; embeddings, output head, norms, biases and routers stay floats.
  * What would not fit the format is refused here, before a byte is written.
  *
- * Stages that know better than rounding to nearest hand in two functions: `fold` changes weights (and the norms before
- * them), `make` turns one linear into its stored parts. */
+ * A stage that knows better than rounding to nearest hands in `make`, which turns one linear into its stored parts. */
 #ifndef MG_CONVERT_QUANTIZE_GROUPS_H
 #define MG_CONVERT_QUANTIZE_GROUPS_H
 
 #include "convert/convert.h"
 #include "quant/group_pack.h"
 
-/* Change a tensor before it is cast or quantized: scales folded into norms, consumers and producers, clip values.
- * *e comes in as the weight in the order of the source, F32 or stored dtype. */
-typedef mg_status (*mg_groups_fold_fn)(void *ctx, mg_plan *p, const mg_convert_item *item, const mg_expr **e,
-                                       mg_error *err);
-/* The stored parts of one linear, in the order of form->parts; *g_idx (I32 [in]) where columns are not in order of
- * their groups, else left NULL. NULL in the options: mg_expr_group_encode. */
+/* The stored parts of one linear, in the order of form->parts. NULL in the options: mg_expr_group_encode. */
 typedef mg_status (*mg_groups_make_fn)(void *ctx, mg_plan *p, const mg_convert_item *item, const mg_expr *weight,
                                        const mg_group_form *form, const mg_expr *parts[MG_GROUP_MAX_PARTS],
-                                       const mg_expr **g_idx, mg_error *err);
+                                       mg_error *err);
 
 typedef struct mg_groups_options {
     mg_group_format format;
@@ -28,9 +22,7 @@ typedef struct mg_groups_options {
     uint64_t group_size; /* 0: whole rows */
     bool symmetric;
     bool v5_names;          /* the newest names of a family's experts instead of those every other loader knows */
-    bool act_order;         /* what the config says; make supplies g_idx */
     bool allow_requantize;  /* accept weights that are quantized already */
-    mg_groups_fold_fn fold; /* may be NULL */
     mg_groups_make_fn make; /* may be NULL */
     void *ctx;
     bool *had_tokenizer; /* may be NULL */

@@ -212,13 +212,11 @@ static mg_status stage_exprs(run *r, mg_plan *p, const mg_convert_item *item, ui
 }
 
 static mg_status make_parts(void *ctx, mg_plan *p, const mg_convert_item *item, const mg_expr *weight,
-                            const mg_group_form *form, const mg_expr *parts[MG_GROUP_MAX_PARTS], const mg_expr **g_idx,
-                            mg_error *err) {
+                            const mg_group_form *form, const mg_expr *parts[MG_GROUP_MAX_PARTS], mg_error *err) {
     run *r = ctx;
     mg_checkpoint *c;
     uint32_t at[3];
     const mg_expr *e[3];
-    (void)g_idx; /* columns are in the order of their groups */
     if (!mg_group_stage_codes(r->calib.stage, item->role, item->layer, item->expert, &c, &at[0], &at[1], &at[2]))
         return mg_expr_group_encode(p, weight, form, parts, err);
     MG_TRY(stage_exprs(r, p, item, form->rows, e, err));

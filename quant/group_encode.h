@@ -7,12 +7,8 @@
  * Scales and biases are already rounded to the type they will be stored in, zeros are whole numbers, and codes are
  * chosen for these stored values: decoding what was written gives exactly mg_group_codes_decode.
  *
- * How other stages plug in (convert/plan.h has the expressions):
- * - a stage that finds input-channel scales and clip values leaves them as tensors; the job is then
- *   encode(clamp(scale(W))): mg_expr_scale, mg_expr_clamp, mg_expr_group_encode;
- * - a stage that rounds by itself (GPTQ) leaves per linear `codes` U8 [out, in], `scales` F32 [out, groups] (rounded to
- *   the stored type with mg_group_choose) and `zeros` U8 [out, groups], plus the group of each column; the job is then
- *   pack(codes): mg_expr_group_pack.
+ * A stage that rounds by itself (AWQ limits, GPTQ) leaves per linear `codes` U8 [out, in], `scales` F32 [out, groups]
+ * (rounded to the stored type with mg_group_choose) and `zeros` U8 [out, groups]: mg_expr_group_pack (convert/plan.h).
  *
  * Formulas: compressed-tensors calculate_qparams, GPTQ find_params, AutoAWQ pseudo_quantize_tensor, MLX
  * affine_quantize; docs/format_groups.md states them. All arithmetic is f32, one rounding per operation; rounding to

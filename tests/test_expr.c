@@ -270,32 +270,6 @@ static const mg_expr *constant(mg_dtype d, uint32_t rank, uint64_t a, uint64_t b
     return e;
 }
 
-/* What quantizers fold into weights: (x * column) * row, then limits for each row and group. */
-Test(expr, scale_and_clamp) {
-    enum { N = 6, K = 8, G = 2 };
-    float w[N * K], cols[K], rows[N], limit[N * G], want[N * K];
-    for (int i = 0; i < N * K; i++) w[i] = (float)(i % 13) - 6.0f;
-    for (int i = 0; i < K; i++) cols[i] = 1.0f + (float)i / 3.0f;
-    for (int i = 0; i < N; i++) rows[i] = 0.1f * (float)(i + 1);
-    for (int i = 0; i < N * G; i++) limit[i] = 0.2f * (float)(i + 1);
-    const mg_expr *x = constant(MG_F32, 2, N, K, w), *c = constant(MG_F32, 1, K, 0, cols),
-                  *r = constant(MG_F32, 1, N, 0, rows), *l = constant(MG_F32, 2, N, G, limit), *e;
-    for (int i = 0; i < N * K; i++) want[i] = w[i] * cols[i % K] * rows[i / K];
-    cr_assert_eq(mg_expr_scale(plan, x, c, r, &e, &err), MG_OK);
-    check_bytes(e, want);
-    for (int i = 0; i < N * K; i++) {
-        const float most = limit[i / K * G + i % K / 4];
-        want[i] = want[i] > most ? most : want[i] < -most ? -most : want[i];
-    }
-    cr_assert_eq(mg_expr_clamp(plan, e, l, 4, &e, &err), MG_OK);
-    check_bytes(e, want);
-    for (int i = 0; i < N * K; i++) want[i] = w[i] * rows[i / K];
-    cr_assert_eq(mg_expr_scale(plan, x, NULL, r, &e, &err), MG_OK);
-    check_bytes(e, want);
-    cr_assert_eq(mg_expr_scale(plan, x, r, NULL, &e, NULL), MG_ERR_FORMAT);
-    cr_assert_eq(mg_expr_clamp(plan, x, l, 8, &e, NULL), MG_ERR_FORMAT);
-}
-
 /* Codes chosen by a stage of its own are packed like those of rounding to nearest; one that needs more bits is refused.
  */
 Test(expr, group_pack_is_group_encode) {
