@@ -23,6 +23,7 @@ typedef enum mg_expr_op {
     MG_EX_NOISE,   /* child[0] + factor[0] * normal numbers */
     MG_EX_LOWRANK, /* child[0] + factor[0] * child[1] child[2] */
     MG_EX_GROUPS,  /* child[0] rounded in groups, or codes, scales and zeros of others, as slabs of bytes */
+    MG_EX_GLOBAL,  /* one number from all of the children: the global scale of NVFP4 */
     MG_EX_PART,    /* one stored part of child[0], a GROUPS: its rows are slabs */
     MG_EX_FP4,     /* codes or scales of child[0], which is of 4-bit float blocks; its rows are the child's */
     MG_EX_OP_COUNT,
@@ -34,6 +35,13 @@ typedef struct mg_blend_state {
     bool ready; /* under lock */
     mg_blend_stats stats;
 } mg_blend_state;
+
+/* The value of a GLOBAL, found in the same way. */
+typedef struct mg_global_state {
+    pthread_mutex_t lock;
+    bool ready;
+    float value;
+} mg_global_state;
 
 struct mg_expr {
     mg_expr_op op;
@@ -53,7 +61,8 @@ struct mg_expr {
     mg_blend_state *state;     /* BLEND */
     float *weights;            /* CAST: importance [n_slices * cols] or NULL */
     const mg_group_form *form; /* GROUPS */
-    uint64_t arg;              /* PART, FP4: which */
+    mg_global_state *global;   /* GLOBAL */
+    uint64_t arg;              /* PART, FP4: which; GLOBAL: type of the model */
     uint64_t n_weights;
     bool fixed;          /* CAST: by quant/fixed.h */
     const void *data;    /* CONST, SLOT: t.n_bytes bytes; a SLOT's is NULL until supplied (atomic) */
@@ -95,9 +104,10 @@ mg_status mg_expr_cast_rows(const mg_expr *cast, mg_eval *ev, const void *child_
 /* Feed the node's own description (children by number) and, for a slot, its values into a plan id. */
 mg_status mg_expr_hash(const mg_expr *e, mg_xxh128_state *s, mg_error *err) MG_MUST_CHECK;
 
-/* Evaluation of GROUPS and PART (expr_groups.c). */
+/* Evaluation of GROUPS, GLOBAL and PART (expr_groups.c). */
 mg_status mg_expr_eval_groups(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_t n, uint8_t *dst,
                               mg_error *err) MG_MUST_CHECK;
+mg_status mg_expr_eval_global(const mg_expr *e, mg_eval *ev, float *dst, mg_error *err) MG_MUST_CHECK;
 mg_status mg_expr_eval_part(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_t n, uint8_t *dst,
                             mg_error *err) MG_MUST_CHECK;
 /* The same of FP4 (expr_fp4.c), and its rows out of n of the child that are in memory. */

@@ -76,6 +76,7 @@ static void key_of(key_buf *k, const mg_expr *e) {
         break;
     case MG_EX_PART:
     case MG_EX_FP4:
+    case MG_EX_GLOBAL:
         key_u64(k, e->arg);
         break;
     case MG_EX_GROUPS:
@@ -110,8 +111,9 @@ mg_status mg_expr_hash(const mg_expr *e, mg_xxh128_state *s, mg_error *err) {
     return MG_OK;
 }
 
-static const char *const op_names[MG_EX_OP_COUNT] = {"source", "const", "slot",  "cast",    "linear", "stack", "concat",
-                                                     "view",   "blend", "noise", "lowrank", "groups", "part",  "fp4"};
+static const char *const op_names[MG_EX_OP_COUNT] = {"source",  "const",  "slot",   "cast",  "linear",
+                                                     "stack",   "concat", "view",   "blend", "noise",
+                                                     "lowrank", "groups", "global", "part",  "fp4"};
 
 /* Sizes, depth and grain from what the caller has filled in. */
 static mg_status finish(mg_expr *e, mg_error *err) {
@@ -136,7 +138,8 @@ static mg_status finish(mg_expr *e, mg_error *err) {
         const mg_expr *c = e->children[i];
         if (c->depth + 1 > e->depth) e->depth = c->depth + 1;
         bool reshaped = e->op == MG_EX_VIEW && (e->view.kind == MG_VIEW_RESHAPE || e->view.kind == MG_VIEW_TRANSPOSE);
-        reshaped = reshaped || e->op == MG_EX_GROUPS || e->op == MG_EX_PART; /* rows are not the child's */
+        reshaped = reshaped || e->op == MG_EX_GROUPS || e->op == MG_EX_GLOBAL ||
+                   e->op == MG_EX_PART; /* rows are not the child's */
         if (!reshaped && c->grain > e->grain) e->grain = c->grain;
     }
     if (e->depth > MG_EXPR_MAX_DEPTH)

@@ -309,6 +309,8 @@ mg_status mg_expr_eval(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_t n, 
         return mg_expr_eval_view(e, ev, row, n, dst, err);
     case MG_EX_GROUPS:
         return mg_expr_eval_groups(e, ev, row, n, dst, err);
+    case MG_EX_GLOBAL:
+        return mg_expr_eval_global(e, ev, dst, err);
     case MG_EX_PART:
         return mg_expr_eval_part(e, ev, row, n, dst, err);
     case MG_EX_FP4:

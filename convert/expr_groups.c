@@ -7,6 +7,7 @@
 #include "convert/plan_private.h"
 
 #include "quant/codec.h"
+#include "quant/group_floats.h"
 
 #include <string.h>
 
@@ -40,10 +41,24 @@ static mg_status add_parts(mg_plan *p, const mg_expr *const *children, uint32_t 
     return MG_OK;
 }
 
-mg_status mg_expr_group_encode(mg_plan *p, const mg_expr *weight, const mg_group_form *form,
+mg_status mg_expr_group_global(mg_plan *p, const mg_expr *const *weights, uint32_t n, mg_dtype model,
+                               const mg_expr **out, mg_error *err) {
+    mg_expr e = {.op = MG_EX_GLOBAL,
+                 .t = {.dtype = MG_F32, .rank = 1, .shape = {1}},
+                 .n_children = n,
+                 .children = (const mg_expr **)weights,
+                 .arg = (uint64_t)model};
+    for (uint32_t i = 0; i < n; i++) MG_TRY(check_values("global", weights[i], err));
+    MG_TRY(MG_ARENA_NEW(&p->arena, &e.global, 1, err));
+    pthread_mutex_init(&e.global->lock, NULL); /* holds no resource on the systems we build for: never destroyed */
+    return mg_expr_intern(p, &e, out, err);
+}
+
+mg_status mg_expr_group_encode(mg_plan *p, const mg_expr *weight, const mg_expr *global, const mg_group_form *form,
                                const mg_expr *parts[MG_GROUP_MAX_PARTS], mg_error *err) {
+    const mg_expr *children[2] = {weight, global};
     MG_TRY(check_values("groups", weight, err));
-    return add_parts(p, &weight, 1, form, parts, err);
+    return add_parts(p, children, global ? 2 : 1, form, parts, err);
 }
 
 mg_status mg_expr_group_pack(mg_plan *p, const mg_expr *codes, const mg_expr *scales, const mg_expr *zeros,
@@ -64,11 +79,11 @@ mg_status mg_expr_group_pack(mg_plan *p, const mg_expr *codes, const mg_expr *sc
 
 /* ---- slabs ---- */
 
-/* Rows of the weight that are rounded at a time: whole strips of 32, whole slabs. */
+/* Rows of the weight that are rounded at a time: whole strips of 32, whole blocks that share scales. */
 static uint64_t band_rows(const mg_group_form *f) {
-    uint64_t rows = GROUP_BAND / (f->cols * sizeof(float)) / 32 * 32;
-    if (rows == 0) rows = 32;
-    if (!f->by_group && f->slab_rows > 32) rows = f->slab_rows; /* a slab is the whole weight */
+    const uint64_t least = f->scheme.row_block > 32 ? f->scheme.row_block : 32;
+    uint64_t rows = GROUP_BAND / (f->cols * sizeof(float)) / least * least;
+    if (rows == 0) rows = least;
     return rows < f->rows ? rows : f->rows;
 }
 
@@ -95,17 +110,42 @@ typedef struct slabs {
     void *tile;
 } slabs;
 
+static mg_status named(mg_status st, uint64_t row, mg_error *err) {
+    if (st != MG_OK) mg_expr_name_row(err, row);
+    return st;
+}
+
+/* Small floats: `peaks` [groups] is scratch. */
+static mg_status round_floats(slabs *s, uint64_t row, uint64_t n, float *peaks, mg_error *err) {
+    mg_group_codes *q = &s->q;
+    const float *w = s->tile;
+    for (uint64_t i = 0, end; i < n; i = end) {
+        end = n - i < q->scheme.row_block ? n : i + q->scheme.row_block;
+        memset(peaks, 0, q->groups * sizeof *peaks);
+        for (uint64_t k = i; k < end; k++)
+            MG_TRY(named(mg_group_float_peaks(q, w + k * q->cols, peaks, err), row + k, err));
+        MG_TRY(named(mg_group_float_scales(q, i, peaks, err), row + i, err));
+        for (uint64_t k = i; k < end; k++) mg_group_float_round(q, k, w + k * q->cols);
+    }
+    return MG_OK;
+}
+
+static mg_status round_float_band(slabs *s, uint64_t row, uint64_t n, mg_error *err) {
+    void *peaks;
+    if (s->e->n_children > 1) MG_TRY(mg_expr_eval_f32(s->e->children[1], s->ev, 0, 1, &s->q.global, err));
+    MG_TRY(mg_eval_push(s->ev, s->q.groups * sizeof(float), &peaks, err));
+    mg_status st = round_floats(s, row, n, peaks, err);
+    mg_eval_pop(s->ev);
+    return st;
+}
+
 /* Rounded here: rows of the band in w [n][all columns]. */
 static mg_status round_band(slabs *s, uint64_t row, uint64_t n, mg_error *err) {
     const uint64_t cols = s->e->form->cols;
     MG_TRY(mg_expr_eval_f32(s->e->children[0], s->ev, row, n, s->tile, err));
-    for (uint64_t i = 0; i < n; i++) {
-        mg_status st = mg_group_codes_set(&s->q, i, (const float *)s->tile + i * cols + s->col, err);
-        if (st != MG_OK) {
-            mg_expr_name_row(err, row + i);
-            return st;
-        }
-    }
+    if (s->e->form->scheme.rule == MG_GROUP_FLOAT) return round_float_band(s, row, n, err);
+    for (uint64_t i = 0; i < n; i++)
+        MG_TRY(named(mg_group_codes_set(&s->q, i, (const float *)s->tile + i * cols + s->col, err), row + i, err));
     return MG_OK;
 }
 
@@ -138,11 +178,8 @@ static mg_status fill_slabs(slabs *s, uint64_t first, uint64_t rows, uint64_t ba
     for (uint64_t at = 0; at < rows; at += band) {
         const uint64_t n = rows - at < band ? rows - at : band;
         s->q.rows = n;
-        MG_TRY(s->e->n_children > 1 ? take_band(s, first + at, n, err) : round_band(s, first + at, n, err));
-        if (f->by_group)
-            mg_group_form_pack(f, &s->q, at, dst);
-        else
-            mg_group_form_pack(f, &s->q, 0, dst + at / f->slab_rows * f->slab_bytes);
+        MG_TRY(s->e->n_children == 3 ? take_band(s, first + at, n, err) : round_band(s, first + at, n, err));
+        mg_group_form_pack(f, &s->q, at, dst);
     }
     return MG_OK;
 }
@@ -158,6 +195,48 @@ mg_status mg_expr_eval_groups(const mg_expr *e, mg_eval *ev, uint64_t row, uint6
     mg_status st = fill_slabs(&s, first, rows, band, dst, err);
     mg_group_codes_release(&s.q);
     mg_eval_pop(ev);
+    return st;
+}
+
+/* ---- the global scale ---- */
+
+/* The weight is another than the one that is being written. */
+static mg_status origin(mg_status st, const mg_expr *weight, uint64_t row, mg_error *err) {
+    if (st != MG_OK) mg_error_at(err, NULL, mg_expr_origin(weight, NULL));
+    return named(st, row, err);
+}
+
+static mg_status find_global(const mg_expr *e, mg_eval *ev, float *out, mg_error *err) {
+    float most = 0.0f;
+    for (uint32_t c = 0; c < e->n_children; c++) {
+        const mg_expr *w = e->children[c];
+        const uint64_t cols = mg_expr_cols(w), step = mg_expr_tile_rows(cols * sizeof(float), MG_EXPR_TILE, w->rows);
+        void *tile;
+        MG_TRY(mg_eval_push(ev, step * cols * sizeof(float), &tile, err));
+        for (uint64_t row = 0; row < w->rows; row += step) {
+            const uint64_t n = w->rows - row < step ? w->rows - row : step;
+            MG_TRY(mg_expr_eval_f32(w, ev, row, n, tile, err));
+            for (uint64_t i = 0; i < n; i++) {
+                float lo, hi;
+                MG_TRY(origin(mg_group_range((const float *)tile + i * cols, cols, &lo, &hi, err), w, row + i, err));
+                most = hi > most ? hi : most;
+                most = -lo > most ? -lo : most;
+            }
+        }
+        mg_eval_pop(ev);
+    }
+    *out = mg_group_float_global(most, (mg_dtype)e->arg);
+    return MG_OK;
+}
+
+/* The first reader finds it, others wait. */
+mg_status mg_expr_eval_global(const mg_expr *e, mg_eval *ev, float *dst, mg_error *err) {
+    mg_global_state *s = e->global;
+    pthread_mutex_lock(&s->lock);
+    mg_status st = s->ready ? MG_OK : find_global(e, ev, &s->value, err);
+    s->ready = st == MG_OK;
+    *dst = s->value;
+    pthread_mutex_unlock(&s->lock);
     return st;
 }
 

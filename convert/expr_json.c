@@ -54,9 +54,9 @@ static mg_json *form_json(const mg_group_form *f) {
 }
 
 mg_json *mg_expr_json(const mg_expr *e) {
-    static const char *const names[MG_EX_OP_COUNT] = {"source",  "const",  "slot", "cast",  "linear",
-                                                      "stack",   "concat", "",     "blend", "noise",
-                                                      "lowrank", "groups", "part", "fp4"};
+    static const char *const names[MG_EX_OP_COUNT] = {"source",  "const",  "slot",   "cast",  "linear",
+                                                      "stack",   "concat", "",       "blend", "noise",
+                                                      "lowrank", "groups", "global", "part",  "fp4"};
     mg_json *a;
     if (e->op == MG_EX_CONST || e->op == MG_EX_SLOT) return memory_json(e);
     if (e->op == MG_EX_VIEW) {

@@ -131,6 +131,42 @@ static mg_status gptq_block(mg_json **out, const mg_groups_options *opt, mg_aren
 
 /* ---- compressed-tensors ---- */
 
+/* What is said of a scheme of small floats beside bits, type and symmetry, of weights and of inputs as they are rounded
+ * at run time: llm-compressor's presets. */
+typedef struct ct_args {
+    uint32_t bits; /* 0: not rounded */
+    const char *strategy;
+    uint32_t group_size; /* 0: null */
+    const char *scale_dtype;
+} ct_args;
+static const struct ct_preset {
+    const char *format;
+    ct_args weights, inputs;
+} presets[MG_FORMAT_COUNT] = {
+    [MG_FORMAT_FP8_DYNAMIC] = {"float-quantized", {8, "channel", 0, NULL}, {8, "token", 0, NULL}},
+    [MG_FORMAT_FP8_BLOCK] = {"float-quantized", {8, "block", 0, NULL}, {8, "group", MG_FP8_BLOCK, NULL}},
+    [MG_FORMAT_NVFP4A16] = {"nvfp4-pack-quantized", {4, "tensor_group", 16, "torch.float8_e4m3fn"}, {0}},
+    [MG_FORMAT_MXFP4A16] = {"mxfp4-pack-quantized", {4, "group", 32, "torch.uint8"}, {0}},
+    [MG_FORMAT_MXFP4] = {"mxfp4-pack-quantized", {4, "group", 32, "torch.uint8"}, {4, "group", 32, "torch.uint8"}},
+};
+
+static mg_json *ct_float_args(const ct_args *a, bool dynamic) {
+    if (!a->bits) return mg_json_new_null();
+    mg_json *w = mg_json_new_object();
+    mg_json_set_u64(w, "num_bits", a->bits);
+    mg_json_set_str(w, "type", "float");
+    mg_json_set_bool(w, "symmetric", true);
+    mg_json_set_str(w, "strategy", a->strategy);
+    mg_json_set(w, "group_size", a->group_size ? mg_json_new_u64(a->group_size) : mg_json_new_null());
+    mg_json_set_bool(w, "dynamic", dynamic);
+    if (a->scale_dtype) mg_json_set_str(w, "scale_dtype", a->scale_dtype);
+    if (strcmp(a->strategy, "block") != 0) return w;
+    mg_json *block = mg_json_new_array();
+    for (int i = 0; i < 2; i++) mg_json_push(block, mg_json_new_u64(MG_FP8_BLOCK));
+    mg_json_set(w, "block_structure", block);
+    return w;
+}
+
 static mg_json *ct_weights(const mg_groups_options *opt) {
     mg_json *w = mg_json_new_object();
     mg_json_set_u64(w, "num_bits", opt->bits);
@@ -147,15 +183,17 @@ static mg_json *ct_block(const mg_groups_options *opt, const mg_groups_names *na
     static const char *const targets[] = {"Linear"};
     mg_json *q = mg_json_new_object(), *groups = mg_json_new_object(), *g = mg_json_new_object();
     mg_json *ignore = strings(names->kept, names->n_kept);
+    const struct ct_preset *preset = &presets[opt->format];
+    const char *format = preset->format ? preset->format : "pack-quantized";
     mg_json_push(ignore, mg_json_new_str("lm_head"));
     mg_json_set(g, "targets", strings(targets, 1));
-    mg_json_set_str(g, "format", "pack-quantized");
-    mg_json_set(g, "weights", ct_weights(opt));
-    mg_json_set(g, "input_activations", mg_json_new_null());
+    mg_json_set_str(g, "format", format);
+    mg_json_set(g, "weights", preset->format ? ct_float_args(&preset->weights, false) : ct_weights(opt));
+    mg_json_set(g, "input_activations", ct_float_args(&preset->inputs, true));
     mg_json_set(g, "output_activations", mg_json_new_null());
     mg_json_set(groups, "group_0", g);
     mg_json_set_str(q, "quant_method", "compressed-tensors");
-    mg_json_set_str(q, "format", "pack-quantized");
+    mg_json_set_str(q, "format", format);
     mg_json_set_str(q, "quantization_status", "compressed");
     mg_json_set(q, "config_groups", groups);
     mg_json_set(q, "ignore", ignore);
@@ -189,7 +227,7 @@ mg_status mg_groups_config(mg_json *config, const mg_groups_options *opt, const 
     mg_json *q;
     *side_name = NULL;
     *side_text = NULL;
-    if (opt->format == MG_FORMAT_CT) {
+    if (opt->format == MG_FORMAT_CT || mg_group_format_is_float(opt->format)) {
         mg_json_set(config, "quantization_config", ct_block(opt, names));
         return MG_OK;
     }

@@ -68,8 +68,13 @@ mg_status mg_expr_supply(mg_plan *p, const mg_expr *slot, const float *data, mg_
 typedef enum mg_fp4_part { MG_FP4_CODES, MG_FP4_SCALES } mg_fp4_part;
 mg_status mg_expr_fp4_part(mg_plan *p, const mg_expr *child, mg_fp4_part part, uint32_t rank, const uint64_t *shape,
                            const mg_expr **out, mg_error *err) MG_MUST_CHECK;
-/* The stored parts (form->parts, in this order) of a weight [out, in] rounded to nearest in groups. */
-mg_status mg_expr_group_encode(mg_plan *p, const mg_expr *weight, const mg_group_form *form,
+/* NVFP4's global scale of weights that kernels join (F32 [1]; quant/group_floats.h), found when it is first read: each
+ * weight is then read once more. model: the type of the model's floats. */
+mg_status mg_expr_group_global(mg_plan *p, const mg_expr *const *weights, uint32_t n, mg_dtype model,
+                               const mg_expr **out, mg_error *err) MG_MUST_CHECK;
+/* The stored parts (form->parts, in this order) of a weight [out, in] rounded to nearest in groups. global: NVFP4's,
+ * else NULL. */
+mg_status mg_expr_group_encode(mg_plan *p, const mg_expr *weight, const mg_expr *global, const mg_group_form *form,
                                const mg_expr *parts[MG_GROUP_MAX_PARTS], mg_error *err) MG_MUST_CHECK;
 /* The same from codes U8 [out, in], scales [out, groups] (F32 that the form's scale type holds exactly) and zeros U8
  * [out, groups] that a stage has chosen. Which group a column belongs to is not asked: g_idx is stored beside them. */

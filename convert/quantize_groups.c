@@ -3,6 +3,7 @@
 
 #include "convert/convert_common.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -15,6 +16,8 @@ typedef struct job {
     mg_dtype dtype; /* of everything that stays a float */
     mg_arena arena;
     mg_groups_names names;
+    const mg_targets *targets;
+    mg_strmap by_weight; /* target of a role, layer and expert; formats with a global scale */
 } job;
 
 /* ---- what is quantized ---- */
@@ -95,15 +98,65 @@ static mg_status add_companions(job *j, const char *module, const mg_group_form 
     return add_suffixed(j, module, ".weight_shape", e, err);
 }
 
+/* ---- weights that kernels join share NVFP4's global scale ---- */
+
+/* Which are multiplied as one matrix: llm-compressor's FUSED_LAYER_NAMES as roles, ended by TOKEN_EMBD. */
+static const mg_role joined[][4] = {{MG_R_ATTN_Q, MG_R_ATTN_K, MG_R_ATTN_V},
+                                    {MG_R_ATTN_Q_A, MG_R_ATTN_KV_A},
+                                    {MG_R_FFN_GATE, MG_R_FFN_UP},
+                                    {MG_R_SHARED_GATE, MG_R_SHARED_UP},
+                                    {MG_R_EXPERT_GATE, MG_R_EXPERT_UP}};
+
+static size_t weight_key(char key[64], mg_role role, uint32_t layer, uint32_t expert) {
+    return (size_t)snprintf(key, 64, "%d %u %u", (int)role, layer, expert);
+}
+
+static mg_status index_targets(job *j, mg_error *err) {
+    for (size_t i = 0; i < j->targets->n; i++) {
+        mg_convert_item item = {0};
+        char key[64];
+        mg_convert_item_of(&item, &j->targets->items[i]);
+        const size_t n = weight_key(key, item.role, item.layer, item.expert);
+        char *own = mg_arena_strndup(&j->arena, key, n);
+        if (!own) return mg_fail_nomem(err, n);
+        MG_TRY(mg_strmap_put(&j->by_weight, own, n, (uint32_t)i, NULL, err));
+    }
+    return MG_OK;
+}
+
+static mg_status global_scale(job *j, const mg_convert_item *item, const mg_expr *e, const mg_expr **out,
+                              mg_error *err) {
+    const mg_expr *all[4] = {e};
+    uint32_t n = 1;
+    for (size_t g = 0; g < sizeof joined / sizeof *joined; g++) {
+        const mg_role *roles = joined[g], *r = roles;
+        while (*r != MG_R_TOKEN_EMBD && *r != item->role) r++;
+        if (*r == MG_R_TOKEN_EMBD) continue;
+        for (n = 0, r = roles; *r != MG_R_TOKEN_EMBD; r++) { /* in one order, so that all of them find one node */
+            char key[64];
+            const uint32_t at = mg_strmap_get(&j->by_weight, key, weight_key(key, *r, item->layer, item->expert));
+            if (at != MG_STRMAP_NONE)
+                MG_TRY(mg_convert_target_expr(j->plan, j->m, &j->targets->items[at], &all[n++], err));
+        }
+    }
+    return mg_expr_group_global(j->plan, all, n, j->dtype, out, err);
+}
+
+/* ---- one weight ---- */
+
 static mg_status add_quantized(job *j, const char *module, const mg_convert_item *item, const mg_expr *e,
                                mg_error *err) {
     const mg_groups_options *o = j->opt;
     const mg_group_scheme s = mg_groups_scheme(j->m, o);
-    const mg_expr *parts[MG_GROUP_MAX_PARTS];
+    const mg_expr *parts[MG_GROUP_MAX_PARTS], *global = NULL;
     mg_group_form form;
     MG_TRY(mg_group_form_init(&form, o->format, &s, item->shape[0], item->shape[1], err));
+    if (o->format == MG_FORMAT_NVFP4A16) {
+        MG_TRY(global_scale(j, item, e, &global, err));
+        MG_TRY(add_suffixed(j, module, ".weight_global_scale", global, err));
+    }
     MG_TRY(o->make ? o->make(o->ctx, j->plan, item, e, &form, parts, err)
-                   : mg_expr_group_encode(j->plan, e, &form, parts, err));
+                   : mg_expr_group_encode(j->plan, e, global, &form, parts, err));
     for (uint32_t i = 0; i < form.n_parts; i++) MG_TRY(add_suffixed(j, module, form.parts[i].suffix, parts[i], err));
     MG_TRY(add_companions(j, module, &form, err));
     j->names.quantized[j->names.n_quantized++] = module;
@@ -198,6 +251,8 @@ static mg_status fill(job *j, const char *dir, mg_error *err) {
     MG_TRY(mg_convert_recover_rope(j->m, &hp, err));
     MG_TRY(mg_plan_add_output(j->plan, MG_OUT_HF_DIR, dir, &j->out, err));
     mg_status st = mg_arch_targets(&ts, j->m->arch, &hp, j->m->layers, MG_LAYOUT_HF, mg_convert_has_for_dir, j->m, err);
+    j->targets = &ts;
+    if (st == MG_OK && j->opt->format == MG_FORMAT_NVFP4A16) st = index_targets(j, err);
     if (st == MG_OK) st = add_targets(j, &ts, err);
     if (st == MG_OK) st = add_config(j, err);
     mg_targets_release(&ts);
@@ -212,8 +267,10 @@ mg_status mg_quantize_plan_groups(mg_plan *p, mg_model *m, const char *dir, cons
     *report = (mg_groups_report){0};
     job j = {.plan = p, .m = m, .opt = opt, .report = report, .dtype = float_type(m, opt->format)};
     mg_arena_init(&j.arena, 0);
+    mg_strmap_init(&j.by_weight);
     mg_status st = fill(&j, dir, err);
     *out = j.out;
+    mg_strmap_release(&j.by_weight);
     mg_arena_release(&j.arena);
     return st;
 }

@@ -29,16 +29,30 @@ typedef struct run {
 
 /* ---- words and options ---- */
 
-static bool is_group_type(const char *word) {
-    static const char *const types[] = {"AWQ", "GPTQ", "RTN"};
-    for (size_t i = 0; i < sizeof types / sizeof *types; i++)
-        if (strcasecmp(word, types[i]) == 0) return true;
-    return false;
+static bool is_one_of(const char *word, const char *const *list) {
+    while (*list && strcasecmp(word, *list) != 0) list++;
+    return *list != NULL;
 }
 
-bool mg_tool_groups_asked(const mg_opt_list *words) {
+/* Words for small floats. MXFP4 and NVFP4 are GGUF types, too, which they stay unless --format says otherwise. */
+static bool is_float_type(const char *word, bool ct) {
+    static const char *const types[] = {"FP8", "FP8_DYNAMIC", "FP8_BLOCK", "NVFP4A16", "MXFP4A16", NULL};
+    static const char *const both[] = {"MXFP4", "NVFP4", NULL};
+    return is_one_of(word, types) || (ct && is_one_of(word, both));
+}
+
+static bool is_group_type(const char *word, bool ct) {
+    static const char *const types[] = {"AWQ", "GPTQ", "RTN", NULL};
+    return is_one_of(word, types) || is_float_type(word, ct);
+}
+
+static bool wants_ct(const mg_tool_groups *g) {
+    return g->format && mg_group_format_find(g->format) == MG_FORMAT_CT;
+}
+
+bool mg_tool_groups_asked(const mg_tool_groups *g, const mg_opt_list *words) {
     for (size_t i = 1; i < words->n && i < 3; i++)
-        if (is_group_type(words->items[i])) return true;
+        if (is_group_type(words->items[i], wants_ct(g))) return true;
     return false;
 }
 
@@ -51,8 +65,9 @@ const char *mg_tool_groups_option(const mg_tool_groups *g) {
     return g->layout ? "--layout" : NULL;
 }
 
-static mg_status take_words(run *r, const mg_opt_list *words, uint64_t *threads, mg_error *err) {
-    if (words->n < 3 || is_group_type(words->items[1]))
+static mg_status take_words(run *r, const mg_tool_groups *g, const mg_opt_list *words, uint64_t *threads,
+                            mg_error *err) {
+    if (words->n < 3 || is_group_type(words->items[1], wants_ct(g)))
         return mg_fail(err, MG_ERR_USAGE, "name the directory to write: IN OUT %s", words->items[words->n - 1]);
     r->in = words->items[0];
     r->out = words->items[1];
@@ -105,19 +120,48 @@ static mg_status take_sizes(run *r, const mg_tool_groups *g, mg_error *err) {
     return MG_OK;
 }
 
-static mg_status take_options(run *r, const mg_tool_groups *g, mg_error *err) {
+/* Small floats: TYPE says everything but the names. */
+static mg_status take_float(run *r, const mg_tool_groups *g, const mg_common *c, mg_error *err) {
+    const char *extra = g->bits         ? "--bits"
+                        : g->group_size ? "--group-size"
+                        : g->method     ? "--method"
+                        : g->symmetric  ? "--symmetric"
+                        : g->fold_only  ? "--fold-only"
+                        : g->samples    ? "--samples"
+                        : c->text.n     ? "--text"
+                        : c->tokens.n   ? "--tokens"
+                                        : NULL;
+    r->opt.format = mg_group_format_find(r->type);
+    if (extra) return mg_fail(err, MG_ERR_USAGE, "%s is not for %s, which says all of it", extra, r->type);
+    if (g->format && !wants_ct(g))
+        return mg_fail(err, MG_ERR_USAGE, "%s is a format of compressed-tensors, not of '%s'", r->type, g->format);
+    if (r->opt.format == MG_FORMAT_COUNT) /* FP8, NVFP4 */
+        return mg_fail(err, MG_ERR_UNSUPPORTED,
+                       "%s rounds inputs at run time by a scale that calibration has found, which is not built; %s has "
+                       "the same weights",
+                       r->type, strcasecmp(r->type, "FP8") == 0 ? "FP8_DYNAMIC" : "NVFP4A16");
+    const mg_group_scheme s = mg_group_format_scheme(r->opt.format, 0, 0, true, MG_F32);
+    r->opt.bits = s.bits;
+    r->opt.group_size = s.group_size;
+    r->opt.symmetric = true;
+    return MG_OK;
+}
+
+static mg_status take_options(run *r, const mg_tool_groups *g, const mg_common *c, mg_error *err) {
     const char *layout = g->layout ? g->layout : "legacy";
     const char *usual = strcasecmp(r->type, "GPTQ") == 0 ? "gptq" : "awq";
-    r->opt.format = mg_group_format_find(g->format ? g->format : usual);
-    if (r->opt.format == MG_FORMAT_COUNT)
-        return mg_fail(err, MG_ERR_USAGE, "--format '%s', expected awq, gptq, gptq_v2, compressed-tensors or mlx",
-                       g->format);
     if (strcmp(layout, "legacy") != 0 && strcmp(layout, "v5") != 0)
         return mg_fail(err, MG_ERR_USAGE, "--layout '%s', expected legacy or v5", layout);
     r->opt.v5_names = strcmp(layout, "v5") == 0;
-    r->opt.symmetric = g->symmetric;
     r->opt.allow_requantize = g->allow_requantize;
-    return take_sizes(r, g, err);
+    if (is_float_type(r->type, wants_ct(g))) return take_float(r, g, c, err);
+    r->opt.format = mg_group_format_find(g->format ? g->format : usual);
+    if (r->opt.format == MG_FORMAT_COUNT || mg_group_format_is_float(r->opt.format))
+        return mg_fail(err, MG_ERR_USAGE, "--format '%s', expected awq, gptq, gptq_v2, compressed-tensors or mlx",
+                       g->format);
+    r->opt.symmetric = g->symmetric;
+    MG_TRY(take_sizes(r, g, err));
+    return take_method(r, g, c, err);
 }
 
 /* ---- plan ---- */
@@ -218,7 +262,7 @@ static mg_status make_parts(void *ctx, mg_plan *p, const mg_convert_item *item, 
     uint32_t at[3];
     const mg_expr *e[3];
     if (!mg_group_stage_codes(r->calib.stage, item->role, item->layer, item->expert, &c, &at[0], &at[1], &at[2]))
-        return mg_expr_group_encode(p, weight, form, parts, err);
+        return mg_expr_group_encode(p, weight, NULL, form, parts, err);
     MG_TRY(stage_exprs(r, p, item, form->rows, e, err));
     return mg_expr_group_pack(p, e[0], e[1], e[2], form, parts, err);
 }
@@ -309,12 +353,11 @@ mg_status mg_tool_groups_run(const mg_tool_groups *g, const mg_opt_list *words, 
     run r = {0};
     uint64_t threads = 0;
     mg_exec_options o = *opt;
-    mg_status st = take_words(&r, words, &threads, err);
+    mg_status st = take_words(&r, g, words, &threads, err);
     if (st == MG_OK && threads && common->threads)
         st = mg_fail(err, MG_ERR_USAGE, "the thread count is given twice: as NTHREADS and with --threads");
     if (threads) o.threads = (unsigned)threads;
-    if (st == MG_OK) st = take_options(&r, g, err);
-    if (st == MG_OK) st = take_method(&r, g, common, err);
+    if (st == MG_OK) st = take_options(&r, g, common, err);
     if (st == MG_OK) st = work(&r, &o, common, err);
     mg_plan_free(r.plan);
     mg_tool_calib_close(&r.calib, st == MG_OK);

@@ -1,5 +1,5 @@
-/* tool_groups.h - quantize IN OUT AWQ|GPTQ|RTN: the part of moegraft-quantize that writes group formats. Linked into
- * that tool only. */
+/* tool_groups.h - quantize IN OUT AWQ|GPTQ|RTN|FP8_DYNAMIC...: the part of moegraft-quantize that writes group formats.
+ * Linked into that tool only. */
 #ifndef MG_CONVERT_TOOL_GROUPS_H
 #define MG_CONVERT_TOOL_GROUPS_H
 
@@ -15,7 +15,7 @@ typedef struct mg_tool_groups {
 } mg_tool_groups;
 
 /* Do the words IN [OUT] TYPE ask for a group format? */
-bool mg_tool_groups_asked(const mg_opt_list *words);
+bool mg_tool_groups_asked(const mg_tool_groups *g, const mg_opt_list *words);
 /* Has an option been given that only group formats know? Its name, or NULL. */
 const char *mg_tool_groups_option(const mg_tool_groups *g);
 /* --fold-only before a GGUF type: calibrate m for weights like those of g (4 bits, groups of 32 unless it says

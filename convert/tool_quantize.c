@@ -21,14 +21,15 @@ static const mg_tool_info tool = {
     .summary = "store a model in 1 to 8 bit GGUF types, byte for byte as llama-quantize does",
     .synopsis =
         "IN [OUT.gguf] TYPE [NTHREADS]\nIN DIR/ TYPE TYPE... [NTHREADS]\nIN -o FILE=TYPE [-o FILE=TYPE]...\nIN OUT "
-        "AWQ|GPTQ|RTN [NTHREADS]",
+        "AWQ|GPTQ|RTN|FP8_DYNAMIC|FP8_BLOCK|NVFP4A16|MXFP4A16 [NTHREADS]",
     .examples =
         "  moegraft-quantize model-bf16.gguf Q4_K_M\n"
         "  moegraft-quantize model/ model-Q8_0.gguf Q8_0            (a Hugging Face directory, no intermediate file)\n"
         "  moegraft-quantize --imatrix im.gguf model-bf16.gguf out/ Q2_K Q3_K_M Q4_K_M   (one read for all)\n"
         "  moegraft-quantize --dry-run model-bf16.gguf IQ4_XS\n"
         "  moegraft-quantize model/ model-AWQ/ AWQ --text calibration.txt   (a directory for AutoAWQ, vLLM ...)\n"
-        "  moegraft-quantize model/ model-GPTQ/ GPTQ --method awq+gptq --text calibration.txt\n",
+        "  moegraft-quantize model/ model-GPTQ/ GPTQ --method awq+gptq --text calibration.txt\n"
+        "  moegraft-quantize model/ model-FP8/ FP8_DYNAMIC                  (compressed-tensors, as llm-compressor)\n",
     .next = "moegraft quantize --help",
 };
 
@@ -96,7 +97,9 @@ static mg_status parse(args *a, int argc, char **argv, bool *done, mg_error *err
         {"--group-size", MG_OPT_STR, &a->groups.group_size, "N",
          "weights per scale: 32, 64, 128 (default), or -1 for whole rows"},
         {"--symmetric", MG_OPT_FLAG, &a->groups.symmetric, NULL, "no zero points"},
-        {"--format", MG_OPT_STR, &a->groups.format, "F", "awq (default), gptq, gptq_v2, compressed-tensors or mlx"},
+        {"--format", MG_OPT_STR, &a->groups.format, "F",
+         "awq (default), gptq, gptq_v2, compressed-tensors or mlx; with the types MXFP4 and FP8_... "
+         "compressed-tensors"},
         {"--layout", MG_OPT_STR, &a->groups.layout, "L",
          "names of experts: legacy (default; AutoAWQ, vLLM, the hub) or v5 (GPTQModel 7)"},
         {"--method", MG_OPT_STR, &a->groups.method, "M",
@@ -376,7 +379,7 @@ static mg_status work_groups(args *a, mg_error *err) {
 }
 
 static mg_status work(run *r, args *a, mg_error *err) {
-    if (mg_tool_groups_asked(&a->words)) return work_groups(a, err);
+    if (mg_tool_groups_asked(&a->groups, &a->words)) return work_groups(a, err);
     if (mg_tool_groups_option(&a->groups) && !a->groups.fold_only)
         return mg_fail(err, MG_ERR_USAGE, "%s is for group formats (AWQ, GPTQ, RTN), not for GGUF types",
                        mg_tool_groups_option(&a->groups));

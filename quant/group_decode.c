@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "quant/small_float.h"
+
 /* ---- small floats ---- */
 
 static float from_bits(uint32_t u) {
@@ -13,24 +15,6 @@ static float from_bits(uint32_t u) {
         float f;
     } v = {.u = u};
     return v.f;
-}
-
-/* No infinities; S.1111.111 is NaN. */
-static float e4m3(uint32_t c) {
-    const uint32_t e = c >> 3 & 15, m = c & 7, sign = (c & 0x80) << 24;
-    if (e == 15 && m == 7) return from_bits(sign | 0x7fc00000u);
-    const float size = e ? (float)(8 + m) : (float)m; /* in units of 2^(e-10) */
-    const float unit = from_bits(((e ? e : 1) + 117) << 23);
-    return sign ? -(size * unit) : size * unit;
-}
-
-static float e2m1(uint32_t c) {
-    static const float size[8] = {0.0f, 0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f};
-    return c & 8 ? -size[c & 7] : size[c & 7];
-}
-
-static float e8m0(uint32_t c) {
-    return from_bits(c == 255 ? 0x7fc00000u : c ? c << 23 : 0x00400000u);
 }
 
 static float scale_at(mg_dtype d, const uint8_t *p) {
@@ -47,17 +31,17 @@ static float scale_at(mg_dtype d, const uint8_t *p) {
         memcpy(&h, p, 2);
         return mg_bf16_to_f32(h);
     case MG_F8_E4M3:
-        return e4m3(*p);
+        return mg_e4m3_to_f32(*p);
     default: /* E8M0: formats/group_layouts.c lets nothing else through */
-        return e8m0(*p);
+        return mg_e8m0_to_f32(*p);
     }
 }
 
 static void fill_values(mg_group_band *b) {
     for (uint32_t c = 0; c < 256; c++) {
-        if (b->m->value == MG_CODE_E4M3) b->value[c] = e4m3(c);
+        if (b->m->value == MG_CODE_E4M3) b->value[c] = mg_e4m3_to_f32((uint8_t)c);
         if (b->m->value == MG_CODE_E5M2) b->value[c] = mg_f16_to_f32((uint16_t)(c << 8));
-        if (b->m->value == MG_CODE_E2M1) b->value[c] = e2m1(c & 15);
+        if (b->m->value == MG_CODE_E2M1) b->value[c] = mg_e2m1_to_f32(c & 15);
     }
 }
 

@@ -2,6 +2,7 @@
 #include "quant/group_encode.h"
 
 #include "formats/base/checked.h"
+#include "quant/group_floats.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -15,6 +16,7 @@ static uint32_t top_of(const mg_group_scheme *s) {
 mg_status mg_group_scheme_check(const mg_group_scheme *s, mg_error *err) {
     if (s->bits < 2 || s->bits > 8)
         return mg_fail(err, MG_ERR_USAGE, "%" PRIu32 " bits per weight, expected 2 to 8", s->bits);
+    if (s->rule == MG_GROUP_FLOAT) return MG_OK; /* made by mg_group_format_scheme, not from options */
     if (s->scale_dtype != MG_F16 && s->scale_dtype != MG_BF16 && s->scale_dtype != MG_F32)
         return mg_fail(err, MG_ERR_USAGE, "scales cannot be stored as %s", mg_dtype_get(s->scale_dtype)->name);
     if (s->symmetric && s->rule == MG_GROUP_EDGE)
@@ -38,14 +40,17 @@ static float smallest(mg_dtype d) {
     return d == MG_F16 ? 0x1p-24f : d == MG_BF16 ? 0x1p-133f : 0x1p-149f;
 }
 
-/* A scale as it is stored; sign and magnitude never vanish, because codes are divided by it. */
-static mg_status store_scale(const mg_group_scheme *s, float *scale, mg_error *err) {
-    const float x = stored(s->scale_dtype, *scale);
+mg_status mg_group_store_scale(mg_dtype type, float scale, float *out, mg_error *err) {
+    const float x = stored(type, scale);
     if (!isfinite(x))
-        return mg_fail(err, MG_ERR_UNSUPPORTED, "a scale of %g does not fit %s", (double)*scale,
-                       mg_dtype_get(s->scale_dtype)->name);
-    *scale = x != 0.0f ? x : copysignf(smallest(s->scale_dtype), *scale);
+        return mg_fail(err, MG_ERR_UNSUPPORTED, "a scale of %g does not fit %s", (double)scale,
+                       mg_dtype_get(type)->name);
+    *out = x != 0.0f ? x : copysignf(smallest(type), scale);
     return MG_OK;
+}
+
+static mg_status store_scale(const mg_group_scheme *s, float *scale, mg_error *err) {
+    return mg_group_store_scale(s->scale_dtype, *scale, scale, err);
 }
 
 mg_status mg_group_range(const float *w, uint64_t n, float *lo, float *hi, mg_error *err) {
@@ -152,12 +157,12 @@ mg_status mg_group_codes_init(mg_group_codes *q, const mg_group_scheme *s, uint6
     if (!mg_mul_u64(rows, cols, &codes) || !mg_mul_u64(rows, q->groups, &params) ||
         !mg_mul_u64(params, sizeof(float), &bytes))
         return mg_fail(err, MG_ERR_LIMIT, "%" PRIu64 " x %" PRIu64 " weights are too many", rows, cols);
-    const bool edge = s->rule == MG_GROUP_EDGE;
+    const bool edge = s->rule == MG_GROUP_EDGE, zeros = !edge && s->rule != MG_GROUP_FLOAT;
     q->codes = malloc(codes + 1);
     q->scales = malloc(bytes + 1);
-    q->zeros = edge ? NULL : malloc(params + 1);
+    q->zeros = zeros ? malloc(params + 1) : NULL;
     q->biases = edge ? malloc(bytes + 1) : NULL;
-    if (q->codes && q->scales && (edge ? q->biases != NULL : q->zeros != NULL)) return MG_OK;
+    if (q->codes && q->scales && (!edge || q->biases) && (!zeros || q->zeros)) return MG_OK;
     mg_group_codes_release(q);
     return mg_fail_nomem(err, codes);
 }
@@ -200,6 +205,10 @@ static mg_group_params params_at(const mg_group_codes *q, uint64_t at) {
 void mg_group_codes_get(const mg_group_codes *q, uint64_t row, float *w) {
     const uint8_t *codes = q->codes + row * q->cols;
     const uint64_t first = row * q->groups;
+    if (q->scheme.rule == MG_GROUP_FLOAT) {
+        mg_group_float_unround(q, row, w);
+        return;
+    }
     for (uint64_t k = 0; q->g_idx && k < q->cols; k++) {
         const mg_group_params p = params_at(q, first + q->g_idx[k]);
         mg_group_unround(&q->scheme, &p, codes + k, 1, w + k);

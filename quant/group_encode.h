@@ -27,6 +27,9 @@ typedef enum mg_group_rule {
     MG_GROUP_ABSMAX,
     /* No zeros: bias is the end of the range with the larger magnitude and exact, scale has its sign. */
     MG_GROUP_EDGE,
+    /* Codes are small floats, E4M3 with 8 bits and E2M1 with 4; no zeros. quant/group_floats.h rounds them: no function
+     * below but init, release and get is for them. */
+    MG_GROUP_FLOAT,
 } mg_group_rule;
 
 typedef struct mg_group_scheme {
@@ -34,8 +37,11 @@ typedef struct mg_group_scheme {
     uint64_t group_size; /* columns that share a scale; 0: the whole row */
     bool symmetric;      /* every zero is 2^(bits-1); not with MG_GROUP_EDGE */
     mg_group_rule rule;
-    mg_dtype scale_dtype; /* F16, BF16 or F32: scales and biases are rounded to it before codes are chosen */
+    mg_dtype scale_dtype; /* F16, BF16 or F32: scales and biases are rounded to it before codes are chosen.
+                             MG_GROUP_FLOAT also F8_E8M0 (MXFP4) and F8_E4M3 (NVFP4) */
     uint32_t zero_min;    /* the smallest zero that can be stored: 0, or 1 (GPTQ v1 stores zero - 1) */
+    uint64_t row_block;   /* MG_GROUP_FLOAT: rows that share a scale, at least 1 */
+    mg_dtype model_dtype; /* F8_E4M3 scales: the type of the model's floats */
 } mg_group_scheme;
 
 /* Scale and zero (or bias) of one group. */
@@ -49,10 +55,11 @@ typedef struct mg_group_codes {
     mg_group_scheme scheme;
     uint64_t rows, cols, groups;
     uint8_t *codes;        /* [rows][cols] */
-    float *scales;         /* [rows][groups] */
-    uint8_t *zeros;        /* [rows][groups], NULL with MG_GROUP_EDGE */
+    float *scales;         /* [rows][groups]; MG_GROUP_FLOAT [row blocks][groups] */
+    uint8_t *zeros;        /* [rows][groups], NULL with MG_GROUP_EDGE and MG_GROUP_FLOAT */
     float *biases;         /* [rows][groups] with MG_GROUP_EDGE, else NULL */
     const uint32_t *g_idx; /* [cols] group of each column, borrowed; NULL: column / group_size */
+    float global;          /* F8_E4M3 scales: what divides them */
 } mg_group_codes;
 
 /* MG_ERR_USAGE for bits, group size or scale type outside what is said above. */
@@ -60,6 +67,9 @@ mg_status mg_group_scheme_check(const mg_group_scheme *s, mg_error *err) MG_MUST
 /* Groups of a row; a last short group counts. */
 uint64_t mg_group_count(const mg_group_scheme *s, uint64_t cols);
 
+/* A scale as `type` stores it; sign and magnitude never vanish, because codes are divided by it. MG_ERR_UNSUPPORTED
+ * when it is too large. */
+mg_status mg_group_store_scale(mg_dtype type, float scale, float *out, mg_error *err) MG_MUST_CHECK;
 /* Smallest and largest of n values. MG_ERR_FORMAT names the first that is not finite. */
 mg_status mg_group_range(const float *w, uint64_t n, float *lo, float *hi, mg_error *err) MG_MUST_CHECK;
 /* Scale and zero (or bias) of a group whose values lie in lo..hi. A group of zeros only gets a scale that decodes it

@@ -2,9 +2,11 @@
 #include "quant/group_pack.h"
 
 #include "formats/base/checked.h"
+#include "quant/small_float.h"
 
 #include <inttypes.h>
 #include <string.h>
+#include <strings.h>
 
 /* ---- formats ---- */
 
@@ -23,6 +25,11 @@ static const struct format_info {
     [MG_FORMAT_CT] = {"compressed-tensors", ".weight_packed", ".weight_zero_point", ".weight_scale", false,
                       MG_GROUP_MINMAX, 0, 0x1fc, 1, 1},
     [MG_FORMAT_MLX] = {"mlx", ".weight", NULL, ".scales", false, MG_GROUP_EDGE, 0, 0x17c, 1, 32},
+    [MG_FORMAT_FP8_DYNAMIC] = {"fp8_dynamic", ".weight", NULL, ".weight_scale", false, MG_GROUP_FLOAT, 0, 0x100, 1, 1},
+    [MG_FORMAT_FP8_BLOCK] = {"fp8_block", ".weight", NULL, ".weight_scale", false, MG_GROUP_FLOAT, 0, 0x100, 1, 1},
+    [MG_FORMAT_NVFP4A16] = {"nvfp4a16", ".weight_packed", NULL, ".weight_scale", false, MG_GROUP_FLOAT, 0, 0x10, 1, 16},
+    [MG_FORMAT_MXFP4A16] = {"mxfp4a16", ".weight_packed", NULL, ".weight_scale", false, MG_GROUP_FLOAT, 0, 0x10, 1, 32},
+    [MG_FORMAT_MXFP4] = {"mxfp4", ".weight_packed", NULL, ".weight_scale", false, MG_GROUP_FLOAT, 0, 0x10, 1, 32},
 };
 
 const char *mg_group_format_name(mg_group_format f) {
@@ -31,12 +38,34 @@ const char *mg_group_format_name(mg_group_format f) {
 
 mg_group_format mg_group_format_find(const char *name) {
     for (mg_group_format f = 0; f < MG_FORMAT_COUNT; f++)
-        if (strcmp(name, formats[f].name) == 0) return f;
+        if (strcasecmp(name, formats[f].name) == 0) return f;
     return MG_FORMAT_COUNT;
+}
+
+bool mg_group_format_is_float(mg_group_format f) {
+    return formats[f].rule == MG_GROUP_FLOAT;
+}
+
+static mg_group_scheme float_scheme(mg_group_format f, mg_dtype model) {
+    mg_group_scheme s = {.bits = 4,
+                         .group_size = formats[f].col_multiple,
+                         .symmetric = true,
+                         .rule = MG_GROUP_FLOAT,
+                         .scale_dtype = f == MG_FORMAT_NVFP4A16 ? MG_F8_E4M3 : MG_F8_E8M0,
+                         .row_block = 1,
+                         .model_dtype = model};
+    if (f != MG_FORMAT_FP8_DYNAMIC && f != MG_FORMAT_FP8_BLOCK) return s;
+    const bool blocks = f == MG_FORMAT_FP8_BLOCK;
+    s.bits = 8;
+    s.scale_dtype = model;
+    s.group_size = blocks ? MG_FP8_BLOCK : 0;
+    s.row_block = blocks ? MG_FP8_BLOCK : 1;
+    return s;
 }
 
 mg_group_scheme mg_group_format_scheme(mg_group_format f, uint32_t bits, uint64_t group_size, bool symmetric,
                                        mg_dtype scale_dtype) {
+    if (mg_group_format_is_float(f)) return float_scheme(f, scale_dtype);
     return (mg_group_scheme){.bits = bits,
                              .group_size = group_size,
                              .symmetric = symmetric,
@@ -57,12 +86,26 @@ static uint64_t words_for(uint64_t codes, uint32_t bits) {
     return (codes * bits + 31) / 32;
 }
 
+/* Codes of a byte or two to a byte; E8M0 is stored as U8. */
+static void add_float_parts(mg_group_form *f) {
+    const struct format_info *i = &formats[f->format];
+    const mg_group_scheme *s = &f->scheme;
+    const bool wide = s->bits == 8;
+    add_part(f, MG_PART_CODES, i->codes, wide ? MG_F8_E4M3 : MG_U8, f->rows, wide ? f->cols : f->cols / 2);
+    add_part(f, MG_PART_SCALES, i->scales, s->scale_dtype == MG_F8_E8M0 ? MG_U8 : s->scale_dtype,
+             (f->rows - 1) / s->row_block + 1, f->groups);
+}
+
 static void add_parts(mg_group_form *f) {
     const struct format_info *i = &formats[f->format];
     const uint32_t b = f->scheme.bits;
     const uint64_t N = f->rows, K = f->cols, G = f->groups, packed_rows = words_for(N, b),
                    packed_cols = words_for(K, b);
     const mg_dtype scales = f->scheme.scale_dtype;
+    if (f->scheme.rule == MG_GROUP_FLOAT) {
+        add_float_parts(f);
+        return;
+    }
     if (f->format == MG_FORMAT_AWQ)
         add_part(f, MG_PART_CODES, i->codes, MG_I32, K, packed_rows);
     else if (i->by_group)
@@ -84,7 +127,7 @@ static mg_status check_shape(const mg_group_form *f, mg_error *err) {
     const mg_group_scheme *s = &f->scheme;
     if (!(i->bits >> s->bits & 1))
         return mg_fail(err, MG_ERR_UNSUPPORTED, "the format %s has no form with %" PRIu32 " bits", i->name, s->bits);
-    if (s->group_size && f->cols % s->group_size)
+    if (s->group_size && f->cols % s->group_size && f->format != MG_FORMAT_FP8_BLOCK) /* edge blocks are cut */
         return mg_fail(err, MG_ERR_UNSUPPORTED,
                        "%" PRIu64 " input features are not a multiple of the group size %" PRIu64, f->cols,
                        s->group_size);
@@ -119,7 +162,8 @@ mg_status mg_group_form_init(mg_group_form *f, mg_group_format format, const mg_
     add_parts(f);
     const bool zeros = f->n_parts > 2 && f->parts[2].what == MG_PART_ZEROS;
     f->slab_cols = i->by_group && s->group_size ? s->group_size : cols;
-    f->slab_rows = i->by_group ? rows : !zeros ? 1 : rows % 32 ? rows : 32;
+    const uint64_t share = s->rule == MG_GROUP_FLOAT ? s->row_block : zeros ? 32 : 1;
+    f->slab_rows = i->by_group || rows % share ? rows : share;
     f->slabs = i->by_group ? f->groups : rows / f->slab_rows;
     for (uint32_t p = 0; p < f->n_parts; p++) {
         mg_group_part *part = &f->parts[p];
@@ -187,6 +231,11 @@ static uint8_t *slab_of(const job *j, const mg_group_part *p, uint64_t slab) {
     return j->dst + slab * j->f->slab_bytes + p->slab_at;
 }
 
+/* Where slabs are rows: line `row` of a part that has a line of `bytes` for each `per` rows of the weight. */
+static uint8_t *line_of(const job *j, const mg_group_part *p, uint64_t row, uint64_t per, uint64_t bytes) {
+    return slab_of(j, p, row / j->f->slab_rows) + row % j->f->slab_rows / per * bytes;
+}
+
 static uint32_t strip(uint64_t i, uint64_t n) {
     return n - i < 32 ? (uint32_t)(n - i) : 32;
 }
@@ -216,12 +265,15 @@ static void codes_down(const job *j, const mg_group_part *p) {
 }
 
 static void codes_along(const job *j, const mg_group_part *p) {
-    const mg_group_form *f = j->f;
-    const uint64_t per_row = p->shape[1] * 4;
-    for (uint64_t i = 0; i < j->q->rows; i++)
-        for (uint64_t k = 0; k < j->q->cols; k += 32)
-            pack_words(j->q->codes + i * j->q->cols + k, 1, strip(k, j->q->cols), f->scheme.bits,
-                       slab_of(j, p, i / f->slab_rows) + i % f->slab_rows * per_row + k * f->scheme.bits / 8, 4);
+    const uint64_t per_row = p->shape[1] * mg_dtype_get(p->dtype)->block_bytes, cols = j->q->cols;
+    const uint32_t bits = j->f->scheme.bits;
+    for (uint64_t i = 0; i < j->q->rows; i++) {
+        const uint8_t *codes = j->q->codes + i * cols;
+        uint8_t *line = line_of(j, p, j->row + i, 1, per_row);
+        for (uint64_t k = 0; p->dtype != MG_F8_E4M3 && k < cols; k += 32)
+            pack_words(codes + k, 1, strip(k, cols), bits, line + k * bits / 8, 4);
+        if (p->dtype == MG_F8_E4M3) memcpy(line, codes, cols);
+    }
 }
 
 static void put_codes(const job *j, const mg_group_part *p) {
@@ -245,12 +297,14 @@ static void put_zeros(const job *j, const mg_group_part *p) {
                             4);
             else /* [rows * bits / 32, groups] */
                 pack_column(f, from, groups, strip(i, j->q->rows), minus,
-                            slab_of(j, p, i / f->slab_rows) + i % f->slab_rows / 32 * bits * groups * 4 + g * 4,
-                            groups * 4);
+                            line_of(j, p, j->row + i, 32, bits * groups * 4) + g * 4, groups * 4);
         }
 }
 
 static void put_float(mg_dtype d, float x, uint8_t *dst) {
+    if (d == MG_F8_E4M3) *dst = mg_f32_to_e4m3(x);
+    if (d == MG_U8) *dst = mg_f32_to_e8m0(x);
+    if (d == MG_F8_E4M3 || d == MG_U8) return;
     const uint16_t h = d == MG_F16 ? mg_f32_to_f16(x) : mg_f32_to_bf16(x);
     if (d == MG_F32)
         memcpy(dst, &x, 4);
@@ -262,11 +316,12 @@ static void put_float(mg_dtype d, float x, uint8_t *dst) {
 static void put_floats(const job *j, const mg_group_part *p, const float *from) {
     const mg_group_form *f = j->f;
     const uint64_t groups = j->q->groups, size = mg_dtype_get(p->dtype)->block_bytes;
-    for (uint64_t i = 0; i < j->q->rows; i++)
+    const uint64_t share = f->scheme.rule == MG_GROUP_FLOAT ? f->scheme.row_block : 1;
+    for (uint64_t i = 0; i < j->q->rows; i += share)
         for (uint64_t g = 0; g < groups; g++) {
             uint8_t *dst = f->by_group ? slab_of(j, p, g) + (j->row + i) * size
-                                       : slab_of(j, p, i / f->slab_rows) + (i % f->slab_rows * groups + g) * size;
-            put_float(p->dtype, from[i * groups + g], dst);
+                                       : line_of(j, p, j->row + i, share, groups * size) + g * size;
+            put_float(p->dtype, from[i / share * groups + g], dst);
         }
 }
 

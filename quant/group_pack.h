@@ -4,8 +4,9 @@
  * packed, in transposition, and in what is stored for zero. docs/format_groups.md draws them.
  *
  * A form is cut into slabs, all of equal size in every part, so that a large weight is made piece by piece: AWQ and
- * GPTQ store groups of columns one after the other (a slab is a group), the others rows (a slab is one row, or 32 where
- * zeros are packed along rows). The bytes of a slab are the bytes of its parts, in the order of the parts. */
+ * GPTQ store groups of columns one after the other (a slab is a group), the others rows (a slab is one row, 32 where
+ * zeros are packed along rows, as many as share a scale; all of them when they do not divide). The bytes of a slab are
+ * the bytes of its parts, in the order of the parts. */
 #ifndef MG_QUANT_GROUP_PACK_H
 #define MG_QUANT_GROUP_PACK_H
 
@@ -18,6 +19,13 @@ typedef enum mg_group_format {
     MG_FORMAT_GPTQ_V2, /* zeros as they are */
     MG_FORMAT_CT,      /* compressed-tensors pack-quantized */
     MG_FORMAT_MLX,     /* affine: biases instead of zeros */
+    /* compressed-tensors' small floats, named after llm-compressor's schemes. What follows A is how inputs are rounded
+     * at run time: a word in config.json. */
+    MG_FORMAT_FP8_DYNAMIC, /* float-quantized: E4M3, a scale for each row */
+    MG_FORMAT_FP8_BLOCK,   /* float-quantized: E4M3, a scale for 128 x 128 */
+    MG_FORMAT_NVFP4A16,    /* nvfp4-pack-quantized: E2M1, E4M3 scales for 16, a global scale beside the parts */
+    MG_FORMAT_MXFP4A16,    /* mxfp4-pack-quantized: E2M1, E8M0 scales for 32 */
+    MG_FORMAT_MXFP4,
     MG_FORMAT_COUNT,
 } mg_group_format;
 
@@ -33,6 +41,7 @@ typedef struct mg_group_part {
 } mg_group_part;
 
 #define MG_GROUP_MAX_PARTS 4
+#define MG_FP8_BLOCK       128 /* rows and columns of MG_FORMAT_FP8_BLOCK */
 
 typedef struct mg_group_form {
     mg_group_format format;
@@ -45,10 +54,12 @@ typedef struct mg_group_form {
 } mg_group_form;
 
 const char *mg_group_format_name(mg_group_format f);
-/* MG_FORMAT_COUNT when unknown. */
+/* Codes are small floats; bits, groups and symmetry are the format's own. */
+bool mg_group_format_is_float(mg_group_format f);
+/* MG_FORMAT_COUNT when unknown; case does not matter. */
 mg_group_format mg_group_format_find(const char *name);
 /* What a format asks for: rounding rule and smallest zero; bits, group size, symmetry and scale type are the caller's.
- */
+ * Formats of small floats ask for all of it; scale_dtype is then the type of the model's floats. */
 mg_group_scheme mg_group_format_scheme(mg_group_format f, uint32_t bits, uint64_t group_size, bool symmetric,
                                        mg_dtype scale_dtype);
 
@@ -57,9 +68,9 @@ mg_group_scheme mg_group_format_scheme(mg_group_format f, uint32_t bits, uint64_
 mg_status mg_group_form_init(mg_group_form *f, mg_group_format format, const mg_group_scheme *s, uint64_t rows,
                              uint64_t cols, mg_error *err) MG_MUST_CHECK;
 
-/* Put q into slabs at dst. q holds rows row..row + q->rows of the weight, row a multiple
- * of 32 (or 0), and of the columns those of the slabs; when slabs are rows, q holds exactly the rows of the slabs and
- * row is 0. Words that q fills in part only are not possible: q->rows is a multiple of 32, or q ends the weight. */
+/* Put q into slabs at dst. q holds rows row..row + q->rows of the slabs, and of the columns those of the slabs. row is
+ * a multiple of 32 and of rows that share a scale, and so is q->rows, or q ends the weight: words that q fills in part
+ * only are not possible. */
 void mg_group_form_pack(const mg_group_form *f, const mg_group_codes *q, uint64_t row, uint8_t *dst);
 
 #endif

@@ -56,6 +56,7 @@ static bool group_tp(const view *v, hit *h) {
         const mg_group_matrix *m = &v->layout.matrices[i];
         const uint64_t share = m->cols / v->tp;
         if (!splits_inputs(role_of(v, m->name)) || m->groups == 1) continue;
+        if (m->row_block > 1 && v->tp == 1) continue; /* an edge block may be cut */
         if (m->cols % v->tp == 0 && share % m->group_size == 0) continue;
         h->tensor = m->name;
         snprintf(h->text, sizeof h->text,
@@ -74,6 +75,24 @@ static bool pack_tp(const view *v, hit *h) {
         h->tensor = m->name;
         snprintf(h->text, sizeof h->text, "%" PRIu64 " output features over %" PRIu32 " ranks do not fill words",
                  m->rows, v->tp);
+        return true;
+    }
+    return false;
+}
+
+/* Weights that share blocks with what they are joined to, or are cut at. q and k begin such a join, gate does. */
+static bool block_rows(const view *v, hit *h) {
+    for (uint32_t i = 0; i < v->layout.n_matrices; i++) {
+        const mg_group_matrix *m = &v->layout.matrices[i];
+        const mg_role r = role_of(v, m->name);
+        const bool first = r == MG_R_ATTN_Q || r == MG_R_ATTN_K || r == MG_R_FFN_GATE || r == MG_R_SHARED_GATE ||
+                           r == MG_R_EXPERT_GATE;
+        if (m->row_block <= 1 || splits_inputs(r) || (v->tp == 1 && !first)) continue;
+        if (m->rows % v->tp == 0 && m->rows / v->tp % m->row_block == 0) continue;
+        h->tensor = m->name;
+        snprintf(h->text, sizeof h->text,
+                 "%" PRIu64 " output features over %" PRIu32 " ranks are not whole blocks of %" PRIu64, m->rows, v->tp,
+                 m->row_block);
         return true;
     }
     return false;
@@ -153,7 +172,9 @@ static bool not_mlx(const view *v, hit *h) {
 }
 
 static bool awq_to_gguf(const view *v, hit *h) {
-    if (!is_method(v, MG_GROUPS_AWQ) && !is_method(v, MG_GROUPS_MLX)) return false;
+    const mg_group_config *c = &v->layout.config;
+    const bool mxfp4 = is_method(v, MG_GROUPS_CT) && c->n_ct && c->ct[0].format == MG_CT_MXFP4;
+    if (!is_method(v, MG_GROUPS_AWQ) && !is_method(v, MG_GROUPS_MLX) && !mxfp4) return false;
     snprintf(h->text, sizeof h->text, "its converter refuses this quantization: moegraft convert makes a GGUF of it");
     return true;
 }
@@ -253,6 +274,34 @@ static bool is_asymmetric(const view *v) {
     return false;
 }
 
+/* Weights of compressed-tensors for which `is` holds, in a mixture. */
+static bool ct_experts(const view *v, bool (*is)(const mg_group_matrix *m)) {
+    for (uint32_t i = 0; is_method(v, MG_GROUPS_CT) && has_experts(v) && i < v->layout.n_matrices; i++)
+        if (is(&v->layout.matrices[i])) return true;
+    return false;
+}
+
+static bool has_blocks(const mg_group_matrix *m) {
+    return m->row_block > 1;
+}
+
+static bool has_global(const mg_group_matrix *m) {
+    return m->divisor != MG_STRMAP_NONE;
+}
+
+static bool block_experts(const view *v, hit *h) {
+    if (!ct_experts(v, has_blocks)) return false;
+    snprintf(h->text, sizeof h->text, "FP8 experts with a scale for each block end in an error (FP8_DYNAMIC loads)");
+    return true;
+}
+
+static bool global_experts(const view *v, hit *h) {
+    if (!ct_experts(v, has_global)) return false;
+    snprintf(h->text, sizeof h->text,
+             "experts are decoded without their global scale, without an error (MXFP4A16 loads right)");
+    return true;
+}
+
 static bool asymmetric_experts(const view *v, hit *h) {
     if (!is_asymmetric(v) || !has_experts(v)) return false;
     snprintf(h->text, sizeof h->text, "compressed experts with zero points are refused (write them with --symmetric)");
@@ -340,7 +389,7 @@ static const struct rule {
     {FOR(LLAMA_CPP), true, "container", no_gguf, "llama.cpp reads GGUF only"},
     {FOR(LLAMA_CPP), true, "architecture", gguf_own, "llama.cpp, its list of architectures"},
     {FOR(LLAMA_CPP), false, "converter", awq_to_gguf,
-     "llama.cpp conversion/base.py dequant_model: fp8, gptq, compressed-tensors; issues 4701, 10965"},
+     "llama.cpp conversion/base.py dequant_model: fp8, gptq, some of compressed-tensors; issues 4701, 10965"},
     {FOR(LLAMA_CPP), false, "metadata", gguf_losses, "llama.cpp, its list of metadata keys"},
     {FOR(VLLM) | FOR(TRANSFORMERS5) | FOR(AUTOAWQ) | FOR(GPTQMODEL), true, "format", mlx_only,
      "quantization methods these programs register"},
@@ -354,6 +403,8 @@ static const struct rule {
     {FOR(VLLM), true, "group x tp", group_tp,
      "vLLM awq.py and gptq.py create_weights: input size per partition a multiple of the group; issues 1258, 2419"},
     {FOR(VLLM), true, "words x tp", pack_tp, "vLLM awq.py and gptq.py create_weights: output size and pack factor"},
+    {FOR(VLLM), true, "blocks x tp", block_rows,
+     "vLLM quantization/utils/fp8_utils.py validate_fp8_block_shape: whole blocks for each rank and joined weight"},
     {FOR(VLLM), true, "heads x tp", heads_tp, "vLLM models: total_num_heads % tp_size == 0"},
     {FOR(VLLM), false, "act-order", act_order, "vLLM gptq.py: scale_and_zero_input_dim with desc_act"},
     {FOR(VLLM) | FOR(AUTOAWQ), false, "type", half_type, "vLLM awq.py get_supported_act_dtypes; issue 13462"},
@@ -364,6 +415,10 @@ static const struct rule {
     {FOR(TRANSFORMERS5), true, "experts", random_experts, "measured: transformers 5.23, load report says MISSING"},
     {FOR(TRANSFORMERS5), true, "experts", asymmetric_experts,
      "measured: transformers 5.23 with compressed-tensors 0.20"},
+    {FOR(TRANSFORMERS5), true, "experts", block_experts,
+     "measured: transformers 5.24, CompressedTensorsDequantize multiplies without spreading blocks"},
+    {FOR(TRANSFORMERS5), true, "experts", global_experts,
+     "measured: transformers 5.24, CompressedTensorsDequantize takes packed codes, scale and shape only"},
     {FOR(TRANSFORMERS5), false, "zero points", asymmetric_dense,
      "measured: transformers 5.23, shape mismatch otherwise"},
     {FOR(VLLM) | FOR(AUTOAWQ), true, "skip list", list_by_substring,

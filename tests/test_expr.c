@@ -286,7 +286,7 @@ Test(expr, group_pack_is_group_encode) {
             cr_assert_eq(mg_group_codes_set(&q, i, (const float *)(const void *)mem->data[w->tensor] + i * K, &err), 0);
         const mg_expr *scales = constant(MG_F32, 2, N, 3, q.scales), *zeros = constant(MG_U8, 2, N, 3, q.zeros), *codes;
         codes = constant(MG_U8, 2, N, K, q.codes);
-        cr_assert_eq(mg_expr_group_encode(plan, w, &form, a, &err), MG_OK, "%s", err.message);
+        cr_assert_eq(mg_expr_group_encode(plan, w, NULL, &form, a, &err), MG_OK, "%s", err.message);
         cr_assert_eq(mg_expr_group_pack(plan, codes, scales, zeros, &form, b, &err), MG_OK, "%s", err.message);
         mg_eval ev;
         mg_eval_init(&ev);
