@@ -32,11 +32,22 @@ typedef struct mg_gate_group {
 /* Which of the recipe's experts the rows of a router are for. */
 typedef struct mg_gate_map {
     uint32_t rows;         /* of each layer */
-    const uint32_t *entry; /* [layers][rows], those of one expert together */
-    const bool *sliced;    /* [experts of the recipe] rows are for slices of one block, to be weighted nearly alike */
+    const uint32_t *entry; /* [layers][rows], those of one expert together; NULL: row e is for expert e */
+    const bool *
+        sliced; /* [experts of the recipe], NULL: none; rows are for slices of one block, to be weighted nearly alike */
     mg_status (*choose)(void *ctx, const mg_gate_group *g, mg_error *err);
     void *ctx;
+    const struct mg_gate_fixed *fixed; /* NULL: all rows are fitted */
 } mg_gate_map;
+
+/* Rows that stay as they are. The recipe's expert 0 then stands for all of them: its tokens are those that new rows
+ * must leave alone. What is supplied are the fixed rows, then one for each other expert of the recipe. */
+typedef struct mg_gate_fixed {
+    uint32_t n;
+    bool alone; /* scores do not compete (sigmoid): a new row is fitted against nothing */
+    mg_status (*rows)(void *ctx, uint32_t layer, float *rows, mg_error *err); /* [n, hidden] */
+    void *ctx;
+} mg_gate_fixed;
 
 /* random, uniform_random and orthogonal: rows from the seed alone. */
 mg_status mg_gates_random(mg_gate_mode mode, uint64_t seed, uint32_t layers, uint32_t experts, uint64_t hidden,

@@ -7,6 +7,7 @@
 #include "convert/logreg.h"
 #include "convert/gates.h"
 #include "convert/gates_tokens.h"
+#include "quant/math/f64.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -41,6 +42,9 @@ typedef struct fit {
     double *weight;     /* [rows] of this layer */
     uint64_t rows;
     bool any_negative;
+    uint32_t n_fixed;
+    float *fixed;   /* [n_fixed, hidden] rows that stay, of this layer */
+    double *offset; /* [rows] score of all of them together; NULL without */
 } fit;
 
 static mg_status add_prompts(fit *f, const mg_tokenizer *tok, mg_error *err) {
@@ -67,6 +71,13 @@ static mg_status alloc_rows(fit *f, mg_error *err) {
         f->weight = f->share + n;
     }
     return ok ? MG_OK : mg_fail_nomem(err, 2 * n * f->hidden * sizeof(float));
+}
+
+static mg_status alloc_fixed(fit *f, mg_error *err) {
+    if (!f->n_fixed) return MG_OK;
+    f->fixed = malloc(f->n_fixed * f->hidden * sizeof *f->fixed);
+    f->offset = malloc(f->p.batch.n_tokens * sizeof *f->offset);
+    return f->fixed && f->offset ? MG_OK : mg_fail_nomem(err, f->n_fixed * f->hidden * sizeof *f->fixed);
 }
 
 /* Experts and class-balanced weights of the rows: each expert's positive tokens weigh 1/experts together, its negative
@@ -97,7 +108,11 @@ static mg_status count_rows(fit *f, mg_error *err) {
 /* ---- the rows of a layer ---- */
 
 static uint32_t expert_of(const fit *f, uint32_t layer, uint32_t row) {
-    return f->map ? f->map->entry[(uint64_t)layer * f->classes + row] : row;
+    return f->map && f->map->entry ? f->map->entry[(uint64_t)layer * f->classes + row] : row;
+}
+
+static bool is_sliced(const fit *f, uint32_t expert) {
+    return f->map && f->map->sliced && f->map->sliced[expert];
 }
 
 /* The how manyth router row of an expert; UINT32_MAX: it has not so many in this layer. */
@@ -169,6 +184,7 @@ static double accuracy(const fit *f, const double *w) {
         for (uint32_t c = 0; c < f->classes; c++) {
             double z = 0;
             for (uint64_t k = 0; k < f->hidden; k++) z += w[c * f->hidden + k] * (double)f->in[i * f->hidden + k];
+            if (c == 0 && f->offset) z += f->offset[i];
             if (c == 0 || z > top) {
                 top = z;
                 best = c;
@@ -185,7 +201,7 @@ static uint32_t classify(fit *f, uint32_t layer) {
     uint32_t n = 0;
     for (uint32_t r = 0; r < f->classes; r++) {
         const uint32_t e = expert_of(f, layer, r), first = nth_row(f, layer, e, 0);
-        f->class_of[r] = f->map && f->map->sliced[e] && first < r ? f->class_of[first] : n++;
+        f->class_of[r] = is_sliced(f, e) && first < r ? f->class_of[first] : n++;
     }
     for (uint64_t i = 0; i < f->rows; i++) f->class[i] = f->class_of[f->label[i]];
     return n;
@@ -233,6 +249,34 @@ static mg_status tell_apart(fit *f, uint32_t layer, uint64_t first, uint64_t end
     return MG_OK;
 }
 
+/* The rows that stay, then what the new ones have over class 0, which has none of its own. */
+static void add_to_fixed(const fit *f, const double *w, float *rows) {
+    const uint64_t n = f->n_fixed * f->hidden;
+    memcpy(rows, f->fixed, n * sizeof *rows);
+    for (uint64_t i = 0; i < (f->classes - 1) * f->hidden; i++)
+        rows[n + i] = (float)(w[f->hidden + i] - w[i % f->hidden]);
+}
+
+/* log sum exp of the fixed rows' scores of every token: what a new row competes with. */
+static mg_status score_fixed(fit *f, uint32_t layer, mg_error *err) {
+    const mg_gate_fixed *fixed = f->map ? f->map->fixed : NULL;
+    if (!fixed) return MG_OK;
+    MG_TRY(fixed->rows(fixed->ctx, layer, f->fixed, err));
+    for (uint64_t i = 0; i < f->rows; i++) {
+        double top = -INFINITY, sum = 0;
+        f->offset[i] = 0;
+        for (uint32_t r = 0; r < f->n_fixed && !fixed->alone; r++) {
+            double z = 0;
+            for (uint64_t k = 0; k < f->hidden; k++)
+                z += (double)f->fixed[r * f->hidden + k] * (double)f->in[i * f->hidden + k];
+            sum = z > top ? sum * mg_f64_exp(top - z) + 1 : sum + mg_f64_exp(z - top);
+            top = z > top ? z : top;
+        }
+        if (!fixed->alone) f->offset[i] = top + mg_f64_log(sum);
+    }
+    return MG_OK;
+}
+
 /* w: 3 * [classes, hidden], the first of them the result in double. */
 static mg_status fit_rows(fit *f, uint32_t layer, double *w, float *rows, mg_fit_report *report, mg_error *err) {
     const uint64_t all = (uint64_t)f->classes * f->hidden;
@@ -240,6 +284,7 @@ static mg_status fit_rows(fit *f, uint32_t layer, double *w, float *rows, mg_fit
                    .label = f->class,
                    .negative = f->any_negative ? f->negative : NULL,
                    .weight = f->weight,
+                   .offset = f->offset,
                    .n = f->rows,
                    .classes = classify(f, layer)};
     double *of_class = w + all, loss = 0;
@@ -250,17 +295,20 @@ static mg_status fit_rows(fit *f, uint32_t layer, double *w, float *rows, mg_fit
         memcpy(w + r * f->hidden, of_class + f->class_of[r] * f->hidden, f->hidden * sizeof *w);
     for (uint64_t i = 0, end; i < f->rows; i = end) {
         for (end = i + 1; end < f->rows && f->expert[end] == f->expert[i];) end++;
-        if (f->map && f->map->sliced[f->expert[i]] && f->weight[i] != 0)
-            MG_TRY(tell_apart(f, layer, i, end, w, w + 2 * all, err));
+        if (is_sliced(f, f->expert[i]) && f->weight[i] != 0) MG_TRY(tell_apart(f, layer, i, end, w, w + 2 * all, err));
     }
-    for (uint64_t i = 0; i < all; i++) rows[i] = (float)w[i];
+    if (f->n_fixed) {
+        add_to_fixed(f, w, rows);
+    } else {
+        for (uint64_t i = 0; i < all; i++) rows[i] = (float)w[i];
+    }
     if (report) *report = (mg_fit_report){iterations, loss, accuracy(f, w), f->rows};
     return MG_OK;
 }
 
 static mg_status fit_layers(fit *f, mg_gates_supply supply, void *ctx, mg_fit_report *reports, mg_error *err) {
     uint64_t n = (uint64_t)f->classes * f->hidden;
-    double *w = malloc(n * (3 * sizeof(double) + sizeof(float)));
+    double *w = malloc(n * (3 * sizeof(double) + sizeof(float)) + f->n_fixed * f->hidden * sizeof(float));
     if (!w) return mg_fail_nomem(err, 3 * n * sizeof *w);
     float *rows = (float *)(w + 3 * n);
     const mg_evaluator *ev = f->eval;
@@ -272,6 +320,7 @@ static mg_status fit_layers(fit *f, mg_gates_supply supply, void *ctx, mg_fit_re
         }
         st = ev->run_layer(ev->self, f->moe, l, MG_PART_ATTN | MG_PART_FFN_IN, &f->p.batch, f->x, keep_inputs, f, err);
         if (st == MG_OK) st = label_rows(f, l, err);
+        if (st == MG_OK) st = score_fixed(f, l, err);
         if (st == MG_OK) st = fit_rows(f, l, w, rows, reports ? &reports[l] : NULL, err);
         if (st == MG_OK) st = supply(ctx, l, rows, err);
         if (st == MG_OK && l + 1 < layers)
@@ -291,9 +340,11 @@ mg_status mg_gates_fit(const mg_merge_spec *spec, const mg_gate_map *map, mg_mod
              .eval = eval,
              .pool = pool,
              .hidden = (uint64_t)mg_hp_i(moe, MG_K_HIDDEN)};
+    f.n_fixed = map && map->fixed ? map->fixed->n : 0;
     mg_status st = add_prompts(&f, tok, err);
     if (st == MG_OK) st = alloc_rows(&f, err);
     if (st == MG_OK) st = count_rows(&f, err);
+    if (st == MG_OK) st = alloc_fixed(&f, err);
     if (st == MG_OK) st = fit_layers(&f, supply, ctx, reports, err);
     free(f.x);
     free(f.in);
@@ -301,6 +352,8 @@ mg_status mg_gates_fit(const mg_merge_spec *spec, const mg_gate_map *map, mg_mod
     free(f.class_of);
     free(f.negative);
     free(f.share);
+    free(f.fixed);
+    free(f.offset);
     mg_prompt_batch_release(&f.p);
     return st;
 }

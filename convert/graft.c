@@ -41,7 +41,9 @@ static mg_status check_mixture(const job *j, mg_error *err) {
                        (long long)j->hp.i[MG_K_EXPERTS_USED], j->experts);
     if (g->n_add && !g->regate)
         return mg_fail(err, MG_ERR_USAGE,
-                       "an added expert gets tokens only from new routers: --regate CONFIG is needed");
+                       "an added expert gets tokens only from new routers: its prompts (--add DONOR:PROMPTS) or "
+                       "--regate CONFIG are "
+                       "needed");
     return MG_OK;
 }
 

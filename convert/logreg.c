@@ -66,6 +66,7 @@ static mg_status eval_block(void *ctx, uint64_t ticket, unsigned worker, mg_erro
     for (uint64_t i = first; i < end; i++) {
         const float *x = p->x + i * p->dim;
         row_scores(s, x, z);
+        if (p->offset) z[0] += p->offset[i];
         loss += p->weight[i] * row_loss(s, i, z, g);
         for (uint32_t c = 0; c < p->classes; c++) g[c] *= p->weight[i];
         for (uint64_t k = 0; k < p->dim; k++)

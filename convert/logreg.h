@@ -10,6 +10,7 @@ typedef struct mg_logreg {
     const uint32_t *label; /* [n] class of each row */
     const bool *negative;  /* [n] true: "any class but label"; NULL when there are none */
     const double *weight;  /* [n] sample weights, summing to 1 over the positive rows */
+    const double *offset;  /* [n] added to the score of class 0; NULL: nothing */
     uint64_t n, dim;
     uint32_t classes;
     double ridge; /* of 0.5 * ridge * |W|^2 */

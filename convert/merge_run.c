@@ -122,7 +122,7 @@ static mg_status fit_rows(gate_work *g, const uint32_t *entry, const mg_tokenize
     r->reports = calloc(g->shape.layers, sizeof *r->reports);
     mg_status st = sliced && r->reports ? MG_OK : mg_fail_nomem(err, g->shape.layers * sizeof *r->reports);
     for (uint32_t e = 0; st == MG_OK && e < g->spec->n_experts; e++) sliced[e] = g->spec->experts[e].split > 1;
-    mg_gate_map map = {g->routed, entry, sliced, mg_gates_choose, &donors};
+    mg_gate_map map = {.rows = g->routed, .entry = entry, .sliced = sliced, .choose = mg_gates_choose, .ctx = &donors};
     if (st == MG_OK)
         st = mg_gates_fit(g->spec, &map, r->model, tok, g->opt->eval, g->opt->pool, supply, g, r->reports, err);
     free(sliced);

@@ -4,6 +4,7 @@
 #include "convert/merge_yaml.h"
 #include "formats/arch/model.h"
 #include "formats/base/file.h"
+#include "formats/base/json.h"
 #include "formats/base/options.h"
 
 #include <math.h>
@@ -324,6 +325,64 @@ static bool is_called(const mg_merge_expert *e, uint32_t index, const char *name
     return strcmp(number, name) == 0 || (strlen(name) == n - start && memcmp(name, e->source + start, n - start) == 0);
 }
 
+/* ---- texts from files ---- */
+
+static mg_status reserve(mg_prompts *p, mg_arena *a, size_t more, mg_error *err) {
+    const char **all;
+    MG_TRY(MG_ARENA_NEW(a, &all, p->n + more + 1, err));
+    if (p->n) memcpy(all, p->text, p->n * sizeof *all);
+    p->text = all;
+    return MG_OK;
+}
+
+mg_status mg_prompts_add_lines(mg_prompts *p, mg_arena *a, const char *text, size_t n, mg_error *err) {
+    size_t lines = 0;
+    char *copy = mg_arena_strndup(a, text, n);
+    if (!copy) return mg_fail_nomem(err, n);
+    for (size_t i = 0; i < n; i++) lines += text[i] == '\n';
+    MG_TRY(reserve(p, a, lines + 1, err));
+    for (char *line = copy; line;) {
+        char *end = strchr(line, '\n');
+        if (end) *end++ = 0;
+        size_t k = strlen(line);
+        if (k && line[k - 1] == '\r') line[k - 1] = 0; /* written on another system */
+        if (*line) p->text[p->n++] = line;
+        line = end;
+    }
+    return MG_OK;
+}
+
+static mg_status add_list(mg_prompts *p, mg_arena *a, const char *text, size_t n, const char *file, mg_error *err) {
+    mg_json *list;
+    MG_TRY(mg_json_parse(&list, (mg_span){(const uint8_t *)text, n}, file, err));
+    mg_status st = reserve(p, a, mg_json_len(list), err);
+    for (const mg_json *c = mg_json_first(list); st == MG_OK && c; c = mg_json_next(c)) {
+        const char *one = mg_json_str(c);
+        if (!one)
+            st = mg_fail(err, MG_ERR_FORMAT, "a list of prompts has an entry that is no text");
+        else if (!(p->text[p->n] = mg_arena_strdup(a, one)))
+            st = mg_fail_nomem(err, strlen(one));
+        else
+            p->n++;
+    }
+    mg_json_free(list);
+    return st;
+}
+
+mg_status mg_prompts_load(mg_prompts *p, mg_arena *a, const char *file, mg_error *err) {
+    char *text;
+    size_t n;
+    MG_TRY(mg_file_slurp(file, MAX_PROMPT_FILE, &text, &n, err));
+    size_t k = strlen(file);
+    bool list = k > 5 && strcmp(file + k - 5, ".json") == 0;
+    mg_status st = memchr(text, 0, n) ? mg_fail(err, MG_ERR_FORMAT, "a NUL byte: this is no text")
+                   : list             ? add_list(p, a, text, n, file, err)
+                                      : mg_prompts_add_lines(p, a, text, n, err);
+    if (st != MG_OK) mg_error_at(err, file, NULL);
+    free(text);
+    return st;
+}
+
 mg_status mg_merge_spec_add_text(mg_merge_spec *s, const char *name, const char *file, mg_error *err) {
     mg_merge_expert *e = NULL;
     for (uint32_t i = 0; i < s->n_experts; i++) {
@@ -333,31 +392,7 @@ mg_status mg_merge_spec_add_text(mg_merge_spec *s, const char *name, const char 
         e = &s->experts[i];
     }
     if (!e) return mg_fail(err, MG_ERR_USAGE, "--text %s=...: no expert is called so", name);
-    char *text;
-    size_t n;
-    MG_TRY(mg_file_slurp(file, MAX_PROMPT_FILE, &text, &n, err));
-    if (memchr(text, 0, n)) {
-        free(text);
-        mg_error_at(err, file, NULL);
-        return mg_fail(err, MG_ERR_FORMAT, "a NUL byte: this is no text");
-    }
-    uint32_t lines = 0;
-    for (size_t i = 0; i < n; i++) lines += text[i] == '\n';
-    const char **all = mg_arena_alloc(&s->arena, (size_t)e->positive.n + lines + 1, sizeof *all);
-    char *copy = mg_arena_strndup(&s->arena, text, n);
-    free(text);
-    if (!all || !copy) return mg_fail_nomem(err, n);
-    if (e->positive.n) memcpy(all, e->positive.text, e->positive.n * sizeof *all);
-    for (char *line = copy; line;) {
-        char *end = strchr(line, '\n');
-        if (end) *end++ = 0;
-        size_t k = strlen(line);
-        if (k && line[k - 1] == '\r') line[k - 1] = 0; /* written on another system */
-        if (*line) all[e->positive.n++] = line;
-        line = end;
-    }
-    e->positive.text = all;
-    return MG_OK;
+    return mg_prompts_load(&e->positive, &s->arena, file, err);
 }
 
 static bool same_prompts(const mg_prompts *a, const mg_prompts *b) {

@@ -86,8 +86,13 @@ mg_status mg_merge_spec_load(mg_merge_spec **out, const char *path, mg_error *er
 mg_status mg_merge_spec_load_prompts(mg_merge_spec **out, const char *path, mg_error *err) MG_MUST_CHECK;
 void mg_merge_spec_free(mg_merge_spec *s);
 
-/* Append the non-empty lines of a text file to the positive prompts of the expert called name: the last component of
- * its source_model, or its index. MG_ERR_USAGE when no or more than one expert is called so. */
+/* Append the non-empty lines of a text, or of a file (of a .json file the entries of its list of texts). MG_ERR_FORMAT:
+ * a NUL byte, entries that are no texts. */
+mg_status mg_prompts_add_lines(mg_prompts *p, mg_arena *a, const char *text, size_t n, mg_error *err) MG_MUST_CHECK;
+mg_status mg_prompts_load(mg_prompts *p, mg_arena *a, const char *file, mg_error *err) MG_MUST_CHECK;
+
+/* Append the prompts of a file (mg_prompts_load) to the positive prompts of the expert called name: the last component
+ * of its source_model, or its index. MG_ERR_USAGE when no or more than one expert is called so. */
 mg_status mg_merge_spec_add_text(mg_merge_spec *s, const char *name, const char *file, mg_error *err) MG_MUST_CHECK;
 
 /* Take another gate mode than the recipe's, as --gate does: a name, or a safetensors file from the working directory.

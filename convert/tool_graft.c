@@ -6,6 +6,8 @@
 #include "formats/arch/arch.h"
 #include "formats/arch/arch_file.h"
 #include "formats/base/file.h"
+#include "quant/read_f32.h"
+#include "verify/builtin_text.h"
 #include "verify/tool_model.h"
 
 #include <math.h>
@@ -16,13 +18,13 @@
 static const mg_tool_info tool = {
     .name = "graft",
     .summary = "add, drop or re-gate experts of an existing mixture",
-    .synopsis =
-        "IN OUT [--drop N,M | --drop auto:P% --text F] [--add DONOR... --regate CONFIG] [--experts-per-token K]",
+    .synopsis = "IN OUT [--drop N,M | --drop auto:P% --text F] [--add DONOR[:PROMPTS]... [--regate CONFIG]] "
+                "[--experts-per-token K]",
     .examples =
         "  moegraft-graft moe4 moe3 --drop 2                        a directory without its third expert\n"
         "  moegraft-graft moe4-Q4_K_M.gguf new.gguf --regate moe.yml    new routers, all other blocks as they are\n"
         "  moegraft-graft moe8 moe6 --drop auto:25% --text notes.txt    those that do least for this text\n"
-        "  moegraft-graft moe4 moe5 --add donor --regate five.yml   a fifth expert\n",
+        "  moegraft-graft moe4 moe5 --add donor:its.txt     a fifth expert, its router row fitted to its prompts\n",
     .next = "moegraft graft --help",
 };
 
@@ -41,6 +43,8 @@ typedef struct run {
     mg_graft g;
     uint32_t layers, experts;
     mg_merge_spec *spec;
+    mg_merge_spec added; /* prompts of what the new routers leave alone, then of each added expert */
+    char **donor_paths;  /* [n_add] without their prompts */
     mg_plan *plan;
     uint32_t out;
     mg_checkpoint *ckpt;
@@ -53,7 +57,9 @@ static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
         {"--drop", MG_OPT_STR, &a->drop, "N,M|auto:P%",
          "experts to leave out, counted from 0; auto: in every layer the P percent whose weighted output on --text is "
          "smallest"},
-        {"--add", MG_OPT_LIST, &a->add, "DONOR", "a dense model appended as an expert; repeatable, needs --regate"},
+        {"--add", MG_OPT_LIST, &a->add, "DONOR[:PROMPTS]",
+         "a dense model appended as an expert; repeatable. PROMPTS, a file of one text per line or a JSON list: its "
+         "router row is fitted to them against --text (or a page of our own), the other rows stay; without: --regate"},
         {"--regate", MG_OPT_STR, &a->regate, "CONFIG",
          "fit all routers anew to the prompts of a merge recipe, one list per expert of the result"},
         {"--gate", MG_OPT_STR, &a->gate, "MODE",
@@ -228,13 +234,13 @@ static mg_status open_spec(run *r, mg_error *err) {
     return mg_merge_spec_check(r->spec, true, err);
 }
 
-static mg_status fit(run *r, mg_error *err) {
+static mg_status fit(run *r, const mg_merge_spec *spec, const mg_gate_map *map, mg_error *err) {
     mg_tokenizer *tok = NULL;
     mg_evaluator eval = mg_forward_evaluator(r->pass.f);
     mg_fit_report *reports = calloc(r->layers, sizeof *reports);
     mg_status st =
         reports ? mg_tool_model_tokenizer(&tok, &r->t, err) : mg_fail_nomem(err, r->layers * sizeof *reports);
-    if (st == MG_OK) st = mg_gates_fit(r->spec, NULL, r->result, tok, &eval, r->pass.pool, supply, r, reports, err);
+    if (st == MG_OK) st = mg_gates_fit(spec, map, r->result, tok, &eval, r->pass.pool, supply, r, reports, err);
     for (uint32_t l = 0; st == MG_OK && l < r->layers && !r->a->c.quiet; l++)
         if (reports[l].tokens)
             fprintf(stderr, "moegraft-graft: layer %u: %.1f %% of %llu prompt tokens find their expert\n", l,
@@ -244,11 +250,29 @@ static mg_status fit(run *r, mg_error *err) {
     return st;
 }
 
+/* Rows of the experts that stay. */
+static mg_status stored_rows(void *ctx, uint32_t layer, float *rows, mg_error *err) {
+    run *r = ctx;
+    const mg_bound *b = mg_model_find(r->t.m, MG_R_ROUTER, layer, 0);
+    if (!b) return mg_fail(err, MG_ERR_FORMAT, "layer %u has no router", layer);
+    for (uint32_t i = 0; i < r->g.n_keep; i++)
+        MG_TRY(mg_read_f32(r->t.m, b, r->g.keep[layer * r->g.n_keep + i], 1, rows + i * b->shape[1], err));
+    return MG_OK;
+}
+
+static mg_status fit_added(run *r, mg_error *err) {
+    mg_gate_fixed fixed = {
+        .n = r->g.n_keep, .alone = r->t.m->arch->block.router == MG_ROUTER_SIGMOID, .rows = stored_rows, .ctx = r};
+    mg_gate_map map = {.rows = r->added.n_experts, .fixed = &fixed};
+    return fit(r, &r->added, &map, err);
+}
+
 static mg_status regate(run *r, mg_error *err) {
     MG_TRY(mg_plan_checkpoint(r->plan, r->out, &r->ckpt, err));
     r->ckpt->dir = r->t.ckpt->dir;
     MG_TRY(mg_model_open(&r->result, r->ckpt, err));
-    if (r->spec->gate_mode == MG_GATE_FIT) return fit(r, err);
+    if (r->added.n_experts) return fit_added(r, err);
+    if (r->spec->gate_mode == MG_GATE_FIT) return fit(r, r->spec, NULL, err);
     uint64_t n = (uint64_t)r->spec->n_experts * (uint64_t)mg_hp_i(r->t.m, MG_K_HIDDEN);
     float *rows = calloc(r->layers * n, sizeof *rows);
     if (!rows) return mg_fail_nomem(err, r->layers * n * sizeof *rows);
@@ -263,24 +287,66 @@ static mg_status regate(run *r, mg_error *err) {
 
 /* ---- the run ---- */
 
+/* "DONOR:PROMPTS" in two at the last colon, where what follows is a file and the whole is no path. */
+static const char *prompts_of(const char *word) {
+    const char *colon = strrchr(word, ':');
+    return colon && !mg_path_exists(word) && mg_path_exists(colon + 1) ? colon + 1 : NULL;
+}
+
 static mg_status open_donors(run *r, mg_error *err) {
     r->g.n_add = (uint32_t)r->a->add.n;
     if (!r->g.n_add) return MG_OK;
     r->g.donors = calloc(r->g.n_add, sizeof *r->g.donors);
-    if (!r->g.donors) return mg_fail_nomem(err, r->g.n_add * sizeof *r->g.donors);
-    for (uint32_t i = 0; i < r->g.n_add; i++) r->g.donors[i].name = r->g.donors[i].path = r->a->add.items[i];
+    r->donor_paths = calloc(r->g.n_add, sizeof *r->donor_paths);
+    if (!r->g.donors || !r->donor_paths) return mg_fail_nomem(err, r->g.n_add * sizeof *r->g.donors);
+    for (uint32_t i = 0; i < r->g.n_add; i++) {
+        const char *word = r->a->add.items[i], *prompts = prompts_of(word);
+        size_t n = prompts ? (size_t)(prompts - word) - 1 : strlen(word);
+        if (!(r->donor_paths[i] = strndup(word, n))) return mg_fail_nomem(err, n);
+        r->g.donors[i].name = r->g.donors[i].path = r->donor_paths[i];
+    }
     return mg_donors_open(r->g.donors, r->g.n_add, err);
+}
+
+/* What tokens new rows must leave alone: those of --text, or of a page of prose, code, arithmetic and JSON. */
+static mg_status add_others(run *r, mg_error *err) {
+    mg_merge_expert *others = &r->added.experts[0];
+    *others = (mg_merge_expert){.source = "the other texts"};
+    for (size_t i = 0; i < r->a->c.text.n; i++)
+        MG_TRY(mg_prompts_load(&others->positive, &r->added.arena, r->a->c.text.items[i], err));
+    if (others->positive.n) return MG_OK;
+    return mg_prompts_add_lines(&others->positive, &r->added.arena, mg_builtin_text, mg_builtin_text_size, err);
+}
+
+static mg_status open_prompts(run *r, mg_error *err) {
+    uint32_t with = 0;
+    for (uint32_t i = 0; i < r->g.n_add; i++) with += prompts_of(r->a->add.items[i]) != NULL;
+    if (!with) return MG_OK;
+    if (with < r->g.n_add || r->a->regate)
+        return mg_fail(err, MG_ERR_USAGE, "%s",
+                       r->a->regate ? "--regate fits all rows: --add needs no prompts beside it"
+                                    : "either every --add names its prompts or none");
+    mg_arena_init(&r->added.arena, 256u << 20);
+    MG_TRY(MG_ARENA_NEW(&r->added.arena, &r->added.experts, with + 1, err));
+    MG_TRY(add_others(r, err));
+    for (uint32_t i = 0; i < with; i++) {
+        mg_merge_expert *x = &r->added.experts[i + 1];
+        *x = (mg_merge_expert){.source = r->donor_paths[i]};
+        MG_TRY(mg_prompts_load(&x->positive, &r->added.arena, prompts_of(r->a->add.items[i]), err));
+    }
+    r->added.n_experts = with + 1;
+    return MG_OK;
 }
 
 static mg_status make_plan(run *r, mg_error *err) {
     r->g.m = r->t.m;
-    r->g.regate = r->a->regate != NULL;
+    r->g.regate = r->a->regate || r->added.n_experts;
     r->g.used = r->a->c.experts_per_token == MG_EXPERTS_ALL ? r->g.n_keep + r->g.n_add : r->a->c.experts_per_token;
     r->g.routers = calloc(r->layers, sizeof *r->g.routers);
     if (!r->g.routers) return mg_fail_nomem(err, r->layers * sizeof *r->g.routers);
     MG_TRY(mg_plan_new(&r->plan, err));
     MG_TRY(mg_graft_plan(r->plan, &r->g, r->a->words.items[1], &r->out, err));
-    return r->a->regate ? regate(r, err) : MG_OK;
+    return r->g.regate ? regate(r, err) : MG_OK;
 }
 
 static mg_status work(run *r, mg_error *err) {
@@ -292,6 +358,7 @@ static mg_status work(run *r, mg_error *err) {
     MG_TRY(mg_tool_pass_new(&r->pass, &a->c, err));
     MG_TRY(choose(r, err));
     MG_TRY(open_donors(r, err));
+    MG_TRY(open_prompts(r, err));
     if (a->regate) MG_TRY(open_spec(r, err));
     MG_TRY(make_plan(r, err));
     mg_exec_options opt = {.threads = a->c.n_threads,
@@ -312,6 +379,9 @@ static void release(run *r) {
     mg_merge_spec_free(r->spec);
     if (r->g.donors) mg_donors_close(r->g.donors, r->g.n_add);
     free(r->g.donors);
+    for (uint32_t i = 0; r->donor_paths && i < r->g.n_add; i++) free(r->donor_paths[i]);
+    free(r->donor_paths);
+    mg_arena_release(&r->added.arena);
     free(r->g.keep);
     free(r->g.routers);
     mg_tool_pass_free(&r->pass);

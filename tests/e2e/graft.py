@@ -91,6 +91,44 @@ tensors = [{t["name"]: t["sha256"] for t in run("inspect", f, "--json", "--tenso
            for f in (WORK / "q4.gguf", WORK / "again.gguf")]
 same(tensors[1], tensors[0], "an expert added to a quantized file gets its type, the others keep their blocks")
 
+# ---- an added expert whose router row is fitted to its own prompts: the rows of the others stay, its kind of text gains ----
+(WORK / "its.txt").write_text("\n".join(PROMPTS["json"]) + "\n")
+(WORK / "its.json").write_text(json.dumps(PROMPTS["json"]))
+run("graft", WORK / "merged", WORK / "m3", "--drop", "3", "-q")
+said = run("graft", WORK / "m3", WORK / "m4", "--add", f"{DONORS}/json:its.txt").err
+accuracy = [float(line.split(":")[2].split("%")[0]) for line in said.splitlines() if "prompt tokens find" in line]
+same(len(accuracy), 4, "layers with a new row")
+check(min(accuracy) > 70, f"tokens told apart from other texts: {accuracy}")
+run("graft", WORK / "m3", WORK / "m4j", "--add", f"{DONORS}/json:its.json", "-q", "-t", 1, env={"MOEGRAFT_ISA": "scalar"})
+same(common.tree(WORK / "m4j"), common.tree(WORK / "m4"), "the same prompts as a JSON list, with one scalar thread")
+m3, m4, donor = (common.read_safetensors(d / "model.safetensors")[1] for d in (WORK / "m3", WORK / "m4", DONORS / "json"))
+for name, t in m4.items():
+    if name.endswith("gate.weight"):
+        same(rows(t, 4)[:3], rows(m3[name], 3), f"rows of {name} that stay")
+    elif ".experts.3." in name:
+        layer, w = name.split(".block_sparse_moe.")[0], {"w1": "gate", "w2": "down", "w3": "up"}[name.split(".")[-2]]
+        same(t.data, donor[f"{layer}.mlp.{w}_proj.weight"].data, name)
+    else:
+        same(t.data, m3[name].data, name)
+own = (SAMPLES / "text/json.txt").read_text()
+(WORK / "eval.txt").write_text(own[len(own) // 2:len(own) // 2 + 1200])
+losses = [run("perplexity", m, "--text", WORK / "eval.txt", "--ctx", 128, "--json", "-q").json()["results"][0]["ppl"] for m in (WORK / "m4", WORK / "m3")]
+check(losses[0] < losses[1], f"JSON with its specialist and without: {losses}")
+run("graft", WORK / "last.gguf", WORK / "added.gguf", "--add", f"{DONORS}/json:{WORK}/its.txt", "--text", WORK / "its.json", "-q")
+tensors = [{t["name"]: t["sha256"] for t in run("inspect", f, "--json", "--tensors", "--hash").json()["tensors"] if "gate_inp" not in t["name"]}
+           for f in (WORK / "q4.gguf", WORK / "added.gguf")]
+same(tensors[1], tensors[0], "blocks of a quantized file and of its new expert")
+gates = [common.read_gguf(f)[1]["blk.2.ffn_gate_inp.weight"] for f in (WORK / "last.gguf", WORK / "added.gguf")]
+same(rows(gates[1], 4)[:3], rows(gates[0], 3), "rows of a quantized file that stay")
+run("graft", WORK / "last.gguf", WORK / "two.gguf", "--add", f"{DONORS}/json:its.txt", "--add", f"{DONORS}/code:its.json", "-q")
+same(common.read_gguf(WORK / "two.gguf")[0]["llama.expert_count"], 5, "two experts added at once")
+refuse_add = {"either every": ["--add", f"{DONORS}/json:its.txt", "--add", DONORS / "code"],
+              "--regate fits": ["--add", f"{DONORS}/json:its.txt", "--regate", four]}
+for words, options in refuse_add.items():
+    common.refused(2, [words], words, "graft", WORK / "m3", WORK / "never", *options)
+(WORK / "bad.json").write_text("[1]")
+common.refused(3, ["no text", "bad.json"], "numbers as prompts", "graft", WORK / "m3", WORK / "never", "--add", f"{DONORS}/json:bad.json")
+
 # ---- the expert that does least for a text of one kind goes ----
 (WORK / "text.txt").write_text((SAMPLES / "text/math.txt").read_text()[:1500])
 text = run("graft", WORK / "merged", WORK / "auto", "--drop", "auto:25%", "--text", WORK / "text.txt", "--ctx", 64).err
