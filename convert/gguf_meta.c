@@ -4,6 +4,7 @@
 
 #include "formats/base/file.h"
 #include "formats/base/yaml.h"
+#include "formats/model_card.h"
 
 #include <ctype.h>
 #include <stdio.h>
@@ -116,31 +117,6 @@ static mg_status read_card(meta *m, const mg_yaml *card, mg_error *err) {
     const char *d = card_text(card, "description");
     if (!d) d = card_text(card, "model_description");
     if (d && !(m->description = strdup(d))) return mg_fail_nomem(err, strlen(d));
-    return MG_OK;
-}
-
-/* Front matter between two "---" lines at the start of README.md. NULL card: none, or not YAML. */
-static mg_status load_card(mg_yaml_doc **doc, const char *dir, mg_error *err) {
-    enum { CAP = 4 << 20 };
-    char path[4096], *text;
-    size_t n;
-    mg_error quiet = {0};
-    *doc = NULL;
-    MG_TRY(mg_path_join(path, sizeof path, dir, "README.md", err));
-    if (!mg_path_exists(path) || mg_file_slurp(path, CAP, &text, &n, &quiet) != MG_OK) return MG_OK;
-    char *body = !strncmp(text, "---\n", 4) ? text + 4 : !strncmp(text, "---\r\n", 5) ? text + 5 : NULL;
-    if (body) {
-        char *end = strstr(body, "\n---");
-        size_t len = end ? (size_t)(end - body) + 1 : strlen(body);
-        for (size_t i = 0; i < len; i++)
-            if (body[i] == '\t') body[i] = ' ';
-        if (mg_yaml_parse(doc, body, len, path, &quiet) != MG_OK) *doc = NULL;
-        if (*doc && mg_yaml_root(*doc)->type != MG_YAML_MAP) {
-            mg_yaml_free(*doc);
-            *doc = NULL;
-        }
-    }
-    free(text);
     return MG_OK;
 }
 
@@ -325,7 +301,7 @@ mg_status mg_gguf_meta_append(mg_kvs *kv, const mg_gguf_meta_in *in, mg_error *e
     mg_yaml_doc *doc = NULL;
     meta *m = calloc(1, sizeof *m);
     if (!m) return mg_fail_nomem(err, sizeof *m);
-    mg_status st = in->side_dir ? load_card(&doc, in->side_dir, err) : MG_OK;
+    mg_status st = in->side_dir ? mg_model_card_load(&doc, in->side_dir, err) : MG_OK;
     if (st == MG_OK) st = append(kv, in, m, doc ? mg_yaml_root(doc) : NULL, err);
     mg_yaml_free(doc);
     free(m->description);

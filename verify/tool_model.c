@@ -21,15 +21,31 @@ static mg_status open_recipe(mg_tool_model *t, const char *path, mg_error *err) 
     return mg_model_open(&t->m, t->recipe->ckpt, err);
 }
 
+static uint64_t bytes_of(const mg_checkpoint *c) {
+    uint64_t n = 0;
+    for (uint32_t i = 0; i < c->n_tensors; i++) n += c->tensors[i].n_bytes;
+    return n;
+}
+
+/* The weights that a stored checkpoint stands for; what is stored is counted before. */
+static mg_status open_stored(mg_tool_model *t, const char *path, mg_error *err) {
+    mg_checkpoint *stored;
+    MG_TRY(mg_checkpoint_open(&stored, path, err));
+    t->stored = bytes_of(stored);
+    mg_status st = mg_group_checkpoint_wrap(&t->ckpt, stored, err);
+    if (st != MG_OK) mg_checkpoint_free(stored);
+    return st == MG_OK ? mg_model_open(&t->m, t->ckpt, err) : st;
+}
+
 mg_status mg_tool_model_open(mg_tool_model *t, const char *path, mg_error *err) {
     *t = (mg_tool_model){0};
     mg_status st = MG_OK;
     if (mg_tool_is_recipe(path)) {
         st = open_recipe(t, path, err);
         if (st == MG_OK) t->ckpt = t->recipe->ckpt;
+        if (st == MG_OK) t->stored = bytes_of(t->ckpt);
     } else {
-        st = mg_group_checkpoint_open(&t->ckpt, path, err);
-        if (st == MG_OK) st = mg_model_open(&t->m, t->ckpt, err);
+        st = open_stored(t, path, err);
     }
     if (st == MG_OK) st = mg_forward_check(t->m, err);
     if (st != MG_OK) {
@@ -51,11 +67,9 @@ void mg_tool_model_close(mg_tool_model *t) {
 }
 
 void mg_tool_model_size(const mg_tool_model *t, uint64_t *bytes, uint64_t *n_weights) {
-    *bytes = *n_weights = 0;
-    for (uint32_t i = 0; i < t->ckpt->n_tensors; i++) {
-        *bytes += t->ckpt->tensors[i].n_bytes;
-        *n_weights += t->ckpt->tensors[i].n_elements;
-    }
+    *bytes = t->stored;
+    *n_weights = 0;
+    for (uint32_t i = 0; t->ckpt && i < t->ckpt->n_tensors; i++) *n_weights += t->ckpt->tensors[i].n_elements;
 }
 
 mg_status mg_tool_pass_new(mg_tool_pass *p, const mg_common *c, mg_error *err) {

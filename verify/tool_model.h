@@ -13,6 +13,7 @@ typedef struct mg_tool_model {
     mg_model *m;
     struct mg_tool_recipe *recipe; /* owner of both when PATH is a merge YAML */
     mg_pool *pool;
+    uint64_t stored; /* bytes of all tensors as they are stored */
 } mg_tool_model;
 
 /* Open PATH (see docs/cli.md) and bind it; refuse what the forward pass cannot run. A merge YAML is the model it
@@ -21,7 +22,7 @@ typedef struct mg_tool_model {
 mg_status mg_tool_model_open(mg_tool_model *t, const char *path, mg_error *err) MG_MUST_CHECK;
 void mg_tool_model_close(mg_tool_model *t);
 
-/* Bytes and values of all tensors. */
+/* Bytes of all tensors as stored (packed codes, scales), and values of the weights they stand for. */
 void mg_tool_model_size(const mg_tool_model *t, uint64_t *bytes, uint64_t *n_weights);
 
 /* Pool and forward pass as the shared options say. */

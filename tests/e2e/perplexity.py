@@ -80,6 +80,13 @@ for r in several:
     check(r["bytes"] == sizes.get(r["path"], r["bytes"]) and 0 < r["bpw"] <= 32, f"size of {r['path']}")
 
 
+# Packed weights count as they are stored, not as they are decoded.
+run("quantize", PROSE, common.WORK / "packed", "RTN", "--group-size", 64, "-q")
+packed = run("perplexity", common.WORK / "packed", "--tokens", rows, "--json").json()["results"][0]
+same(packed["bytes"], sum(len(t.data) for t in common.read_hf_dir(common.WORK / "packed").values()), "bytes of a packed model")
+check(packed["bpw"] < 9, f"bits of a packed model: {packed['bpw']}")  # the embeddings stay in 16 bits
+
+
 def front(results, figure):
     order, marks, best = sorted(results, key=lambda r: (r["bytes"], figure(r))), [], math.inf
     for r in order:
