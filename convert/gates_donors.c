@@ -94,8 +94,7 @@ static bool iterate(svd *s) {
     for (unsigned k = 0; k < MAX_ITERATIONS; k++) {
         for (uint64_t i = 0; i < n; i++) {
             double y = 0;
-            const float *row = s->gram.g + i * s->gram.ld;
-            for (uint64_t j = 0; j < n; j++) y += (double)row[j] * s->v[j];
+            for (uint64_t j = 0; j < n; j++) y += (double)mg_gram_at(&s->gram, j, i) * s->v[j];
             s->next[i] = y;
         }
         if (!make_unit(s->next, n)) return false;

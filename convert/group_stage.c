@@ -9,7 +9,7 @@
 
 #include "convert/stage_layer.h"
 
-#define STAGE_VERSION  1u /* part of the id: raise when a formula changes */
+#define STAGE_VERSION  2u /* part of the id: raise when a formula changes */
 #define DEFAULT_MEMORY (256ull << 20)
 
 const mg_role mg_stage_rounded[] = {MG_R_ATTN_Q,      MG_R_ATTN_K,    MG_R_ATTN_V,      MG_R_ATTN_Q_A,

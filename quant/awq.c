@@ -9,7 +9,6 @@
 #include "quant/math/f64.h"
 #include "quant/math/gemm.h"
 #include "quant/read_f32.h"
-#include "quant/round_error.h"
 
 enum {
     STEPS = 10,                     /* of the ratio, from 0 to 1 */
@@ -48,7 +47,7 @@ static uint64_t group_of(const mg_group_scheme *s, uint64_t cols) {
 
 /* What an error in column k costs, others aside. */
 static float cost_of(const mg_awq_use *u, uint64_t k) {
-    return u->pivot ? u->pivot[k] : u->gram->g[k * u->gram->ld + k];
+    return u->pivot ? u->pivot[k] : mg_gram_at(u->gram, k, k);
 }
 
 /* ---- how large weights are in their groups ---- */
@@ -152,7 +151,8 @@ static mg_status errors_of(const search *s, const float *w, uint64_t rows, const
             for (uint64_t k = 0; k < n; k++) x[k] = w[r * cols + at + k] * scale[at + k];
             MG_TRY(mg_group_range(x, n, &lo, &hi, err));
             MG_TRY(mg_group_choose(s->scheme, lo, hi, &p, err));
-            mg_round_error(s->scheme, &p, x, n, x);
+            const mg_group_step step = mg_group_step_of(s->scheme, &p);
+            mg_group_kernels_get()->error(&step, x, n, x);
             for (uint64_t k = 0; back && k < n; k++) x[k] /= scale[at + k];
         }
     return MG_OK;
@@ -201,21 +201,18 @@ static mg_status diagonal_losses(const search *s, const mg_awq_use *u, const flo
     return st;
 }
 
-/* tr(E G E^T) of rows: E G by the products of the forward pass, 16 columns at a time. */
-static double trace(const mg_gram *g, const float *e, uint64_t rows, uint64_t cols, float *packed, float *panel,
-                    float *y) {
+enum { STRIP = 8 }; /* panels of G at a time */
+
+/* tr(E G E^T) of rows: E G by the products of the forward pass, a strip of columns at a time. */
+static double trace(const mg_gram *g, const float *e, uint64_t rows, float *packed, float *y) {
     const mg_math *math = mg_math_get();
-    const uint64_t mr = math->mr;
+    const uint64_t cols = g->d, width = STRIP * MG_GEMM_NR;
     double sum = 0;
-    for (uint64_t t = 0; t * mr < rows; t++) mg_gemm_pack_x(math, packed, t, e, cols, NULL, rows, cols);
-    for (uint64_t at = 0; at < cols; at += MG_GEMM_NR) {
-        const uint64_t n = cols - at < MG_GEMM_NR ? cols - at : MG_GEMM_NR;
-        for (uint64_t k = 0; k < cols; k++)
-            for (uint64_t j = 0; j < MG_GEMM_NR; j++) panel[k * MG_GEMM_NR + j] = j < n ? g->g[k * g->ld + at + j] : 0;
-        for (uint64_t r = 0; r < rows; r += mr)
-            math->gemm((uint32_t)(rows - r < mr ? rows - r : mr), cols, packed + r * cols, panel, 0, 1,
-                       y + r * MG_GEMM_NR, MG_GEMM_NR, true);
-        for (uint64_t r = 0; r < rows; r++) sum += dot(y + r * MG_GEMM_NR, e + r * cols + at, n);
+    for (uint64_t t = 0; t * math->mr < rows; t++) mg_gemm_pack_x(math, packed, t, e, cols, NULL, rows, cols);
+    for (uint64_t at = 0; at < cols; at += width) {
+        const uint64_t n = cols - at < width ? cols - at : width;
+        mg_gram_times(g, packed, rows, at / MG_GEMM_NR, (n + MG_GEMM_NR - 1) / MG_GEMM_NR, y, width);
+        for (uint64_t r = 0; r < rows; r++) sum += dot(y + r * width, e + r * cols + at, n);
     }
     return sum;
 }
@@ -223,14 +220,14 @@ static double trace(const mg_gram *g, const float *e, uint64_t rows, uint64_t co
 static mg_status whole_losses(const search *s, const mg_awq_use *u, const float *w, uint64_t rows, double *loss,
                               mg_error *err) {
     const uint64_t cols = s->g->cols;
-    const uint64_t floats = rows * cols + (ROWS + MG_GEMM_MAX_MR) * cols + MG_GEMM_NR * cols + ROWS * MG_GEMM_NR;
+    const uint64_t floats = rows * cols + (ROWS + MG_GEMM_MAX_MR) * cols + ROWS * STRIP * MG_GEMM_NR;
     float *e = malloc((size_t)floats * sizeof *e);
     if (!e) return mg_fail_nomem(err, floats * sizeof *e);
-    float *packed = e + rows * cols, *panel = packed + (ROWS + MG_GEMM_MAX_MR) * cols;
+    float *packed = e + rows * cols, *y = packed + (ROWS + MG_GEMM_MAX_MR) * cols;
     mg_status st = MG_OK;
     for (uint32_t c = 0; st == MG_OK && c < s->n_tried; c++) {
         st = errors_of(s, w, rows, s->scale + s->tried[c] * cols, true, e, err);
-        if (st == MG_OK) loss[c] = trace(u->gram, e, rows, cols, packed, panel, panel + MG_GEMM_NR * cols);
+        if (st == MG_OK) loss[c] = trace(u->gram, e, rows, packed, y);
     }
     free(e);
     return st;

@@ -2,8 +2,8 @@
  *
  * Groups are gone through one after the other, and each takes the range with which its errors e cost least beside those
  * of all other groups: e G_gg e^T + 2 e . b with b = (errors of the others) G. Inputs are correlated, so errors of one
- * group can make up for those of another, and a range is a choice among a dozen roundings. A second sweep lets every
- * group look once more. The whole range is among the candidates, so the sum never rises.
+ * group can make up for those of another, and a range is a choice among a hundred roundings, in four sweeps. The whole
+ * range is among the candidates, so the sum never rises.
  *
  * Six ranges at a time, because products over a block take six rows at a time (quant/math). */
 #include <stdlib.h>
@@ -12,9 +12,8 @@
 #include "quant/awq.h"
 #include "quant/math/gemm.h"
 #include "quant/read_f32.h"
-#include "quant/round_error.h"
 
-enum { TRIES = 6, ROWS = 48, SWEEPS = 2 };
+enum { TRIES = 6, ROWS = 48, SWEEPS = 4, BATCHES = 4 };
 
 typedef struct limits_run {
     const mg_awq_use *use;
@@ -25,57 +24,60 @@ typedef struct limits_run {
     double *plain, *loss; /* [tickets] */
 } limits_run;
 
+/* Columns in whole panels. */
+static uint64_t whole(uint64_t cols) {
+    return (cols + MG_GEMM_NR - 1) / MG_GEMM_NR * MG_GEMM_NR;
+}
+
 /* Scratch of one ticket. */
 typedef struct bench {
     uint64_t rows, mr;
     float *w;       /* [rows][cols] scaled */
     float *errors;  /* slivers [cols][mr]: rounding errors so far, without scale */
+    float *inverse; /* [cols] 1 / scale */
     float *factor;  /* [rows][groups][2]: of the ends of the range */
-    float *columns; /* [ceil(size / 16)][cols][16]: the group's columns of G */
-    float *block;   /* [ceil(size / 16)][size][16]: its block of G over the scaled inputs */
-    float *others;  /* [rows][width]: b */
+    float *block;   /* [ceil(size / 16)][size][16]: the group's block of G over the scaled inputs */
+    float *others;  /* [rows][reach]: b */
     float *e, *y;   /* [TRIES][size], [TRIES][width] */
     float *packed;  /* slivers of e */
     uint64_t at, n, width;
+    uint64_t first, reach; /* panels of G that hold the group: the first, and the columns of all */
 } bench;
 
-static float scale_of(const limits_run *r, uint64_t k) {
-    return r->col ? r->col[k] : 1.0f;
-}
-
 static void load_group(const limits_run *r, bench *b, uint64_t group) {
-    const mg_gram *g = r->use->gram;
     b->at = group * r->size;
     b->n = r->cols - b->at < r->size ? r->cols - b->at : r->size;
-    b->width = (b->n + MG_GEMM_NR - 1) / MG_GEMM_NR * MG_GEMM_NR;
-    for (uint64_t p = 0; p < b->n; p += MG_GEMM_NR) {
-        const uint64_t have = b->n - p < MG_GEMM_NR ? b->n - p : MG_GEMM_NR;
-        for (uint64_t k = 0; k < r->cols; k++)
-            for (uint64_t j = 0; j < MG_GEMM_NR; j++)
-                b->columns[p * r->cols + k * MG_GEMM_NR + j] = j < have ? g->g[k * g->ld + b->at + p + j] : 0.0f;
+    b->width = whole(b->n);
+    b->first = b->at / MG_GEMM_NR;
+    b->reach = whole(b->at + b->n) - b->first * MG_GEMM_NR;
+    const float *inverse = b->inverse + b->at;
+    for (uint64_t p = 0; p < b->n; p += MG_GEMM_NR)
         for (uint64_t i = 0; i < b->n; i++)
-            for (uint64_t j = 0; j < MG_GEMM_NR; j++) {
-                float v = b->columns[p * r->cols + (b->at + i) * MG_GEMM_NR + j];
-                if (j < have) v /= scale_of(r, b->at + i) * scale_of(r, b->at + p + j);
-                b->block[p * b->n + i * MG_GEMM_NR + j] = v;
-            }
-    }
+            for (uint64_t j = p; j < p + MG_GEMM_NR; j++)
+                b->block[p * b->n + i * MG_GEMM_NR + j - p] =
+                    j < b->n ? mg_gram_at(r->use->gram, b->at + i, b->at + j) * (inverse[i] * inverse[j]) : 0.0f;
 }
 
 static float *error_at(const limits_run *r, const bench *b, uint64_t row, uint64_t k) {
     return &b->errors[row / b->mr * b->mr * r->cols + k * b->mr + row % b->mr];
 }
 
+/* Errors of all rows times the group's columns of G. */
+static void times_group(const limits_run *r, const bench *b) {
+    mg_gram_times(r->use->gram, b->errors, b->rows, b->first, b->reach / MG_GEMM_NR, b->others, b->reach);
+}
+
+/* The group's part of row i of that. */
+static float *other_of(const bench *b, uint64_t i) {
+    return b->others + i * b->reach + b->at % MG_GEMM_NR;
+}
+
 /* b of all rows, over the scaled inputs; the group's own errors are taken out of the sum. */
 static void load_others(const limits_run *r, const bench *b) {
-    const mg_math *math = mg_math_get();
     for (uint64_t i = 0; i < b->rows; i++)
         for (uint64_t k = 0; k < b->n; k++) *error_at(r, b, i, b->at + k) = 0.0f;
-    for (uint64_t i = 0; i < b->rows; i += b->mr)
-        math->gemm((uint32_t)(b->rows - i < b->mr ? b->rows - i : b->mr), r->cols, b->errors + i * r->cols, b->columns,
-                   MG_GEMM_NR * r->cols, b->width / MG_GEMM_NR, b->others + i * b->width, b->width, true);
-    for (uint64_t i = 0; i < b->rows; i++)
-        for (uint64_t k = 0; k < b->n; k++) b->others[i * b->width + k] /= scale_of(r, b->at + k);
+    times_group(r, b);
+    for (uint64_t i = 0; i < b->rows; i++) mg_math_get()->mul(other_of(b, i), b->inverse + b->at, b->n);
 }
 
 /* loss[t] = e[t] G e[t]^T + 2 e[t] . other. */
@@ -101,19 +103,18 @@ static void losses(const bench *b, const float *other, double *loss) {
     }
 }
 
-/* TRIES ranges: the ends of `range` times at times move. The best that beats *best (the first, when there is none yet)
- * becomes at, its errors kept. *first: what the first of them costs. */
+/* TRIES ranges: the ends of `range` times f. The best that beats *best (the first, when there is none yet) becomes at,
+ * its errors kept. *first: what the first of them costs. */
 static mg_status try_ranges(const limits_run *r, const bench *b, const float *w, const float *other,
-                            const float range[2], const float move[TRIES][2], float at[2], double *best, float *keep,
+                            const float range[2], float f[TRIES][2], float at[2], double *best, float *keep,
                             double *first, mg_error *err) {
     double loss[TRIES];
-    float f[TRIES][2];
     int take = first ? 0 : -1;
     for (int t = 0; t < TRIES; t++) {
         mg_group_params p;
-        for (int i = 0; i < 2; i++) f[t][i] = at[i] * move[t][i] < 1.0f ? at[i] * move[t][i] : 1.0f;
         MG_TRY(mg_group_choose(r->scheme, range[0] * f[t][0], range[1] * f[t][1], &p, err));
-        mg_round_error(r->scheme, &p, w, b->n, b->e + (uint64_t)t * b->n);
+        const mg_group_step step = mg_group_step_of(r->scheme, &p);
+        mg_group_kernels_get()->error(&step, w, b->n, b->e + (uint64_t)t * b->n);
     }
     losses(b, other, loss);
     if (first) *first = *best = loss[0];
@@ -128,21 +129,34 @@ static mg_status try_ranges(const limits_run *r, const bench *b, const float *w,
     return MG_OK;
 }
 
-static const float coarse[TRIES][2] = {{1, 1}, {.95f, .95f}, {.9f, .9f}, {.84f, .84f}, {.77f, .77f}, {.68f, .68f}};
-static const float medium[TRIES][2] = {{.93f, 1}, {1, .93f}, {1.06f, 1}, {1, 1.06f}, {.97f, .97f}, {1.03f, 1.03f}};
-static const float again[TRIES][2] = {{1, 1}, {.96f, 1}, {1, .96f}, {1.03f, 1}, {1, 1.03f}, {.94f, .94f}};
-static const float fine[TRIES][2] = {{.985f, 1}, {1, .985f}, {1.015f, 1}, {1, 1.015f}, {.98f, .98f}, {1.02f, 1.02f}};
+/* What a sweep tries for the ends of a range: in the first two anything from 0.6 to 1, then what lies about the best so
+ * far. Every range is a new roll of the dice as well, so none is tried twice: points fill the square evenly (multiples
+ * of the inverse powers of the plastic number, 0.7549 and 0.5698 of 2^32). */
+static void factors(int sweep, int batch, const float at[2], float f[TRIES][2]) {
+    static const float about[SWEEPS] = {0, 0, .15f, .05f};
+    for (int t = 0; t < TRIES; t++) {
+        const uint32_t k = (uint32_t)((sweep * BATCHES + batch) * TRIES + t);
+        for (int i = 0; i < 2; i++) {
+            const float point = (float)(k * (i ? 2447445414u : 3242174889u) >> 8) * 0x1p-24f;
+            const float v = sweep < 2 ? 1.0f - 0.4f * point : at[i] * (1.0f + about[sweep] * (2.0f * point - 1.0f));
+            f[t][i] = v < 1.0f ? v : 1.0f;
+        }
+    }
+    if (batch == 0) memcpy(f[0], at, sizeof f[0]); /* what there was */
+}
 
 /* One row in the group under work; what the sum of losses changes by is added to *gain. */
 static mg_status one_row(const limits_run *r, const bench *b, uint64_t i, uint64_t group, int sweep, float *keep,
                          double *gain, mg_error *err) {
-    const float *w = b->w + i * r->cols + b->at, *other = b->others + i * b->width;
-    float *at = b->factor + (i * r->groups + group) * 2, range[2];
-    double first, best;
+    const float *w = b->w + i * r->cols + b->at, *other = other_of(b, i);
+    float *at = b->factor + (i * r->groups + group) * 2, range[2], f[TRIES][2];
+    double first = 0, best = 0;
     MG_TRY(mg_group_range(w, b->n, &range[0], &range[1], err));
-    MG_TRY(try_ranges(r, b, w, other, range, sweep ? again : coarse, at, &best, keep, &first, err));
-    MG_TRY(try_ranges(r, b, w, other, range, sweep ? fine : medium, at, &best, keep, NULL, err));
-    for (uint64_t k = 0; k < b->n; k++) *error_at(r, b, i, b->at + k) = keep[k] / scale_of(r, b->at + k);
+    for (int batch = 0; batch < BATCHES; batch++) {
+        factors(sweep, batch, at, f);
+        MG_TRY(try_ranges(r, b, w, other, range, f, at, &best, keep, batch ? NULL : &first, err));
+    }
+    for (uint64_t k = 0; k < b->n; k++) *error_at(r, b, i, b->at + k) = keep[k] * b->inverse[b->at + k];
     *gain += best - first;
     return MG_OK;
 }
@@ -156,21 +170,18 @@ static mg_status start(const limits_run *r, bench *b, double *plain, mg_error *e
             float lo, hi;
             MG_TRY(mg_group_range(b->w + i * r->cols + at, n, &lo, &hi, err));
             MG_TRY(mg_group_choose(r->scheme, lo, hi, &p, err));
-            mg_round_error(r->scheme, &p, b->w + i * r->cols + at, n, b->e);
-            for (uint64_t k = 0; k < n; k++) *error_at(r, b, i, at + k) = b->e[k] / scale_of(r, at + k);
+            const mg_group_step step = mg_group_step_of(r->scheme, &p);
+            mg_group_kernels_get()->error(&step, b->w + i * r->cols + at, n, b->e);
+            for (uint64_t k = 0; k < n; k++) *error_at(r, b, i, at + k) = b->e[k] * b->inverse[at + k];
             b->factor[(i * r->groups + g) * 2] = b->factor[(i * r->groups + g) * 2 + 1] = 1.0f;
         }
     *plain = 0;
     for (uint64_t g = 0; g < r->groups; g++) { /* e . (e G), a group of columns at a time */
-        const mg_math *math = mg_math_get();
         load_group(r, b, g);
-        for (uint64_t i = 0; i < b->rows; i += b->mr)
-            math->gemm((uint32_t)(b->rows - i < b->mr ? b->rows - i : b->mr), r->cols, b->errors + i * r->cols,
-                       b->columns, MG_GEMM_NR * r->cols, b->width / MG_GEMM_NR, b->others + i * b->width, b->width,
-                       true);
+        times_group(r, b);
         for (uint64_t i = 0; i < b->rows; i++)
             for (uint64_t k = 0; k < b->n; k++)
-                *plain += (double)b->others[i * b->width + k] * (double)*error_at(r, b, i, b->at + k);
+                *plain += (double)other_of(b, i)[k] * (double)*error_at(r, b, i, b->at + k);
     }
     return MG_OK;
 }
@@ -190,8 +201,8 @@ static mg_status finish(const limits_run *r, const bench *b, uint64_t row, mg_er
 
 static mg_status ticket_rows(const limits_run *r, bench *b, uint64_t row, uint64_t ticket, mg_error *err) {
     MG_TRY(mg_read_f32(r->use->model, r->use->bound, row, b->rows, b->w, err));
-    for (uint64_t i = 0; r->col && i < b->rows; i++)
-        for (uint64_t k = 0; k < r->cols; k++) b->w[i * r->cols + k] *= r->col[k];
+    for (uint64_t k = 0; k < r->cols; k++) b->inverse[k] = r->col ? 1.0f / r->col[k] : 1.0f;
+    for (uint64_t i = 0; r->col && i < b->rows; i++) mg_math_get()->mul(b->w + i * r->cols, r->col, r->cols);
     MG_TRY(start(r, b, &r->plain[ticket], err));
     r->loss[ticket] = r->plain[ticket];
     float *keep = b->packed + MG_GEMM_MAX_MR * r->size;
@@ -207,17 +218,17 @@ static mg_status ticket_rows(const limits_run *r, bench *b, uint64_t row, uint64
 static mg_status limits_ticket(void *ctx, uint64_t ticket, unsigned worker, mg_error *err) {
     (void)worker;
     const limits_run *r = ctx;
-    const uint64_t row = ticket * ROWS, width = (r->size + MG_GEMM_NR - 1) / MG_GEMM_NR * MG_GEMM_NR;
+    const uint64_t row = ticket * ROWS, width = whole(r->size);
     bench b = {.rows = r->rows - row < ROWS ? r->rows - row : ROWS, .mr = mg_math_get()->mr};
     const struct {
         float **to;
         uint64_t n;
     } parts[] = {{&b.w, b.rows * r->cols},
                  {&b.errors, (ROWS + MG_GEMM_MAX_MR) * r->cols},
+                 {&b.inverse, r->cols},
                  {&b.factor, 2 * ROWS * r->groups},
-                 {&b.columns, width * r->cols},
                  {&b.block, width * r->size},
-                 {&b.others, (ROWS + MG_GEMM_MAX_MR) * width},
+                 {&b.others, ROWS * (width + MG_GEMM_NR)},
                  {&b.e, TRIES * r->size},
                  {&b.y, TRIES * width},
                  {&b.packed, (MG_GEMM_MAX_MR + 1) * r->size}};

@@ -10,7 +10,6 @@
 #include "quant/math/chol.h"
 #include "quant/math/gemm.h"
 #include "quant/read_f32.h"
-#include "quant/round_error.h"
 
 enum { NR = MG_GEMM_NR };
 
@@ -30,7 +29,7 @@ static int falling(const void *a, const void *b) {
 static mg_status order_columns(mg_gptq *h, const mg_gram *g, mg_error *err) {
     diag *d = malloc((size_t)h->d * sizeof *d);
     if (!d) return mg_fail_nomem(err, h->d * sizeof *d);
-    for (uint64_t k = 0; k < h->d; k++) d[k] = (diag){g->g[k * g->ld + k], (uint32_t)k};
+    for (uint64_t k = 0; k < h->d; k++) d[k] = (diag){mg_gram_at(g, k, k), (uint32_t)k};
     qsort(d, (size_t)h->d, sizeof *d, falling);
     for (uint64_t k = 0; k < h->d; k++) h->order[k] = d[k].column;
     free(d);
@@ -41,10 +40,10 @@ static mg_status order_columns(mg_gptq *h, const mg_gram *g, mg_error *err) {
 static void fill(const mg_gptq *h, const mg_gram *g, double damping, double *s) {
     const uint64_t d = h->d;
     double mean = 0;
-    for (uint64_t k = 0; k < d; k++) mean += (double)g->g[k * g->ld + k] / (double)d;
+    for (uint64_t k = 0; k < d; k++) mean += (double)mg_gram_at(g, k, k) / (double)d;
     for (uint64_t a = 0; a < d; a++) {
-        const float *row = g->g + h->order[d - 1 - a] * g->ld;
-        for (uint64_t b = 0; b <= a; b++) s[a * d + b] = (double)row[h->order[d - 1 - b]];
+        const uint64_t row = h->order[d - 1 - a];
+        for (uint64_t b = 0; b <= a; b++) s[a * d + b] = (double)mg_gram_at(g, h->order[d - 1 - b], row);
         if (s[a * d + a] == 0) s[a * d + a] = mean > 0 ? mean : 1;
         s[a * d + a] += damping * mean;
     }
@@ -130,22 +129,9 @@ typedef struct round_run {
     uint64_t size;
 } round_run;
 
-static double range_loss(const round_run *r, const mg_group_params *p, const float *w, const float *pivot, uint64_t n,
-                         float *e) {
-    float lane[NR] = {0};
-    uint64_t i = 0;
-    mg_round_error(&r->q->scheme, p, w, n, e);
-    for (; i + NR <= n; i += NR)
-        for (uint64_t j = 0; j < NR; j++) lane[j] += e[i + j] * e[i + j] * pivot[i + j];
-    for (uint64_t j = 0; i < n; i++, j++) lane[j] += e[i] * e[i] * pivot[i];
-    double sum = 0;
-    for (uint64_t j = 0; j < NR; j++) sum += (double)lane[j];
-    return sum;
-}
-
 /* The parameters of one group: the whole range, or a smaller one that costs less. */
-static mg_status choose(const round_run *r, const float *w, const float *pivot, uint64_t n, float *e,
-                        mg_group_params *best, mg_error *err) {
+static mg_status choose(const round_run *r, const float *w, const float *pivot, uint64_t n, mg_group_params *best,
+                        mg_error *err) {
     static const float shrink[] = {1, .97f, .94f, .91f, .88f, .85f, .82f, .79f, .76f, .73f, .7f, .66f};
     static const float move[][2] = {{.95f, 1}, {1, .95f}, {1.04f, 1}, {1, 1.04f}, {.985f, .985f}, {1.015f, 1.015f}};
     float lo, hi, at[2] = {1, 1}, from[2];
@@ -158,7 +144,8 @@ static mg_status choose(const round_run *r, const float *w, const float *pivot, 
         const float a = fine ? from[0] * move[m][0] : shrink[t], b = fine ? from[1] * move[m][1] : shrink[t];
         mg_group_params p;
         MG_TRY(mg_group_choose(&r->q->scheme, lo * (a < 1 ? a : 1), hi * (b < 1 ? b : 1), &p, err));
-        const double loss = range_loss(r, &p, w, pivot, n, e);
+        const mg_group_step step = mg_group_step_of(&r->q->scheme, &p);
+        const double loss = mg_group_kernels_get()->cost(&step, w, pivot, n);
         if (!(loss < least) && t) continue;
         least = loss;
         at[0] = a;
@@ -168,14 +155,14 @@ static mg_status choose(const round_run *r, const float *w, const float *pivot, 
     return MG_OK;
 }
 
-static mg_status choose_all(const round_run *r, const float *w, uint64_t row, uint64_t rows, float *e, mg_error *err) {
+static mg_status choose_all(const round_run *r, const float *w, uint64_t row, uint64_t rows, mg_error *err) {
     mg_group_codes *q = r->q;
     for (uint64_t i = 0; i < rows; i++)
         for (uint64_t g = 0; g < q->groups; g++) {
             const uint64_t at = g * r->size, n = q->cols - at < r->size ? q->cols - at : r->size;
             const uint64_t to = (row + i) * q->groups + g;
             mg_group_params p;
-            MG_TRY(choose(r, w + i * q->cols + at, r->h->pivot + at, n, e, &p, err));
+            MG_TRY(choose(r, w + i * q->cols + at, r->h->pivot + at, n, &p, err));
             q->scales[to] = p.scale;
             if (q->zeros) q->zeros[to] = p.zero;
             if (q->biases) q->biases[to] = p.bias;
@@ -243,14 +230,14 @@ static mg_status round_ticket(void *ctx, uint64_t ticket, unsigned worker, mg_er
     const round_run *r = ctx;
     const uint64_t d = r->q->cols, row = ticket * ROWS, left = r->q->rows - row;
     sweep s = {.rows = left < ROWS ? left : ROWS, .mr = mg_math_get()->mr};
-    const uint64_t floats = 2 * (ROWS + MG_GEMM_MAX_MR) * d + (ROWS + MG_GEMM_MAX_MR) * NR + d;
+    const uint64_t floats = 2 * (ROWS + MG_GEMM_MAX_MR) * d + (ROWS + MG_GEMM_MAX_MR) * NR;
     float *p = calloc((size_t)floats, sizeof *p);
     if (!p) return mg_fail_nomem(err, floats * sizeof *p);
     s.w = p;
     s.errors = s.w + (ROWS + MG_GEMM_MAX_MR) * d;
     s.fed = s.errors + (ROWS + MG_GEMM_MAX_MR) * d;
     mg_status st = mg_read_f32(r->m, r->b, row, s.rows, s.w, err);
-    if (st == MG_OK) st = choose_all(r, s.w, row, s.rows, s.fed + (ROWS + MG_GEMM_MAX_MR) * NR, err);
+    if (st == MG_OK) st = choose_all(r, s.w, row, s.rows, err);
     if (st == MG_OK && r->h->plain) round_plain(r, s.w, row, s.rows);
     for (uint64_t k = 0; st == MG_OK && !r->h->plain && k * NR < d; k++) r->loss[ticket] += round_panel(r, &s, row, k);
     free(p);

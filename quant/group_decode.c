@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "quant/group_kernels.h"
 #include "quant/small_float.h"
 
 /* ---- small floats ---- */
@@ -65,32 +66,70 @@ static mg_status read_rect(mg_checkpoint *c, uint32_t t, uint64_t elem, uint64_t
 
 /* ---- unpacking ---- */
 
-/* count codes of a line whose words lie `stride` bytes apart, the first `skip` of them left out. */
-static void unpack(const mg_code_array *a, const uint8_t *p, uint64_t stride, uint32_t skip, uint64_t count,
-                   uint8_t *out, uint64_t out_stride) {
-    static const uint8_t place[8] = {0, 4, 1, 5, 2, 6, 3, 7}; /* nibble of a word that holds its code i */
+/* Lines of codes in a rectangle of words. */
+typedef struct lines {
+    const mg_code_array *a;
+    const uint8_t *raw;
+    uint64_t next_word, next_line; /* bytes */
+    uint64_t words;                /* of a line */
+    uint32_t skip;                 /* codes left out at the beginning of each */
+    uint64_t codes;                /* taken of each */
+} lines;
+
+enum { TOGETHER = 16 }; /* lines whose words are brought together: neighbours share cache lines */
+
+/* Words of lines k .. k + n <= TOGETHER, one line after the other; in dst unless they lie so already. */
+static const uint8_t *gather_words(const lines *l, uint64_t k, uint64_t n, uint8_t *dst, uint64_t *step) {
+    const uint64_t size = l->a->word_bytes;
+    *step = l->next_word == size ? l->next_line : l->words * size;
+    if (l->next_word == size) return l->raw + k * l->next_line;
+    for (uint64_t w = 0; w < l->words; w++)
+        for (uint64_t i = 0; i < n; i++)
+            memcpy(dst + (i * l->words + w) * size, l->raw + w * l->next_word + (k + i) * l->next_line, size);
+    return dst;
+}
+
+static void unpack_line(const lines *l, const uint8_t *words, uint8_t *out) {
+    const mg_code_array *a = l->a;
     const uint32_t mask = (1u << a->bits) - 1;
-    uint64_t acc = 0;
-    uint32_t have = 0, left = 0; /* bits in acc; codes that may still be taken from this word (per_word) */
-    for (uint64_t i = 0; i < skip + count; i++) {
-        if (have < a->bits || (a->per_word && left == 0)) {
-            uint32_t word = 0;
-            memcpy(&word, p, a->word_bytes);
-            p += stride;
-            if (a->per_word) acc = have = 0;
-            if (a->awq_order) {
-                uint32_t sorted = 0;
-                for (uint32_t k = 0; k < 8; k++) sorted |= (word >> (4 * place[k]) & 15u) << (4 * k);
-                word = sorted;
-            }
-            acc |= (uint64_t)word << have;
-            have += 8 * a->word_bytes;
-            left = a->per_word;
+    if (!a->per_word) mg_group_kernels_get()->unpack(words, l->codes, a->bits, out);
+    for (uint64_t i = 0; a->per_word && i < l->codes; i++) {
+        const uint64_t at = l->skip + i;
+        uint32_t word = 0;
+        memcpy(&word, words + at / a->per_word * a->word_bytes, a->word_bytes);
+        out[i] = (uint8_t)(word >> at % a->per_word * a->bits & mask);
+    }
+    for (uint64_t i = 0; a->flip && i < l->codes; i++) out[i] ^= a->flip;
+}
+
+/* A line is a row of out. */
+static void unpack_rows(const lines *l, uint64_t n, uint8_t *scratch, uint8_t *out, uint64_t ld) {
+    for (uint64_t i = 0; i < n; i += TOGETHER) {
+        const uint64_t m = n - i < TOGETHER ? n - i : TOGETHER;
+        uint64_t step;
+        const uint8_t *words = gather_words(l, i, m, scratch, &step);
+        for (uint64_t j = 0; j < m; j++) unpack_line(l, words + j * step, out + (i + j) * ld);
+    }
+}
+
+/* A line is a column of out: eight of them are turned at a time. */
+static void unpack_columns(const lines *l, uint64_t n, uint8_t *scratch, uint8_t *out, uint64_t ld) {
+    static const uint8_t natural[8] = {0, 1, 2, 3, 4, 5, 6, 7}, awq[8] = {0, 2, 4, 6, 1, 3, 5, 7};
+    const uint8_t *place = l->a->awq_order ? awq : natural;
+    const uint64_t whole = l->codes - l->codes % 8;
+    uint8_t *column = scratch + TOGETHER * l->words * l->a->word_bytes;
+    for (uint64_t k = 0; k < n; k += 8) {
+        const uint64_t m = n - k < 8 ? n - k : 8;
+        const uint8_t *columns[8];
+        uint64_t step;
+        const uint8_t *words = gather_words(l, k, m, scratch, &step);
+        for (uint64_t j = 0; j < m; j++) {
+            columns[j] = column + j * l->codes;
+            unpack_line(l, words + j * step, column + j * l->codes);
         }
-        if (i >= skip) out[(i - skip) * out_stride] = (uint8_t)((acc & mask) ^ a->flip);
-        acc >>= a->bits;
-        have -= a->bits;
-        left -= left != 0;
+        if (m == 8) mg_group_kernels_get()->turn(columns, whole, place, out + k, ld);
+        for (uint64_t i = m == 8 ? whole : 0; i < l->codes; i++)
+            for (uint64_t j = 0; j < m; j++) out[(i - i % 8 + place[i % 8]) * ld + k + j] = columns[j][i];
     }
 }
 
@@ -125,11 +164,16 @@ static mg_status load_codes(const mg_code_array *a, mg_checkpoint *c, uint64_t r
     mg_status st = read_rect(c, a->tensor, a->word_bytes, a->words[1], r, &raw, err);
     /* Along a line the words are neighbours when packed along the last axis, else one line of the rectangle apart. */
     const uint64_t line = r.cols * a->word_bytes;
-    const uint64_t next_word = a->packed_last ? a->word_bytes : line, next_line = a->packed_last ? line : a->word_bytes;
-    if (st == MG_OK && rows_packed)
-        for (uint64_t j = 0; j < a->js; j++) unpack(a, raw + j * next_line, next_word, skip, n, out + j, ld);
-    else if (st == MG_OK)
-        for (uint64_t i = 0; i < n; i++) unpack(a, raw + i * next_line, next_word, 0, a->js, out + i * ld, 1);
+    lines l = {.a = a, .raw = raw, .skip = skip, .codes = rows_packed ? n : a->js};
+    l.next_word = a->packed_last ? a->word_bytes : line;
+    l.next_line = a->packed_last ? line : a->word_bytes;
+    l.words = a->packed_last ? r.cols : r.rows;
+    const uint64_t scratch = TOGETHER * l.words * a->word_bytes + (rows_packed ? 8 * n : 0);
+    uint8_t *own = st == MG_OK ? malloc(scratch + 1) : NULL;
+    if (st == MG_OK && !own) st = mg_fail_nomem(err, scratch);
+    if (st == MG_OK && rows_packed) unpack_columns(&l, a->js, own, out, ld);
+    if (st == MG_OK && !rows_packed) unpack_rows(&l, n, own, out, ld);
+    free(own);
     free(raw);
     return st;
 }
@@ -243,25 +287,23 @@ void mg_group_band_release(mg_group_band *b) {
     *b = (mg_group_band){0};
 }
 
-static void decode_run(const mg_group_band *b, const uint8_t *codes, uint64_t n, uint32_t zero, float scale,
-                       float *out) {
-    if (b->m->value == MG_CODE_INT)
-        for (uint64_t i = 0; i < n; i++) out[i] = (float)((int)codes[i] - (int)zero) * scale;
-    else
-        for (uint64_t i = 0; i < n; i++) out[i] = b->value[codes[i]] * scale;
-}
-
 void mg_group_band_decode(const mg_group_band *b, uint64_t row, uint64_t col, uint64_t n, float *out) {
     const mg_group_matrix *m = b->m;
     const uint64_t i = row - b->row;
     const uint8_t *codes = b->codes + i * b->ld, *zeros = b->zeros + i * m->groups;
     const float *scales = b->scales + i * m->groups;
+    const mg_group_kernels *kernels = mg_group_kernels_get();
     for (uint64_t end = col + n; col < end;) {
         const uint64_t g = b->g_idx ? b->g_idx[col] : col / m->group_size;
         uint64_t run = b->g_idx ? 1 : (g + 1) * m->group_size - col;
         if (run > end - col) run = end - col;
-        decode_run(b, codes + col, run, zeros[g], scales[g], out);
-        for (uint64_t k = 0; b->biases && k < run; k++) out[k] += b->biases[i * m->groups + g];
+        const float *bias = b->biases ? b->biases + i * m->groups + g : NULL;
+        if (m->value != MG_CODE_INT)
+            for (uint64_t k = 0; k < run; k++) out[k] = b->value[codes[col + k]] * scales[g];
+        else if (bias) /* no zeros then */
+            kernels->affine(codes + col, run, scales[g], *bias, out);
+        else
+            kernels->values(codes + col, run, (float)zeros[g], scales[g], out);
         col += run;
         out += run;
     }

@@ -54,18 +54,7 @@ static mg_status store_scale(const mg_group_scheme *s, float *scale, mg_error *e
 }
 
 mg_status mg_group_range(const float *w, uint64_t n, float *lo, float *hi, mg_error *err) {
-    float a = INFINITY, b = -INFINITY;
-    uint32_t bad = 0;
-    for (uint64_t i = 0; i < n; i++) {
-        uint32_t u;
-        memcpy(&u, &w[i], 4);
-        bad |= (uint32_t)((u & 0x7f800000u) == 0x7f800000u);
-        a = w[i] < a ? w[i] : a;
-        b = w[i] > b ? w[i] : b;
-    }
-    *lo = a;
-    *hi = b;
-    if (!bad) return MG_OK;
+    if (mg_group_kernels_get()->range(w, n, lo, hi)) return MG_OK;
     uint64_t i = 0;
     while (isfinite(w[i])) i++;
     return mg_fail(err, MG_ERR_FORMAT, "element %" PRIu64 " is %g, expected a finite value", i, (double)w[i]);
@@ -120,32 +109,20 @@ mg_status mg_group_choose(const mg_group_scheme *s, float lo, float hi, mg_group
 
 /* ---- codes ---- */
 
-/* As a float. With zero points bias is 0, with biases zero is. */
-static float code_of(float w, float scale, float zero, float bias, float top) {
-    const float q = rintf((w - bias) / scale) + zero;
-    return q < 0.0f ? 0.0f : q > top ? top : q;
+mg_group_step mg_group_step_of(const mg_group_scheme *s, const mg_group_params *p) {
+    return (mg_group_step){.scale = p->scale, .bias = p->bias, .zero = (float)p->zero, .top = (float)top_of(s)};
 }
 
 void mg_group_round(const mg_group_scheme *s, const mg_group_params *p, const float *w, uint64_t n, uint8_t *codes) {
-    const float top = (float)top_of(s), zero = (float)p->zero, scale = p->scale, bias = p->bias;
-    for (uint64_t i = 0; i < n; i++) codes[i] = (uint8_t)code_of(w[i], scale, zero, bias, top);
+    const mg_group_step step = mg_group_step_of(s, p);
+    mg_group_kernels_get()->round(&step, w, n, codes);
 }
 
 void mg_group_unround(const mg_group_scheme *s, const mg_group_params *p, const uint8_t *codes, uint64_t n, float *w) {
-    const bool edge = s->rule == MG_GROUP_EDGE;
-    const float scale = p->scale, bias = p->bias;
-    const int zero = p->zero;
-    if (edge)
-        for (uint64_t i = 0; i < n; i++) w[i] = (float)codes[i] * scale + bias;
+    if (s->rule == MG_GROUP_EDGE)
+        mg_group_kernels_get()->affine(codes, n, p->scale, p->bias, w);
     else
-        for (uint64_t i = 0; i < n; i++) w[i] = (float)((int)codes[i] - zero) * scale;
-}
-
-void mg_group_fake(const mg_group_scheme *s, const mg_group_params *p, const float *w, uint64_t n, float *out) {
-    const float top = (float)top_of(s), zero = (float)p->zero, scale = p->scale, bias = p->bias;
-    /* bias is 0 with zero points and zero is 0 with a bias; adding 0 changes no product but -0, which is not told
-     * apart from +0 by anything that follows. */
-    for (uint64_t i = 0; i < n; i++) out[i] = (code_of(w[i], scale, zero, bias, top) - zero) * scale + bias;
+        mg_group_kernels_get()->values(codes, n, (float)p->zero, p->scale, w);
 }
 
 /* ---- rows ---- */

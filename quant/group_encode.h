@@ -17,6 +17,7 @@
 #define MG_QUANT_GROUP_ENCODE_H
 
 #include "formats/dtype.h"
+#include "quant/group_kernels.h"
 
 /* How the range of a group becomes scale and zero; b = bits, top = 2^b - 1. */
 typedef enum mg_group_rule {
@@ -80,8 +81,8 @@ mg_status mg_group_choose(const mg_group_scheme *s, float lo, float hi, mg_group
 void mg_group_round(const mg_group_scheme *s, const mg_group_params *p, const float *w, uint64_t n, uint8_t *codes);
 /* Values of n codes. */
 void mg_group_unround(const mg_group_scheme *s, const mg_group_params *p, const uint8_t *codes, uint64_t n, float *w);
-/* The value nearest to w: round and unround in one step. The inner loop of scale and clip searches. */
-void mg_group_fake(const mg_group_scheme *s, const mg_group_params *p, const float *w, uint64_t n, float *out);
+/* p as the kernels take it (quant/group_kernels.h), for the inner loops of searches. */
+mg_group_step mg_group_step_of(const mg_group_scheme *s, const mg_group_params *p);
 
 /* q with room for rows x cols under s; freed by mg_group_codes_release. */
 mg_status mg_group_codes_init(mg_group_codes *q, const mg_group_scheme *s, uint64_t rows, uint64_t cols,

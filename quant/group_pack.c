@@ -177,45 +177,23 @@ mg_status mg_group_form_init(mg_group_form *f, mg_group_format format, const mg_
 
 /* ---- bits ---- */
 
-/* n codes (at most 32, with whole words or at the end of a line) `step` bytes apart to words `next` bytes apart. */
-static void pack_words(const uint8_t *codes, uint64_t step, uint32_t n, uint32_t bits, uint8_t *dst, uint64_t next) {
-    uint64_t acc = 0;
-    uint32_t have = 0;
-    for (uint32_t i = 0; i < n; i++) {
-        acc |= (uint64_t)codes[i * step] << have;
-        have += bits;
-        if (have >= 32) {
-            const uint32_t word = (uint32_t)acc;
-            memcpy(dst, &word, 4);
-            dst += next;
-            acc >>= 32;
-            have -= 32;
-        }
-    }
-    if (have) {
-        const uint32_t word = (uint32_t)acc;
-        memcpy(dst, &word, 4);
-    }
+static const uint8_t natural[8] = {0, 1, 2, 3, 4, 5, 6, 7};
+
+/* Which of eight rows come after each other: the eight nibbles of AWQ's words, lowest first, are 0, 2, 4, 6, 1, 3,
+ * 5, 7. */
+static const uint8_t *order_of(const mg_group_form *f) {
+    static const uint8_t awq[8] = {0, 2, 4, 6, 1, 3, 5, 7};
+    return f->format == MG_FORMAT_AWQ && f->scheme.bits == 4 ? awq : natural;
 }
 
-/* The eight nibbles of a word, lowest first, are codes 0, 2, 4, 6, 1, 3, 5, 7. */
-static void awq_order(uint8_t *codes, uint32_t n) {
-    static const uint8_t order[8] = {0, 2, 4, 6, 1, 3, 5, 7};
-    for (uint32_t i = 0; i < n; i += 8) {
-        uint8_t eight[8];
-        memcpy(eight, codes + i, 8);
-        for (uint32_t k = 0; k < 8; k++) codes[i + k] = eight[order[k]];
-    }
-}
-
-/* A line across the rows of a matrix of bytes [n][ld] to words: what is packed along output features. */
+/* A strip (up to 32 rows) of a column of bytes [n][ld] to words `next` bytes apart: zeros, packed along rows. */
 static void pack_column(const mg_group_form *f, const uint8_t *from, uint64_t ld, uint32_t n, uint32_t minus,
                         uint8_t *dst, uint64_t next) {
-    uint8_t line[32];
-    const uint8_t mask = (uint8_t)((1u << f->scheme.bits) - 1);
-    for (uint32_t i = 0; i < n; i++) line[i] = (uint8_t)(from[i * ld] - minus) & mask;
-    if (f->format == MG_FORMAT_AWQ && f->scheme.bits == 4) awq_order(line, n);
-    pack_words(line, 1, n, f->scheme.bits, dst, next);
+    uint8_t line[32], words[32];
+    const uint8_t *order = order_of(f), mask = (uint8_t)((1u << f->scheme.bits) - 1);
+    for (uint32_t i = 0; i < n; i++) line[i] = (uint8_t)(from[(i - i % 8 + order[i % 8]) * ld] - minus) & mask;
+    mg_group_kernels_get()->pack(line, n, f->scheme.bits, words);
+    for (uint64_t w = 0; w < words_for(n, f->scheme.bits); w++) memcpy(dst + w * next, words + 4 * w, 4);
 }
 
 /* ---- parts ---- */
@@ -240,39 +218,66 @@ static uint32_t strip(uint64_t i, uint64_t n) {
     return n - i < 32 ? (uint32_t)(n - i) : 32;
 }
 
-/* AWQ: a line of words for each column. Strips of 32 rows stay in the cache while their columns are walked. */
-static void codes_across(const job *j, const mg_group_part *p) {
-    const mg_group_form *f = j->f;
-    const uint64_t per_line = p->shape[1] * 4;
-    for (uint64_t i = 0; i < j->q->rows; i += 32)
-        for (uint64_t k = 0; k < j->q->cols; k++)
-            pack_column(
-                f, j->q->codes + i * j->q->cols + k, j->q->cols, strip(i, j->q->rows), 0,
-                slab_of(j, p, k / f->slab_cols) + k % f->slab_cols * per_line + (j->row + i) * f->scheme.bits / 8, 4);
+enum { TILE_ROWS = 256, TILE_COLS = 64, DOWN_ROWS = 16, DOWN_CODES = 512 };
+
+/* Columns k .. k + cols of rows i .. i + rows (a multiple of 8), as lines [cols][TILE_ROWS]. */
+static void turn_tile(const job *j, uint64_t i, uint64_t rows, uint64_t k, uint64_t cols, uint8_t *lines) {
+    const uint8_t *order = order_of(j->f), *codes = j->q->codes + i * j->q->cols + k, *row[8];
+    const uint64_t whole = cols - cols % 8;
+    for (uint64_t r = 0; r < rows; r += 8) {
+        for (uint64_t o = 0; o < 8; o++) row[o] = codes + (r + order[o]) * j->q->cols;
+        mg_group_kernels_get()->turn(row, whole, natural, lines + r, TILE_ROWS);
+        for (uint64_t c = whole; c < cols; c++)
+            for (uint64_t o = 0; o < 8; o++) lines[c * TILE_ROWS + r + o] = row[o][c];
+    }
 }
 
-/* GPTQ: 32 codes of a row become words one below the other. */
+/* AWQ: a line of words for each column. */
+static void codes_across(const job *j, const mg_group_part *p) {
+    const mg_group_form *f = j->f;
+    const uint64_t per_line = p->shape[1] * 4, rows = j->q->rows, cols = j->q->cols;
+    uint8_t lines[TILE_COLS * TILE_ROWS];
+    for (uint64_t i = 0; i < rows; i += TILE_ROWS)
+        for (uint64_t k = 0; k < cols; k += TILE_COLS) {
+            const uint64_t n = rows - i < TILE_ROWS ? rows - i : TILE_ROWS;
+            const uint64_t m = cols - k < TILE_COLS ? cols - k : TILE_COLS;
+            turn_tile(j, i, n, k, m, lines);
+            for (uint64_t c = 0; c < m; c++) {
+                uint8_t *line = slab_of(j, p, (k + c) / f->slab_cols) + (k + c) % f->slab_cols * per_line;
+                mg_group_kernels_get()->pack(lines + c * TILE_ROWS, n, f->scheme.bits,
+                                             line + (j->row + i) * f->scheme.bits / 8);
+            }
+        }
+}
+
+/* GPTQ: the codes of a row become words one below the other. A few rows at a time: their words are neighbours. */
 static void codes_down(const job *j, const mg_group_part *p) {
     const mg_group_form *f = j->f;
-    const uint64_t per_line = p->shape[1] * 4;
-    for (uint64_t k = 0; k < j->q->cols; k += 32) {
-        uint8_t *words =
-            slab_of(j, p, k / f->slab_cols) + k % f->slab_cols / 32 * f->scheme.bits * per_line + j->row * 4;
-        for (uint64_t i = 0; i < j->q->rows; i++)
-            pack_words(j->q->codes + i * j->q->cols + k, 1, strip(k, j->q->cols), f->scheme.bits, words + i * 4,
-                       per_line);
+    const uint64_t per_line = p->shape[1] * 4, rows = j->q->rows, cols = j->q->cols;
+    uint8_t words[DOWN_ROWS][DOWN_CODES];
+    for (uint64_t k = 0, m; k < cols; k += m) {
+        const uint64_t in_slab = f->slab_cols - k % f->slab_cols;
+        m = in_slab < DOWN_CODES ? in_slab : DOWN_CODES;
+        uint8_t *dst = slab_of(j, p, k / f->slab_cols) + k % f->slab_cols / 32 * f->scheme.bits * per_line + j->row * 4;
+        for (uint64_t i = 0; i < rows; i += DOWN_ROWS) {
+            const uint64_t n = rows - i < DOWN_ROWS ? rows - i : DOWN_ROWS;
+            for (uint64_t r = 0; r < n; r++)
+                mg_group_kernels_get()->pack(j->q->codes + (i + r) * cols + k, m, f->scheme.bits, words[r]);
+            for (uint64_t w = 0; w < words_for(m, f->scheme.bits); w++)
+                for (uint64_t r = 0; r < n; r++) memcpy(dst + w * per_line + (i + r) * 4, words[r] + 4 * w, 4);
+        }
     }
 }
 
 static void codes_along(const job *j, const mg_group_part *p) {
     const uint64_t per_row = p->shape[1] * mg_dtype_get(p->dtype)->block_bytes, cols = j->q->cols;
-    const uint32_t bits = j->f->scheme.bits;
     for (uint64_t i = 0; i < j->q->rows; i++) {
         const uint8_t *codes = j->q->codes + i * cols;
         uint8_t *line = line_of(j, p, j->row + i, 1, per_row);
-        for (uint64_t k = 0; p->dtype != MG_F8_E4M3 && k < cols; k += 32)
-            pack_words(codes + k, 1, strip(k, cols), bits, line + k * bits / 8, 4);
-        if (p->dtype == MG_F8_E4M3) memcpy(line, codes, cols);
+        if (p->dtype == MG_F8_E4M3)
+            memcpy(line, codes, cols);
+        else
+            mg_group_kernels_get()->pack(codes, cols, j->f->scheme.bits, line);
     }
 }
 

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "formats/base/hash.h"
+#include "quant/group_kernels.h"
 #include "quant/read_f32.h"
 
 typedef struct entry {
@@ -55,11 +56,11 @@ static mg_status limit_rows(const entry *e, uint64_t row, uint64_t n, float *dst
 
 static void decode_rows(const entry *e, uint64_t n, const uint8_t *codes, const float *scales, const uint8_t *zeros,
                         float *dst) {
-    for (uint64_t r = 0; r < n; r++)
-        for (uint64_t k = 0; k < e->cols; k++) {
-            const uint64_t g = r * e->groups + k / e->p.group;
-            dst[r * e->cols + k] = (float)((int)codes[r * e->cols + k] - (int)zeros[g]) * scales[g];
-        }
+    const mg_group_kernels *kernels = mg_group_kernels_get();
+    for (uint64_t g = 0; g < n * e->groups; g++) {
+        const uint64_t k = g % e->groups * e->p.group, at = g / e->groups * e->cols + k, left = e->cols - k;
+        kernels->values(codes + at, left < e->p.group ? left : e->p.group, (float)zeros[g], scales[g], dst + at);
+    }
 }
 
 static mg_status code_rows(const entry *e, uint64_t row, uint64_t n, float *dst, mg_error *err) {

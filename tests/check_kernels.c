@@ -158,11 +158,13 @@ static mg_status run(void *ctx, uint64_t ticket, unsigned worker, mg_error *err)
     if (j->bench) {
         kt_codecs_bench();
         kt_math_bench();
+        kt_groups_bench();
     } else if (j->golden) {
         kt_codecs_golden(j->golden);
     } else {
         kt_codecs_check();
         kt_math_check();
+        kt_groups_check();
         kt_sha256_check();
     }
     return MG_OK;

@@ -6,6 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "quant/math/gemm.h"
 #include "quant/math/gram.h"
 
 enum { N = 700, D = 70 };
@@ -49,7 +50,7 @@ Test(gram, is_the_sum_of_weighted_outer_products) {
                 size += fabs(v);
             }
             /* A chain of 256 roundings of half an ulp each, of partial sums below size. */
-            cr_expect(fabs((double)g.g[(uint64_t)i * g.ld + (uint64_t)j] - want) < size * 256 * 0x1p-25, "%d %d", i, j);
+            cr_expect(fabs((double)mg_gram_at(&g, (uint64_t)i, (uint64_t)j) - want) < size * 256 * 0x1p-25, "%d %d", i, j);
         }
     mg_gram_release(&g);
     free(x);
@@ -67,8 +68,7 @@ Test(gram, bits_do_not_depend_on_batches_or_threads) {
         for (size_t c = 0; c < sizeof chunks / sizeof *chunks; c++) {
             mg_gram g;
             gather(&g, x, weight, chunks[c], pool);
-            for (uint64_t i = 0; i < D; i++)
-                cr_expect(memcmp(g.g + i * g.ld, first.g + i * first.ld, D * sizeof(float)) == 0);
+            cr_expect(memcmp(g.g, first.g, (D + 15) / 16 * 16 * D * sizeof(float)) == 0);
             mg_gram_release(&g);
         }
         mg_pool_free(pool);
@@ -87,4 +87,25 @@ Test(gram, refuses_values_that_are_not_finite) {
     cr_expect(mg_gram_finish(&g, NULL, &err) == MG_ERR_FORMAT);
     cr_expect(strstr(err.message, "channel 3"));
     mg_gram_release(&g);
+}
+
+Test(gram, products_with_it) {
+    enum { M = 13 };
+    float weight[N], *x = rows(weight), y[M * 32];
+    const mg_math *math = mg_math_get();
+    mg_gram g;
+    gather(&g, x, NULL, N, NULL);
+    float *packed = calloc((M + MG_GEMM_MAX_MR) * D, sizeof *packed);
+    cr_assert(packed);
+    for (uint64_t s = 0; s * math->mr < M; s++) mg_gemm_pack_x(math, packed, s, x, D, NULL, M, D);
+    mg_gram_times(&g, packed, M, 2, 2, y, 32);
+    for (uint64_t i = 0; i < M; i++)
+        for (uint64_t j = 32; j < 64; j++) {
+            float want = 0;
+            for (uint64_t k = 0; k < D; k++) want = fmaf(x[i * D + k], mg_gram_at(&g, k, j), want);
+            cr_expect_eq(y[i * 32 + j - 32], want);
+        }
+    mg_gram_release(&g);
+    free(packed);
+    free(x);
 }

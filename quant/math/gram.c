@@ -1,5 +1,6 @@
 /* gram.c - see gram.h. The products are those of the forward pass (mathops.h): a block of rows is packed once as
- * slivers and once as panels, and tickets take strips of the result up to the diagonal. */
+ * slivers and once as panels, and tickets take strips of the result up to the diagonal. The matrix itself lies in
+ * panels too, so that products with it read it where it is. */
 #include "quant/math/gram.h"
 
 #include <math.h>
@@ -7,12 +8,17 @@
 #include <string.h>
 
 #include "formats/base/checked.h"
+#include "quant/math/gemm.h"
 
 #define BLOCK ((uint64_t)MG_GEMM_BLOCK)
 
+static uint64_t panels_of(uint64_t d) {
+    return (d + MG_GEMM_NR - 1) / MG_GEMM_NR;
+}
+
 /* Floats of one packed block: panels of 16 columns, then slivers of mr. */
 static uint64_t panel_floats(uint64_t d) {
-    return (d + MG_GEMM_NR - 1) / MG_GEMM_NR * MG_GEMM_NR * BLOCK;
+    return panels_of(d) * MG_GEMM_NR * BLOCK;
 }
 
 static uint64_t packed_floats(uint64_t d) {
@@ -21,14 +27,13 @@ static uint64_t packed_floats(uint64_t d) {
 }
 
 uint64_t mg_gram_bytes(uint64_t d) {
-    const uint64_t ld = (d + MG_GEMM_NR - 1) / MG_GEMM_NR * MG_GEMM_NR;
-    return (d * ld + BLOCK * d + packed_floats(d)) * sizeof(float);
+    return (d * panels_of(d) * MG_GEMM_NR + BLOCK * d + packed_floats(d)) * sizeof(float);
 }
 
 mg_status mg_gram_init(mg_gram *g, uint64_t d, mg_error *err) {
-    *g = (mg_gram){.d = d, .ld = (d + MG_GEMM_NR - 1) / MG_GEMM_NR * MG_GEMM_NR};
+    *g = (mg_gram){.d = d};
     uint64_t all;
-    if (!mg_mul_u64(d, g->ld, &all) || all > SIZE_MAX / sizeof(float))
+    if (d > UINT32_MAX || !mg_mul_u64(d, panels_of(d) * MG_GEMM_NR, &all) || all > SIZE_MAX / sizeof(float))
         return mg_fail(err, MG_ERR_LIMIT, "a Gram matrix of %llu columns", (unsigned long long)d);
     g->g = calloc((size_t)all + 1, sizeof(float));
     g->pending = malloc((size_t)(BLOCK * d + 1) * sizeof(float));
@@ -91,9 +96,9 @@ static mg_status product_ticket(void *ctx, uint64_t ticket, unsigned worker, mg_
     const float *slivers = g->packed + panel_floats(d);
     for (uint64_t s = ticket * SLIVERS_PER_TICKET; s < (ticket + 1) * SLIVERS_PER_TICKET && s * mr < d; s++) {
         const uint64_t row = s * mr, rows = d - row < mr ? d - row : mr;
-        const uint64_t panels = (row + rows + MG_GEMM_NR - 1) / MG_GEMM_NR; /* up to the diagonal */
-        r->math->gemm((uint32_t)rows, r->n, slivers + row * r->n, g->packed, MG_GEMM_NR * r->n, panels,
-                      g->g + row * g->ld, g->ld, false);
+        for (uint64_t p = 0; p < panels_of(row + rows); p++) /* up to the diagonal */
+            r->math->gemm((uint32_t)rows, r->n, slivers + row * r->n, g->packed + p * MG_GEMM_NR * r->n, 0, 1,
+                          g->g + (p * d + row) * MG_GEMM_NR, MG_GEMM_NR, false);
     }
     return MG_OK;
 }
@@ -133,14 +138,37 @@ mg_status mg_gram_rows(mg_gram *g, const float *x, const float *weight, uint64_t
     return MG_OK;
 }
 
+/* Columns 16 p on of the rows above the diagonal, from what lies below it. */
+static mg_status mirror_ticket(void *ctx, uint64_t p, unsigned worker, mg_error *err) {
+    (void)worker;
+    (void)err;
+    const mg_gram *g = ctx;
+    for (uint64_t j = 0; j < g->d && j < (p + 1) * MG_GEMM_NR; j++)
+        for (uint64_t i = p * MG_GEMM_NR; i < g->d && i < (p + 1) * MG_GEMM_NR; i++)
+            if (j < i) g->g[(p * g->d + j) * MG_GEMM_NR + i % MG_GEMM_NR] = mg_gram_at(g, i, j);
+    return MG_OK;
+}
+
 mg_status mg_gram_finish(mg_gram *g, mg_pool *pool, mg_error *err) {
     if (g->waiting) MG_TRY(add_block(g, g->pending, NULL, g->waiting, pool, err));
-    g->waiting = 0;
-    for (uint64_t i = 0; i < g->d; i++) {
-        if (!isfinite(g->g[i * g->ld + i]))
+    free(g->pending);
+    free(g->packed);
+    g->pending = g->packed = NULL;
+    for (uint64_t i = 0; i < g->d; i++)
+        if (!isfinite(mg_gram_at(g, i, i)))
             return mg_fail(err, MG_ERR_FORMAT, "the model computes values that are not finite (channel %llu)",
                            (unsigned long long)i);
-        for (uint64_t j = 0; j < i; j++) g->g[j * g->ld + i] = g->g[i * g->ld + j];
+    return mg_pool_run(pool, panels_of(g->d), mirror_ticket, g, err);
+}
+
+void mg_gram_times(const mg_gram *g, const float *x, uint64_t m, uint64_t first, uint64_t panels, float *y,
+                   uint64_t ldy) {
+    const mg_math *math = mg_math_get();
+    const uint64_t mr = math->mr, d = g->d;
+    for (uint64_t k = 0, kc; k < d; k += kc) { /* a stretch of the panels stays in the cache for all rows */
+        kc = d - k < MG_GEMM_KC ? d - k : MG_GEMM_KC;
+        for (uint64_t r = 0; r < m; r += mr)
+            math->gemm((uint32_t)(m - r < mr ? m - r : mr), kc, x + r * d + k * mr, g->g + (first * d + k) * MG_GEMM_NR,
+                       d * MG_GEMM_NR, panels, y + r * ldy, ldy, k == 0);
     }
-    return MG_OK;
 }

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "quant/codec.h"
+#include "quant/group_kernels.h"
 #include "quant/math/mathops.h"
 #include "tests/kernels/kernel_test.h"
 
@@ -241,6 +242,93 @@ void kt_math_bench(void) {
             if (i) own[i] = ctx[i].table && ctx[i].table != ctx[i - 1].table;
         }
         time_and_print(math_rows[k].name, v, own, levels, COLUMNS, 8.0 * COLUMNS);
+    }
+    close_set();
+}
+
+/* ---- kernels of the group formats ---- */
+
+enum { GROUP = 128 }; /* weights that share a scale */
+static const mg_group_step group_step = {.scale = 0.4f, .zero = 7.0f, .top = 15.0f};
+
+/* One row of weights x, of values y, of codes c, of packed bits p (4 of them); in groups where there are scales. */
+typedef struct group_line {
+    float *x, *y;
+    uint8_t *c, *p;
+} group_line;
+
+static void group_unpack(const mg_group_kernels *t, const group_line *r) {
+    t->unpack(r->p, COLUMNS, 4, r->c);
+}
+static void group_pack(const mg_group_kernels *t, const group_line *r) {
+    t->pack(r->c, COLUMNS, 4, r->p);
+}
+static void group_turn(const mg_group_kernels *t, const group_line *r) {
+    static const uint8_t place[8] = {0, 1, 2, 3, 4, 5, 6, 7};
+    const uint8_t *rows_of[8];
+    for (int i = 0; i < 8; i++) rows_of[i] = r->c + i * (COLUMNS / 8);
+    t->turn(rows_of, COLUMNS / 8, place, r->p, 8);
+}
+static void group_range(const mg_group_kernels *t, const group_line *r) {
+    float lo, hi;
+    for (int g = 0; g < COLUMNS; g += GROUP) {
+        t->range(r->x + g, GROUP, &lo, &hi);
+        kept = lo;
+    }
+}
+static void group_round(const mg_group_kernels *t, const group_line *r) {
+    for (int g = 0; g < COLUMNS; g += GROUP) t->round(&group_step, r->x + g, GROUP, r->c + g);
+}
+static void group_error(const mg_group_kernels *t, const group_line *r) {
+    for (int g = 0; g < COLUMNS; g += GROUP) t->error(&group_step, r->x + g, GROUP, r->y + g);
+}
+static void group_cost(const mg_group_kernels *t, const group_line *r) {
+    for (int g = 0; g < COLUMNS; g += GROUP) kept = (float)t->cost(&group_step, r->x + g, weights + g, GROUP);
+}
+static void group_values(const mg_group_kernels *t, const group_line *r) {
+    for (int g = 0; g < COLUMNS; g += GROUP) t->values(r->c + g, GROUP, 7.0f, 0.4f, r->y + g);
+}
+static void group_affine(const mg_group_kernels *t, const group_line *r) {
+    for (int g = 0; g < COLUMNS; g += GROUP) t->affine(r->c + g, GROUP, 0.4f, 0.1f, r->y + g);
+}
+
+static const struct group_bench {
+    const char *name;
+    void (*run)(const mg_group_kernels *t, const group_line *r);
+    double bytes; /* read and written for each weight */
+} group_rows[] = {
+    {"group.unpack", group_unpack, 1.5}, {"group.pack", group_pack, 1.5},   {"group.turn", group_turn, 2},
+    {"group.range", group_range, 4},     {"group.round", group_round, 5},   {"group.error", group_error, 8},
+    {"group.cost", group_cost, 8},       {"group.values", group_values, 5}, {"group.affine", group_affine, 5}};
+static const struct group_bench *timed_group;
+
+_Static_assert(sizeof group_rows / sizeof *group_rows == sizeof(mg_group_kernels) / sizeof(void *), "all are timed");
+
+static void group_call(void *ctx, uint64_t turn) {
+    const uint64_t r = turn % n_rows;
+    const group_line row = {rows + r * COLUMNS, decoded + r * COLUMNS, blocks + r * MOST_ROW,
+                            blocks + r * MOST_ROW + COLUMNS};
+    timed_group->run(*(const mg_group_kernels **)ctx, &row);
+}
+
+void kt_groups_bench(void) {
+    mg_isa level[KT_LEVELS];
+    const size_t levels = kt_levels(level);
+    open_set();
+    title = "Kernels of the group formats (4 bits, groups of 128), per weight";
+    for (size_t k = 0; k < sizeof group_rows / sizeof *group_rows; k++) {
+        const mg_group_kernels *table[VARIANTS];
+        kt_timed v[VARIANTS] = {0};
+        bool own[VARIANTS];
+        if (!kt_selected(group_rows[k].name)) continue;
+        timed_group = &group_rows[k];
+        for (size_t i = 0; i <= levels; i++) {
+            table[i] = mg_group_kernels_for(i ? level[i - 1] : MG_ISA_SCALAR);
+            v[i] = (kt_timed){.call = group_call, .ctx = &table[i]};
+            own[i] = true;
+        }
+        for (uint64_t i = 0; i < n_rows * MOST_ROW; i++) blocks[i] &= 15;
+        time_and_print(group_rows[k].name, v, own, levels, COLUMNS, group_rows[k].bytes * COLUMNS);
     }
     close_set();
 }

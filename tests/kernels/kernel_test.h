@@ -128,6 +128,8 @@ void kt_codecs_bench(void);
 void kt_codecs_golden(const char *folder);
 void kt_math_check(void);
 void kt_math_bench(void);
+void kt_groups_check(void);
+void kt_groups_bench(void);
 void kt_sha256_check(void);
 
 #endif
