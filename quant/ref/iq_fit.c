@@ -5,7 +5,12 @@
 
 #include <float.h>
 
-const mg_iq_ops mg_iq_scalar_ops = {mg_iq_weights, mg_iq_signs, mg_ref_qp, mg_iq_fit};
+static void starts(const float *xval, const float *w, int subs, float *start) {
+    uint8_t codes[32];
+    for (int j = 0; j < subs; j++) start[j] = mg_ref_qp(32, 4, xval + 32 * j, w + 32 * j, codes);
+}
+
+const mg_iq_ops mg_iq_scalar_ops = {mg_iq_weights, mg_iq_signs, starts, mg_iq_fit};
 
 void mg_iq_weights(const float *x, const float *qw, int n, float sigma2, float *w) {
     if (qw)

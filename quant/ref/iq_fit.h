@@ -11,6 +11,7 @@
 #include "quant/ref/iq_grids.h"
 
 enum { MG_FIT_MAX = 32, MG_FIT_GROUPS = 8 }; /* elements and groups of a sub-block */
+enum { MG_IQ_STARTS = 32 };                  /* sub-blocks whose start scales are searched in one call */
 
 /* After the candidates, which groups are coded once more at 1/scale, with a refit of the scale. */
 typedef enum mg_fit_second {
@@ -51,7 +52,8 @@ void mg_iq_weights(const float *x, const float *qw, int n, float sigma2, float *
 typedef struct mg_iq_ops {
     void (*weights)(const float *x, const float *qw, int n, float sigma2, float *w);
     uint8_t (*signs)(const float *x, const float *w, bool even, float *xval);
-    float (*qp)(int n, int N, const float *x, const float *w, uint8_t *codes); /* mg_ref_qp */
+    /* start[j] = QP(32, 4) of sub-block j of up to MG_IQ_STARTS sub-blocks of 32 (mg_ref_qp) */
+    void (*starts)(const float *xval, const float *w, int subs, float *start);
     mg_status (*fit)(const mg_fit_params *p, const mg_iq_grid *g, const float *xval, const float *w, float top,
                      float *scale, uint16_t *index, mg_error *err);
 } mg_iq_ops;

@@ -33,20 +33,34 @@ static float max_of(const float *v, int n) {
  * Seven signs are stored, the eighth makes their number even. */
 static const mg_fit_params fit_xxs = {.n = 32, .base = 5.0f, .step = 0.1f, .reach = 6, .second = MG_SECOND_ALWAYS};
 
-static mg_status iq2_xxs_sub(const mg_iq_ops *ops, const mg_iq_grid *g, const float *x, const float *w, float *scale,
+/* Super-blocks whose sub-blocks get their start scales in one call, with what the searches need of them. */
+enum { XXS_SUPERS = MG_IQ_STARTS / 8 };
+typedef struct xxs_batch {
+    float w[XXS_SUPERS * MG_SUPER], xval[XXS_SUPERS * MG_SUPER];
+    uint32_t signs[MG_IQ_STARTS]; /* 4 x 7 bits */
+    float start[MG_IQ_STARTS];
+} xxs_batch;
+
+static void iq2_xxs_prepare(const mg_iq_ops *ops, const float *x, const float *qw, int supers, xxs_batch *t) {
+    memset(t->signs, 0, sizeof t->signs);
+    for (int k = 0; k < supers; k++) {
+        float sigma2 = mg_ref_sum_sq(x + MG_SUPER * k, MG_SUPER) / (float)MG_SUPER;
+        ops->weights(x + MG_SUPER * k, qw + MG_SUPER * k, MG_SUPER, sigma2, t->w + MG_SUPER * k);
+    }
+    for (int k = 0; k < 32 * supers; k++)
+        t->signs[k / 4] |= (uint32_t)(ops->signs(x + 8 * k, t->w + 8 * k, true, t->xval + 8 * k) & 127) << (k % 4 * 7);
+    ops->starts(t->xval, t->w, 8 * supers, t->start);
+}
+
+static mg_status iq2_xxs_sub(const mg_iq_ops *ops, const mg_iq_grid *g, const xxs_batch *t, int j, float *scale,
                              uint8_t *qs, mg_error *err) {
-    float xval[32];
-    uint8_t codes[32];
+    const float *xval = t->xval + 32 * j, top = 3.0f * t->start[j];
     uint16_t index[4];
-    uint32_t signs = 0;
-    for (int k = 0; k < 4; k++)
-        signs |= (uint32_t)(ops->signs(x + 8 * k, w + 8 * k, true, xval + 8 * k) & 127) << (7 * k);
+    uint32_t signs = t->signs[j];
     *scale = 0.0f;
-    if (max_of(xval, 32) < MG_REF_EPS) return MG_OK;
-    float start = ops->qp(32, 4, xval, w, codes), top = 3.0f * start;
-    if (top <= 0.0f) return MG_OK;
-    *scale = start;
-    MG_TRY(ops->fit(&fit_xxs, g, xval, w, top, scale, index, err));
+    if (max_of(xval, 32) < MG_REF_EPS || top <= 0.0f) return MG_OK;
+    *scale = t->start[j];
+    MG_TRY(ops->fit(&fit_xxs, g, xval, t->w + 32 * j, top, scale, index, err));
     if (*scale < 0.0f) {
         *scale = -*scale;
         signs ^= 0x0FFFFFFFu;
@@ -56,15 +70,13 @@ static mg_status iq2_xxs_sub(const mg_iq_ops *ops, const mg_iq_grid *g, const fl
     return MG_OK;
 }
 
-static mg_status iq2_xxs_block(const mg_iq_ops *ops, const mg_iq_grid *g, const float *x, const float *qw,
+/* The block of sub-blocks first, first + 1, ... of the batch. */
+static mg_status iq2_xxs_block(const mg_iq_ops *ops, const mg_iq_grid *g, const xxs_batch *t, int first,
                                mg_blk_iq2_xxs *b, mg_error *err) {
-    float scales[8], w[32], sigma2 = mg_ref_sum_sq(x, MG_SUPER) / (float)MG_SUPER;
+    float scales[8];
     uint8_t l[8];
     memset(b, 0, sizeof *b);
-    for (int j = 0; j < 8; j++) {
-        ops->weights(x + 32 * j, qw + 32 * j, 32, sigma2, w);
-        MG_TRY(iq2_xxs_sub(ops, g, x + 32 * j, w, &scales[j], b->qs + 8 * j, err));
-    }
+    for (int j = 0; j < 8; j++) MG_TRY(iq2_xxs_sub(ops, g, t, first + j, &scales[j], b->qs + 8 * j, err));
     float d = mg_iq_scale_codes(scales, 8, l);
     if (d == 0.0f) {
         memset(b, 0, sizeof *b);
@@ -81,7 +93,12 @@ mg_status mg_iq2_xxs_rows(const mg_iq_ops *ops, const float *x, const float *wei
     const mg_iq_grid *g;
     MG_TRY(mg_iq_grid_get(&g, MG_GRID_IQ2_XXS, err));
     mg_blk_iq2_xxs *b = out;
-    for (uint64_t i = 0; i < n; i += MG_SUPER) MG_TRY(iq2_xxs_block(ops, g, x + i, weights + i, b++, err));
+    xxs_batch t;
+    for (uint64_t i = 0, supers; i < n; i += supers * MG_SUPER) {
+        supers = (n - i) / MG_SUPER < XXS_SUPERS ? (n - i) / MG_SUPER : XXS_SUPERS;
+        iq2_xxs_prepare(ops, x + i, weights + i, (int)supers, &t);
+        for (int k = 0; k < (int)supers; k++) MG_TRY(iq2_xxs_block(ops, g, &t, 8 * k, b++, err));
+    }
     return MG_OK;
 }
 
