@@ -32,7 +32,7 @@ typedef struct mg_iq_grid {
     int shells;             /* k: distinct distances in a list */
     uint32_t
         *map; /* [1 << 16] or [1 << 12] by packed pattern: index of a point, or MG_OFF_GRID and where its list is */
-    uint16_t *lists; /* packed points, each list filled up to a multiple of 8 with its first point */
+    uint16_t *lists; /* packed points, each list filled up to a multiple of 8 with its last point, the rarest choice */
 } mg_iq_grid;
 
 #define MG_OFF_GRID 0x80000000u

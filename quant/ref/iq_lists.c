@@ -62,7 +62,7 @@ static uint32_t write_list(const mg_iq_grid *g, const uint8_t *dist, int last, u
     for (int d2 = 0; d2 <= last; d2++)
         for (uint32_t i = 0; i < count; i++)
             if (dist[near[i]] == d2) out[used++] = g->points[near[i]];
-    while (used % 8 != 0) out[used++] = out[0];
+    for (; used % 8 != 0; used++) out[used] = out[used - 1];
     return used;
 }
 
