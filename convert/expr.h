@@ -123,6 +123,8 @@ uint64_t mg_expr_group_scratch(const mg_expr *groups);
 
 /* Compact recipe for the manifest: ["cast","Q8_0",["source",0,"name"]]. */
 mg_json *mg_expr_json(const mg_expr *e);
+/* The word of a view in a recipe; NULL for none. */
+const char *mg_expr_view_name(mg_view_kind kind);
 /* The stored name an expression mainly comes from (first source, depth first), or a word for computed ones. */
 const char *mg_expr_origin(const mg_expr *e, mg_dtype *dtype);
 

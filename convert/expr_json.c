@@ -12,6 +12,10 @@ static const char *const view_names[] = {
     [MG_VIEW_ADD] = "add",
 };
 
+const char *mg_expr_view_name(mg_view_kind kind) {
+    return (size_t)kind < sizeof view_names / sizeof *view_names ? view_names[kind] : NULL;
+}
+
 static mg_json *view_json(const mg_expr *e) {
     mg_json *a = mg_json_new_array();
     const mg_view *v = &e->view;
@@ -43,13 +47,42 @@ static mg_json *memory_json(const mg_expr *e) {
     return a;
 }
 
-/* {"format": "awq", "bits": 4, "group_size": 128, "symmetric": false} */
+/* {"format": "awq", "bits": 4, "group_size": 128, "symmetric": false, "dtype": "F16"}; dtype: of scales, of the model
+ * where weights are small floats */
 static mg_json *form_json(const mg_group_form *f) {
     mg_json *o = mg_json_new_object();
     mg_json_set_str(o, "format", mg_group_format_name(f->format));
     mg_json_set_u64(o, "bits", f->scheme.bits);
     mg_json_set_i64(o, "group_size", f->scheme.group_size ? (int64_t)f->scheme.group_size : -1);
     mg_json_set(o, "symmetric", mg_json_new_bool(f->scheme.symmetric));
+    const bool small = mg_group_format_is_float(f->format);
+    mg_json_set_str(o, "dtype", mg_dtype_get(small ? f->scheme.model_dtype : f->scheme.scale_dtype)->name);
+    return o;
+}
+
+static void list_json(mg_json *o, const char *key, const double *v, uint32_t n) {
+    mg_json *list = mg_json_new_array();
+    for (uint32_t i = 0; i < n; i++) mg_json_push(list, mg_json_new_f64(v[i]));
+    mg_json_set(o, key, list);
+}
+
+/* Everything that a blend is made of but its inputs; expr_parse.c reads it. */
+static mg_json *blend_json(const mg_blend *b) {
+    mg_json *o = mg_json_new_object();
+    mg_json_set_bool(o, "has_base", b->has_base);
+    mg_json_set_bool(o, "normalize", b->normalize);
+    mg_json_set_bool(o, "rescale", b->rescale);
+    mg_json_set_u64(o, "max_iter", b->max_iter);
+    mg_json_set_u64(o, "seed", b->seed);
+    mg_json_set_f64(o, "t", b->t);
+    mg_json_set_f64(o, "lambda", b->lambda);
+    mg_json_set_f64(o, "eps", b->eps);
+    mg_json_set_f64(o, "tol", b->tol);
+    mg_json_set_f64(o, "select_topk", b->select_topk);
+    list_json(o, "weight", b->weight, b->n);
+    list_json(o, "density", b->density, b->n);
+    list_json(o, "gamma", b->gamma, b->n);
+    list_json(o, "epsilon", b->epsilon, b->n);
     return o;
 }
 
@@ -76,12 +109,13 @@ mg_json *mg_expr_json(const mg_expr *e) {
     }
     if (e->op == MG_EX_NOISE || e->op == MG_EX_LOWRANK) mg_json_push(a, mg_json_new_f64(e->factors[0]));
     if (e->op == MG_EX_NOISE) mg_json_push(a, mg_json_new_u64(e->seed));
+    if (e->op == MG_EX_GLOBAL) mg_json_push(a, mg_json_new_str(mg_dtype_get((mg_dtype)e->arg)->name));
     if (e->op == MG_EX_GROUPS) mg_json_push(a, form_json(e->form));
     if (e->op == MG_EX_FP4) mg_json_push(a, mg_json_new_str(e->arg == MG_FP4_CODES ? "codes" : "scales"));
     if (e->op == MG_EX_PART) mg_json_push(a, mg_json_new_str(e->children[0]->form->parts[e->arg].suffix));
     if (e->op == MG_EX_BLEND) {
         mg_json_push(a, mg_json_new_str(mg_blend_info_of(e->blend->method)->name));
-        mg_json_push(a, hash_json(mg_xxh128_of(e->blend, sizeof *e->blend))); /* of its parameters */
+        mg_json_push(a, blend_json(e->blend));
     }
     for (uint32_t i = 0; i < e->n_children; i++) {
         if (e->op == MG_EX_LINEAR) mg_json_push(a, mg_json_new_f64(e->factors[i]));

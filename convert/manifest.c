@@ -39,10 +39,9 @@ static mg_json *base_name(const char *path) {
     return mg_json_new_str(text);
 }
 
-/* XXH3-128 of a file's size and of its first and last 64 KiB: cheap, and independent of times and places. */
-static mg_status file_json(const char *dir, const char *name, mg_json **out, mg_error *err) {
+mg_status mg_manifest_edges(const char *dir, const char *name, uint64_t *file_size, char hex[33], mg_error *err) {
     enum { EDGE = 65536 };
-    char path[4096], hex[33];
+    char path[4096];
     mg_file f;
     MG_TRY(mg_path_join(path, sizeof path, dir, name, err));
     MG_TRY(mg_file_open(&f, path, err));
@@ -59,13 +58,21 @@ static mg_status file_json(const char *dir, const char *name, mg_json **out, mg_
         memcpy(buf + 2 * k, &size, sizeof size);
         mg_xxh128 h = mg_xxh128_of(buf, (size_t)(2 * k) + sizeof size);
         mg_hex(h.bytes, sizeof h.bytes, hex);
-        *out = mg_json_new_object();
-        mg_json_set_str(*out, "name", name);
-        mg_json_set_u64(*out, "size", size);
-        mg_json_set_str(*out, "edges_xxh3", hex);
     }
     free(buf);
+    *file_size = size;
     return st;
+}
+
+static mg_status file_json(const char *dir, const char *name, mg_json **out, mg_error *err) {
+    uint64_t size;
+    char hex[33];
+    MG_TRY(mg_manifest_edges(dir, name, &size, hex, err));
+    *out = mg_json_new_object();
+    mg_json_set_str(*out, "name", name);
+    mg_json_set_u64(*out, "size", size);
+    mg_json_set_str(*out, "edges_xxh3", hex);
+    return MG_OK;
 }
 
 static mg_status input_json(const mg_checkpoint *c, mg_json **out, mg_error *err) {

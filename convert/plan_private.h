@@ -119,6 +119,9 @@ typedef struct mg_tensor_hash {
  * are planned: placeholders of the same length stand in their place. */
 mg_status mg_manifest_text(mg_plan *p, uint32_t out, const mg_tensor_hash *hashes, const char (*file_sha256)[65],
                            char **text, mg_error *err) MG_MUST_CHECK;
+/* XXH3-128 of a file's first and last 64 KiB and its size: cheap, and independent of times and places. */
+mg_status mg_manifest_edges(const char *dir, const char *name, uint64_t *file_size, char hex[33],
+                            mg_error *err) MG_MUST_CHECK;
 /* Its plain file name: "NAME.manifest.json", NAME = the output file, or "model" in a directory. Arena string. */
 const char *mg_manifest_name(mg_plan *p, uint32_t out);
 

@@ -24,7 +24,7 @@ typedef struct args {
     mg_common c;
     mg_opt_list words;
     uint64_t expert;
-    bool all, done;
+    bool all, manifest, done;
 } args;
 
 static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
@@ -32,6 +32,7 @@ static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
         {NULL, MG_OPT_GROUP, NULL, NULL, "Which"},
         {"--expert", MG_OPT_U64, &a->expert, "N", "one expert, counted from 0"},
         {"--all", MG_OPT_FLAG, &a->all, NULL, "every expert, into OUT/expert-N"},
+        {"--manifest", MG_OPT_FLAG, &a->manifest, NULL, "write model.manifest.json: inputs, recipes and hashes"},
         MG_COMMON_WRITE_OPTS(a->c),
         MG_ARCH_OPT,
         MG_COMMON_JSON_OPT(a->c),
@@ -59,7 +60,8 @@ static mg_status extract_one(const args *a, mg_model *m, uint32_t expert, const 
                            .restart = a->c.restart,
                            .force = a->c.force,
                            .progress = a->c.progress,
-                           .label = "extract"};
+                           .label = "extract",
+                           .manifest = a->manifest};
     mg_tool_plan_style style = {.json = a->c.json, .quiet = a->c.quiet};
     mg_status st = mg_extract_plan(plan, m, expert, dir, &out, err);
     if (st == MG_OK)

@@ -33,7 +33,7 @@ typedef struct args {
     mg_opt_list words, add;
     const char *drop, *regate, *gate;
     uint64_t seed;
-    bool done;
+    bool manifest, done;
 } args;
 
 typedef struct run {
@@ -67,6 +67,7 @@ static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
         {"--random-seed", MG_OPT_U64, &a->seed, "N", "seed of random routers (default 0)"},
         MG_COMMON_TEXT_OPTS(a->c),
         MG_COMMON_MODEL_OPTS(a->c),
+        {"--manifest", MG_OPT_FLAG, &a->manifest, NULL, "write model.manifest.json: inputs, recipes and hashes"},
         MG_COMMON_WRITE_OPTS(a->c),
         MG_ARCH_OPT,
         MG_COMMON_JSON_OPT(a->c),
@@ -366,7 +367,8 @@ static mg_status work(run *r, mg_error *err) {
                            .restart = a->c.restart,
                            .force = a->c.force,
                            .progress = a->c.progress,
-                           .label = "graft"};
+                           .label = "graft",
+                           .manifest = a->manifest};
     mg_tool_plan_style style = {.json = a->c.json, .quiet = a->c.quiet};
     return a->c.dry_run ? mg_tool_plan_show(r->plan, &r->out, 1, &opt, style, err)
                         : mg_tool_plan_execute(r->plan, &opt, style, err);

@@ -7,6 +7,7 @@
 #include "verify/pareto.h"
 #include "verify/report.h"
 #include "verify/tool_peer.h"
+#include "verify/tool_provenance.h"
 
 #include "formats/arch/arch_file.h"
 #include "formats/base/file.h"
@@ -23,7 +24,8 @@
 static const mg_tool_info tool = {
     .name = "verify",
     .summary = "measure how far models are from a reference, and where",
-    .synopsis = "REFERENCE CANDIDATE... [--text F]... [--fail-on EXPR]... [--html F] [--json]",
+    .synopsis = "REFERENCE CANDIDATE... [--text F]... [--fail-on EXPR]... [--html F] [--json]\n"
+                "--provenance MANIFEST [PATH]... [--tensors REGEX]",
     .examples =
         "  moegraft-verify model/ model-Q4_K_M.gguf                     on the built-in text\n"
         "  moegraft-verify model/ a.gguf b.gguf --text eval.txt --html report.html\n"
@@ -38,6 +40,7 @@ typedef struct args {
     mg_opt_list pos, fail_on;
     const char *html, *junit, *markdown, *baseline, *precision_word;
     mg_precision precision;
+    mg_tool_provenance provenance;
     uint64_t attribute;
     bool weights, peer, done;
     mg_threshold thresholds[MAX_THRESHOLDS];
@@ -49,7 +52,14 @@ static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
         {"--weights", MG_OPT_FLAG, &a->weights, NULL, "also compare every weight, decoded, and name damaged tensors"},
         {"--attribute", MG_OPT_U64, &a->attribute, "N",
          "which weights cause the drift: exchange up to N parts of the reference one at a time, worst first"},
-        {"--provenance", MG_OPT_UNBUILT, NULL, "MANIFEST", "derive the output again from its donors and compare"},
+        {"--provenance", MG_OPT_STR, &a->provenance.manifest, "MANIFEST",
+         "derive the output again from what its manifest names and compare hashes; PATHs are the inputs (or folders of "
+         "them) and the merge recipe"},
+        {"--tensors", MG_OPT_STR, &a->provenance.tensors, "REGEX",
+         "with --provenance: only tensors whose name matches"},
+        {"--sample", MG_OPT_U64, &a->provenance.sample, "N", "with --provenance: N of them, evenly spaced"},
+        {"--imatrix", MG_OPT_STR, &a->provenance.imatrix, "FILE",
+         "with --provenance: the importance matrix that was quantized with"},
         {"--peer", MG_OPT_FLAG, &a->peer, NULL,
          "compare all models with each other, none being the reference: KL both ways, paired perplexities, agreement"},
         {"--precision", MG_OPT_STR, &a->precision_word, "f32|f64|bf16|f16",
@@ -73,6 +83,15 @@ static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
     MG_TRY(mg_options_parse(&tool, opts, argc, argv, &a->pos, &a->done, err));
     if (a->done) return MG_OK;
     MG_TRY(mg_common_finish(&a->c, err));
+    a->provenance.paths = &a->pos;
+    a->provenance.common = &a->c;
+    if (a->provenance.manifest)
+        return a->weights || a->peer || a->attribute || a->fail_on.n || a->baseline || a->junit || a->html ||
+                       a->markdown || a->precision_word || a->c.text.n || a->c.tokens.n
+                   ? mg_fail(err, MG_ERR_USAGE, "--provenance compares hashes and goes with no other comparison")
+                   : MG_OK;
+    if (a->provenance.tensors || a->provenance.sample || a->provenance.imatrix)
+        return mg_fail(err, MG_ERR_USAGE, "--tensors, --sample and --imatrix go with --provenance");
     if (a->pos.n < 2)
         return mg_fail(err, MG_ERR_USAGE, "a reference and at least one candidate are needed (two models for --peer)");
     MG_TRY(mg_precision_parse(a->precision_word, &a->precision, err));
@@ -435,7 +454,9 @@ int main(int argc, char **argv) {
     mg_interrupt_install();
     mg_common_init(&a.c);
     mg_status st = parse(&a, argc, argv, &err);
-    if (st == MG_OK && a.peer && !a.done)
+    if (st == MG_OK && a.provenance.manifest && !a.done)
+        st = mg_tool_provenance_run(&a.provenance, &failed, &err);
+    else if (st == MG_OK && a.peer && !a.done)
         st = mg_tool_peer_run(&(mg_tool_peer){&a.pos, &a.c, a.html, a.markdown}, &err);
     else if (st == MG_OK && !a.done)
         st = work(&r, &a, &failed, &err);

@@ -405,7 +405,6 @@ tiny = DATA / "models/tiny/llama"
 for code, words, args in ((8, "vocabularies differ", (REF, tiny, "--tokens", ROWS)), (2, "at least one candidate", (REF,)),
                           (5, "absent", (REF, WORK / "absent")), (5, "none.txt", (REF, Q4, "--text", WORK / "none.txt")),
                           (4, "tokenizer", (tiny, tiny)), (5, "gone.json", (REF, Q4, "--baseline", WORK / "gone.json")),
-                          (4, "--provenance", (REF, Q4, "--provenance", "x")),
                           (4, "name tells no model kind", (REF, ROWS))):
     r = verify(*args, expect=code)
     check(words in r.err, f"{args}: {r.err}")

@@ -1,0 +1,339 @@
+/* provenance.c - see provenance.h. */
+#include "convert/provenance.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "convert/expr_parse.h"
+#include "convert/expr_tile.h"
+#include "convert/plan_private.h"
+#include "formats/base/file.h"
+#include "formats/base/regex.h"
+#include "quant/group_checkpoint.h"
+
+#define MANIFEST_CAP (UINT64_C(256) << 20)
+
+const char *mg_proof_name(mg_proof p) {
+    static const char *const names[MG_PROOF_COUNT] = {
+        "skipped", "same", "output differs", "input changed", "manifest differs", "not derived"};
+    return names[p];
+}
+
+/* ---- the manifest ---- */
+
+static mg_status read_tensor(mg_proof_tensor *t, const mg_json *v, mg_error *err) {
+    t->name = mg_json_str(mg_json_get(v, "name"));
+    t->dtype = mg_json_str(mg_json_get(v, "dtype"));
+    t->file = mg_json_str(mg_json_get(v, "file"));
+    t->stated = mg_json_str(mg_json_get(v, "xxh3"));
+    t->recipe = mg_json_get(v, "recipe");
+    bool ok = t->name && t->dtype && t->file && t->stated && t->recipe;
+    ok = ok && mg_json_u64(mg_json_get(v, "offset"), &t->offset) && mg_json_u64(mg_json_get(v, "bytes"), &t->bytes);
+    for (const mg_json *d = mg_json_first(mg_json_get(v, "shape")); d && ok; d = mg_json_next(d))
+        ok = t->t.rank < MG_MAX_RANK && mg_json_u64(d, &t->t.shape[t->t.rank++]);
+    if (!ok) return mg_fail(err, MG_ERR_FORMAT, "a tensor of the manifest lacks name, place, recipe or hash");
+    return mg_path_check_plain(t->file, err);
+}
+
+static mg_status read_lists(mg_provenance *p, mg_error *err) {
+    const mg_json *inputs = mg_json_get(p->manifest, "inputs"), *tensors = mg_json_get(p->manifest, "tensors");
+    const char *tool = mg_json_str(mg_json_get(p->manifest, "tool"));
+    uint64_t schema = 0;
+    if (!tool || strcmp(tool, "moegraft") != 0 || !mg_json_u64(mg_json_get(p->manifest, "schema"), &schema))
+        return mg_fail(err, MG_ERR_FORMAT, "this is no manifest of ours");
+    if (schema != 1) return mg_fail(err, MG_ERR_UNSUPPORTED, "manifest schema %llu", (unsigned long long)schema);
+    p->n_inputs = (uint32_t)mg_json_len(inputs);
+    p->n_tensors = (uint32_t)mg_json_len(tensors);
+    MG_TRY(MG_ARENA_NEW(&p->arena, &p->inputs, p->n_inputs + 1u, err));
+    MG_TRY(MG_ARENA_NEW(&p->arena, &p->tensors, p->n_tensors + 1u, err));
+    uint32_t i = 0;
+    for (const mg_json *v = mg_json_first(inputs); v; v = mg_json_next(v), i++) {
+        p->inputs[i].name = mg_json_str(mg_json_get(v, "name"));
+        p->inputs[i].files = mg_json_get(v, "files");
+        if (!p->inputs[i].name) return mg_fail(err, MG_ERR_FORMAT, "input %u of the manifest has no name", i);
+        MG_TRY(mg_path_check_plain(p->inputs[i].name, err));
+    }
+    i = 0;
+    for (const mg_json *v = mg_json_first(tensors); v; v = mg_json_next(v), i++)
+        MG_TRY(read_tensor(&p->tensors[i], v, err));
+    return MG_OK;
+}
+
+mg_status mg_provenance_open(mg_provenance *p, const char *manifest, mg_error *err) {
+    const char *slash = strrchr(manifest, '/');
+    const int n = slash ? snprintf(p->dir, sizeof p->dir, "%.*s", (int)(slash - manifest), manifest)
+                        : snprintf(p->dir, sizeof p->dir, ".");
+    mg_arena_init(&p->arena, 0);
+    if (n < 0 || (size_t)n >= sizeof p->dir) return mg_fail(err, MG_ERR_LIMIT, "path of %zu bytes", strlen(manifest));
+    if (n == 0) snprintf(p->dir, sizeof p->dir, "/");
+    mg_status st = mg_json_load(&p->manifest, manifest, MANIFEST_CAP, err);
+    if (st == MG_OK) st = read_lists(p, err);
+    if (st != MG_OK) mg_error_at(err, manifest, NULL);
+    return st == MG_OK ? mg_plan_new(&p->plan, err) : st;
+}
+
+void mg_provenance_release(mg_provenance *p) {
+    mg_plan_free(p->plan);
+    for (uint32_t i = 0; p->inputs && i < p->n_inputs; i++) mg_checkpoint_free(p->inputs[i].ckpt);
+    mg_json_free(p->manifest);
+    mg_arena_release(&p->arena);
+    *p = (mg_provenance){0};
+}
+
+/* ---- which tensors ---- */
+
+static mg_status matches(const mg_regex *re, mg_regex_run *run, const char *name, bool *found, mg_error *err) {
+    size_t begin, end;
+    *found = true;
+    if (!re) return MG_OK;
+    MG_TRY(mg_regex_run_text(run, name, strlen(name), err));
+    return mg_regex_search(re, run, 0, found, &begin, &end, err);
+}
+
+mg_status mg_provenance_select(mg_provenance *p, const char *regex, uint64_t sample, mg_error *err) {
+    mg_regex *re = NULL;
+    mg_regex_run *run = NULL;
+    uint64_t n = 0, k = 0;
+    mg_status st = regex ? mg_regex_new(&re, regex, err) : MG_OK;
+    if (st == MG_OK && regex) st = mg_regex_run_new(&run, err);
+    for (uint32_t i = 0; st == MG_OK && i < p->n_tensors; i++) {
+        bool found = false;
+        st = matches(re, run, p->tensors[i].name, &found, err);
+        p->tensors[i].proof = found ? MG_PROOF_NOT_DERIVED : MG_PROOF_SKIPPED;
+        n += found;
+    }
+    mg_regex_run_free(run);
+    mg_regex_free(re);
+    MG_TRY(st);
+    if (n == 0) return mg_fail(err, MG_ERR_USAGE, "no tensor of the manifest is selected");
+    for (uint32_t i = 0; i < p->n_tensors; i++) {
+        mg_proof_tensor *t = &p->tensors[i];
+        if (t->proof == MG_PROOF_SKIPPED) continue;
+        /* The k-th of n is taken where k * sample / n passes a whole number. */
+        const bool take = sample == 0 || sample >= n || (k + 1) * sample / n != k * sample / n;
+        if (!take) t->proof = MG_PROOF_SKIPPED;
+        if (take) p->selected_bytes += t->bytes;
+        k++;
+    }
+    return MG_OK;
+}
+
+/* ---- inputs ---- */
+
+/* Are the files of `in` those in dir? *why names the first that is not. */
+static bool same_files(const mg_proof_input *in, const char *dir, char *why, size_t size) {
+    for (const mg_json *f = mg_json_first(in->files); f; f = mg_json_next(f)) {
+        const char *name = mg_json_str(mg_json_get(f, "name")), *hash = mg_json_str(mg_json_get(f, "edges_xxh3"));
+        uint64_t want = 0, got = 0;
+        char hex[33];
+        mg_error e = {0};
+        if (!name || !hash || !mg_json_u64(mg_json_get(f, "size"), &want) || mg_path_check_plain(name, &e) != MG_OK) {
+            snprintf(why, size, "the manifest does not say what its files were");
+            return false;
+        }
+        if (mg_manifest_edges(dir, name, &got, hex, &e) != MG_OK)
+            snprintf(why, size, "%s cannot be read", name);
+        else if (got != want)
+            snprintf(why, size, "%s has %llu bytes, it had %llu", name, (unsigned long long)got,
+                     (unsigned long long)want);
+        else if (strcmp(hex, hash) != 0)
+            snprintf(why, size, "the hash of the ends of %s is %s, it was %s", name, hex, hash);
+        else
+            continue;
+        return false;
+    }
+    return true;
+}
+
+static bool is_called(const char *path, const char *name) {
+    size_t n = strlen(path), k = strlen(name);
+    while (n > 1 && path[n - 1] == '/') n--;
+    return n >= k && memcmp(path + n - k, name, k) == 0 && (n == k || path[n - k - 1] == '/');
+}
+
+/* Try one path for an input: open when its files are the same. A path of the input's name with other files is
+ * remembered in `changed`. */
+static void try_path(mg_provenance *p, mg_proof_input *in, const char *path, char *changed, size_t size) {
+    char why[512];
+    mg_error e = {0};
+    mg_checkpoint *c = NULL;
+    if (in->ckpt || mg_group_checkpoint_open_blocks(&c, path, &e) != MG_OK) {
+        if (!in->ckpt && !*changed && e.code != MG_ERR_IO && is_called(path, in->name))
+            snprintf(changed, size, "'%.400s': %.300s", path, e.message);
+        return;
+    }
+    if (c->dir && same_files(in, c->dir, why, sizeof why)) {
+        in->ckpt = c;
+        in->path = mg_arena_strdup(&p->arena, path);
+        return;
+    }
+    if (!*changed && is_called(path, in->name)) snprintf(changed, size, "'%s': %s", path, why);
+    mg_checkpoint_free(c);
+}
+
+static void try_in(mg_provenance *p, mg_proof_input *in, const char *folder, char *changed, size_t size) {
+    char path[4096];
+    mg_error e = {0};
+    if (mg_path_join(path, sizeof path, folder, in->name, &e) == MG_OK && mg_path_exists(path))
+        try_path(p, in, path, changed, size);
+}
+
+mg_status mg_provenance_inputs(mg_provenance *p, const char *const *places, size_t n, mg_error *err) {
+    char parent[4096 + 4];
+    snprintf(parent, sizeof parent, "%s/..", p->dir);
+    for (uint32_t i = 0; i < p->n_inputs; i++) {
+        mg_proof_input *in = &p->inputs[i];
+        char changed[768] = "";
+        for (size_t k = 0; k < n; k++) {
+            try_path(p, in, places[k], changed, sizeof changed);
+            try_in(p, in, places[k], changed, sizeof changed);
+        }
+        const char *const usual[] = {p->dir, parent, "."};
+        for (size_t k = 0; k < sizeof usual / sizeof *usual; k++) try_in(p, in, usual[k], changed, sizeof changed);
+        if (in->ckpt) continue;
+        if (*changed) return mg_fail(err, MG_ERR_INTEGRITY, "input '%s' has changed: %s", in->name, changed);
+        return mg_fail(err, MG_ERR_IO, "input '%s' is not found: name its path", in->name);
+    }
+    return MG_OK;
+}
+
+/* ---- deriving ---- */
+
+typedef struct run {
+    mg_provenance *p;
+    const mg_provenance_options *opt;
+    mg_eval *eval; /* [workers] */
+} run;
+
+static mg_status hash_rows(const mg_expr *e, mg_eval *ev, char hex[33], mg_error *err) {
+    const uint64_t step = mg_expr_tile_rows(e->row_bytes, 1 << 20, e->rows ? e->rows : 1);
+    mg_xxh128_state *s;
+    void *tile;
+    ev->depth = 0;
+    MG_TRY(mg_eval_push(ev, step * e->row_bytes + 1, &tile, err));
+    MG_TRY(mg_xxh128_new(&s, err));
+    mg_status st = MG_OK;
+    for (uint64_t row = 0; row < e->rows && st == MG_OK; row += step) {
+        const uint64_t n = e->rows - row < step ? e->rows - row : step;
+        st = mg_expr_eval(e, ev, row, n, tile, err);
+        if (st == MG_OK) mg_xxh128_update(s, tile, (size_t)(n * e->row_bytes));
+        if (mg_interrupted()) st = mg_fail(err, (mg_status)mg_interrupted(), "interrupted");
+    }
+    const mg_xxh128 h = mg_xxh128_final(s);
+    mg_xxh128_free(s);
+    mg_eval_pop(ev);
+    mg_hex(h.bytes, sizeof h.bytes, hex);
+    return st;
+}
+
+static mg_status hash_stored(const run *r, const mg_proof_tensor *t, mg_eval *ev, char hex[33], mg_error *err) {
+    enum { CHUNK = 1 << 20 };
+    char path[8192];
+    mg_file f;
+    void *buf;
+    mg_xxh128_state *s;
+    ev->depth = 0;
+    MG_TRY(mg_eval_push(ev, CHUNK, &buf, err));
+    MG_TRY(mg_path_join(path, sizeof path, r->p->dir, t->file, err));
+    MG_TRY(mg_xxh128_new(&s, err));
+    mg_status st = mg_file_open(&f, path, err);
+    const bool open = st == MG_OK;
+    for (uint64_t at = 0; st == MG_OK && at < t->bytes; at += CHUNK) {
+        const uint64_t n = t->bytes - at < CHUNK ? t->bytes - at : CHUNK;
+        st = mg_file_read(&f, t->offset + at, buf, n, err);
+        if (st == MG_OK) mg_xxh128_update(s, buf, (size_t)n);
+    }
+    if (open) mg_file_close(&f);
+    const mg_xxh128 h = mg_xxh128_final(s);
+    mg_xxh128_free(s);
+    mg_eval_pop(ev);
+    mg_hex(h.bytes, sizeof h.bytes, hex);
+    return st;
+}
+
+/* The inputs that an expression reads, in words. */
+static void name_sources(const mg_provenance *p, const mg_expr *e, char *text, size_t size) {
+    const size_t at = strlen(text);
+    if (e->op == MG_EX_SOURCE && at + 8 < size)
+        for (uint32_t i = 0; i < p->n_inputs; i++)
+            if (p->inputs[i].ckpt == e->ckpt)
+                snprintf(text + at, size - at, "%s'%s' of '%s'", at ? ", " : "", e->t.name, p->inputs[i].name);
+    for (uint32_t i = 0; i < e->n_children; i++) name_sources(p, e->children[i], text, size);
+}
+
+static void judge(const mg_provenance *p, mg_proof_tensor *t, const char *derived, const char *stored) {
+    const bool d = derived && strcmp(derived, t->stated) == 0, s = strcmp(stored, t->stated) == 0;
+    if (!s) t->proof = derived && !d && strcmp(derived, stored) == 0 ? MG_PROOF_STATED : MG_PROOF_STORED;
+    if (s && derived) t->proof = d ? MG_PROOF_SAME : MG_PROOF_DERIVED;
+    if (t->proof == MG_PROOF_STORED || t->proof == MG_PROOF_STATED)
+        snprintf(t->note, sizeof t->note, "stored %s, stated %s, derived %s", stored, t->stated,
+                 derived ? derived : "nothing");
+    if (t->proof != MG_PROOF_DERIVED) return;
+    t->note[0] = 0;
+    if (!t->e) snprintf(t->note, sizeof t->note, "the constant %s of its recipe", derived);
+    if (t->e) name_sources(p, t->e, t->note, sizeof t->note);
+}
+
+static mg_status prove(void *ctx, uint64_t ticket, unsigned worker, mg_error *err) {
+    const run *r = ctx;
+    mg_proof_tensor *t = &r->p->tensors[ticket];
+    char stored[33], derived[33];
+    if (t->proof == MG_PROOF_SKIPPED) return MG_OK;
+    mg_status st = hash_stored(r, t, &r->eval[worker], stored, err);
+    if (st == MG_OK && t->e) st = hash_rows(t->e, &r->eval[worker], derived, err);
+    if (st != MG_OK) {
+        mg_error_at(err, NULL, t->name);
+        return st;
+    }
+    judge(r->p, t, t->e ? derived : t->constant, stored);
+    mg_progress_add(r->opt->progress, t->bytes, t->name);
+    return MG_OK;
+}
+
+/* The expression of a tensor, or why there is none. */
+static mg_status plan_tensor(mg_proof_tensor *t, const mg_recipe_scope *s, mg_error *err) {
+    mg_error why = {0};
+    const mg_json *op = mg_json_first(t->recipe);
+    if (op && mg_json_str(op) && strcmp(mg_json_str(op), "const") == 0) { /* from no input: the recipe is its hash */
+        const mg_json *hash = mg_json_next(mg_json_next(mg_json_next(op)));
+        t->constant = hash ? mg_json_str(hash) : NULL;
+        if (t->constant) return MG_OK;
+    }
+    mg_status st = mg_expr_parse(&t->e, s, t->recipe, &t->t, &why);
+    /* Blocks of a checkpoint that whoever made the output read as F32. */
+    if (st == MG_OK && mg_dtype_is_block(t->e->t.dtype) && mg_dtype_from_name(t->dtype) == MG_F32)
+        st = mg_expr_cast(s->plan, t->e, MG_F32, NULL, 0, &t->e, &why);
+    if (st == MG_OK && (t->e->t.n_bytes != t->bytes || strcmp(mg_dtype_get(t->e->t.dtype)->name, t->dtype) != 0))
+        st = mg_fail(&why, MG_ERR_FORMAT, "the recipe makes %llu bytes of %s, the manifest says %llu of %s",
+                     (unsigned long long)t->e->t.n_bytes, mg_dtype_get(t->e->t.dtype)->name,
+                     (unsigned long long)t->bytes, t->dtype);
+    if (st == MG_OK) return MG_OK;
+    t->e = NULL;
+    if (st == MG_ERR_UNSUPPORTED) {
+        snprintf(t->note, sizeof t->note, "%.240s", why.message);
+        return MG_OK;
+    }
+    *err = why;
+    mg_error_at(err, NULL, t->name);
+    return st;
+}
+
+mg_status mg_provenance_run(mg_provenance *p, const mg_provenance_options *opt, mg_error *err) {
+    run r = {.p = p, .opt = opt};
+    mg_checkpoint **inputs;
+    MG_TRY(MG_ARENA_NEW(&p->arena, &inputs, p->n_inputs + 1u, err));
+    for (uint32_t i = 0; i < p->n_inputs; i++) inputs[i] = p->inputs[i].ckpt;
+    const mg_recipe_scope scope = {
+        .plan = p->plan, .inputs = inputs, .n_inputs = p->n_inputs, .imatrix = opt->imatrix, .values = opt->values};
+    for (uint32_t i = 0; i < p->n_tensors; i++)
+        if (p->tensors[i].proof != MG_PROOF_SKIPPED) MG_TRY(plan_tensor(&p->tensors[i], &scope, err));
+    const unsigned workers = opt->pool ? mg_pool_size(opt->pool) : 1;
+    r.eval = calloc(workers, sizeof *r.eval);
+    if (!r.eval) return mg_fail_nomem(err, workers * sizeof *r.eval);
+    for (unsigned i = 0; i < workers; i++) mg_eval_init(&r.eval[i]);
+    mg_status st = mg_pool_run(opt->pool, p->n_tensors, prove, &r, err);
+    for (unsigned i = 0; i < workers; i++) mg_eval_release(&r.eval[i]);
+    free(r.eval);
+    return st;
+}

@@ -1,0 +1,72 @@
+/* provenance.h - outputs made again from what their manifest names, and compared by hash with the manifest and with the
+ * bytes that are there. Nothing is written. Manifest: docs/plan.md. */
+#ifndef MG_CONVERT_PROVENANCE_H
+#define MG_CONVERT_PROVENANCE_H
+
+#include "convert/plan.h"
+#include "formats/base/pool.h"
+#include "quant/imatrix.h"
+
+typedef enum mg_proof {
+    MG_PROOF_SKIPPED,     /* not selected */
+    MG_PROOF_SAME,        /* derived, stated and stored bytes have one hash */
+    MG_PROOF_STORED,      /* the stored bytes are others */
+    MG_PROOF_DERIVED,     /* what is derived now is not what was written: an input has changed */
+    MG_PROOF_STATED,      /* derived and stored agree with each other, not with the manifest */
+    MG_PROOF_NOT_DERIVED, /* needs values that were not given; the stored bytes are as stated */
+    MG_PROOF_COUNT
+} mg_proof;
+
+typedef struct mg_proof_tensor {
+    const char *name, *dtype, *file; /* of the manifest */
+    uint64_t offset, bytes;
+    const char *stated; /* XXH3-128 */
+    const mg_json *recipe;
+    mg_tensor t;          /* shape */
+    const mg_expr *e;     /* NULL: a constant, or not derived */
+    const char *constant; /* hash of a constant, as the recipe states it; else NULL */
+    mg_proof proof;
+    char note[256]; /* what is wrong or missing */
+} mg_proof_tensor;
+
+typedef struct mg_proof_input {
+    const char *name;
+    const mg_json *files;
+    mg_checkpoint *ckpt; /* owned */
+    const char *path;    /* where it was found */
+} mg_proof_input;
+
+typedef struct mg_provenance {
+    mg_arena arena;
+    mg_json *manifest;
+    char dir[4096]; /* of the manifest, and of the files it describes */
+    mg_plan *plan;
+    mg_proof_input *inputs;
+    uint32_t n_inputs;
+    mg_proof_tensor *tensors;
+    uint32_t n_tensors;
+    uint64_t selected_bytes;
+} mg_provenance;
+
+/* Read a manifest. p is zeroed by the caller and released in every case. MG_ERR_FORMAT, MG_ERR_UNSUPPORTED (newer). */
+mg_status mg_provenance_open(mg_provenance *p, const char *manifest, mg_error *err) MG_MUST_CHECK;
+void mg_provenance_release(mg_provenance *p);
+/* Keep the tensors whose name matches a regular expression (NULL: all), and of those `sample` evenly spaced ones (0:
+ * all). MG_ERR_USAGE when none is left. */
+mg_status mg_provenance_select(mg_provenance *p, const char *regex, uint64_t sample, mg_error *err) MG_MUST_CHECK;
+/* Find and open every input: at places[n] and in them, beside the manifest's folder or in it, in the working directory.
+ * MG_ERR_IO names one that is nowhere, MG_ERR_INTEGRITY one whose files are others. */
+mg_status mg_provenance_inputs(mg_provenance *p, const char *const *places, size_t n, mg_error *err) MG_MUST_CHECK;
+
+typedef struct mg_provenance_options {
+    mg_pool *pool;
+    const mg_imatrix *imatrix; /* NULL */
+    const mg_plan *values;     /* of the recipe that was merged; NULL */
+    mg_progress *progress;     /* counts bytes */
+} mg_provenance_options;
+/* Fill proof and note of every selected tensor. */
+mg_status mg_provenance_run(mg_provenance *p, const mg_provenance_options *opt, mg_error *err) MG_MUST_CHECK;
+/* "same", "output differs" ...: how a result is called. */
+const char *mg_proof_name(mg_proof p);
+
+#endif

@@ -1,0 +1,159 @@
+"""verify --provenance: outputs of every tool that writes a manifest derived again; what was tampered with is found and named."""
+import json
+import shutil
+
+import common
+from common import DATA, WORK, check, run, same
+
+DONORS = DATA / "models/donors"
+FOUR = ("prose", "code", "math", "json")
+MOE = WORK / "moe.yml"
+MOE.write_text(f"base_model: {DONORS / 'base'}\ngate_mode: hidden\ndtype: bfloat16\nexperts:\n" + "".join(
+    f"  - source_model: {DONORS / d}\n    positive_prompts: ['{d} of it', 'another {d}']\n" for d in FOUR))
+run("merge", MOE, WORK / "moe", "-q", "--manifest")
+
+
+def prove(manifest, *args, expect=0):
+    return run("verify", "--provenance", manifest, *args, "-q", expect=expect)
+
+
+def counts(manifest, *args):
+    found = prove(manifest, *args, "--json").json()
+    return {k: v for k, v in found["counts"].items() if v}, found
+
+
+def proven(manifest, *args):
+    n = len(json.loads(manifest.read_text())["tensors"])
+    same(counts(manifest, *args)[0], {"same": n}, f"proof of {manifest}")
+
+
+# ---- every tool ----
+moe = WORK / "moe/model.manifest.json"
+routers = sum("gate.weight" in t["name"] for t in json.loads(moe.read_text())["tensors"])
+n_moe = len(json.loads(moe.read_text())["tensors"])
+found, result = counts(moe, DONORS)
+same(found, {"same": n_moe - routers, "not derived": routers}, "a mixture without its recipe")
+check(all("give the merge recipe" in t["note"] and ".gate.weight" in t["name"] for t in result["tensors"]), "routers")
+same([i["name"] for i in result["inputs"]], ["base", *FOUR], "inputs")
+proven(moe, DONORS, MOE)
+run("merge", MOE, "-o", f"{WORK / 'two-q4.gguf'}=Q4_K_M", "-o", f"{WORK / 'two-q8.gguf'}=Q8_0", "--manifest", "-q")
+proven(WORK / "two-q4.gguf.manifest.json", MOE, *(DONORS / d for d in ("base", *FOUR)))
+proven(WORK / "two-q8.gguf.manifest.json", MOE, DONORS)
+for method, base, parameters in (("linear", None, ""), ("slerp", None, "t: 0.3"), ("dare_ties", "base", "density: 0.6"),
+                                 ("della", "base", "density: 0.5, epsilon: 0.1"), ("sce", "base", "select_topk: 0.3")):
+    text = f"merge_method: {method}\ndtype: bfloat16\nparameters: {{{parameters}}}\n" + (f"base_model: {DONORS / base}\n" if base else "")
+    text += f"base_model: {DONORS / 'prose'}\n" if method == "slerp" else ""
+    weight = ("parameters: {weight: 0.3}", "parameters: {weight: 0.8}") if method not in ("slerp", "sce") else ("", "")
+    text += "models:\n" + "".join(f"  - model: {DONORS / d}\n    {w}\n" for d, w in zip(("prose", "code"), weight))
+    (WORK / "dense.yml").write_text(text)
+    run("merge", WORK / "dense.yml", WORK / method, "-q", "--manifest")
+    proven(WORK / method / "model.manifest.json", DONORS)
+
+run("convert", WORK / "moe", WORK / "moe.gguf", "-q")
+run("convert", WORK / "moe.gguf", WORK / "back", "-q")
+run("convert", WORK / "moe", WORK / "set.gguf", "--split-max-tensors", 20, "-q")
+run("extract", WORK / "moe", WORK / "one", "--expert", 2, "--manifest", "-q")
+run("graft", WORK / "moe", WORK / "three", "--drop", 1, "--manifest", "-q")
+for extra in ([], ["--fixed"]):
+    run("quantize", WORK / "moe.gguf", WORK / "q.gguf", "Q3_K_M", "-q", "--force", *extra)
+    proven(WORK / "q.gguf.manifest.json")
+for out in ("back/model.manifest.json", "moe.gguf.manifest.json", "one/model.manifest.json", "three/model.manifest.json"):
+    proven(WORK / out)
+proven(next(WORK.glob("set*.manifest.json")))
+for form in (["RTN", "--format", "awq"], ["RTN", "--format", "gptq"], ["RTN", "--format", "mlx"], ["FP8_BLOCK"], ["NVFP4A16"]):
+    run("quantize", DONORS / "prose", WORK / "groups", *form, "-q", "--force")
+    proven(WORK / "groups/model.manifest.json", DONORS / "prose")
+imatrix = WORK / "imatrix.gguf"
+(WORK / "text.txt").write_text("And the miller said unto his servant, Go thou to the bridge. 12+7=19\n" * 40)
+run("calibrate", WORK / "moe.gguf", "--text", WORK / "text.txt", "-o", imatrix, "-q")
+run("quantize", "--imatrix", imatrix, WORK / "moe.gguf", WORK / "iq.gguf", "IQ3_S", "-q")
+found, result = counts(WORK / "iq.gguf.manifest.json")
+check(found["same"] and found["not derived"] and all("--imatrix" in t["note"] for t in result["tensors"]), f"{found}")
+proven(WORK / "iq.gguf.manifest.json", "--imatrix", imatrix)
+
+# ---- some of them ----
+same(counts(moe, DONORS, "--tensors", r"layers\.1\..*w2")[0], {"same": 4, "skipped": n_moe - 4}, "by name")
+same(counts(moe, DONORS, MOE, "--sample", 7)[0], {"same": 7, "skipped": n_moe - 7}, "a sample")
+same(counts(moe, DONORS, "--tensors", "w2", "--sample", 3)[0], {"same": 3, "skipped": n_moe - 3}, "a sample by name")
+check(f"{n_moe - routers} tensors derived again and equal" in prove(moe, DONORS).out, "text")
+
+
+# ---- damage ----
+def copy(folder):
+    to = WORK / f"{folder.name}-damaged"
+    shutil.rmtree(to, ignore_errors=True)
+    shutil.copytree(folder, to)
+    return to
+
+
+def flip(path, at):
+    data = bytearray(path.read_bytes())
+    data[at] ^= 4
+    path.write_bytes(data)
+
+
+manifest = json.loads(moe.read_text())
+victim = manifest["tensors"][20]
+bad = copy(WORK / "moe")
+flip(bad / victim["file"], victim["offset"] + 100)
+r = prove(bad / "model.manifest.json", DONORS, expect=1)
+check(f"output differs   {victim['name']}: stored" in r.out and "1 of the output differ" in r.out, r.out)
+cut = (bad / victim["file"]).read_bytes()
+(bad / victim["file"]).write_bytes(cut[:len(cut) // 2])
+check(prove(bad / "model.manifest.json", DONORS, expect=3).err.count(victim["file"]), "a file that ends early")
+(bad / victim["file"]).unlink()
+check(victim["file"] in prove(bad / "model.manifest.json", DONORS, expect=5).err, "an output that is gone")
+
+donors = WORK / "donors"
+shutil.copytree(DONORS, donors)
+header, tensors = 8 + int.from_bytes((donors / "math/model.safetensors").read_bytes()[:8], "little"), None
+spans = json.loads((donors / "math/model.safetensors").read_bytes()[8:header])
+name = "model.layers.1.mlp.up_proj.weight"
+flip(donors / "math/model.safetensors", header + spans[name]["data_offsets"][0] + 1000)  # far from both ends of the file
+r = prove(moe, donors, expect=7)
+check("model.layers.1.block_sparse_moe.experts.2.w3.weight" in r.err and f"'{name}' of 'math' has changed" in r.err, r.err)
+check("1 of changed inputs" in r.out, r.out)
+flip(donors / "math/model.safetensors", -10)
+r = prove(moe, donors, expect=7)
+check("input 'math' has changed" in r.err and "model.safetensors" in r.err, r.err)
+(donors / "math").rename(WORK / "elsewhere")
+check("input 'math' is not found" in prove(moe, donors, expect=5).err, "a donor that is gone")
+proven(moe, donors, DONORS / "math", MOE)
+(donors / "code").rename(donors / "renamed")  # known by its files, not by its name
+proven(moe, donors, donors / "renamed", DONORS / "math", MOE)
+
+other = WORK / "other.yml"
+other.write_text(MOE.read_text().replace("another math", "a different sum"))
+check("computes other values" in prove(moe, DONORS, other, expect=7).err, "another recipe")
+check("no weights with the hash" in prove(WORK / "iq.gguf.manifest.json", "--imatrix", DATA / "golden/gguf/imatrix.gguf", expect=7).err, "another matrix")
+
+changed = copy(WORK / "moe") / "model.manifest.json"
+changed.write_text(moe.read_text().replace(victim["xxh3"], "0" * 32))
+check(f"manifest differs {victim['name']}" in prove(changed, DONORS, expect=1).out, "a changed manifest")
+
+# ---- what is no manifest, and what does not go together ----
+deep = ["source", 0, "lm_head.weight"]
+for _ in range(40):
+    deep = ["transpose", deep]
+for code, words, edit in (
+        (3, "no manifest of ours", lambda m: m.update(tool="x")), (4, "schema 2", lambda m: m.update(schema=2)),
+        (3, "unknown operation", lambda m: m["tensors"][0].update(recipe=["conjure", 1])),
+        (3, "recipe", lambda m: m["tensors"][0].update(recipe=[])), (3, "recipe", lambda m: m["tensors"][0].update(recipe=7)),
+        (3, "not listed", lambda m: m["tensors"][0].update(recipe=["source", 99, "x"])),
+        (7, "no tensor 'x'", lambda m: m["tensors"][0].update(recipe=["source", 0, "x"])),
+        (3, "recipe", lambda m: m["tensors"][0].update(recipe=["cast", "Q9", ["source", 0, "lm_head.weight"]])),
+        (6, "nested too deeply", lambda m: m["tensors"][0].update(recipe=deep)),
+        (3, "rows", lambda m: m["tensors"][0].update(recipe=["rows", 0, 1, 1 << 60, ["source", 0, "lm_head.weight"]])),
+        (3, "the manifest says", lambda m: m["tensors"][0].update(bytes=2)),
+        (3, "plain name", lambda m: m["tensors"][0].update(file="../x")),
+        (3, "lacks", lambda m: m["tensors"][0].pop("xxh3"))):
+    m = json.loads(moe.read_text())
+    edit(m)
+    changed.write_text(json.dumps(m))
+    r = prove(changed, DONORS, expect=code)
+    check(words in r.err, f"{words}: {r.err}")
+for args in (["--weights"], ["--peer"], ["--text", MOE], ["--html", WORK / "x.html"], ["--precision", "f64"], ["--tensors", "nothing"],
+             [MOE, MOE]):
+    prove(moe, DONORS, *args, expect=2)
+run("verify", WORK / "moe", WORK / "back", "--sample", 3, expect=2)
+common.done()
