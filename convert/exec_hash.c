@@ -98,7 +98,7 @@ static mg_status hash_bytes(mg_exec *x, uint32_t out, uint64_t n, bool tensor, m
         MG_TRY(
             mg_outset_read(x->sets[x->outs[out].set].set, x->outs[out].index[h->next.file], h->next.at, buf, k, err));
         mg_sha256_update(&h->sha, buf, (size_t)k);
-        if (tensor) mg_xxh128_update(h->xxh, buf, (size_t)k);
+        if (tensor && x->opt->manifest) mg_xxh128_update(h->xxh, buf, (size_t)k);
         h->next.at += k;
         n -= k;
         if (mg_interrupted()) return mg_fail(err, (mg_status)mg_interrupted(), "interrupted");
