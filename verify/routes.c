@@ -27,8 +27,6 @@ static mg_status choose_layers(mg_routes *r, const mg_model *m, uint32_t layer, 
     const uint32_t layers = (uint32_t)mg_hp_i(m, MG_K_LAYERS);
     uint32_t routers = 0;
     for (uint32_t l = 0; l < layers; l++) routers += m->layers[l].moe;
-    if (routers == 0)
-        return mg_fail(err, MG_ERR_UNSUPPORTED, "a dense model: no layer has a router, every token takes the same way");
     if (layer != MG_ROUTES_ALL && layer >= layers)
         return mg_fail(err, MG_ERR_USAGE, "layer %u: the model has %u, counted from 0", layer, layers);
     if (layer != MG_ROUTES_ALL && !m->layers[layer].moe)
@@ -40,13 +38,17 @@ static mg_status choose_layers(mg_routes *r, const mg_model *m, uint32_t layer, 
     return MG_OK;
 }
 
-static mg_status choose_experts(mg_routes *r, const mg_forward *f, const mg_model *m, mg_error *err) {
-    r->experts = (uint32_t)mg_hp_i(m, MG_K_EXPERTS);
+mg_status mg_routes_experts(const mg_forward *f, const mg_model *m, uint32_t *experts, uint32_t *k, mg_error *err) {
+    bool any = false;
+    for (uint32_t l = 0; l < (uint32_t)mg_hp_i(m, MG_K_LAYERS); l++) any = any || m->layers[l].moe;
+    if (!any)
+        return mg_fail(err, MG_ERR_UNSUPPORTED, "a dense model: no layer has a router, every token takes the same way");
     const uint32_t asked = mg_forward_experts(f);
-    r->k = asked ? asked : (uint32_t)mg_hp_i(m, MG_K_EXPERTS_USED);
-    if (r->k == MG_EXPERTS_ALL) r->k = r->experts;
-    if (r->k == 0 || r->k > r->experts)
-        return mg_fail(err, MG_ERR_USAGE, "%u experts per token, the model has %u", r->k, r->experts);
+    *experts = (uint32_t)mg_hp_i(m, MG_K_EXPERTS);
+    *k = asked ? asked : (uint32_t)mg_hp_i(m, MG_K_EXPERTS_USED);
+    if (*k == MG_EXPERTS_ALL) *k = *experts;
+    if (*k == 0 || *k > *experts)
+        return mg_fail(err, MG_ERR_USAGE, "%u experts per token, the model has %u", *k, *experts);
     return MG_OK;
 }
 
@@ -73,7 +75,6 @@ static mg_status allocate(mg_routes *r, mg_error *err) {
 typedef struct recorder {
     mg_routes *r;
     mg_model *m;
-    uint64_t token; /* first of the batch */
 } recorder;
 
 /* The k choices of one token, given by ascending expert, into l by falling weight. */
@@ -91,11 +92,10 @@ static void put(const mg_route_layer *l, uint64_t token, uint32_t k, const uint3
     }
 }
 
-static mg_status on_tap(void *ctx, const mg_tap *t, mg_error *err) {
+static mg_status on_router(void *ctx, uint64_t token, const mg_tap *t, mg_error *err) {
     recorder *c = ctx;
     mg_routes *r = c->r;
     const mg_route_layer *l = NULL;
-    if (t->point != MG_TAP_ROUTER_LOGITS) return MG_OK;
     for (uint32_t i = 0; i < r->n_layers && !l; i++)
         if (r->layers[i].layer == t->layer) l = &r->layers[i];
     if (!l) return MG_OK;
@@ -105,13 +105,27 @@ static mg_status on_tap(void *ctx, const mg_tap *t, mg_error *err) {
     if (st == MG_OK) st = mg_routing_init(&route, mg_math_get(), &router, t->data, t->rows, err);
     mg_router_release(&router);
     if (st != MG_OK) return st;
-    for (uint64_t i = 0; i < t->rows; i++) put(l, c->token + i, r->k, route.expert + i * r->k, route.weight + i * r->k);
+    for (uint64_t i = 0; i < t->rows; i++) put(l, token + i, r->k, route.expert + i * r->k, route.weight + i * r->k);
     mg_routing_release(&route);
     return MG_OK;
 }
 
-/* Windows [from, to): the layers up to the last that is recorded. */
-static mg_status run_batch(recorder *c, mg_forward *f, mg_model *m, const mg_windows *w, uint64_t from, uint64_t to,
+/* ---- the tokens ---- */
+
+typedef struct walk {
+    mg_routes_fn fn;
+    void *ctx;
+    uint64_t token; /* first of the batch */
+    uint32_t last;
+} walk;
+
+static mg_status on_tap(void *ctx, const mg_tap *t, mg_error *err) {
+    const walk *c = ctx;
+    return t->point == MG_TAP_ROUTER_LOGITS ? c->fn(c->ctx, c->token, t, err) : MG_OK;
+}
+
+/* Windows [from, to). */
+static mg_status run_batch(walk *c, mg_forward *f, mg_model *m, const mg_windows *w, uint64_t from, uint64_t to,
                            float *x, mg_error *err) {
     const uint64_t n = w->items[to - 1].at + w->items[to - 1].len - w->items[from].at;
     uint32_t *len = malloc((to - from) * sizeof *len);
@@ -120,18 +134,17 @@ static mg_status run_batch(recorder *c, mg_forward *f, mg_model *m, const mg_win
     const mg_batch batch = {.n_seqs = (uint32_t)(to - from), .len = len, .n_tokens = n};
     c->token = w->items[from].at;
     mg_status st = mg_forward_embed(f, m, w->ids + c->token, n, x, err);
-    const uint32_t last = c->r->layers[c->r->n_layers - 1].layer;
-    for (uint32_t l = 0; st == MG_OK && l <= last; l++)
+    for (uint32_t l = 0; st == MG_OK && l <= c->last; l++)
         st = mg_forward_layer(f, m, NULL, l, MG_PART_ALL, &batch, x, on_tap, c, err);
     free(len);
     return st;
 }
 
-static mg_status run_windows(mg_routes *r, mg_forward *f, mg_model *m, const mg_windows *w, uint64_t memory,
-                             mg_error *err) {
+mg_status mg_routes_walk(mg_forward *f, mg_model *m, const mg_windows *w, uint32_t last, uint64_t memory,
+                         mg_routes_fn fn, void *ctx, mg_error *err) {
     const uint64_t most = (memory ? memory : DEFAULT_MEMORY) / (mg_forward_token_bytes(f, m) + 1);
     const uint64_t hidden = (uint64_t)mg_hp_i(m, MG_K_HIDDEN);
-    recorder c = {.r = r, .m = m};
+    walk c = {.fn = fn, .ctx = ctx, .last = last};
     mg_fbuf x = {0};
     mg_status st = MG_OK;
     for (uint64_t from = 0, to; st == MG_OK && from < w->n; from = to) {
@@ -196,10 +209,11 @@ mg_status mg_routes_run(mg_routes *r, mg_forward *f, mg_model *m, const mg_windo
                         uint64_t memory, mg_error *err) {
     *r = (mg_routes){.n = w->n_ids};
     mg_status st = w->n_ids ? MG_OK : mg_fail(err, MG_ERR_USAGE, "no tokens");
+    if (st == MG_OK) st = mg_routes_experts(f, m, &r->experts, &r->k, err);
     if (st == MG_OK) st = choose_layers(r, m, layer, err);
-    if (st == MG_OK) st = choose_experts(r, f, m, err);
     if (st == MG_OK) st = allocate(r, err);
-    if (st == MG_OK) st = run_windows(r, f, m, w, memory, err);
+    recorder c = {.r = r, .m = m};
+    if (st == MG_OK) st = mg_routes_walk(f, m, w, r->layers[r->n_layers - 1].layer, memory, on_router, &c, err);
     if (st == MG_OK) st = sum_up(r, skip, err);
     if (st != MG_OK) mg_routes_release(r);
     return st;

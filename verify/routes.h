@@ -33,4 +33,13 @@ mg_status mg_routes_run(mg_routes *r, mg_forward *f, mg_model *m, const mg_windo
                         uint64_t memory, mg_error *err) MG_MUST_CHECK;
 void mg_routes_release(mg_routes *r);
 
+/* Router logits [rows, experts] of one layer for consecutive tokens of the windows, from `token` on. */
+typedef mg_status (*mg_routes_fn)(void *ctx, uint64_t token, const mg_tap *logits, mg_error *err);
+/* The tokens of all windows through the layers up to `last`; memory as above. */
+mg_status mg_routes_walk(mg_forward *f, mg_model *m, const mg_windows *w, uint32_t last, uint64_t memory,
+                         mg_routes_fn fn, void *ctx, mg_error *err) MG_MUST_CHECK;
+/* Experts of m and how many a token takes in this pass. A model without a router is MG_ERR_UNSUPPORTED. */
+mg_status mg_routes_experts(const mg_forward *f, const mg_model *m, uint32_t *experts, uint32_t *k,
+                            mg_error *err) MG_MUST_CHECK;
+
 #endif
