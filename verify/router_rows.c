@@ -38,19 +38,35 @@ static void diagonalise(double *a, uint32_t n) {
     }
 }
 
-static double condition_of(double *products, uint32_t n) {
-    diagonalise(products, n);
-    double low = INFINITY, high = 0;
+/* Products of rows from which their mean was taken. */
+static void centre(double *g, uint32_t n) {
+    double all = 0;
+    double *mean = g + (size_t)n * n;
     for (uint32_t i = 0; i < n; i++) {
-        low = fmin(low, products[i * n + i]);
-        high = fmax(high, products[i * n + i]);
+        mean[i] = 0;
+        for (uint32_t j = 0; j < n; j++) mean[i] += g[i * n + j] / n;
+        all += mean[i] / n;
+    }
+    for (uint32_t i = 0; i < n; i++)
+        for (uint32_t j = 0; j < n; j++) g[i * n + j] += all - mean[i] - mean[j];
+}
+
+static double condition_of(double *products, uint32_t n) {
+    double high = 0, low = INFINITY, lowest = INFINITY; /* low: the second smallest, for centred rows are dependent */
+    centre(products, n);
+    diagonalise(products, n);
+    for (uint32_t i = 0; i < n; i++) {
+        const double x = products[i * n + i];
+        high = fmax(high, x);
+        low = fmin(low, fmax(lowest, x));
+        lowest = fmin(lowest, x);
     }
     return low > RESOLVED * high ? sqrt(high / low) : INFINITY;
 }
 
 mg_status mg_router_rows(const float *rows, uint32_t n, uint64_t cols, double *cosine, double *condition,
                          mg_error *err) {
-    double *g = calloc((size_t)n * n, sizeof *g);
+    double *g = calloc((size_t)n * n + n, sizeof *g); /* and their means */
     if (!g) return mg_fail_nomem(err, (size_t)n * n * sizeof *g);
     for (uint32_t i = 0; i < n; i++)
         for (uint32_t j = 0; j <= i; j++) {

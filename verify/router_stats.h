@@ -41,8 +41,10 @@ typedef struct mg_router_layer {
     /* share of the choices beyond floor(capacity * tokens * k / experts) of an expert (Fedus et al. 2021), all tokens
      * taken as one batch */
     double dropped[MG_CAPACITIES];
-    double *cosine;   /* [experts][experts] of the router's rows; 0 beside a row of zeros */
-    double condition; /* largest over smallest singular value of the rows; infinite when they are dependent */
+    double *cosine; /* [experts][experts] of the router's rows; 0 beside a row of zeros */
+    /* largest over smallest singular value of the rows' differences from their mean, which is all that a softmax sees;
+     * infinite when some of them are no more than a mixture of others */
+    double condition;
 } mg_router_layer;
 
 typedef struct mg_router_stats {
@@ -58,7 +60,7 @@ mg_status mg_router_stats_run(mg_router_stats *s, mg_forward *f, mg_model *m, co
                               uint64_t memory, mg_error *err) MG_MUST_CHECK;
 void mg_router_stats_release(mg_router_stats *s);
 
-/* Cosines [n][n] and condition of n rows of `cols`. Row sums in double; the singular values are the roots of the
+/* Cosines [n][n] of n >= 2 rows of `cols`, and the condition. Sums in double; singular values are the roots of the
  * eigenvalues of the rows' products (Jacobi rotations), so a condition above 10^7 is not resolved and infinite. */
 mg_status mg_router_rows(const float *rows, uint32_t n, uint64_t cols, double *cosine, double *condition,
                          mg_error *err) MG_MUST_CHECK;

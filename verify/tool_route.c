@@ -11,15 +11,17 @@
 #include "formats/base/outfile.h"
 #include "verify/route_html.h"
 #include "verify/tool_model.h"
+#include "verify/tool_route_report.h"
 
 static const mg_tool_info tool = {
     .name = "route",
     .summary = "which expert took which token",
-    .synopsis = "PATH --prompt S | --text F [--layer L]",
+    .synopsis = "PATH --prompt S | --text F [--layer L] | PATH... --report [--sets RECIPE] [--set E=FILE]...",
     .examples = "  moegraft-route moe4/ --prompt 'And he said, 12 + 30 = 42'\n"
                 "  moegraft-route moe4-Q4_K_M.gguf --text notes.txt --layer 2 --json\n"
                 "  moegraft-route recipe.yml --text notes.txt --html routes.html      the model it describes, nothing "
-                "written\n",
+                "written\n"
+                "  moegraft-route moe4/ moe4-Q2_K.gguf --report --sets moe4.yml --html routers.html\n",
     .next = "moegraft route --help",
 };
 
@@ -27,11 +29,27 @@ static const mg_tool_info tool = {
 
 typedef struct args {
     mg_common c;
-    mg_opt_list pos;
-    const char *prompt, *layer_text, *html;
+    mg_opt_list pos, sets;
+    const char *prompt, *layer_text, *html, *recipe;
     uint32_t layer;
-    bool done;
+    bool report, done;
 } args;
+
+/* Options that go together. */
+static mg_status check(const args *a, mg_error *err) {
+    if (a->html && !a->c.force && mg_path_exists(a->html))
+        return mg_fail(err, MG_ERR_USAGE, "'%s' exists (--force replaces it)", a->html);
+    if (a->c.ctx < 2) return mg_fail(err, MG_ERR_USAGE, "--ctx needs at least 2 tokens");
+    if (a->report) {
+        if (a->prompt || a->layer_text)
+            return mg_fail(err, MG_ERR_USAGE, "%s has no meaning in a report", a->prompt ? "--prompt" : "--layer");
+        return a->pos.n ? MG_OK : mg_fail(err, MG_ERR_USAGE, "a model is needed");
+    }
+    if (a->recipe || a->sets.n) return mg_fail(err, MG_ERR_USAGE, "%s is for --report", a->recipe ? "--sets" : "--set");
+    if (a->pos.n != 1) return mg_fail(err, MG_ERR_USAGE, "one model expected, %zu given", a->pos.n);
+    if ((a->prompt != NULL) + (a->c.text.n > 0) + (a->c.tokens.n > 0) == 1) return MG_OK;
+    return mg_fail(err, MG_ERR_USAGE, "one of --prompt, --text and --tokens is needed");
+}
 
 static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
     const mg_opt opts[] = {
@@ -40,6 +58,11 @@ static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
          "only this layer, counted from 0 (default: all that have a router)"},
         {"--html", MG_OPT_STR, &a->html, "FILE", "write a self-contained page"},
         {"--force", MG_OPT_FLAG, &a->c.force, NULL, "replace an existing page (it is refused otherwise)"},
+        {NULL, MG_OPT_GROUP, NULL, NULL, "Report"},
+        {"--report", MG_OPT_FLAG, &a->report, NULL,
+         "figures about the routers instead: load, mean weights, entropy, losses, agreement, rows; several models"},
+        {"--sets", MG_OPT_STR, &a->recipe, "RECIPE", "its prompts, each set meant for its expert"},
+        {"--set", MG_OPT_LIST, &a->sets, "[E=]FILE", "a prompt on each line, meant for expert E"},
         MG_COMMON_TEXT_OPTS(a->c),
         MG_COMMON_MODEL_OPTS(a->c),
         {NULL, MG_OPT_GROUP, NULL, NULL, "Execution"},
@@ -54,12 +77,7 @@ static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
     MG_TRY(mg_options_parse(&tool, opts, argc, argv, &a->pos, &a->done, err));
     if (a->done) return MG_OK;
     MG_TRY(mg_common_finish(&a->c, err));
-    if (a->pos.n != 1) return mg_fail(err, MG_ERR_USAGE, "one model expected, %zu given", a->pos.n);
-    if ((a->prompt != NULL) + (a->c.text.n > 0) + (a->c.tokens.n > 0) != 1)
-        return mg_fail(err, MG_ERR_USAGE, "one of --prompt, --text and --tokens is needed");
-    if (a->c.ctx < 2) return mg_fail(err, MG_ERR_USAGE, "--ctx needs at least 2 tokens");
-    if (a->html && !a->c.force && mg_path_exists(a->html))
-        return mg_fail(err, MG_ERR_USAGE, "'%s' exists (--force replaces it)", a->html);
+    MG_TRY(check(a, err));
     if (!a->layer_text) return MG_OK;
     MG_TRY(mg_parse_u64(a->layer_text, &layer, err));
     if (layer >= UINT32_MAX) return mg_fail(err, MG_ERR_USAGE, "--layer %s", a->layer_text);
@@ -236,7 +254,13 @@ int main(int argc, char **argv) {
     mg_common_init(&a.c);
     mg_windows_init(&r.w);
     mg_status st = parse(&a, argc, argv, &err);
-    if (st == MG_OK && !a.done) st = work(&r, &a, &err);
+    if (st == MG_OK && a.report && !a.done) {
+        const mg_route_report report = {
+            .c = &a.c, .paths = &a.pos, .recipe = a.recipe, .sets = &a.sets, .html = a.html};
+        st = mg_tool_route_report(&report, &err);
+    } else if (st == MG_OK && !a.done) {
+        st = work(&r, &a, &err);
+    }
     mg_routes_release(&r.routes);
     free(r.special);
     mg_windows_release(&r.w);
@@ -244,6 +268,7 @@ int main(int argc, char **argv) {
     mg_tool_pass_free(&r.pass);
     mg_tool_model_close(&r.t);
     mg_opt_list_release(&a.pos);
+    mg_opt_list_release(&a.sets);
     mg_common_release(&a.c);
     return st == MG_OK ? 0 : mg_tool_fail(&tool, &err);
 }
