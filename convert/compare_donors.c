@@ -123,7 +123,7 @@ static mg_status add_forced(mg_plan *p, uint32_t out, mg_donor *base, mg_donor *
 mg_status mg_donor_forced(mg_plan *p, mg_donor *base, mg_donor *donor, mg_checkpoint **out, mg_error *err) {
     uint32_t o;
     MG_TRY(mg_plan_add_output(p, MG_OUT_HF_DIR, "forced", &o, err)); /* never written */
-    MG_TRY(mg_plan_set_config(p, o, base->ckpt->config, err));
+    MG_TRY(mg_plan_set_config(p, o, base->config, err));
     MG_TRY(add_forced(p, o, base, donor, err));
     MG_TRY(mg_plan_checkpoint(p, o, out, err));
     (*out)->dir = base->ckpt->dir;

@@ -1,6 +1,8 @@
 /* donors.c - opening and comparing donors. */
 #include "convert/donors.h"
 
+#include "convert/convert_common.h"
+#include "convert/hf_vocab.h"
 #include "convert/lora.h"
 #include "convert/same_tokenizer.h"
 #include "formats/arch/arch.h"
@@ -20,21 +22,37 @@ static mg_status open_files(mg_donor *d, mg_error *err) {
     return MG_OK;
 }
 
+static mg_status find_config(mg_donor *d, mg_error *err) {
+    mg_hparams hp = d->model->hp;
+    d->config = d->ckpt->config;
+    if (d->config) return MG_OK;
+    MG_TRY(mg_convert_recover_rope(d->model, &hp, err));
+    const mg_bound *b = mg_model_find(d->model, MG_R_TOKEN_EMBD, 0, 0);
+    mg_dtype dtype = b ? mg_model_tensor(d->model, b)->dtype : MG_BF16;
+    MG_TRY(mg_arch_new_config(&d->made, d->model->arch, &hp, mg_dtype_is_float(dtype) ? dtype : MG_BF16, err));
+    d->config = d->made;
+    return MG_OK;
+}
+
+mg_status mg_donor_copy_sides(const mg_donor *base, mg_plan *p, uint32_t out, mg_error *err) {
+    bool had;
+    if (!base->ckpt->kv) return mg_convert_copy_sides(p, out, base->ckpt->dir, NULL, err);
+    return mg_hf_vocab_add(p, out, base->ckpt->kv, &had, err);
+}
+
 mg_status mg_donors_open(mg_donor *d, uint32_t n, mg_error *err) {
     for (uint32_t i = 0; i < n; i++) {
         for (uint32_t k = 0; k < i && !d[i].shared; k++) {
             if (strcmp(d[k].path, d[i].path) != 0) continue;
             d[i].ckpt = d[k].ckpt;
+            d[i].config = d[k].config;
             d[i].model = d[k].model;
             d[i].shared = true;
         }
         if (d[i].shared) continue;
         MG_TRY(open_files(&d[i], err));
         MG_TRY(mg_model_open(&d[i].model, d[i].ckpt, err));
-        if (!d[i].ckpt->config) {
-            mg_error_at(err, d[i].path, NULL);
-            return mg_fail(err, MG_ERR_UNSUPPORTED, "only checkpoints with a config.json can be merged yet");
-        }
+        MG_TRY(find_config(&d[i], err));
     }
     return MG_OK;
 }
@@ -42,6 +60,8 @@ mg_status mg_donors_open(mg_donor *d, uint32_t n, mg_error *err) {
 void mg_donors_close(mg_donor *d, uint32_t n) {
     for (uint32_t i = 0; i < n; i++) {
         if (d[i].shared) continue;
+        mg_json_free(d[i].made);
+        mg_vocab_map_release(&d[i].vocab);
         mg_model_free(d[i].model);
         mg_lora_free(d[i].lora);
         mg_checkpoint_free(d[i].files);
@@ -86,16 +106,26 @@ static bool of_experts(mg_key k) {
     }
 }
 
+/* A number that a GGUF of one of the two could not have stated. */
+static bool is_lost(const mg_donor *base, const mg_donor *d, mg_key key) {
+    const mg_arch *a = (base->ckpt->kv ? d : base)->model->arch;
+    for (uint32_t i = 0; i < a->n_config; i++)
+        if (a->config[i].key == key) return a->config[i].lost_in_gguf;
+    return true; /* the other family knows no such number */
+}
+
 /* Append the differences of donor d to list, as far as there is room; returns how many there are. */
-static unsigned list_differences(const mg_donor *base, const mg_donor *d, bool any_depth, bool mixtures, char *list,
-                                 size_t size) {
+static unsigned list_differences(const mg_donor *base, const mg_donor *d, unsigned flags, char *list, size_t size) {
     mg_key keys[MG_KEY_COUNT];
     uint32_t all = mg_hparams_diff(&base->model->hp, &d->model->hp, keys);
     unsigned n = 0;
-    bool mixture = mixtures && (mg_hp_i(base->model, MG_K_EXPERTS) || mg_hp_i(d->model, MG_K_EXPERTS));
+    bool mixture =
+        (flags & MG_DONORS_MIXTURES) && (mg_hp_i(base->model, MG_K_EXPERTS) || mg_hp_i(d->model, MG_K_EXPERTS));
     for (uint32_t i = 0; i < all; i++) {
         if (mixture && of_experts(keys[i])) continue;
-        if (may_differ(keys[i]) || (any_depth && keys[i] == MG_K_LAYERS)) continue;
+        if (may_differ(keys[i]) || ((flags & MG_DONORS_ANY_DEPTH) && keys[i] == MG_K_LAYERS)) continue;
+        if ((flags & MG_DONORS_ANY_VOCAB) && keys[i] == MG_K_VOCAB) continue;
+        if ((base->ckpt->kv || d->ckpt->kv) && is_lost(base, d, keys[i])) continue;
         char b[96], v[96];
         size_t at = strlen(list);
         snprintf(list + at, size - at, "%s'%s' has %s, '%s' has %s", at ? "; " : "", base->name,
@@ -106,22 +136,46 @@ static unsigned list_differences(const mg_donor *base, const mg_donor *d, bool a
     return n;
 }
 
-mg_status mg_donors_compare(const mg_donor *d, uint32_t n, bool any_depth, bool mixtures, mg_error *err) {
+/* A GGUF names a llama-like family by what it computes: such files may be of any family of that name. */
+static bool same_family(const mg_donor *base, const mg_donor *d, unsigned flags) {
+    const mg_arch *a = base->model->arch, *b = d->model->arch;
+    if (a == b || ((flags & MG_DONORS_MIXTURES) && mg_arch_kin(a, b))) return true;
+    const bool alike = (a->block.router == MG_ROUTER_NONE) == (b->block.router == MG_ROUTER_NONE);
+    return alike && (base->ckpt->kv || d->ckpt->kv) && strcmp(a->gguf_arch, b->gguf_arch) == 0;
+}
+
+/* The map of vocabularies of a donor; one that was opened before has it already. */
+static mg_status map_vocab(mg_donor *d, uint32_t i, mg_error *err) {
+    for (uint32_t k = 0; d[i].shared && k < i; k++)
+        if (d[k].ckpt == d[i].ckpt) {
+            d[i].vocab = d[k].vocab;
+            return MG_OK;
+        }
+    MG_TRY(mg_vocab_map_make(&d[i].vocab, d[0].model, d[i].model, err));
+    if (d[i].vocab.row && (mg_model_has(d[0].model, MG_R_OUTPUT_BIAS, 0, 0)))
+        return mg_fail(err, MG_ERR_UNSUPPORTED, "an output head with a bias and other tokens ('%s')", d[i].name);
+    return MG_OK;
+}
+
+mg_status mg_donors_compare(mg_donor *d, uint32_t n, unsigned flags, mg_error *err) {
     char list[900] = "";
     unsigned differences = 0;
     for (uint32_t i = 1; i < n; i++) {
         if (d[i].shared) continue;
-        const struct mg_arch *a = d[0].model->arch, *b = d[i].model->arch;
-        if (a != b && !(mixtures && mg_arch_kin(a, b)))
-            return mg_fail(err, MG_ERR_CONFLICT, "'%s' is a %s model and '%s' a %s model", d[0].name, a->name,
-                           d[i].name, b->name);
-        differences += list_differences(&d[0], &d[i], any_depth, mixtures, list, sizeof list);
+        if (!same_family(&d[0], &d[i], flags))
+            return mg_fail(err, MG_ERR_CONFLICT, "'%s' is a %s model and '%s' a %s model", d[0].name,
+                           d[0].model->arch->name, d[i].name, d[i].model->arch->name);
+        differences += list_differences(&d[0], &d[i], flags, list, sizeof list);
     }
     bool cut = strlen(list) + 1 >= sizeof list;
     if (differences)
         return mg_fail(err, MG_ERR_CONFLICT, "donors do not fit together (%u differences): %s%s", differences, list,
                        cut ? " ..." : "");
-    for (uint32_t i = 1; i < n; i++)
-        if (!d[i].shared) MG_TRY(mg_same_tokenizer(d[0].ckpt, d[i].ckpt, err));
+    for (uint32_t i = 1; i < n; i++) {
+        if (flags & MG_DONORS_ANY_VOCAB)
+            MG_TRY(map_vocab(d, i, err));
+        else if (!d[i].shared)
+            MG_TRY(mg_same_tokenizer(d[0].ckpt, d[i].ckpt, err));
+    }
     return MG_OK;
 }

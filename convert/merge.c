@@ -131,7 +131,7 @@ static mg_status config_of_mixture(mg_merge *m, mg_error *err) {
     if ((int64_t)m->units.ffn != mg_hp_i(base, MG_K_EXPERT_FFN))
         return mg_fail(err, MG_ERR_CONFLICT, "experts of inner size %llu, the base's have %lld",
                        (unsigned long long)m->units.ffn, (long long)mg_hp_i(base, MG_K_EXPERT_FFN));
-    MG_TRY(mg_json_dup(&m->config, m->donors[0].ckpt->config, err));
+    MG_TRY(mg_json_dup(&m->config, m->donors[0].config, err));
     mg_config_set_number(m->config, m->target, MG_K_EXPERTS, m->units.per_layer);
     mg_config_set_number(m->config, m->target, MG_K_EXPERTS_USED, m->used);
     return MG_OK;
@@ -150,13 +150,13 @@ static mg_status config_of_dense(mg_merge *m, mg_error *err) {
     if (m->spec->grid_x && m->spec->grid_x * m->spec->grid_y != shape.experts)
         return mg_fail(err, MG_ERR_CONFLICT, "a grid of %u x %u has no place for %u experts", m->spec->grid_x,
                        m->spec->grid_y, shape.experts);
-    return mg_arch_make_config(&m->config, m->target, m->donors[0].ckpt->config, &shape, err);
+    return mg_arch_make_config(&m->config, m->target, m->donors[0].config, &shape, err);
 }
 
 /* What the result will be: the config it will be written with, and its canonical numbers read back from that. */
 static mg_status describe_result(mg_merge *m, mg_error *err) {
     const uint32_t used = m->spec->experts_per_token;
-    m->dtype = m->spec->dtype != MG_DTYPE_COUNT ? m->spec->dtype : mg_config_dtype(m->donors[0].ckpt->config);
+    m->dtype = m->spec->dtype != MG_DTYPE_COUNT ? m->spec->dtype : mg_config_dtype(m->donors[0].config);
     m->used = used == MG_EXPERTS_ALL ? m->units.per_layer : used;
     if (m->used > m->units.per_layer)
         return mg_fail(err, MG_ERR_CONFLICT, "experts_per_token is %u, but there are %u experts", m->used,
@@ -198,7 +198,8 @@ static mg_status open_all(mg_merge *m, mg_error *err) {
     MG_TRY(mg_donors_open(m->donors, m->n_donors, err));
     MG_TRY(pick_target(m, err));
     MG_TRY(check_shared(m, err));
-    MG_TRY(mg_donors_compare(m->donors, m->n_donors, false, true, err));
+    MG_TRY(
+        mg_donors_compare(m->donors, m->n_donors, MG_DONORS_MIXTURES | (s->any_vocab ? MG_DONORS_ANY_VOCAB : 0), err));
     MG_TRY(check_mixtures(m, err));
     MG_TRY(check_base_fits(m, err));
     MG_TRY(mg_merge_units_make(&m->units, s, m->donors, &m->arena, err));
@@ -283,9 +284,11 @@ static mg_status trunk_expr(const mg_merge *m, mg_plan *p, const mg_part *part, 
         mg_blend b;
         MG_TRY(mg_dense_blend(s, 0, name, in_layer && layers > 1 ? (double)part->layer / (layers - 1) : in_layer, &b,
                               err));
-        for (uint32_t i = 0; i < b.n; i++)
-            MG_TRY(
-                donor_expr(&m->donors[m->first_trunk + i], p, part->role, part->layer, part->expert, &inputs[i], err));
+        for (uint32_t i = 0; i < b.n; i++) {
+            const mg_donor *d = &m->donors[m->first_trunk + i];
+            MG_TRY(donor_expr(d, p, part->role, part->layer, part->expert, &inputs[i], err));
+            if (mg_role_is_vocab(part->role)) MG_TRY(mg_vocab_map_rows(p, &d->vocab, base, inputs[i], &inputs[i], err));
+        }
         MG_TRY(mg_expr_blend(p, inputs, &b, out, err));
     }
     const mg_expr *ends[2] = {base, *out};
@@ -340,11 +343,11 @@ static mg_status altered(const mg_merge *m, mg_plan *p, const mg_merge_expert *x
         uint64_t seed;
         memcpy(&seed, h.bytes, sizeof seed);
         MG_TRY(mg_expr_noise(p, *out, x->noise_scale, seed ^ m->seed, out, err));
-        MG_TRY(mg_expr_cast(p, *out, source, NULL, 0, out, err));
+        if (mg_dtype_is_float(source)) MG_TRY(mg_expr_cast(p, *out, source, NULL, 0, out, err));
     }
     if (scale == 1) return MG_OK;
     MG_TRY(mg_expr_linear(p, out, &scale, 1, out, err));
-    return mg_expr_cast(p, *out, source, NULL, 0, out, err);
+    return mg_dtype_is_float(source) ? mg_expr_cast(p, *out, source, NULL, 0, out, err) : MG_OK;
 }
 
 /* Slices are scaled by their number: with all of them chosen and weighted alike they are the whole block again. */
@@ -415,7 +418,8 @@ static mg_status part_expr(const mg_merge *m, mg_plan *p, const mg_target *t, co
         MG_TRY(zero_expr(m, p, t, part, &e, err));
     else
         MG_TRY(trunk_expr(m, p, part, t->name, &e, err));
-    return mg_expr_cast(p, e, m->dtype == MG_DTYPE_COUNT ? mg_expr_dtype(e) : m->dtype, NULL, 0, out, err);
+    mg_dtype own = mg_dtype_is_float(mg_expr_dtype(e)) ? mg_expr_dtype(e) : MG_BF16; /* blocks are a file's business */
+    return mg_expr_cast(p, e, m->dtype == MG_DTYPE_COUNT ? own : m->dtype, NULL, 0, out, err);
 }
 
 static mg_status target_expr(mg_merge *m, mg_plan *p, const mg_target *t, const mg_expr **out, mg_error *err) {
@@ -466,6 +470,6 @@ mg_status mg_merge_plan(mg_merge *m, mg_plan *p, const char *dir, uint64_t shard
     }
     mg_targets_release(&targets);
     if (st != MG_OK) return st;
-    MG_TRY(mg_convert_copy_sides(p, *out, m->donors[0].ckpt->dir, NULL, err));
+    MG_TRY(mg_donor_copy_sides(&m->donors[0], p, *out, err));
     return mg_plan_add_side_file(p, *out, "mergekit_moe_config.yml", m->spec->text, m->spec->text_size, err);
 }

@@ -103,7 +103,7 @@ static mg_status plan_config(job *j, mg_error *err) {
     uint32_t *from = calloc(j->stack.layers, sizeof *from);
     if (!from) return mg_fail_nomem(err, j->stack.layers * sizeof *from);
     for (uint32_t l = 0; l < j->stack.layers; l++) from[l] = source_layer(j, 0, l);
-    mg_status st = mg_json_dup(&config, r->donors[0].ckpt->config, err);
+    mg_status st = mg_json_dup(&config, r->donors[0].config, err);
     if (st == MG_OK && j->stack.layers != n_layers(r->donors[0].model))
         st = mg_config_set_layers(config, r->donors[0].model->arch, from, j->stack.layers, err);
     if (st == MG_OK && j->dtype != MG_DTYPE_COUNT) mg_config_set_dtype(config, j->dtype);
@@ -130,6 +130,25 @@ static void place_of(const job *j, const mg_target *t, uint32_t *slice, uint32_t
     *at = n > 1 ? (double)j->stack.place[*layer] / (n - 1) : 1;
 }
 
+/* Rows of another vocabulary in the base's order. */
+static mg_status other_tokens(const job *j, mg_donor *d, const mg_target *t, const mg_expr **out, mg_error *err) {
+    const mg_role role = t->parts[0].role;
+    const mg_expr *base, *own;
+    const mg_bound *b = mg_model_find(d->model, role, 0, 0);
+    if (!b) b = mg_model_find(d->model, MG_R_TOKEN_EMBD, 0, 0); /* a tied head */
+    if (!b || t->n_parts != 1 || t->views[0].kind != MG_VIEW_END)
+        return mg_fail(err, MG_ERR_UNSUPPORTED, "rows of '%s' cannot be found by their tokens", t->name);
+    MG_TRY(mg_dense_donor_expr(j->run->plan, &j->run->donors[0], t, UINT32_MAX, &base, err));
+    MG_TRY(mg_expr_role(j->run->plan, d->model, b, &own, err));
+    return mg_vocab_map_rows(j->run->plan, &d->vocab, base, own, out, err);
+}
+
+static mg_status source_expr(const job *j, mg_donor *d, const mg_target *t, uint32_t layer, const mg_expr **out,
+                             mg_error *err) {
+    if (d->vocab.row && mg_role_is_vocab(t->parts[0].role)) return other_tokens(j, d, t, out, err);
+    return mg_dense_donor_expr(j->run->plan, d, t, layer, out, err);
+}
+
 static mg_status blended(job *j, const mg_target *t, const mg_expr **out, mg_error *err) {
     const mg_expr *inputs[MG_BLEND_MAX];
     uint32_t slice, layer;
@@ -138,8 +157,8 @@ static mg_status blended(job *j, const mg_target *t, const mg_expr **out, mg_err
     place_of(j, t, &slice, &layer, &at);
     MG_TRY(mg_dense_blend(j->spec, slice, t->name, at, &b, err));
     for (uint32_t i = 0; i < b.n; i++)
-        MG_TRY(mg_dense_donor_expr(j->run->plan, &j->run->donors[j->first_donor[slice] + i], t,
-                                   layer == UINT32_MAX ? layer : source_layer(j, i, layer), &inputs[i], err));
+        MG_TRY(source_expr(j, &j->run->donors[j->first_donor[slice] + i], t,
+                           layer == UINT32_MAX ? layer : source_layer(j, i, layer), &inputs[i], err));
     mg_dtype dtype = j->dtype == MG_DTYPE_COUNT ? mg_expr_dtype(inputs[0]) : j->dtype;
     MG_TRY(mg_expr_blend(j->run->plan, inputs, &b, out, err));
     return mg_expr_cast(j->run->plan, *out, dtype, NULL, 0, out, err);
@@ -185,7 +204,9 @@ static mg_status open_donors(job *j, mg_error *err) {
             r->donors[r->n_donors].name = r->donors[r->n_donors].path = s->slices[i].sources[k].path;
     }
     MG_TRY(mg_donors_open(r->donors, r->n_donors, err));
-    return mg_donors_compare(r->donors, r->n_donors, !s->slices[0].sources[0].whole, false, err);
+    unsigned flags =
+        (s->slices[0].sources[0].whole ? 0 : MG_DONORS_ANY_DEPTH) | (s->any_vocab ? MG_DONORS_ANY_VOCAB : 0);
+    return mg_donors_compare(r->donors, r->n_donors, flags, err);
 }
 
 static mg_status run_init(job *j, const char *dir, uint64_t shard_size, mg_error *err) {
@@ -194,15 +215,15 @@ static mg_status run_init(job *j, const char *dir, uint64_t shard_size, mg_error
     MG_TRY(mg_plan_new(&r->plan, err));
     MG_TRY(mg_plan_add_output(r->plan, MG_OUT_HF_DIR, dir, &r->out, err));
     if (shard_size) MG_TRY(mg_plan_set_shard_size(r->plan, r->out, shard_size, err));
-    j->dtype = j->spec->dtype != MG_DTYPE_COUNT ? j->spec->dtype : mg_config_dtype(r->donors[0].ckpt->config);
+    j->dtype = j->spec->dtype != MG_DTYPE_COUNT ? j->spec->dtype : mg_config_dtype(r->donors[0].config);
     MG_TRY(stack_layers(j, err));
     MG_TRY(plan_config(j, err));
     MG_TRY(check_layers(j, err));
     MG_TRY(add_tensors(j, err));
-    MG_TRY(mg_convert_copy_sides(r->plan, r->out, r->donors[0].ckpt->dir, NULL, err));
+    MG_TRY(mg_donor_copy_sides(&r->donors[0], r->plan, r->out, err));
     MG_TRY(mg_plan_add_side_file(r->plan, r->out, "mergekit_config.yml", j->spec->text, j->spec->text_size, err));
     MG_TRY(mg_plan_checkpoint(r->plan, r->out, &r->ckpt, err));
-    r->ckpt->dir = r->donors[0].ckpt->dir; /* the tokenizer files are the base's */
+    if (!r->donors[0].ckpt->kv) r->ckpt->dir = r->donors[0].ckpt->dir; /* the tokenizer files are the base's */
     return MG_OK;
 }
 

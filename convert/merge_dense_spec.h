@@ -23,6 +23,7 @@ typedef struct mg_dense_slice {
 } mg_dense_slice;
 
 typedef struct mg_dense_spec {
+    bool any_vocab; /* tokenizer_source: base; models may have other tokens */
     mg_blend_method method;
     const char *base_path; /* config, tokenizer and delta base; the first source when the recipe names none */
     mg_dense_slice *slices;

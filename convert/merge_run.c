@@ -101,7 +101,7 @@ static mg_status supply(void *ctx, uint32_t layer, const float *rows, mg_error *
 
 static mg_status open_tokenizer(mg_tokenizer **out, const mg_checkpoint *base, mg_error *err) {
     *out = NULL;
-    if (base->dir) MG_TRY(mg_tokenizer_open_dir(out, base->dir, err));
+    MG_TRY(mg_tokenizer_open_model(out, base, err));
     return *out ? MG_OK
                 : mg_fail(err, MG_ERR_FORMAT, "'%s' has no tokenizer files, and gates from prompts need a tokenizer",
                           base->path);
@@ -304,12 +304,19 @@ static mg_status compute_trunk(gate_work *g, mg_error *err) {
 static mg_status run_init(mg_merge_run *r, const mg_merge_spec *spec, const mg_merge_run_options *opt, mg_error *err) {
     gate_work g = {.run = r, .spec = spec, .opt = opt};
     MG_TRY(mg_merge_open(&r->merge, spec, err));
+    for (uint32_t i = 1; i < r->merge->n_donors; i++) {
+        const mg_donor *d = &r->merge->donors[i];
+        if (d->vocab.row && !d->shared)
+            note(opt, "'%s' has other tokens: %u of the base's %u rows found by their text", d->name, d->vocab.found,
+                 d->vocab.n);
+    }
     if (spec->trunk_regmean) MG_TRY(compute_trunk(&g, err));
     MG_TRY(mg_plan_new(&r->plan, err));
     r->merge->seed = opt->seed;
     MG_TRY(mg_merge_plan(r->merge, r->plan, opt->dir, opt->shard_size, &r->out, err));
     MG_TRY(mg_plan_checkpoint(r->plan, r->out, &r->ckpt, err));
-    r->ckpt->dir = r->merge->donors[0].ckpt->dir; /* the tokenizer files are the base's */
+    if (!r->merge->donors[0].ckpt->kv)
+        r->ckpt->dir = r->merge->donors[0].ckpt->dir; /* tokenizer files are the base's */
     MG_TRY(mg_model_open(&r->model, r->ckpt, err));
     bool shared_router = false;
     for (uint32_t l = 0; l < (uint32_t)mg_hp_i(r->model, MG_K_LAYERS); l++)

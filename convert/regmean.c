@@ -175,7 +175,7 @@ static mg_status add_prompts(work *w, uint32_t i, mg_error *err) {
     const mg_donor *d = &w->r->donors[i];
     mg_tokenizer *tok = NULL;
     if (!w->r->text[i]->n) return mg_fail(err, MG_ERR_CONFLICT, "regmean needs prompts for '%s'", d->name);
-    if (d->ckpt->dir) MG_TRY(mg_tokenizer_open_dir(&tok, d->ckpt->dir, err));
+    MG_TRY(mg_tokenizer_open_model(&tok, d->ckpt, err));
     if (!tok)
         return mg_fail(err, MG_ERR_CONFLICT, "'%s' has no tokenizer files, and regmean needs a tokenizer", d->name);
     mg_status st = mg_prompt_batch_add_joined(&w->batch[i], w->r->text[i], WINDOW, d->model, tok, err);
@@ -190,6 +190,13 @@ static mg_status add_prompts(work *w, uint32_t i, mg_error *err) {
 }
 
 /* A tied head is the embedding, which is averaged: it has no inputs of its own to regress on. */
+/* Rows of heads are added, so they must be for the same tokens. */
+static bool same_tokens(const mg_regmean *r) {
+    for (uint32_t i = 0; i < r->n; i++)
+        if (r->donors[i].vocab.row) return false;
+    return true;
+}
+
 static bool all_have(const mg_regmean *r, mg_role role) {
     for (uint32_t d = 0; d < r->n; d++)
         if (!mg_model_has(r->donors[d].model, role, 0, 0)) return false;
@@ -215,7 +222,7 @@ static mg_status set_up(work *w, mg_error *err) {
         if (!b && covered[i].input != IN_HEAD)
             return mg_fail(err, MG_ERR_UNSUPPORTED, "regmean: a %s model has no %s", m->arch->name,
                            mg_role_name(covered[i].role));
-        if (!b || !all_have(w->r, covered[i].role)) continue;
+        if (!b || !all_have(w->r, covered[i].role) || (covered[i].input == IN_HEAD && !same_tokens(w->r))) continue;
         w->n_rows[i] = b->shape[0];
         w->sides[covered[i].input].dim = b->shape[1];
         if (b->shape[1] > widest) widest = b->shape[1];

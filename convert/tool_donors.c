@@ -159,7 +159,7 @@ static mg_status work(run *r, const mg_opt_list *paths, mg_json *report, mg_erro
     if (!(r->d = calloc(r->n, sizeof *r->d))) return mg_fail_nomem(err, r->n * sizeof *r->d);
     for (uint32_t i = 0; i < r->n; i++) r->d[i].name = r->d[i].path = paths->items[i];
     MG_TRY(mg_donors_open(r->d, r->n, err));
-    MG_TRY(mg_donors_compare(r->d, r->n, false, false, err));
+    MG_TRY(mg_donors_compare(r->d, r->n, 0, err));
     MG_TRY(compare(r, report, err));
     if (!texts) return MG_OK;
     MG_TRY(mg_tool_pass_new(&r->pass, c, err));
