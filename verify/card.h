@@ -50,7 +50,7 @@ typedef struct mg_card {
     size_t n_manifests;
     mg_json **drift; /* results of verify, checked */
     size_t n_drift;
-    mg_json *routing; /* of route --json, checked; NULL: none */
+    mg_json *routing; /* of route --json or route --report --json, checked; NULL: none */
 } mg_card;
 
 /* Are these what they are taken for (schema and the members used here)? MG_ERR_FORMAT otherwise. */
@@ -67,7 +67,10 @@ mg_status mg_card_settle_licence(mg_licence *out, size_t *open, const mg_card_do
  * MG_ERR_USAGE for a name that does not exist, with the nearest. */
 mg_status mg_card_text(char **out, size_t *size, const mg_card *c, const char *template, mg_error *err) MG_MUST_CHECK;
 
-/* ---- shared with card_sections.c ---- */
+/* ---- shared by card*.c ---- */
+
+bool mg_card_is_schema_1(const mg_json *v);
+bool mg_card_has_strings(const mg_json *v, const char *const *paths); /* NULL-terminated */
 
 void mg_card_files(FILE *f, const mg_card *c);
 void mg_card_donors(FILE *f, const mg_card *c);

@@ -1,15 +1,12 @@
-/* card_sections.c - sections of a model card that are tables: files, donors, provenance, drift, routing. */
+/* card_sections.c - sections of a model card that are tables: files, donors, provenance, drift. */
 #include "verify/card.h"
 
-#include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "verify/peer.h"
 #include "verify/report.h"
 #include "verify/report_html.h"
-
-#define MANY_EXPERTS 16u /* from here on a layer's loads are their extremes */
 
 void mg_card_fenced(FILE *f, const char *language, const char *text) {
     size_t longest = 2, n = strlen(text);
@@ -66,7 +63,7 @@ void mg_card_donors(FILE *f, const mg_card *c) {
 
 /* ---- provenance ---- */
 
-static bool has_strings(const mg_json *v, const char *const *keys) {
+bool mg_card_has_strings(const mg_json *v, const char *const *keys) {
     for (; *keys; keys++)
         if (!mg_json_str(mg_json_path(v, *keys))) return false;
     return true;
@@ -76,7 +73,7 @@ static bool is_hex(const char *s, size_t n) {
     return s && strlen(s) == n && strspn(s, "0123456789abcdef") == n;
 }
 
-static bool is_schema_1(const mg_json *v) {
+bool mg_card_is_schema_1(const mg_json *v) {
     int64_t schema = 0;
     return mg_json_i64(mg_json_get(v, "schema"), &schema) && schema == 1;
 }
@@ -84,15 +81,15 @@ static bool is_schema_1(const mg_json *v) {
 mg_status mg_card_check_manifest(const mg_json *v, mg_error *err) {
     static const char *const head[] = {"tool", "version", "output", NULL}, *const named[] = {"name", NULL};
     uint64_t size;
-    bool ok = is_schema_1(v) && has_strings(v, head) && mg_json_first(mg_json_get(v, "files"));
+    bool ok = mg_card_is_schema_1(v) && mg_card_has_strings(v, head) && mg_json_first(mg_json_get(v, "files"));
     for (const mg_json *i = mg_json_first(mg_json_get(v, "inputs")); i; i = mg_json_next(i)) {
-        ok = ok && has_strings(i, named);
+        ok = ok && mg_card_has_strings(i, named);
         for (const mg_json *x = mg_json_first(mg_json_get(i, "files")); x; x = mg_json_next(x))
-            ok = ok && has_strings(x, named) && mg_json_u64(mg_json_get(x, "size"), &size) &&
+            ok = ok && mg_card_has_strings(x, named) && mg_json_u64(mg_json_get(x, "size"), &size) &&
                  is_hex(mg_json_str(mg_json_get(x, "edges_xxh3")), 32);
     }
     for (const mg_json *x = mg_json_first(mg_json_get(v, "files")); x; x = mg_json_next(x))
-        ok = ok && has_strings(x, named) && mg_json_u64(mg_json_get(x, "size"), &size) &&
+        ok = ok && mg_card_has_strings(x, named) && mg_json_u64(mg_json_get(x, "size"), &size) &&
              is_hex(mg_json_str(mg_json_get(x, "sha256")), 64);
     return ok ? MG_OK : mg_fail(err, MG_ERR_FORMAT, "is no manifest of moegraft (schema 1)");
 }
@@ -137,10 +134,10 @@ mg_status mg_card_check_drift(const mg_json *v, mg_error *err) {
     static const char *const one[] = {"path", "verdict", NULL}, *const pair[] = {"a", "b", NULL};
     const mg_json *list = mg_json_get(v, "candidates"), *pairs = mg_json_get(v, "pairs");
     double x;
-    bool ok = is_schema_1(v) && has_strings(v, head) && mg_json_f64(mg_json_get(v, "tokens"), &x);
-    ok = ok && (mg_json_first(pairs) || (mg_json_first(list) && has_strings(v, reference)));
-    for (const mg_json *o = mg_json_first(list); o; o = mg_json_next(o)) ok = ok && has_strings(o, one);
-    for (const mg_json *o = mg_json_first(pairs); o; o = mg_json_next(o)) ok = ok && has_strings(o, pair);
+    bool ok = mg_card_is_schema_1(v) && mg_card_has_strings(v, head) && mg_json_f64(mg_json_get(v, "tokens"), &x);
+    ok = ok && (mg_json_first(pairs) || (mg_json_first(list) && mg_card_has_strings(v, reference)));
+    for (const mg_json *o = mg_json_first(list); o; o = mg_json_next(o)) ok = ok && mg_card_has_strings(o, one);
+    for (const mg_json *o = mg_json_first(pairs); o; o = mg_json_next(o)) ok = ok && mg_card_has_strings(o, pair);
     return ok ? MG_OK : mg_fail(err, MG_ERR_FORMAT, "is no result of verify --json (schema 1)");
 }
 
@@ -170,58 +167,4 @@ mg_status mg_card_drift(FILE *f, const mg_card *c, mg_error *err) {
         free(text);
     }
     return MG_OK;
-}
-
-/* ---- routing ---- */
-
-mg_status mg_card_check_routing(const mg_json *v, mg_error *err) {
-    uint64_t experts = 0, k, layer;
-    bool ok = is_schema_1(v) && mg_json_u64(mg_json_get(v, "experts"), &experts) &&
-              mg_json_u64(mg_json_get(v, "experts_per_token"), &k) && mg_json_u64(mg_json_get(v, "counted"), &k) &&
-              mg_json_first(mg_json_get(v, "layers"));
-    for (const mg_json *l = mg_json_first(mg_json_get(v, "layers")); l; l = mg_json_next(l)) {
-        const mg_json *load = mg_json_get(l, "load");
-        double x;
-        ok = ok && mg_json_u64(mg_json_get(l, "layer"), &layer) && experts && mg_json_len(load) == experts;
-        for (const mg_json *e = mg_json_first(load); ok && e; e = mg_json_next(e)) ok = mg_json_f64(e, &x);
-    }
-    return ok ? MG_OK : mg_fail(err, MG_ERR_FORMAT, "is no result of route --json (schema 1)");
-}
-
-static void extremes(FILE *f, const mg_json *load, size_t experts) {
-    double low = 1, high = 0, even = 1 / (double)experts;
-    size_t dead = 0;
-    for (const mg_json *e = mg_json_first(load); e; e = mg_json_next(e)) {
-        double x = 0;
-        if (!mg_json_f64(e, &x)) continue;
-        low = fmin(low, x);
-        high = fmax(high, x);
-        dead += x == 0;
-    }
-    fprintf(f, " %.3g | %.3g | %.3g | %zu |", 100 * low, 100 * even, 100 * high, dead);
-}
-
-void mg_card_routing(FILE *f, const mg_card *c) {
-    if (!c->routing) return;
-    const mg_json *layers = mg_json_get(c->routing, "layers");
-    const size_t experts = mg_json_len(mg_json_get(mg_json_first(layers), "load"));
-    const bool many = experts > MANY_EXPERTS;
-    fprintf(f,
-            "## Routing\n\nShare of the choices that fell on each expert, in percent, over %.0f tokens.\n\n| layer |",
-            mg_html_num(c->routing, "counted"));
-    if (many) fputs(" lowest | even | highest | unused |", f);
-    for (size_t e = 0; !many && e < experts; e++) fprintf(f, " %zu |", e);
-    fputs("\n|---:|", f);
-    for (size_t e = 0; e < (many ? 4 : experts); e++) fputs("---:|", f);
-    fputc('\n', f);
-    for (const mg_json *l = mg_json_first(layers); l; l = mg_json_next(l)) {
-        fprintf(f, "| %.0f |", mg_html_num(l, "layer"));
-        if (many) extremes(f, mg_json_get(l, "load"), experts);
-        for (const mg_json *e = mg_json_first(mg_json_get(l, "load")); !many && e; e = mg_json_next(e)) {
-            double x = 0;
-            if (mg_json_f64(e, &x)) fprintf(f, " %.3g |", 100 * x);
-        }
-        fputc('\n', f);
-    }
-    fputc('\n', f);
 }

@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "formats/arch/arch_file.h"
 #include "formats/base/file.h"
 #include "formats/base/outfile.h"
 #include "verify/tool_card_sources.h"
@@ -33,9 +34,10 @@ static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
          "the merge YAML it was made with (default: the copy that merge leaves in the directory)"},
         {"--base-model", MG_OPT_LIST, &a->from.bases, "ID", "hub name of what it was made of; repeatable"},
         {"--verify", MG_OPT_LIST, &a->from.verify, "FILE", "a result of verify --json; repeatable"},
-        {"--routing", MG_OPT_STR, &a->from.routing, "FILE", "a result of route --json"},
+        {"--routing", MG_OPT_STR, &a->from.routing, "FILE", "a result of route --json, or route --report --json"},
         {"--manifest", MG_OPT_LIST, &a->from.manifests, "FILE",
          "a manifest that does not lie beside its file; repeatable"},
+        MG_ARCH_OPT,
         {NULL, MG_OPT_GROUP, NULL, NULL, "Licence (donors whose licences differ are refused without it)"},
         {"--license", MG_OPT_STR, &a->from.licence, "ID", "licence of the result, as the hub writes it (apache-2.0)"},
         {"--license-name", MG_OPT_STR, &a->from.licence_name, "NAME", "its name, where ID is 'other'"},

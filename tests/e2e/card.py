@@ -136,6 +136,20 @@ check(any(row[:2] == [MOE.name, Q4.name] for row in rows), f"peers: {rows}")
 check(f"Against {MOE.name}, 7 positions of ids.txt" in text, "what was measured")
 same(table(text, "Routing"), [[str(y["layer"])] + [f"{100 * x:.3g}" for x in y["load"]] for y in load], "routing")
 
+report = WORK / "report.json"
+report.write_text(run("route", MOE, Q4, "--report", "--sets", recipe, "--json").out)
+text = card(MOE, "--license", "mit", "--routing", report).out
+for m in json.loads(report.read_text())["models"]:
+    part = text.split(f"**{m['path'].split('/')[-1]}**", 1)[1].split("\n## ")[0]
+    rows = [[c.strip() for c in line.split("|")[1:-1]] for line in part.split("\n**")[0].splitlines() if line.startswith("|")]
+    for y, row in zip(m["layers"], rows[2:]):
+        same(row, [str(y["layer"])] + [f"{100 * x:.3g}" for x in y["all"]["load"]] + [f"{y['all']['entropy']:.3g}", f"{y['balance_loss']:.3g}",
+                                                                                        f"{y['z_loss']:.3g}"], "routers by layer")
+    sets = rows[2 + len(m["layers"]) + 2:]
+    same([row[:3] for row in sets], [[s["name"], str(s["tokens"]), str(s["intended"])] for s in m["sets"]], "sets of text")
+    same([row[3] for row in sets], [f"{100 * s['chosen']:.1f}" for s in m["sets"]], "sets that reach their expert")
+    check(all(f"- Warning: {w}" in part for w in m["warnings"]), f"warnings: {m['warnings']}")
+
 # ---- templates ----
 template = WORK / "template.md"
 template.write_text("{{front_matter}}# About {{name}} ({{license}})\n{{files}}by moegraft {{version}}.\n")
@@ -164,7 +178,8 @@ for code, words, args in ((2, ["no model"], []), (2, ["--license"], [MOE, "--lic
     refused(code, words, f"{args}", "card", *args, "-o", never)
 for content, option in (("{}", "--verify"), (routing.read_text(), "--verify"), (drift.read_text(), "--routing"), (drift.read_text(), "--manifest"),
                         (json.dumps({**json.loads(drift.read_text()), "candidates": [{"path": 3}]}), "--verify"),
-                        (json.dumps({**json.loads(routing.read_text()), "experts": 10 ** 18}), "--routing"), ("[" * 1000, "--verify")):
+                        (json.dumps({**json.loads(routing.read_text()), "experts": 10 ** 18}), "--routing"),
+                        (json.dumps({"schema": 1, "models": [{"path": "x"}]}), "--routing"), ("[" * 1000, "--verify")):
     bad.write_text(content)
     refused(3, ["bad.json"], f"{option} {content[:30]}", "card", MOE, "--license", "mit", option, bad, "-o", never)
 for content, words in (("{{fils}}", ["fils", "files"]), ("{{", ["{{"]), ("x {{" + "y" * 100 + "}}", ["{{"])):
