@@ -172,13 +172,18 @@ static size_t set_extents(const mg_exec *x, const mg_plan_group *g, uint32_t set
     return k;
 }
 
-/* Tensors that no encoder looks at: copies, and what is widened to F32. */
+/* Tensors that no encoder looks at: copies and casts to floats. */
 static mg_status check_values(const mg_plan_group *g, const mg_plan_member *m, const void *bytes, uint64_t row,
                               uint64_t n, mg_error *err) {
-    if (m->e != g->core && m->e->t.dtype != MG_F32) return MG_OK;
+    if (m->e != g->core && m->e->op != MG_EX_CAST) return MG_OK;
     const uint64_t cols = mg_tensor_cols(&m->e->t);
     for (uint64_t i = 0; i < n; i++) {
-        mg_status st = mg_scan_finite(m->e->t.dtype, (const uint8_t *)bytes + i * m->e->row_bytes, cols, err);
+        const uint8_t *line = (const uint8_t *)bytes + i * m->e->row_bytes;
+        if (m->e != g->core) {
+            MG_TRY(mg_expr_check_cast(m->e, line, row + i, err));
+            continue;
+        }
+        mg_status st = mg_scan_finite(m->e->t.dtype, line, cols, err);
         if (st == MG_OK) continue;
         mg_expr_name_row(err, row + i);
         return st;

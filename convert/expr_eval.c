@@ -8,7 +8,9 @@
 #include "quant/codec.h"
 #include "quant/fixed.h"
 #include "quant/math/f64.h"
+#include "quant/scan.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -127,6 +129,25 @@ mg_status mg_expr_cast_rows(const mg_expr *cast, mg_eval *ev, const void *child_
         st = encode_rows(cast, f32, row + i, k, (uint8_t *)dst + i * cast->row_bytes, err);
     }
     mg_eval_pop(ev);
+    return st;
+}
+
+mg_status mg_expr_check_cast(const mg_expr *cast, const void *stored, uint64_t row, mg_error *err) {
+    const uint64_t cols = mg_expr_cols(cast);
+    if (mg_dtype_is_block(cast->t.dtype) || mg_scan_finite(cast->t.dtype, stored, cols, NULL) == MG_OK) return MG_OK;
+    mg_eval ev;
+    float *x = malloc((size_t)cols * sizeof *x);
+    if (!x) return mg_fail_nomem(err, cols * sizeof *x);
+    mg_eval_init(&ev);
+    mg_status st = mg_expr_eval_f32(cast->children[0], &ev, row, 1, x, err);
+    if (st == MG_OK) st = mg_scan_finite(MG_F32, x, cols, err);
+    for (uint64_t k = 0; st == MG_OK && k < cols; k++) /* the source is finite: the first of its largest */
+        if (fabsf(x[k]) >= (cast->t.dtype == MG_F16 ? 65520.0f : 0x1.ffp127f))
+            st = mg_fail(err, MG_ERR_UNSUPPORTED, "element %llu of the row is %g, which does not fit %s",
+                         (unsigned long long)k, (double)x[k], mg_dtype_get(cast->t.dtype)->name);
+    if (st != MG_OK) mg_expr_name_row(err, row);
+    mg_eval_release(&ev);
+    free(x);
     return st;
 }
 

@@ -20,6 +20,10 @@ static inline uint64_t mg_expr_cols(const mg_expr *e) {
 /* Put "row N: " before the message of a failed encoder. */
 void mg_expr_name_row(mg_error *err, uint64_t row);
 
+/* Is row `row` of a cast, as it is stored, finite? MG_ERR_FORMAT when the source is not, MG_ERR_UNSUPPORTED when it is
+ * too large for the type. Block types are judged by their encoders. */
+mg_status mg_expr_check_cast(const mg_expr *cast, const void *stored, uint64_t row, mg_error *err) MG_MUST_CHECK;
+
 /* mg_expr_eval of a VIEW node. */
 mg_status mg_expr_eval_view(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_t n, void *dst,
                             mg_error *err) MG_MUST_CHECK;

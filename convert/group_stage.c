@@ -100,6 +100,8 @@ static mg_status layer_path(const mg_group_stage *s, const pass *p, uint32_t lay
 }
 
 static void describe(mg_stage_work *w) {
+    float most = 0.0f;
+    for (uint32_t i = 0; i < w->in.n; i++) most = w->in.items[i].most > most ? w->in.items[i].most : most;
     mg_json *tokens = mg_json_new_array();
     for (uint32_t e = 0; e < w->in.experts; e++) {
         mg_json_push(tokens, mg_json_new_u64(w->in.tokens[e]));
@@ -109,6 +111,7 @@ static void describe(mg_stage_work *w) {
     if (w->in.experts) mg_json_set(w->note, "tokens", tokens);
     if (!w->in.experts) mg_json_free(tokens);
     mg_json_set_i64(w->note, "few", w->few);
+    mg_json_set_f64(w->note, "largest_input", (double)most);
 }
 
 static mg_status finish_layer(const mg_group_stage *s, pass *p, mg_stage_work *w, mg_error *err) {

@@ -39,6 +39,16 @@ mg_group_scheme mg_groups_scheme(const mg_model *m, const mg_groups_options *opt
 mg_status mg_quantize_plan_groups(mg_plan *p, mg_model *m, const char *dir, const mg_groups_options *opt,
                                   mg_groups_report *report, uint32_t *out, mg_error *err) MG_MUST_CHECK;
 
+/* ---- values (groups_scan.c) ---- */
+
+typedef struct mg_groups_values {
+    uint64_t zero_groups; /* groups of zeros only */
+} mg_groups_values;
+
+/* Read all weights of a planned output once and fail as writing it would: values that are not finite, scales and floats
+ * that their type cannot hold. For formats of whole numbers. */
+mg_status mg_groups_scan(const mg_plan *p, uint32_t out, mg_groups_values *v, mg_error *err) MG_MUST_CHECK;
+
 /* ---- config.json (groups_config.c) ---- */
 
 /* Names of linear layers ("model.layers.0.self_attn.q_proj") that are quantized, and of those that are not. */

@@ -229,15 +229,46 @@ static mg_status absorber(mg_stage_work *w, job *j, bool *can, mg_error *err) {
     return MG_OK;
 }
 
+/* Rows of the producer grow where s is below 1. *fit: do the scales of its groups still fit their type? */
+static mg_status rows_fit(const mg_stage_work *w, job *j, const mg_bound *b, float *row, bool *fit, mg_error *err) {
+    const mg_group_scheme *s = &w->opt->scheme;
+    const uint64_t cols = b->shape[b->rank - 1], size = s->group_size ? s->group_size : cols;
+    const mg_stage_piece *col = mg_stage_layer_find(&w->out, j->in->producer, j->expert, MG_STAGE_COL);
+    for (uint64_t i = 0; i < j->producer_rows && *fit; i++) {
+        MG_TRY(mg_read_f32(w->model, b, i, 1, row, err));
+        for (uint64_t k = 0; k < cols; k++)
+            row[k] = row[k] * (col ? ((const float *)col->data)[k] : 1.0f) / j->by_producer[i];
+        for (uint64_t at = 0; at < cols && *fit; at += size) {
+            mg_group_params p;
+            float lo, hi;
+            MG_TRY(mg_group_range(row + at, cols - at < size ? cols - at : size, &lo, &hi, err));
+            *fit = mg_group_choose(s, lo, hi, &p, NULL) == MG_OK;
+        }
+    }
+    return MG_OK;
+}
+
+static mg_status producer_fits(mg_stage_work *w, job *j, bool *fit, mg_error *err) {
+    *fit = true;
+    if (j->in->norm != MG_ROLE_COUNT) return MG_OK;
+    const mg_bound *b = mg_model_find(w->model, j->in->producer, w->layer, j->expert);
+    j->by_producer = malloc((size_t)(j->producer_rows + 1) * sizeof *j->by_producer);
+    if (!j->by_producer) return mg_fail_nomem(err, j->producer_rows * sizeof *j->by_producer);
+    for (uint64_t k = 0; k < j->cols; k++) j->by_producer[j->tie ? j->tie[k] : k] = j->s[k];
+    if (w->opt->scheme.scale_dtype != MG_F16) return MG_OK;
+    float *row = malloc((size_t)(b->shape[b->rank - 1] + 1) * sizeof *row);
+    if (!row) return mg_fail_nomem(err, b->shape[b->rank - 1] * sizeof *row);
+    mg_status st = rows_fit(w, j, b, row, fit, err);
+    free(row);
+    return st;
+}
+
 static mg_status fold(mg_stage_work *w, job *j, mg_error *err) {
     MG_TRY(each_reader(w, j, add_col, err));
     if (j->in->norm != MG_ROLE_COUNT) {
         MG_TRY(divide_vector(w, j->in->norm, 0, j->s, j->cols, err));
         return divide_vector(w, bias_of(j->in->norm), 0, j->s, j->cols, err);
     }
-    j->by_producer = malloc((size_t)(j->producer_rows + 1) * sizeof *j->by_producer);
-    if (!j->by_producer) return mg_fail_nomem(err, j->producer_rows * sizeof *j->by_producer);
-    for (uint64_t k = 0; k < j->cols; k++) j->by_producer[j->tie ? j->tie[k] : k] = j->s[k];
     return divide_rows(w, j->in->producer, j->expert, j->by_producer, j->producer_rows, err);
 }
 
@@ -252,6 +283,10 @@ static mg_status scale(mg_stage_work *w, job *j, mg_error *err) {
         .uses = j->uses, .n_uses = j->n_uses, .cols = j->cols, .tie = j->tie, .absorbs = j->absorbs};
     mg_awq_scales found = {.s = j->s};
     MG_TRY(mg_awq_search(&g, &w->opt->scheme, w->opt->pool, &found, err));
+    bool fit = true;
+    if (!found.identity) MG_TRY(producer_fits(w, j, &fit, err));
+    if (!fit) found = (mg_awq_scales){.s = j->s, .identity = true, .plain = found.plain, .loss = found.plain};
+    for (uint64_t k = 0; !fit && k < j->cols; k++) j->s[k] = 1.0f;
     mg_json *note = mg_json_new_object();
     mg_json_set_str(note, "input", j->in->name);
     if (mg_role_scope(j->in->readers[0]) == MG_SCOPE_EXPERT) mg_json_set_i64(note, "expert", j->expert);

@@ -1,6 +1,7 @@
 /* stage_inputs.c - see stage_inputs.h. */
 #include "convert/stage_inputs.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -88,6 +89,8 @@ static mg_status on_tap(void *ctx, const mg_tap *t, mg_error *err) {
     if (t->cols != x->gram.d)
         return mg_fail(err, MG_ERR_INTERNAL, "an input of %llu columns, expected %llu", (unsigned long long)t->cols,
                        (unsigned long long)x->gram.d);
+    for (uint64_t i = 0; i < t->rows * t->cols; i++)
+        x->most = fabsf(t->data[i]) > x->most ? fabsf(t->data[i]) : x->most;
     return mg_gram_rows(&x->gram, t->data, inside ? t->weight : NULL, t->rows, in->pool, err);
 }
 

@@ -11,6 +11,7 @@ typedef struct mg_stage_input {
     uint32_t expert;
     mg_gram gram;
     bool wanted;
+    float most; /* largest magnitude seen */
 } mg_stage_input;
 
 /* All inputs of a layer, as many as the model has. */

@@ -37,9 +37,13 @@ static mg_status make_dir(mg_tool_calib *t, const char *out, mg_error *err) {
 
 /* ---- report ---- */
 
+#define F16_MAX 65504.0
+
 typedef struct totals {
     double plain, loss;
     uint64_t inputs, scaled, few, layers, rounded_plain;
+    double largest; /* input of a layer */
+    uint64_t large; /* layers whose inputs go beyond F16 */
 } totals;
 
 static double number(const mg_json *v, const char *key) {
@@ -50,7 +54,10 @@ static double number(const mg_json *v, const char *key) {
 static void add_up(totals *t, const mg_json *layers, const char *list) {
     for (const mg_json *l = mg_json_first(layers); l; l = mg_json_next(l)) {
         t->layers++;
+        const double most = number(l, "largest_input");
         t->few += (uint64_t)number(l, "few");
+        t->large += most > F16_MAX;
+        if (most > t->largest) t->largest = most;
         for (const mg_json *x = mg_json_first(mg_json_get(l, list)); x; x = mg_json_next(x)) {
             const char *scales = mg_json_str(mg_json_get(x, "scales")), *how = mg_json_str(mg_json_get(x, "method"));
             t->inputs++;
@@ -69,6 +76,15 @@ static void say_few(const totals *t) {
                 " experts saw fewer than %d tokens and are rounded by the inputs of "
                 "all tokens (gate, up) or to nearest (down): more or other text would help\n",
                 t->few, MG_STAGE_FEW_TOKENS);
+}
+
+static void say_large(const totals *t) {
+    if (t->large)
+        fprintf(
+            stderr,
+            "moegraft-quantize: warning: inputs of %" PRIu64
+            " layers reach %.3g, beyond F16, in which the kernels of AWQ and GPTQ compute: run the result in BF16\n",
+            t->large, t->largest);
 }
 
 static void summarize(const mg_tool_calib *t) {
@@ -90,6 +106,7 @@ static void summarize(const mg_tool_calib *t) {
         fprintf(stderr, "moegraft-quantize: GPTQ: %" PRIu64 " weights, %" PRIu64 " of them rounded to nearest\n",
                 gptq.inputs, gptq.rounded_plain);
     say_few(gptq.layers ? &gptq : &awq);
+    say_large(gptq.layers ? &gptq : &awq);
 }
 
 /* ---- running ---- */

@@ -18,6 +18,7 @@ typedef struct run {
     const char *in, *out, *type;
     mg_groups_options opt;
     mg_groups_report report;
+    mg_groups_values values;
     mg_checkpoint *ckpt;
     mg_model *model;
     mg_plan *plan;
@@ -204,17 +205,23 @@ static mg_status show(run *r, const mg_exec_options *opt, const mg_common *c, mg
 
 /* ---- calibration ---- */
 
-/* Hours of work must not end in a refusal. What an interrupted run left is ours. */
-static mg_status check_out(const run *r, const mg_common *c, mg_error *err) {
-    char first[4096];
+/* Hours of work must not end in a refusal: shapes and values are judged before. What an interrupted run left is ours.
+ */
+static mg_status check_input(run *r, mg_error *err) {
     mg_plan *p = NULL;
     mg_groups_options plain = r->opt;
-    uint32_t out;
+    uint32_t out = 0;
     mg_groups_report report;
     mg_status st = mg_plan_new(&p, err);
     if (st == MG_OK && !r->fold_only) st = mg_quantize_plan_groups(p, r->model, r->out, &plain, &report, &out, err);
+    if (st == MG_OK && !r->fold_only) st = mg_groups_scan(p, out, &r->values, err);
+    if (st != MG_OK) mg_error_at(err, r->ckpt->path, NULL);
     mg_plan_free(p);
-    MG_TRY(st);
+    return st;
+}
+
+static mg_status check_out(const run *r, const mg_common *c, mg_error *err) {
+    char first[4096];
     const int n = snprintf(first, sizeof first, "%s/config.json", r->out);
     if (n < 0 || (size_t)n >= sizeof first) return mg_fail(err, MG_ERR_LIMIT, "path of %zu bytes", strlen(r->out));
     if (!c->force && mg_path_exists(first))
@@ -280,6 +287,8 @@ static mg_status plan_folded(run *r, mg_error *err) {
 
 static mg_status add_report(run *r, mg_error *err) {
     char *text;
+    mg_json_set_u64(r->calib.report, "zero_groups", r->values.zero_groups);
+    mg_json_set_bool(r->calib.report, "tied_embeddings", !mg_model_find(r->model, MG_R_OUTPUT, 0, 0));
     MG_TRY(mg_json_print(&text, r->calib.report, 1, err));
     mg_status st = mg_plan_add_side_file(r->plan, r->output, "calibration.json", text, strlen(text), err);
     free(text);
@@ -295,6 +304,7 @@ static mg_status plan_calibrated(run *r, const mg_common *c, mg_error *err) {
                                        .fold_only = r->fold_only,
                                        .samples = r->samples};
     MG_TRY(check_out(r, c, err));
+    MG_TRY(check_input(r, err));
     MG_TRY(mg_tool_calib_run(&r->calib, r->ckpt, r->model, &opt, err));
     if (r->fold_only) {
         MG_TRY(plan_folded(r, err));

@@ -183,6 +183,17 @@ static double dot(const float *a, const float *b, uint64_t n) {
     return sum;
 }
 
+/* errors_of for candidate number c of those tried. One that makes scales too large for their type cannot win (*fits
+ * false); number 0, plain rounding, has to fit. */
+static mg_status try_errors(const search *s, uint32_t c, const float *w, uint64_t rows, bool back, float *e, bool *fits,
+                            mg_error *err) {
+    mg_error why = {0};
+    const mg_status st = errors_of(s, w, rows, s->scale + s->tried[c] * s->g->cols, back, e, &why);
+    *fits = st != MG_ERR_UNSUPPORTED || c == 0;
+    if (st != MG_OK && *fits && err) *err = why;
+    return *fits ? st : MG_OK;
+}
+
 static mg_status diagonal_losses(const search *s, const mg_awq_use *u, const float *w, uint64_t rows, double *loss,
                                  mg_error *err) {
     const uint64_t cols = s->g->cols;
@@ -193,9 +204,10 @@ static mg_status diagonal_losses(const search *s, const mg_awq_use *u, const flo
     for (uint32_t c = 0; st == MG_OK && c < s->n_tried; c++) {
         const float *scale = s->scale + s->tried[c] * cols;
         for (uint64_t k = 0; k < cols; k++) weight[k] = cost_of(u, k) / (scale[k] * scale[k]);
-        st = errors_of(s, w, rows, scale, false, e, err);
-        loss[c] = 0;
-        for (uint64_t r = 0; r < rows; r++) loss[c] += weighted_squares(e + r * cols, weight, cols);
+        bool fits;
+        st = try_errors(s, c, w, rows, false, e, &fits, err);
+        loss[c] = fits ? 0 : INFINITY;
+        for (uint64_t r = 0; fits && r < rows; r++) loss[c] += weighted_squares(e + r * cols, weight, cols);
     }
     free(e);
     return st;
@@ -226,8 +238,10 @@ static mg_status whole_losses(const search *s, const mg_awq_use *u, const float 
     float *packed = e + rows * cols, *y = packed + (ROWS + MG_GEMM_MAX_MR) * cols;
     mg_status st = MG_OK;
     for (uint32_t c = 0; st == MG_OK && c < s->n_tried; c++) {
-        st = errors_of(s, w, rows, s->scale + s->tried[c] * cols, true, e, err);
-        if (st == MG_OK) loss[c] = trace(u->gram, e, rows, packed, y);
+        bool fits;
+        st = try_errors(s, c, w, rows, true, e, &fits, err);
+        loss[c] = INFINITY;
+        if (st == MG_OK && fits) loss[c] = trace(u->gram, e, rows, packed, y);
     }
     free(e);
     return st;

@@ -137,16 +137,40 @@ for kind in ("AWQ", "GPTQ"):
 zeros = changed("zeros", TINY / "llama", lambda k, t: [0.0] * (len(t.floats()) // 2) + t.floats()[len(t.floats()) // 2:] if k.endswith("up_proj.weight") else None)
 large = changed("large", TINY / "llama", lambda k, t: [1e6 * v for v in t.floats()] if k.endswith("up_proj.weight") else
                 [1e-6 * v for v in t.floats()] if k.endswith("down_proj.weight") else None)
+EMPTY = sum(len(t.floats()) // 2 // 32 for k, t in common.read_hf_dir(TINY / "llama").items() if k.endswith("up_proj.weight"))
 for model in (zeros, large):
     for method in ("awq", "gptq", "awq+gptq"):
-        calibrated(model, "out", "AWQ", "--method", method, "--tokens", IDS, "--group-size", 32, expect=(0, 4))
-        if (common.WORK / "out" / "model.safetensors").exists():
-            common.check(divergence(model, "out", "--tokens", IDS) < 0.05, f"{model.name} by {method}")
-        else:
-            common.check(model is large, "only scales beyond F16 may be refused")
+        done = calibrated(model, "out", "AWQ", "--method", method, "--tokens", IDS, "--group-size", 32)
+        common.check(divergence(model, "out", "--tokens", IDS) < 0.05, f"{model.name} by {method}")
+        found = report("out")
+        largest = max(layer["largest_input"] for layer in found["gptq" if "gptq" in method else "awq"])
+        common.same(found["zero_groups"], EMPTY if model is zeros else 0, f"{model.name}: groups of zeros")
+        common.same((largest > 65504, "beyond F16" in done.err), (model is large,) * 2, f"{model.name} by {method}: {largest}, {done.err}")
 infinite = changed("infinite", TINY / "llama", lambda k, t: [1e38 * v for v in t.floats()] if k.endswith("up_proj.weight") else None)
-done = calibrated(infinite, "out", "AWQ", "--tokens", IDS, "--group-size", 32, expect=3)
+done = calibrated(infinite, "out", "AWQ", "--tokens", IDS, "--group-size", 32, "--format", "compressed-tensors", expect=3)
 common.check("not finite" in done.err and "layer 0" in done.err, done.err)
+
+# ---- tied embeddings: one tensor, which stays as it is ----
+
+tied = TINY / "gemma"
+for method in ("awq", "gptq"):
+    calibrated(tied, "out", "AWQ", "--method", method, "--tokens", IDS, "--group-size", 32, "--format", "compressed-tensors")
+    found, source = (common.read_hf_dir(folder) for folder in (common.WORK / "out", tied))
+    common.check(report("out")["tied_embeddings"] and "lm_head.weight" not in found, "a tied head is no tensor of its own")
+    common.same(found["model.embed_tokens.weight"].data, source["model.embed_tokens.weight"].data, "tied embeddings")
+    common.check(divergence(tied, "out", "--tokens", IDS) < 0.05, f"{method} with tied embeddings")
+common.check(not report("one")["tied_embeddings"], "untied embeddings")
+
+# ---- refused before work starts: shapes, and values that no F16 holds ----
+
+for key, value in (("embed_tokens", 1e5), ("input_layernorm", 1e5), ("up_proj", 1e7)):
+    model = changed("beyond", TINY / "llama", lambda k, t: [value] + t.floats()[1:] if key in k else None)
+    for method in ("rtn", "awq", "gptq"):
+        text = () if method == "rtn" else ("--tokens", IDS)
+        done = calibrated(model, "none", "RTN" if method == "rtn" else "AWQ", "--method", method, *text, "--group-size", 32, expect=4)
+        common.check("does not fit F16" in done.err and "row 0" in done.err and key in done.err, done.err)
+        common.check(not (common.WORK / "none" / "model.safetensors").exists() and not (common.WORK / ".none.stage").exists(), f"{method} left something")
+    calibrated(model, "none", "RTN", "--group-size", 32, "--format", "compressed-tensors")  # the model's own type holds it
 
 # ---- refused before work starts ----
 
