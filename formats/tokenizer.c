@@ -110,9 +110,10 @@ static mg_status index_bytes(mg_tokenizer *t, mg_error *err) {
         t->byte_id[v] = (int32_t)i;
         found++;
     }
-    if (found != 0 && found != 256 && !t->by_rank)
+    if (found != 0 && found != 256 && !t->by_rank && !t->unigram)
         return mg_fail(err, MG_ERR_FORMAT, "tokenizer: %u byte tokens, expected 256 or none", found);
-    t->byte_fallback = found == 256 && (t->byte_fallback || !t->by_rank);
+    t->byte_pieces = t->byte_fallback;
+    t->byte_fallback = found == 256 && (t->byte_fallback || !(t->by_rank || t->unigram));
     return MG_OK;
 }
 
@@ -123,7 +124,7 @@ static mg_status index_text(mg_tokenizer *t, mg_error *err) {
         const mg_token *k = &t->tokens[i];
         mg_status s = mg_strmap_put(&t->by_text, k->text, k->len, i, NULL, err);
         if (s) return s;
-        if (t->by_rank || k->type != MG_TOKEN_NORMAL) continue;
+        if (t->by_rank || t->unigram || k->type != MG_TOKEN_NORMAL) continue;
         uint32_t before;
         if (!isfinite(k->score)) return mg_fail(err, MG_ERR_FORMAT, "tokenizer: score of token %u is not finite", i);
         if (k->len == 0) return mg_fail(err, MG_ERR_FORMAT, "tokenizer: token %u is empty", i);
@@ -148,7 +149,7 @@ static bool crosses_words(const mg_token *k) {
 }
 
 static bool finds_words(const mg_tokenizer *t) {
-    if (t->ignore_merges) return false;
+    if (t->ignore_merges || t->unigram) return false;
     if (t->by_rank) {
         for (uint32_t i = 0; i < t->n_merges; i++)
             if (crosses_words(&t->tokens[t->merged[i]])) return false;
@@ -202,8 +203,10 @@ mg_status mg_tokenizer_finish(mg_tokenizer *t, mg_error *err) {
     if (!s) s = index_text(t, err);
     if (!s) s = index_added(t, err);
     if (s) return s;
+    if (t->unigram) s = mg_unigram_finish(t, err);
+    if (s) return s;
     t->words = finds_words(t);
-    t->utf8_only |= t->n_pre > 0;
+    t->utf8_only |= t->n_pre > 0 || t->unigram;
     for (unsigned i = 0; i < t->n_ops; i++) t->utf8_only |= t->ops[i].kind >= MG_TOK_REPLACE_MATCHES;
     t->add_bos = t->add_bos && t->bos >= 0;
     t->add_eos = t->add_eos && t->eos >= 0;

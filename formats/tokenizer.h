@@ -2,8 +2,9 @@
  *
  * Kinds understood: SentencePiece BPE (tokenizer.model, and GGUF vocabularies of model "llama"), merged by piece score;
  * and BPE with merges by rank, over characters or bytes (tokenizer.json; GGUF vocabularies of model "gpt2"), with the
- * normalizers, pre-tokenizers, post-processors and decoders listed in docs/tokenizer.md. Anything else (Unigram,
- * WordPiece, other steps, unknown constructs of regular expressions ...) is MG_ERR_UNSUPPORTED by name. A malformed
+ * normalizers, pre-tokenizers, post-processors and decoders listed in docs/tokenizer.md. Unigram vocabularies
+ * of tokenizer.json too. Anything else (WordPiece, other steps, unknown constructs of regular expressions ...) is
+ * MG_ERR_UNSUPPORTED by name. A malformed
  * vocabulary is MG_ERR_FORMAT. */
 #ifndef MG_FORMATS_TOKENIZER_H
 #define MG_FORMATS_TOKENIZER_H

@@ -28,6 +28,7 @@ void mg_bpe_release(mg_bpe *b) {
     free(b->symbols);
     free(b->heap);
     free(b->cache);
+    mg_unigram_release(&b->unigram);
     *b = (mg_bpe){0};
 }
 
@@ -214,6 +215,7 @@ static void remember(struct mg_bpe_known *k, const char *text, size_t n, const i
 }
 
 static mg_status merge_word(mg_bpe *b, const mg_tokenizer *t, const char *text, size_t n, mg_ids *out, mg_error *err) {
+    if (t->unigram) return mg_unigram_word(&b->unigram, t, text, n, out, err);
     if (t->ignore_merges) {
         uint32_t id = mg_strmap_get(&t->pieces, text, n);
         if (id != MG_STRMAP_NONE) return mg_ids_push(out, (int32_t)id, err);

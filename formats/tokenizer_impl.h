@@ -9,6 +9,7 @@
 #include "formats/base/json.h"
 #include "formats/base/strmap.h"
 #include "formats/base/unicode.h"
+#include "formats/charsmap.h"
 #include "formats/tokenizer.h"
 
 #define MG_SPACE_MARK "\xE2\x96\x81" /* U+2581, what SentencePiece writes for a blank */
@@ -22,7 +23,8 @@ typedef enum mg_tok_opkind {
     MG_TOK_REPLACE_MATCHES, /* every match of `regex` by `to` */
     MG_TOK_NORMALIZE,       /* Unicode normalization to `form` */
     MG_TOK_LOWERCASE,
-    MG_TOK_TRIM, /* white space off the left and right side */
+    MG_TOK_CHARSMAP, /* SentencePiece's table, as the tokenizers library applies it */
+    MG_TOK_TRIM,     /* white space off the left and right side */
 } mg_tok_opkind;
 
 typedef struct mg_tok_op {
@@ -30,6 +32,7 @@ typedef struct mg_tok_op {
     const char *from, *to;
     const mg_regex *regex;
     mg_unicode_form form;
+    mg_charsmap charsmap;
     bool left, right;
 } mg_tok_op;
 
@@ -96,6 +99,15 @@ struct mg_tokenizer {
     uint32_t n_merges;
     mg_strmap pair; /* mg_tok_merge -> rank */
     bool fuse_unk, ignore_merges;
+
+    bool unigram;              /* no merges: the best path by scores (tokenizer_unigram.c) */
+    uint32_t n_pieces;         /* tokens[0..n_pieces) are the model's vocabulary */
+    double *scores;            /* [n_pieces] */
+    uint32_t *sorted;          /* pieces by their bytes */
+    uint32_t sorted_from[257]; /* sorted[sorted_from[b] .. sorted_from[b+1]) begin with byte b */
+    double unknown_score;
+    bool byte_pieces; /* unknown text becomes byte tokens where all of its bytes have one */
+
     bool words;       /* no piece has a mark behind another character: words can be merged one by one */
     bool split_marks; /* Metaspace split: every mark begins a word of its own */
 
@@ -176,12 +188,25 @@ mg_status mg_tok_cut_text(mg_tok_cut *c, const mg_tokenizer *t, const char *text
 mg_status mg_tok_cut_bytes(mg_tok_cut *c, const mg_tokenizer *t, const char *bytes, size_t n,
                            mg_error *err) MG_MUST_CHECK;
 
+/* Working memory of the search for the best path. {0} is empty. */
+typedef struct mg_unigram {
+    struct mg_unigram_node *nodes;
+    size_t cap;
+} mg_unigram;
+void mg_unigram_release(mg_unigram *u);
+/* After tokens and scores are in place: the index of the vocabulary. */
+mg_status mg_unigram_finish(mg_tokenizer *t, mg_error *err) MG_MUST_CHECK;
+/* Ids of a text that is not cut further; n > 0. */
+mg_status mg_unigram_word(mg_unigram *u, const mg_tokenizer *t, const char *text, size_t n, mg_ids *out,
+                          mg_error *err) MG_MUST_CHECK;
+
 /* Working memory of the merge loop, kept from word to word. {0} is empty. */
 typedef struct mg_bpe {
     struct mg_bpe_symbol *symbols;
     struct mg_bpe_entry *heap;
     size_t n_symbols, cap_symbols, n_heap, cap_heap;
     struct mg_bpe_known *cache; /* words seen before, of fixed size */
+    mg_unigram unigram;
 } mg_bpe;
 void mg_bpe_release(mg_bpe *b);
 /* Ids of normalized text (words of it one by one where that is the same). */

@@ -59,6 +59,42 @@ static mg_status read_vocab(mg_tokenizer *t, const mg_json_section *k, mg_error 
     return mg_json_section_moved(s, err, k->at);
 }
 
+/* [["<pad>", 0.0], ["\u2581the", -3.1], ...], the bracket of an entry consumed: its text and score. */
+static mg_status scored_piece(mg_tokenizer *t, mg_jsonlex *lx, uint32_t id, mg_error *err) {
+    mg_jtok tok;
+    char *text;
+    size_t len;
+    uint32_t before = MG_STRMAP_NONE;
+    MG_TRY(mg_jsonlex_next(lx, &tok, err));
+    if (tok != MG_JTOK_STRING) return mg_fail(err, MG_ERR_FORMAT, "tokenizer: piece %u has no text", id);
+    MG_TRY(keep_string(t, lx, &text, &len, err));
+    MG_TRY(mg_jsonlex_next(lx, &tok, err));
+    if (tok != MG_JTOK_NUMBER) return mg_fail(err, MG_ERR_FORMAT, "tokenizer: piece %u has no score", id);
+    MG_TRY(mg_jsonlex_f64(lx, &t->scores[id], err));
+    MG_TRY(mg_jsonlex_next(lx, &tok, err));
+    if (tok != MG_JTOK_ARR_END) return mg_fail(err, MG_ERR_FORMAT, "tokenizer: piece %u is no pair", id);
+    MG_TRY(place_token(t, id, text, len, err));
+    t->tokens[id].score = (float)t->scores[id];
+    MG_TRY(mg_strmap_put(&t->pieces, text, len, id, &before, err));
+    if (before == MG_STRMAP_NONE) return MG_OK;
+    return mg_fail(err, MG_ERR_FORMAT, "tokenizer: '%s' is in the vocabulary twice", text);
+}
+
+static mg_status read_scored(mg_tokenizer *t, const mg_json_section *k, mg_error *err) {
+    mg_jsonlex lx;
+    mg_jtok tok;
+    mg_jsonlex_init(&lx, k->text, 64);
+    mg_status s = mg_jsonlex_next(&lx, &tok, err);
+    if (!s && tok != MG_JTOK_ARR_BEGIN) s = mg_fail(err, MG_ERR_FORMAT, "tokenizer: 'vocab' is no list");
+    while (!s) {
+        s = mg_jsonlex_next(&lx, &tok, err);
+        if (s || (tok == MG_JTOK_ARR_END && lx.depth == 0)) break;
+        if (tok != MG_JTOK_ARR_BEGIN) s = mg_fail(err, MG_ERR_FORMAT, "tokenizer: piece %u is no pair", t->n_pieces);
+        if (!s) s = scored_piece(t, &lx, t->n_pieces++, err);
+    }
+    return mg_json_section_moved(s, err, k->at);
+}
+
 /* ---- added tokens ---- */
 
 static mg_status add_one(mg_tokenizer *t, const mg_json *v, mg_error *err) {
@@ -105,7 +141,8 @@ static mg_status read_tokens(mg_tokenizer *t, const mg_json_section *vocab, cons
     if (!s) s = MG_ARENA_NEW(&t->arena, &t->tokens, n + n_added + 1, err);
     if (!s) s = MG_ARENA_NEW(&t->arena, &t->added, n_added + 1, err);
     t->n = (uint32_t)(n + n_added);
-    if (!s) s = read_vocab(t, vocab, err);
+    if (!s && t->unigram) s = MG_ARENA_NEW(&t->arena, &t->scores, n + 1, err);
+    if (!s) s = t->unigram ? read_scored(t, vocab, err) : read_vocab(t, vocab, err);
     for (const mg_json *v = mg_json_first(list); v && !s; v = mg_json_next(v)) s = add_one(t, v, err);
     mg_json_free(list);
     if (s) return s;
@@ -211,6 +248,35 @@ static mg_status read_merges(mg_tokenizer *t, const mg_json_section *k, mg_error
 
 /* ---- the model section ---- */
 
+/* The unknown token: -1, or an id of the vocabulary. */
+static mg_status set_unknown(mg_tokenizer *t, const mg_json *v, mg_error *err) {
+    uint64_t id;
+    if (!v) return MG_OK;
+    if (!mg_json_u64(v, &id) || id >= t->n_pieces)
+        return mg_fail(err, MG_ERR_FORMAT, "tokenizer: unk_id is none of the %u ids of the vocabulary", t->n_pieces);
+    t->unk = (int32_t)id;
+    if (t->tokens[id].type != MG_TOKEN_USER_DEFINED) t->tokens[id].type = MG_TOKEN_UNKNOWN;
+    return MG_OK;
+}
+
+static mg_status read_unigram(mg_tokenizer *t, const mg_json_section *model, const mg_json_section *added,
+                              mg_error *err) {
+    enum { UNK, BYTES, VOCAB, N };
+    mg_json_section k[N] = {{"unk_id", {0}, 0}, {"byte_fallback", {0}, 0}, {"vocab", {0}, 0}};
+    mg_json *unk = NULL, *bytes = NULL;
+    mg_status s = mg_json_sections(model->text, model->at, k, N, err);
+    if (!s && !k[VOCAB].text.data) s = mg_fail(err, MG_ERR_FORMAT, "tokenizer without vocab");
+    if (!s) s = mg_json_section_tree(&unk, &k[UNK], err);
+    if (!s) s = mg_json_section_tree(&bytes, &k[BYTES], err);
+    t->unigram = true;
+    mg_json_bool(bytes, &t->byte_fallback);
+    if (!s) s = read_tokens(t, &k[VOCAB], added, err);
+    if (!s) s = set_unknown(t, unk, err);
+    mg_json_free(unk);
+    mg_json_free(bytes);
+    return s;
+}
+
 static mg_status read_model(mg_tokenizer *t, const mg_json_section *model, const mg_json_section *added,
                             mg_error *err) {
     enum { TYPE, DROPOUT, UNK, PREFIX, SUFFIX, FUSE, BYTES, IGNORE, VOCAB, MERGES, N };
@@ -230,6 +296,12 @@ static mg_status read_model(mg_tokenizer *t, const mg_json_section *model, const
     for (int i = 0; i <= IGNORE && !s; i++) s = mg_json_section_tree(&small[i], &k[i], err);
     const char *type = mg_json_str(small[TYPE]), *unk = mg_json_str(small[UNK]);
     double dropout = 0;
+    const bool unigram = type && strcmp(type, "Unigram") == 0;
+    if (!s && unigram) s = read_unigram(t, model, added, err);
+    if (s || unigram) {
+        for (int i = 0; i <= IGNORE; i++) mg_json_free(small[i]);
+        return s;
+    }
     if (!s && type && strcmp(type, "BPE") != 0) s = unsupported("model", type, err);
     if (!s && (!k[VOCAB].text.data || !k[MERGES].text.data))
         s = mg_fail(err, MG_ERR_FORMAT, "tokenizer without vocab or merges");

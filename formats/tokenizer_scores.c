@@ -44,6 +44,8 @@ static mg_status rank_scores(const mg_tokenizer *t, float *scores, bool *seen, m
 }
 
 mg_status mg_tokenizer_scores(const mg_tokenizer *t, float *scores, mg_error *err) {
+    if (t->unigram)
+        return mg_fail(err, MG_ERR_UNSUPPORTED, "a Unigram tokenizer, which no GGUF of this kind of model has");
     if (!t->by_rank) {
         for (uint32_t i = 0; i < t->n; i++) scores[i] = t->tokens[i].score;
         return MG_OK;

@@ -124,6 +124,29 @@ static mg_status lowercase(const mg_tok_text *in, mg_tok_text *out, mg_error *er
     return s;
 }
 
+/* The library looks a grapheme cluster of less than six bytes up as a whole, but takes the shortest match for all of
+ * it; else every character by itself. */
+static mg_status map_chars(const mg_tok_text *in, const mg_tok_op *op, mg_tok_text *out, mg_error *err) {
+    const mg_charsmap *m = &op->charsmap;
+    mg_status s = MG_OK;
+    for (size_t at = 0, end; at < in->n && !s; at = end) {
+        const char *to;
+        end = at + mg_unicode_cluster(in->data + at, in->n - at);
+        if (end - at < 6 && mg_charsmap_shortest(m, in->data + at, end - at, &to)) {
+            s = mg_tok_put(out, to, strlen(to), err);
+            continue;
+        }
+        for (size_t len; at < end && !s; at += len) {
+            len = mg_utf8_decode((const uint8_t *)in->data + at, end - at, NULL);
+            if (mg_charsmap_shortest(m, in->data + at, len, &to))
+                s = mg_tok_put(out, to, strlen(to), err);
+            else
+                s = mg_tok_put(out, in->data + at, len, err);
+        }
+    }
+    return s;
+}
+
 static mg_status apply_one(const mg_tok_text *in, const mg_tok_op *op, bool first, mg_tok_text *out, mg_error *err) {
     mg_status s;
     size_t from = 0, to = in->n;
@@ -136,6 +159,8 @@ static mg_status apply_one(const mg_tok_text *in, const mg_tok_op *op, bool firs
         return normalize(in, op, out, err);
     case MG_TOK_LOWERCASE:
         return lowercase(in, out, err);
+    case MG_TOK_CHARSMAP:
+        return map_chars(in, op, out, err);
     case MG_TOK_TRIM:
         if (op->left) from = spaces_after(in->data, to, 0);
         if (op->right) to = spaces_before(in->data, from, to);

@@ -52,6 +52,53 @@ static mg_status replacement(mg_tokenizer *t, const mg_json *v, mg_error *err) {
     return s ? s : mg_tokenizer_regex(t, pattern, &t->ops[t->n_ops - 1].regex, err);
 }
 
+static int base64_digit(char c) {
+    static const char digits[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    const char *p = c ? strchr(digits, c) : NULL;
+    return p ? (int)(p - digits) : -1;
+}
+
+/* Base64 with its padding, whole groups of four. */
+static mg_status base64(mg_tokenizer *t, const char *text, uint8_t **out, size_t *n, mg_error *err) {
+    const size_t len = strlen(text);
+    size_t pad = 0;
+    uint32_t acc = 0;
+    MG_TRY(mg_arena_get(&t->arena, (void **)out, len / 4 * 3 + 1, 1, err));
+    while (pad < 2 && pad < len && text[len - 1 - pad] == '=') pad++;
+    *n = 0;
+    for (size_t i = 0; i < len; i++) {
+        const int digit = i < len - pad ? base64_digit(text[i]) : 0;
+        if (digit < 0 || len % 4) return mg_fail(err, MG_ERR_FORMAT, "tokenizer: the normalization table is no base64");
+        acc = acc << 6 | (uint32_t)digit;
+        if (i % 4 != 3) continue;
+        for (int k = 2; k >= 0; k--) (*out)[(*n)++] = (uint8_t)(acc >> (8 * k));
+    }
+    *n -= pad;
+    return MG_OK;
+}
+
+/* SentencePiece's table. An empty one changes nothing. */
+static mg_status precompiled(mg_tokenizer *t, const char *text, mg_error *err) {
+    uint8_t *bytes;
+    size_t n;
+    mg_charsmap m;
+    if (!*text) return MG_OK;
+    MG_TRY(base64(t, text, &bytes, &n, err));
+    MG_TRY(mg_charsmap_init(&m, bytes, n, err));
+    MG_TRY(mg_tokenizer_add_op(t->ops, &t->n_ops, MG_TOK_CHARSMAP, NULL, NULL, err));
+    t->ops[t->n_ops - 1].charsmap = m;
+    return MG_OK;
+}
+
+/* What the library's Nmt leaves out, and what it makes a blank: found by asking it for every character. */
+#define NMT_DROPPED "[\\x{1}-\\x{8}\\x{b}\\x{e}-\\x{1f}\\x{7f}\\x{8f}\\x{9f}]"
+#define NMT_BLANKS  "[\\x{9}\\x{a}\\x{c}\\x{d}\\x{1680}\\x{200b}-\\x{200f}\\x{2028}\\x{2029}\\x{2581}\\x{feff}\\x{fffd}]"
+
+static mg_status replace_all(mg_tokenizer *t, const char *pattern, const char *to, mg_error *err) {
+    MG_TRY(mg_tokenizer_add_op(t->ops, &t->n_ops, MG_TOK_REPLACE_MATCHES, NULL, to, err));
+    return mg_tokenizer_regex(t, pattern, &t->ops[t->n_ops - 1].regex, err);
+}
+
 static mg_status normalizer(mg_tokenizer *t, const mg_json *v, mg_error *err) {
     static const char *const forms[] = {
         [MG_UNICODE_NFC] = "NFC", [MG_UNICODE_NFD] = "NFD", [MG_UNICODE_NFKC] = "NFKC", [MG_UNICODE_NFKD] = "NFKD"};
@@ -70,6 +117,11 @@ static mg_status normalizer(mg_tokenizer *t, const mg_json *v, mg_error *err) {
         if (!s) t->ops[t->n_ops - 1].left = member_bool(v, "strip_left", true);
         if (!s) t->ops[t->n_ops - 1].right = member_bool(v, "strip_right", true);
         return s;
+    }
+    if (strcmp(type, "Precompiled") == 0) return precompiled(t, member_str(v, "precompiled_charsmap"), err);
+    if (strcmp(type, "Nmt") == 0) {
+        s = replace_all(t, NMT_DROPPED, "", err);
+        return s ? s : replace_all(t, NMT_BLANKS, " ", err);
     }
     if (strcmp(type, "Prepend") == 0) {
         s = keep(t, member_str(v, "prepend"), &to, err);
@@ -239,12 +291,32 @@ static mg_status template_id(const mg_tokenizer *t, const mg_json *v, const mg_j
     return MG_OK;
 }
 
+/* ["</s>", 2] */
+static mg_status pair_id(const mg_tokenizer *t, const mg_json *v, int32_t *id, mg_error *err) {
+    const mg_json *second = mg_json_first(v) ? mg_json_next(mg_json_first(v)) : NULL;
+    uint64_t value;
+    if (!mg_json_u64(second, &value) || value >= t->n)
+        return mg_fail(err, MG_ERR_FORMAT, "tokenizer: post-processor without a token and its id");
+    *id = (int32_t)value;
+    return MG_OK;
+}
+
+/* Bert's and Roberta's: cls before the text, sep behind it. */
+static mg_status cls_and_sep(mg_tokenizer *t, const mg_json *v, mg_error *err) {
+    MG_TRY(pair_id(t, mg_json_get(v, "cls"), &t->bos, err));
+    MG_TRY(pair_id(t, mg_json_get(v, "sep"), &t->eos, err));
+    t->add_bos = t->add_eos = true;
+    return MG_OK;
+}
+
 /* What stands before and behind the text: at most one token each, taken as BOS and EOS. */
 static mg_status post_processor(mg_tokenizer *t, const mg_json *v, mg_error *err) {
     const char *type = member_str(v, "type");
     if (strcmp(type, "ByteLevel") == 0) return MG_OK; /* offsets only */
-    if (strcmp(type, "TemplateProcessing") != 0) return unsupported("post-processor", type, err);
+    const bool pair = strcmp(type, "BertProcessing") == 0 || strcmp(type, "RobertaProcessing") == 0;
+    if (!pair && strcmp(type, "TemplateProcessing") != 0) return unsupported("post-processor", type, err);
     if (t->add_bos || t->add_eos) return unsupported("post-processor", "several templates", err);
+    if (pair) return cls_and_sep(t, v, err);
     int32_t side[2] = {-1, -1};
     int behind = 0;
     mg_status s = MG_OK;

@@ -314,8 +314,10 @@ typedef struct mg_arch {
     const char *gguf_arch;     /* general.architecture, and prefix of its keys */
     bool gguf_own;             /* no other program knows gguf_arch: said when a file is written */
     mg_score_func gguf_score;  /* and by expert_gating_func, where it tells families apart; 0: whatever it says */
-    mg_gguf_match gguf_match;  /* by expert_count: one GGUF name may serve several families */
-    mg_key gguf_needs;         /* other programs refuse a file in which this number is 0; key 0 (VOCAB): none */
+    bool gguf_no_blank; /* its SentencePiece vocabularies put no blank before a text, which no file of theirs says */
+    uint32_t gguf_eot;  /* token that ends a turn, which no file says; 0: none */
+    mg_gguf_match gguf_match; /* by expert_count: one GGUF name may serve several families */
+    mg_key gguf_needs;        /* other programs refuse a file in which this number is 0; key 0 (VOCAB): none */
     mg_block block;
     const mg_config_row *config;
     uint32_t n_config;

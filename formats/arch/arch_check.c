@@ -123,7 +123,7 @@ static mg_status check_config(const check *c) {
         (!known[MG_K_EXPERTS] || !known[MG_K_EXPERTS_USED] || !known[MG_K_EXPERT_FFN]))
         return mg_fail(c->err, MG_ERR_FORMAT,
                        "routes, but has no config rows for EXPERTS, EXPERTS_USED and EXPERT_FFN");
-    if ((a->block.moe == MG_MOE_STEPPED || a->block.moe == MG_MOE_RANGE) && !known[MG_K_MOE_STEP])
+    if (a->block.moe != MG_MOE_ALL && a->block.moe != MG_MOE_AFTER_DENSE && !known[MG_K_MOE_STEP])
         return mg_fail(c->err, MG_ERR_FORMAT, "every MOE_STEP-th layer routes, but there is no config row for it");
     for (int gguf = 0; gguf < 2; gguf++) {
         bool path[MG_KEY_COUNT] = {false}, done[MG_KEY_COUNT] = {false};

@@ -21,7 +21,7 @@ static const mg_enum_name routers[] = {
     {"softmax_groups", MG_ROUTER_SOFTMAX_GROUPS}, {"sparsemixer", MG_ROUTER_SPARSEMIXER}, {NULL, 0}};
 static const mg_enum_name gatings[] = {{"act", MG_GATING_ACT}, {"swiglu_clamped", MG_GATING_SWIGLU_CLAMPED}, {NULL, 0}};
 static const mg_enum_name schedules[] = {
-    {"all", MG_MOE_ALL}, {"after_dense", MG_MOE_AFTER_DENSE}, {"stepped", MG_MOE_STEPPED}, {"range", MG_MOE_RANGE}, {NULL, 0}};
+    {"all", MG_MOE_ALL}, {"after_dense", MG_MOE_AFTER_DENSE}, {"stepped", MG_MOE_STEPPED}, {"range", MG_MOE_RANGE}, {"multiples", MG_MOE_MULTIPLES}, {NULL, 0}};
 static const mg_enum_name matches[] = {
     {"never", MG_GGUF_MATCH_NEVER}, {"dense", MG_GGUF_MATCH_DENSE}, {"moe", MG_GGUF_MATCH_MOE}, {NULL, 0}};
 static const mg_enum_name kv_types[] = {
@@ -123,7 +123,7 @@ static const mg_field pair_items[] = {
 static const mg_fields pair_fields = FIELDS(pair_items, mg_role_pair, NULL);
 
 static const mg_field made_items[] = {
-    FIELD(mg_made_from, families, MG_FIELD_STRS, .room = 4, .required = true),
+    FIELD(mg_made_from, called, MG_FIELD_STR), FIELD(mg_made_from, families, MG_FIELD_STRS, .room = 4, .required = true),
     COUNTED(mg_made_from, roles, MG_FIELD_INLINE, n_roles, .room = 6, .rows = &pair_fields),
     COUNTED(mg_made_from, shared, MG_FIELD_INLINE, n_shared_roles, .room = 3, .rows = &pair_fields),
     FIELD(mg_made_from, needs_shared, MG_FIELD_BOOL), COUNTED(mg_made_from, zeros, MG_FIELD_ROLES, n_zeros, .room = 4),
@@ -148,14 +148,17 @@ static const mg_field block_items[] = {
     FIELD(mg_block, rope, MG_FIELD_ENUM, .names = ropes), FIELD(mg_block, router, MG_FIELD_ENUM, .names = routers),
     FIELD(mg_block, norm_topk, MG_FIELD_BOOL), FIELD(mg_block, topk_sum_add, MG_FIELD_F64),
     FIELD(mg_block, moe, MG_FIELD_ENUM, .names = schedules), FIELD(mg_block, gating, MG_FIELD_ENUM, .names = gatings),
-    FIELD(mg_block, latent_eps, MG_FIELD_F64),
+    FIELD(mg_block, latent_eps, MG_FIELD_F64), FIELD(mg_block, heads_fill, MG_FIELD_BOOL),
 };
 static const mg_fields block_fields = FIELDS(block_items, mg_block, NULL);
 
 static const mg_field arch_items[] = {
     FIELD(mg_arch, name, MG_FIELD_STR, .required = true), FIELD(mg_arch, hf_classes, MG_FIELD_STRS, .room = 4, .required = true),
     FIELD(mg_arch, gguf_arch, MG_FIELD_STR, .required = true), FIELD(mg_arch, gguf_own, MG_FIELD_BOOL),
-    FIELD(mg_arch, gguf_score, MG_FIELD_ENUM, .names = score_or_any), FIELD(mg_arch, gguf_match, MG_FIELD_ENUM, .names = matches),
+    FIELD(mg_arch, gguf_score, MG_FIELD_ENUM, .names = score_or_any), FIELD(mg_arch, gguf_no_blank, MG_FIELD_BOOL),
+    FIELD(mg_arch, gguf_eot, MG_FIELD_U32),
+    FIELD(mg_arch, gguf_needs, MG_FIELD_KEY),
+    FIELD(mg_arch, gguf_match, MG_FIELD_ENUM, .names = matches),
     FIELD(mg_arch, block, MG_FIELD_STRUCT, .rows = &block_fields),
     COUNTED(mg_arch, config, MG_FIELD_ROWS, n_config, .rows = &mg_config_fields),
     FIELD(mg_arch, lists, MG_FIELD_ROWS, .rows = &list_fields),
@@ -168,3 +171,18 @@ static const mg_field arch_items[] = {
 };
 const mg_fields mg_arch_fields = FIELDS(arch_items, mg_arch, NULL);
 /* clang-format on */
+
+/* A member that is new in arch.h has another size, and belongs into the tables above. */
+#define IN_FULL(type, bytes) _Static_assert(sizeof(type) == bytes, #type " has other members than its table")
+IN_FULL(mg_arch, 272);
+IN_FULL(mg_block, 56);
+IN_FULL(mg_config_row, 200);
+IN_FULL(mg_layer_list, 32);
+IN_FULL(mg_config_refusal, 24);
+IN_FULL(mg_config_edit, 32);
+IN_FULL(mg_tensor_row, 3688);
+IN_FULL(mg_form, 400);
+IN_FULL(mg_view_row, 96);
+IN_FULL(mg_made_from, 152);
+IN_FULL(mg_native, 40);
+IN_FULL(mg_native_row, 64);

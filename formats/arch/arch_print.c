@@ -71,6 +71,11 @@ static mg_json *fallback_json(const mg_fallback *fb, const mg_enum_name *enumera
     return mg_fallback_print(fb, enumerators, buf, sizeof buf) ? mg_json_new_str(buf) : NULL;
 }
 
+static mg_json *enumerator_json(const mg_enum_name *names, int value) {
+    const char *name = mg_enumerator_name(names, value);
+    return name ? mg_json_new_str(name) : mg_json_new_i64(value); /* which reading refuses */
+}
+
 static mg_json *real_json(double v, bool harmless) {
     if (harmless && isnan(v)) return mg_json_new_str("any");
     return v == floor(v) && fabs(v) < 1e15 ? mg_json_new_i64((int64_t)v) : mg_json_new_f64(v);
@@ -100,8 +105,7 @@ static mg_json *value_json(const mg_field *f, const char *base, const mg_enum_na
     case MG_FIELD_HARMLESS:
         return *(const double *)from != 0 ? real_json(*(const double *)from, f->kind == MG_FIELD_HARMLESS) : NULL;
     case MG_FIELD_ENUM:
-        return *(const int *)from || f->required ? mg_json_new_str(mg_enumerator_name(f->names, *(const int *)from))
-                                                 : NULL;
+        return *(const int *)from || f->required ? enumerator_json(f->names, *(const int *)from) : NULL;
     case MG_FIELD_KEY:
         return *(const mg_key *)from || f->required ? mg_json_new_str(mg_key_name(*(const mg_key *)from)) : NULL;
     case MG_FIELD_ROLE:

@@ -269,7 +269,7 @@ static mg_status check_experts(const check *c) {
     if (i[MG_K_EXPERTS] < 1 || i[MG_K_EXPERTS] > MAX_EXPERTS) return bad(c, MG_K_EXPERTS, "1 to 65536");
     if (i[MG_K_EXPERT_FFN] < 1) return bad(c, MG_K_EXPERT_FFN, "at least 1");
     const mg_moe_rule rule = c->m->arch->block.moe;
-    if ((rule == MG_MOE_STEPPED || rule == MG_MOE_RANGE) && i[MG_K_MOE_STEP] < 1)
+    if (rule != MG_MOE_ALL && rule != MG_MOE_AFTER_DENSE && i[MG_K_MOE_STEP] < 1)
         return bad(c, MG_K_MOE_STEP, "at least 1");
     snprintf(text, sizeof text, "1 to the number of experts, %lld", (long long)i[MG_K_EXPERTS]);
     if (i[MG_K_EXPERTS_USED] < 1 || i[MG_K_EXPERTS_USED] > i[MG_K_EXPERTS]) return bad(c, MG_K_EXPERTS_USED, text);

@@ -46,6 +46,8 @@ const mg_arch mg_arch_gemma = {
     .name = "gemma",
     .hf_classes = {"GemmaForCausalLM"},
     .gguf_arch = "gemma",
+    .gguf_no_blank = true,
+    .gguf_eot = 107, /* <end_of_turn> */
     .gguf_match = MG_GGUF_MATCH_DENSE,
     .block = {.norm = MG_NORM_RMS, .rope = MG_ROPE_HALF, .router = MG_ROUTER_NONE},
     .config = config,

@@ -55,6 +55,7 @@ const mg_arch mg_arch_gemma2 = {
     .name = "gemma2",
     .hf_classes = {"Gemma2ForCausalLM"},
     .gguf_arch = "gemma2",
+    .gguf_no_blank = true,
     .gguf_match = MG_GGUF_MATCH_DENSE,
     .block = {.norm = MG_NORM_RMS, .rope = MG_ROPE_HALF, .router = MG_ROUTER_NONE},
     .config = config,

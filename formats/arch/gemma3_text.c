@@ -70,6 +70,7 @@ const mg_arch mg_arch_gemma3_text = {
     .name = "gemma3_text",
     .hf_classes = {"Gemma3ForCausalLM"},
     .gguf_arch = "gemma3",
+    .gguf_no_blank = true,
     .gguf_match = MG_GGUF_MATCH_DENSE,
     .block = {.norm = MG_NORM_RMS, .rope = MG_ROPE_HALF, .router = MG_ROUTER_NONE},
     .config = config,

@@ -157,3 +157,14 @@ bool mg_unicode_is_space(uint32_t c) {
     return (c >= 9 && c <= 13) || c == 0x20 || c == 0x85 || c == 0xA0 || c == 0x1680 || (c >= 0x2000 && c <= 0x200A) ||
            c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
 }
+
+size_t mg_unicode_cluster(const char *text, size_t n) {
+    uint32_t before, c;
+    utf8proc_int32_t state = 0;
+    size_t at = mg_utf8_decode((const uint8_t *)text, n, &before);
+    for (size_t len; at < n; at += len, before = c) {
+        len = mg_utf8_decode((const uint8_t *)text + at, n - at, &c);
+        if (utf8proc_grapheme_break_stateful((utf8proc_int32_t)before, (utf8proc_int32_t)c, &state)) break;
+    }
+    return at;
+}

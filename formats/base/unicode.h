@@ -14,6 +14,8 @@ mg_status mg_unicode_normalize(mg_unicode_form form, const char *text, size_t n,
                                mg_error *err) MG_MUST_CHECK;
 /* The lower case of a character: 1 or 2 code points, none of which depends on its neighbours. Returns how many. */
 size_t mg_unicode_lower(uint32_t cp, uint32_t out[2]);
+/* Bytes of the first grapheme cluster of text[0..n), which is UTF-8 and not empty. */
+size_t mg_unicode_cluster(const char *text, size_t n);
 /* The property White_Space. */
 bool mg_unicode_is_space(uint32_t cp);
 

@@ -1,12 +1,17 @@
-"""Token ids against the tokenizers library: sixteen tokenizer.json of different construction, trained here, on 0.86 MB of mixed
-text (60 blocks of Unicode, emoji, code, combining marks in disorder, long runs)."""
+"""Token ids against the tokenizers library: twenty-three tokenizer.json of different construction, trained here, on a megabyte of mixed
+text (60 blocks of Unicode, emoji, code, combining marks in disorder, long runs). The library takes no bytes that are not UTF-8; between
+them it gets the pieces, and each run of them must give byte tokens or the unknown token."""
+import base64
 import json
 import random
+import sys
+
+import sentencepiece
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders as D, models, normalizers as N
 from tokenizers import pre_tokenizers as P, processors, trainers
 
-from peers import SAMPLES, WORK, run
+from peers import SAMPLES, WORK, run as run_tool
 
 
 def text():
@@ -16,7 +21,7 @@ def text():
     r=random.Random(7)
     blocks=[(0x41,0x5A),(0x61,0x7A),(0xC0,0x24F),(0x370,0x3FF),(0x400,0x4FF),(0x531,0x587),(0x5D0,0x5EA),(0x620,0x6FF),(0x900,0x97F),(0x980,0x9FF),(0xB80,0xBFF),(0xE00,0xE5B),(0xE80,0xEDF),(0xF00,0xFFF),(0x1000,0x109F),(0x10A0,0x10FF),(0x1100,0x11FF),(0x1200,0x137F),(0x1780,0x17F9),(0x1800,0x18AA),(0x1E00,0x1EFF),(0x1F00,0x1FFF),(0x2000,0x206F),(0x2070,0x209C),(0x20A0,0x20C0),(0x2100,0x218B),(0x2190,0x2BFF),(0x2E80,0x2FDF),(0x3000,0x303F),(0x3041,0x30FF),(0x3100,0x318F),(0x3200,0x33FF),(0x3400,0x4DBF),(0x4E00,0x9FFF),(0xA000,0xA4CF),(0xA640,0xA69F),(0xA720,0xA7FF),(0xAC00,0xD7A3),(0xF900,0xFAFF),(0xFB00,0xFB4F),(0xFB50,0xFDFF),(0xFE00,0xFE6F),(0xFF00,0xFFEF),(0x300,0x36F),(0x1D400,0x1D7FF),(0x1F1E6,0x1F1FF),(0x1F300,0x1FAFF),(0x10900,0x10FFF),(0x11000,0x11FFF),(0x12000,0x1254F),(0x16A00,0x16FFF),(0x1E000,0x1E9FF),(0x20000,0x2A6DF),(0x30000,0x323AF),(0xE0000,0xE01EF),(0x1,0x7F),(0x80,0xFF),(0x1C80,0x1CFF)]
     seps=[" ","  ","\n","\n\n","\t"," \n"," ","'","'s","'ſ","'LL",",",".","!","…","1","12","1234","٣٤","½","²","_","-","/","\r\n","\u00a0","\u3000","\u180e","\u200d","\u0085","\u2028","'re","'Ve"]
-    for _ in range(60000):
+    for _ in range(75000):
         lo,hi=r.choice(blocks); 
         out.append("".join(chr(r.randint(lo,hi)) for _ in range(r.randint(1,5)))+r.choice(seps))
     emoji=["👨‍👩‍👧‍👦","🏳️‍🌈","👍🏽","🇫🇷","😀","❤️","1️⃣"]
@@ -60,6 +65,80 @@ specs={
  "bloom":dict(pre=seq([P.Split(Regex(r" ?[^(\s|[.,!?…。，、।۔،])]+"),"isolated"),BL()])),
 }
 
+
+
+def charsmap():
+    """SentencePiece's own table (nmt_nfkc), out of a model trained here: fields 3.2 of its protobuf."""
+    prefix = WORK / "spm"
+    sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(body[:20000].split("\n")), model_prefix=str(prefix), vocab_size=300,
+                                             model_type="unigram", hard_vocab_limit=False, minloglevel=2)
+
+    def fields(b):
+        at = 0
+
+        def varint():
+            nonlocal at
+            v = shift = 0
+            while True:
+                c = b[at]
+                at += 1
+                v |= (c & 127) << shift
+                shift += 7
+                if c < 128:
+                    return v
+        while at < len(b):
+            key = varint()
+            if key & 7 == 2:
+                n = varint()
+                yield key >> 3, b[at:at + n]
+                at += n
+            elif key & 7 == 0:
+                varint()
+            else:
+                at += {1: 8, 5: 4}[key & 7]
+
+    normalizer = dict(fields((WORK / "spm.model").read_bytes()))[3]
+    return dict(fields(normalizer))[2]
+
+
+def unigrams():
+    table = N.Precompiled(charsmap())
+    meta = P.Metaspace(prepend_scheme="always", split=True)
+    dec = D.Metaspace(prepend_scheme="always")
+    return {
+        "t5": dict(norm=table, pre=seq([P.WhitespaceSplit(), meta]), dec=dec, eos=True),
+        "xlmr": dict(norm=N.Sequence([table, N.Replace(Regex(" {2,}"), " ")]), pre=meta, dec=dec, bos=True, eos=True),
+        "roberta_ends": dict(norm=N.Sequence([N.Replace("``", '"'), N.Replace("''", '"'), N.NFKD(), N.Lowercase(), table]), pre=meta, dec=dec, roberta=True),
+        "unigram_bytes": dict(pre=P.Metaspace(prepend_scheme="first", split=False), dec=D.Sequence([D.Replace("▁", " "), D.ByteFallback(), D.Fuse()]),
+                              bytefb=True),
+        "nmt": dict(norm=N.Sequence([N.Nmt(), N.NFKC(), N.Replace(Regex(" {2,}"), " ")]), pre=meta, dec=dec),
+        "unigram_byte_level": dict(pre=seq([P.Punctuation(), BL(False, False)]), dec=D.ByteLevel()),
+        "unigram_words": dict(norm=N.Strip(), pre=seq([P.Digits(True), meta]), dec=dec),
+    }
+
+
+def build_unigram(sp, chunks):
+    fallback = bool(sp.get("bytefb"))
+    t = Tokenizer(models.Unigram())
+    if "norm" in sp:
+        t.normalizer = sp["norm"]
+    t.pre_tokenizer = sp["pre"]
+    t.decoder = sp["dec"]
+    special = ["<pad>", "</s>", "<unk>", "<s>"] + (["<0x%02X>" % i for i in range(256)] if fallback else [])
+    t.train_from_iterator(chunks, trainers.UnigramTrainer(vocab_size=2000, special_tokens=special, unk_token="<unk>", show_progress=False))
+    t.add_tokens([AddedToken("<tool>", normalized=False, special=False), AddedToken("foo", single_word=True, normalized=True),
+                  AddedToken("<l>", lstrip=True, normalized=False), AddedToken("<r>", rstrip=True, normalized=False)])
+    if sp.get("roberta"):
+        t.post_processor = processors.RobertaProcessing(("</s>", 1), ("<s>", 3))
+    elif sp.get("bos") or sp.get("eos"):
+        t.post_processor = processors.TemplateProcessing(single=("<s> " if sp.get("bos") else "") + "$A" + (" </s>" if sp.get("eos") else ""),
+                                                         pair=None, special_tokens=[("<s>", 3), ("</s>", 1)])
+    j = json.loads(t.to_str())
+    j["model"]["byte_fallback"] = fallback
+    j["added_tokens"] = [a for a in j["added_tokens"] if not a["content"].startswith("<0x")]
+    return Tokenizer.from_str(json.dumps(j))
+
+
 EXTRA = "foo food foo, 'foo' xfoo foo_ fooé é<l> a  <l>b <r>  c<r>\n\nd<tool><|bos|> ²foo foo²\u200dfoo    "
 
 
@@ -91,14 +170,59 @@ def build(sp, chunks):
     return t
 
 
+# Bytes that are not UTF-8, between pieces of text: each run is one word that goes past all steps.
+BROKEN = [b"\xff", b"\xc3", b"\xe2\x82", b"\xf0\x9f\x98", b"\x80\xbf\xfe", b"\xed\xa0\x80", b"\xc0\xaf"]
+ALPHABET = {b: c for b, c in zip(range(256), [chr(b) if 33 <= b <= 126 or 161 <= b <= 172 or b >= 174 else None for b in range(256)])}
+ALPHABET |= {b: chr(256 + i) for i, b in enumerate(b for b in range(256) if ALPHABET[b] is None)}
+
+
+def run_ids(tokenizer, run):
+    j = json.loads(tokenizer.to_str())
+    if "ByteLevel" in json.dumps(j["pre_tokenizer"]):
+        return [k.id for k in tokenizer.model.tokenize("".join(ALPHABET[b] for b in run))]
+    if j["model"].get("byte_fallback"):
+        return [tokenizer.token_to_id(f"<0x{b:02X}>") for b in run]
+    return [tokenizer.token_to_id("<unk>")]
+
+
+def with_broken_bytes(name, tokenizer, path):
+    if name in ("metaspace", "unigram_bytes"):  # "first" means something else in a text of pieces
+        return 0
+    r, raw, want = random.Random(9), b"", []
+    for i in range(0, len(body), 4000):
+        piece, run = body[i:i + 400], r.choice(BROKEN)
+        raw += piece.encode() + run
+        want += tokenizer.encode(piece, add_special_tokens=False).ids + run_ids(tokenizer, run)
+    ends = tokenizer.encode("", add_special_tokens=True)
+    (WORK / "broken.txt").write_bytes(raw)
+    found = json.loads(run_tool("tokenize", path, "--file", WORK / "broken.txt", "--json"))["ids"]
+    ends = [k for k in ends.ids if k not in tokenizer.encode("", add_special_tokens=False).ids]
+    bos = ends[:1] if found[:1] == ends[:1] else []
+    eos = ends[-1:] if len(ends) > len(bos) else []
+    want = bos + want + eos
+    if found != want:
+        at = next(i for i, (a, b) in enumerate(zip(found + [None], want + [None])) if a != b)
+        raise AssertionError(f"{name}, broken bytes: first difference at {at}: {found[at - 3:at + 5]} {want[at - 3:at + 5]}")
+    return len(body) // 4000 + 1
+
+
 body = text()
 mixed = WORK / "mixed.txt"
 mixed.write_bytes((EXTRA + body).encode())
-for name, spec in specs.items():
-    tokenizer = build(spec, [body[i:i + 2000] for i in range(0, len(body), 6000)])
+chunks = [body[i:i + 2000] for i in range(0, len(body), 6000)]
+tokenizers = {name: build(spec, chunks) for name, spec in specs.items()}
+tokenizers |= {name: build_unigram(spec, [body[i:i + 2000] for i in range(0, 100000, 1000)]) for name, spec in unigrams().items()}
+only = sys.argv[2:]
+for name, tokenizer in tokenizers.items():
+    if only and name not in only:
+        continue
     path = WORK / f"{name}.json"
     tokenizer.save(str(path), pretty=False)
     want = tokenizer.encode(EXTRA + body).ids
-    found = json.loads(run("tokenize", path, "--file", mixed, "--json"))["ids"]
-    assert found == want, f"{name}: first difference at {next(i for i, (a, b) in enumerate(zip(found, want)) if a != b)}"
-    print(f"{name}: {len(want)} ids equal", flush=True)
+    found = json.loads(run_tool("tokenize", path, "--file", mixed, "--json"))["ids"]
+    if found != want:
+        at = next(i for i, (a, b) in enumerate(zip(found + [None], want + [None])) if a != b)
+        pieces = [[tokenizer.id_to_token(k) for k in ids[max(0, at - 5):at + 6]] for ids in (found, want)]
+        raise AssertionError(f"{name}: first difference at {at} of {len(want)}: ours {pieces[0]}, theirs {pieces[1]}")
+    runs = with_broken_bytes(name, tokenizer, path)
+    print(f"{name}: {len(want)} ids equal, and {runs} runs of bytes that are no UTF-8", flush=True)

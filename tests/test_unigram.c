@@ -1,0 +1,167 @@
+/* Tests of Unigram tokenizers: ids of the tokenizers library for two constructions (tests/data/tokenizer/unigram_*,
+ * trained on the sample texts), long texts, and files that are wrong. */
+#include <criterion/criterion.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "formats/base/json.h"
+#include "formats/tokenizer.h"
+#include "formats/tokenizer_impl.h"
+
+static void must(mg_status st, const mg_error *err) {
+    char text[2048];
+    cr_assert_eq(st, MG_OK, "%s", mg_error_text(err, text, sizeof text));
+}
+
+static void open_data(mg_tokenizer **t, const char *name) {
+    char path[4096];
+    mg_error err = {0};
+    snprintf(path, sizeof path, MG_TEST_DATA "/tokenizer/unigram_%s.json", name);
+    must(mg_tokenizer_open_json(t, path, &err), &err);
+}
+
+static void run_cases(const char *name) {
+    char path[4096];
+    mg_tokenizer *t;
+    mg_json *root;
+    mg_error err = {0};
+    size_t n = 0;
+    open_data(&t, name);
+    snprintf(path, sizeof path, MG_TEST_DATA "/tokenizer/unigram_%s.ids.json", name);
+    must(mg_json_load(&root, path, 1 << 20, &err), &err);
+    for (const mg_json *c = mg_json_first(mg_json_get(root, "cases")); c; c = mg_json_next(c), n++) {
+        const char *text = mg_json_str(mg_json_get(c, "text"));
+        mg_ids got = {0};
+        size_t i = 0;
+        must(mg_tokenizer_encode(t, text, strlen(text), MG_ENCODE_DEFAULT, &got, &err), &err);
+        for (const mg_json *v = mg_json_first(mg_json_get(c, "ids")); v; v = mg_json_next(v), i++) {
+            int64_t id = -1;
+            cr_assert(mg_json_i64(v, &id));
+            if (i >= got.n || got.ids[i] != id) break;
+        }
+        cr_expect(i == got.n && i == mg_json_len(mg_json_get(c, "ids")), "%s: '%s' differs at %zu", name, text, i);
+        mg_ids_release(&got);
+    }
+    cr_expect_gt(n, 50);
+    mg_json_free(root);
+    mg_tokenizer_free(t);
+}
+
+Test(unigram, t5_style) {
+    run_cases("t5");
+}
+Test(unigram, byte_fallback) {
+    run_cases("bytes");
+}
+
+/* Bytes that are no UTF-8 become byte tokens and come back. */
+Test(unigram, any_bytes) {
+    static const char text[] = "ab \xFF\xFE cd\xE2\x82";
+    mg_tokenizer *t;
+    mg_error err = {0};
+    mg_ids ids = {0};
+    char *back;
+    size_t len;
+    open_data(&t, "bytes");
+    must(mg_tokenizer_encode(t, text, sizeof text - 1, 0, &ids, &err), &err);
+    must(mg_tokenizer_decode(t, ids.ids, ids.n, 0, &back, &len, &err), &err);
+    cr_expect(len >= sizeof text - 1 && memcmp(back + len - 2, "\xE2\x82", 2) == 0 && memchr(back, 0xFF, len));
+    free(back);
+    mg_ids_release(&ids);
+    mg_tokenizer_free(t);
+}
+
+/* A megabyte that is one word. */
+Test(unigram, long_words_are_not_quadratic, .timeout = 60) {
+    mg_tokenizer *t;
+    mg_error err = {0};
+    mg_ids ids = {0};
+    const size_t n = 1 << 20;
+    char *text = malloc(n);
+    open_data(&t, "bytes");
+    memset(text, 'a', n);
+    must(mg_tokenizer_encode(t, text, n, 0, &ids, &err), &err);
+    cr_expect_gt(ids.n, 1000);
+    mg_ids_release(&ids);
+    free(text);
+    mg_tokenizer_free(t);
+}
+
+static mg_status open_text(mg_tokenizer **t, const char *text, mg_error *err) {
+    *err = (mg_error){0};
+    mg_status s = mg_tokenizer_new(t, err);
+    if (!s) s = mg_tokenizer_read_json(*t, text, strlen(text), err);
+    return s ? s : mg_tokenizer_finish(*t, err);
+}
+
+#define DECODER           "{\"decoder\":{\"type\":\"Fuse\"},"
+#define MODEL(unk, vocab) "\"model\":{\"type\":\"Unigram\",\"unk_id\":" unk ",\"vocab\":" vocab "}}"
+#define VOCAB             "[[\"<u>\",0],[\"a\",-1.5],[\"ab\",-2]]"
+#define CHARSMAP(table)                                                                                                \
+    DECODER "\"normalizer\":{\"type\":\"Precompiled\",\"precompiled_charsmap\":\"" table "\"}," MODEL("0", VOCAB)
+
+Test(unigram, refuses_bad_files) {
+    static const struct {
+        const char *text, *says;
+    } bad[] = {
+        {DECODER "\"model\":{\"type\":\"Unigram\"}}", "without vocab"},
+        {DECODER MODEL("0", "{}"), "no list"},
+        {DECODER MODEL("0", "[\"a\"]"), "no pair"},
+        {DECODER MODEL("0", "[[\"a\"]]"), "no score"},
+        {DECODER MODEL("0", "[[1,2]]"), "no text"},
+        {DECODER MODEL("0", "[[\"a\",\"b\"]]"), "no score"},
+        {DECODER MODEL("0", "[[\"a\",1,2]]"), "no pair"},
+        {DECODER MODEL("0", "[[\"a\",1e999]]"), ""},
+        {DECODER MODEL("0", "[[\"a\",1],[\"a\",2]]"), "twice"},
+        {DECODER MODEL("3", VOCAB), "unk_id"},
+        {DECODER MODEL("-1", VOCAB), "unk_id"},
+        {DECODER MODEL("\"<u>\"", VOCAB), "unk_id"},
+        {CHARSMAP("AAA"), "base64"},
+        {CHARSMAP("A*AA"), "base64"},
+        {CHARSMAP("AAAA"), "table of 3 bytes"},
+        {CHARSMAP("////fwAAAAA="), "trie"},
+        {CHARSMAP("BAAAAAAAAABh"), "does not end"},
+        {CHARSMAP("BAAAAAAAAAD/AA=="), "UTF-8"},
+        {DECODER
+         "\"post_processor\":{\"type\":\"BertProcessing\",\"cls\":[\"<s>\",9],\"sep\":[\"</s>\",0]}," MODEL("0", VOCAB),
+         "its id"},
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        mg_tokenizer *t;
+        mg_error err;
+        cr_expect_eq(open_text(&t, bad[i].text, &err), MG_ERR_FORMAT, "%zu %s: %s", i, bad[i].says, err.message);
+        cr_expect(strstr(err.message, bad[i].says), "%s: %s", bad[i].says, err.message);
+        mg_tokenizer_free(t);
+    }
+}
+
+/* A trie that leads out of its table, or to a replacement that is not there, matches nothing. */
+Test(unigram, tables_that_lead_nowhere) {
+    static const char *const tables[] = {"BAAAAP////8A", "CAAAAAAEAABhAQAAAA==", "CAAAAAAAAABh/f//AA=="};
+    for (size_t i = 0; i < sizeof tables / sizeof *tables; i++) {
+        char text[1024];
+        mg_tokenizer *t;
+        mg_error err = {0};
+        mg_ids ids = {0};
+        snprintf(text, sizeof text, CHARSMAP("%s"), tables[i]);
+        must(open_text(&t, text, &err), &err);
+        must(mg_tokenizer_encode(t, "aab", 3, 0, &ids, &err), &err);
+        cr_expect_eq(ids.n, 2);
+        mg_ids_release(&ids);
+        mg_tokenizer_free(t);
+    }
+}
+
+Test(unigram, no_unknown_token) {
+    mg_tokenizer *t;
+    mg_error err = {0};
+    mg_ids ids = {0};
+    must(open_text(&t, DECODER MODEL("null", VOCAB), &err), &err);
+    must(mg_tokenizer_encode(t, "aa", 2, 0, &ids, &err), &err);
+    cr_expect_eq(ids.n, 2);
+    cr_expect_eq(mg_tokenizer_encode(t, "xyz", 3, 0, &ids, &err), MG_ERR_UNSUPPORTED);
+    cr_expect(strstr(err.message, "'x'"), "%s", err.message);
+    mg_ids_release(&ids);
+    mg_tokenizer_free(t);
+}
