@@ -198,6 +198,15 @@ static void count_elements(mg_gguf_meta_in *in, const mg_targets *ts) {
     in->expert_count = stacks ? (uint32_t)(experts / stacks) : 0;
 }
 
+/* What readers need to know of a family's vocabularies and no file beside the model says. */
+static mg_status family_tokens(mg_kvs *kv, const mg_model *m, mg_error *err) {
+    mg_str kind;
+    if (!mg_kv_str(mg_kvs_get(kv, "tokenizer.ggml.model"), &kind) || strcmp(kind.data, "llama") != 0) return MG_OK;
+    if (m->arch->gguf_eot && m->arch->gguf_eot < mg_hp_i(m, MG_K_VOCAB))
+        MG_TRY(mg_kvs_set_u32(kv, "tokenizer.ggml.eot_token_id", m->arch->gguf_eot, err));
+    return m->arch->gguf_no_blank ? mg_kvs_set_bool(kv, "tokenizer.ggml.add_space_prefix", false, err) : MG_OK;
+}
+
 static mg_status from_hf_keys(mg_kvs *kv, mg_model *m, const mg_targets *ts, const mg_convert_gguf_options *opt,
                               mg_error *err) {
     char name[512];
@@ -213,7 +222,7 @@ static mg_status from_hf_keys(mg_kvs *kv, mg_model *m, const mg_targets *ts, con
     MG_TRY(mg_kvs_set_u32(kv, "general.quantization_version", 2, err));
     if (side && !opt->no_tokenizer) MG_TRY(mg_gguf_vocab_append(kv, side, (uint64_t)mg_hp_i(m, MG_K_VOCAB), &had, err));
     if (opt->had_tokenizer) *opt->had_tokenizer = had;
-    return MG_OK;
+    return had ? family_tokens(kv, m, err) : MG_OK;
 }
 
 /* Keys of a GGUF source in their order; what describes the encoding is replaced where it stands. */

@@ -23,6 +23,7 @@ ALLOWED = {
     "formats/gguf_pre.inc": (r".*", "values of tokenizer.ggml.pre: GGUF names a text splitter after the model that brought it"),
     "convert/gguf_pre_hashes.inc": (r".*", "the same names, by the hash the converter tells them by"),
     "formats/tokenizer_spm.c": (r"""["']llama["']""", "value of tokenizer.ggml.model for SentencePiece vocabularies"),
+    "convert/convert_gguf.c": (r"""["']llama["']""", "value of tokenizer.ggml.model for SentencePiece vocabularies"),
     "convert/gguf_vocab.c": (r"""["']llama["']""", "value of tokenizer.ggml.model for SentencePiece vocabularies"),
     "convert/tool_convert.c": (r"""\"mistral\"|--to mistral|gguf or mistral""", "the layout of that name"),
     "formats/tool_moegraft.c": (r"Mistral layouts", "help text: the layout --to mistral writes"),

@@ -127,6 +127,16 @@ common.same({k: v for k, v in kv.items() if k.startswith("general.") and isinsta
              "general.version": "v0.1", "general.finetune": "Instruct", "general.basename": "Tiny-Llama",
              "general.size_label": "3M"}, "keys from the name")
 
+# What families know of their vocabularies and no file says.
+gemma = common.fresh("gemma-vocabulary")
+for name in ("config.json", "model.safetensors"):
+    shutil.copy(common.DATA / "models" / "tiny" / "gemma" / name, gemma)
+for name in ("tokenizer.model", "tokenizer_config.json"):
+    shutil.copy(common.SAMPLES / "donors" / "base" / name, gemma)
+common.run("convert", gemma, "vocabulary.gguf", "-q")
+kv = common.read_gguf(common.WORK / "vocabulary.gguf")[0]
+common.same((kv["tokenizer.ggml.eot_token_id"], kv["tokenizer.ggml.add_space_prefix"]), (107, False), "keys of a family's vocabularies")
+
 # Refusals.
 common.run("convert", moe, "moe4-q8.gguf", expect=2)                                    # exists
 common.run("convert", moe, expect=2)

@@ -1,10 +1,10 @@
 """gpt-oss as it is released, experts in MXFP4: the GGUF is the reference converter's byte for byte, the decoded weights are
 transformers', and the way back gives the stored tensors again. Needs $LLAMA_CPP, a source checkout."""
 import json
-import subprocess
-import sys
 
+import reference_converter
 import torch
+from gguf import GGUFReader
 from safetensors.torch import load_file, save_file
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
@@ -33,14 +33,13 @@ model.mkdir()
 save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
 
 run("convert", model, WORK / "ours.gguf", "-q")
-reference = subprocess.run([sys.executable, "reference_converter.py", model, WORK / "theirs.gguf", "bf16"], check=True, capture_output=True, text=True)
-from gguf import GGUFReader  # noqa: E402  (after the script, whose path may have another)
+reference_converter.convert(model, WORK / "theirs.gguf", "bf16")
 ours, theirs = (GGUFReader(WORK / f"{who}.gguf") for who in ("ours", "theirs"))
 assert [(t.name, t.tensor_type, list(t.shape), t.data.tobytes()) for t in ours.tensors] == \
        [(t.name, t.tensor_type, list(t.shape), t.data.tobytes()) for t in theirs.tensors], "tensors, or their order, differ"
 keys = [k for k in theirs.fields if not k.startswith(("tokenizer.", "GGUF."))]
 assert {k: ours.fields[k].contents() for k in keys} == {k: theirs.fields[k].contents() for k in keys}
-print(f"{len(ours.tensors)} tensors and {len(keys)} keys equal to the reference converter's ({reference.stdout.strip()})")
+print(f"{len(ours.tensors)} tensors and {len(keys)} keys equal to the reference converter's")
 
 run("convert", model, WORK / "dense", "--outtype", "f32", "-q")
 dense = load_file(WORK / "dense" / "model.safetensors")
