@@ -63,6 +63,24 @@ static bool begins(const char *name, const char *want) {
     return name && strncasecmp(want, name, strlen(want)) == 0;
 }
 
+/* Why there is no family for such donors, and what would help. */
+static mg_status no_target(const mg_merge *m, const char *want, mg_error *err) {
+    const mg_arch *base = m->donors[0].model->arch;
+    char list[256] = "";
+    for (uint32_t i = 0; i < mg_arch_count(); i++) {
+        const mg_arch *a = mg_arch_at(i);
+        if (!mg_arch_made_from(a, base)) continue;
+        size_t n = strlen(list);
+        snprintf(list + n, sizeof list - n, "%s%s%s", n ? ", " : "", a->name,
+                 a->made_from->needs_shared && !m->spec->n_shared ? " (needs an expert under shared_experts)" : "");
+    }
+    if (!list[0])
+        return mg_fail(err, MG_ERR_UNSUPPORTED, "no mixture that we can write is made from %s donors", base->name);
+    if (want[0]) return mg_fail(err, MG_ERR_UNSUPPORTED, "%s donors make no '%s', but: %s", base->name, want, list);
+    return mg_fail(err, MG_ERR_UNSUPPORTED, "%s donors with %u shared experts need 'architecture', one of: %s",
+                   base->name, m->spec->n_shared, list);
+}
+
 /* The family of the result: the one the recipe names (the beginning of our name or mergekit's will do), else the first
  * in order that such donors can become. */
 static mg_status pick_target(mg_merge *m, mg_error *err) {
@@ -81,10 +99,7 @@ static mg_status pick_target(mg_merge *m, mg_error *err) {
         if (!asked || a->made_from->order < asked->made_from->order) asked = a;
     }
     m->target = asked;
-    if (asked) return MG_OK;
-    return mg_fail(err, MG_ERR_UNSUPPORTED,
-                   "no mixture-of-experts family '%s' that we can write is made from %s donors with %u shared experts",
-                   want, base->name, m->spec->n_shared);
+    return asked ? MG_OK : no_target(m, want, err);
 }
 
 /* A shared expert's router row comes from its prompts, where the family has such a router. */

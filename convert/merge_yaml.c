@@ -26,23 +26,37 @@ mg_status mg_merge_yaml_check_keys(const mg_yaml *map, const char *const *known,
     return MG_OK;
 }
 
-/* {model: {path}, lora: {path}} as "path+path"; either may be a plain name. */
-static const mg_yaml *reference(const mg_yaml *v) {
-    return v && v->type == MG_YAML_MAP ? mg_yaml_get(v, "path") : v;
+/* A path, or {path, revision}, as "path" or "path@revision". */
+static mg_status reference(mg_arena *a, const mg_yaml *v, const char *key, const char **out, mg_error *err) {
+    static const char *const keys[] = {"path", "revision", NULL};
+    const mg_yaml *revision = NULL, *path = v;
+    if (v && v->type == MG_YAML_MAP) {
+        MG_TRY(mg_merge_yaml_check_keys(v, keys, key, err));
+        revision = mg_yaml_get(v, "revision");
+        if (revision && mg_yaml_is_null(revision)) revision = NULL;
+        path = mg_yaml_get(v, "path");
+    }
+    if (!path) return mg_fail(err, MG_ERR_FORMAT, "'%s' is missing", key);
+    if (path->type != MG_YAML_SCALAR || !path->text[0] || mg_yaml_is_null(path) ||
+        (revision && revision->type != MG_YAML_SCALAR))
+        return mg_merge_yaml_schema(err, path, key, "the path of a model");
+    *out = revision ? mg_arena_printf(a, "%s@%s", path->text, revision->text) : mg_arena_strdup(a, path->text);
+    return *out ? MG_OK : mg_fail_nomem(err, strlen(path->text));
 }
 
 mg_status mg_merge_yaml_model(mg_arena *a, const mg_yaml *v, const char *key, const char **out, mg_error *err) {
-    const mg_yaml *lora = NULL;
-    if (v && v->type == MG_YAML_MAP) {
-        lora = reference(mg_yaml_get(v, "lora"));
-        v = reference(mg_yaml_get(v, "model"));
-        if (lora && mg_yaml_is_null(lora)) lora = NULL;
-    }
-    if (!v) return mg_fail(err, MG_ERR_FORMAT, "'%s' is missing", key);
-    if (v->type != MG_YAML_SCALAR || !v->text[0] || mg_yaml_is_null(v) || (lora && lora->type != MG_YAML_SCALAR))
-        return mg_merge_yaml_schema(err, v, key, "the path of a model");
-    *out = lora ? mg_arena_printf(a, "%s+%s", v->text, lora->text) : mg_arena_strdup(a, v->text);
-    return *out ? MG_OK : mg_fail_nomem(err, strlen(v->text));
+    static const char *const keys[] = {"model", "lora", "override_architecture", NULL};
+    const char *adapter;
+    if (!v || v->type != MG_YAML_MAP) return reference(a, v, key, out, err);
+    MG_TRY(mg_merge_yaml_check_keys(v, keys, key, err));
+    const mg_yaml *lora = mg_yaml_get(v, "lora"), *other = mg_yaml_get(v, "override_architecture");
+    if (other && !mg_yaml_is_null(other))
+        return mg_fail(err, MG_ERR_UNSUPPORTED, "line %u: 'override_architecture' is not built", other->line);
+    MG_TRY(reference(a, mg_yaml_get(v, "model"), key, out, err));
+    if (!lora || mg_yaml_is_null(lora)) return MG_OK;
+    MG_TRY(reference(a, lora, "lora", &adapter, err));
+    *out = mg_arena_printf(a, "%s+%s", *out, adapter);
+    return *out ? MG_OK : mg_fail_nomem(err, strlen(adapter));
 }
 
 static bool is_forced(const char *name) {
