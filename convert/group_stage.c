@@ -12,11 +12,6 @@
 #define STAGE_VERSION  2u /* part of the id: raise when a formula changes */
 #define DEFAULT_MEMORY (256ull << 20)
 
-const mg_role mg_stage_rounded[] = {MG_R_ATTN_Q,      MG_R_ATTN_K,    MG_R_ATTN_V,      MG_R_ATTN_Q_A,
-                                    MG_R_ATTN_KV_A,   MG_R_ATTN_O,    MG_R_FFN_GATE,    MG_R_FFN_UP,
-                                    MG_R_FFN_DOWN,    MG_R_EXPERT_UP, MG_R_EXPERT_GATE, MG_R_EXPERT_DOWN,
-                                    MG_R_SHARED_GATE, MG_R_SHARED_UP, MG_R_SHARED_DOWN, MG_R_TOKEN_EMBD};
-
 /* One pass over the model: AWQ or GPTQ. */
 typedef struct pass {
     const char *name;
@@ -35,6 +30,10 @@ struct mg_group_stage {
 };
 
 /* ---- what the layers share ---- */
+
+bool mg_stage_rounds(mg_role role) {
+    return mg_role_is_linear(role) && mg_input_of(role) != MG_IN_COUNT;
+}
 
 bool mg_stage_few(const mg_stage_work *w, uint32_t expert) {
     return w->in.tokens[expert] < MG_STAGE_FEW_TOKENS;

@@ -2,6 +2,7 @@
 #include "convert/quantize_groups.h"
 
 #include "convert/convert_common.h"
+#include "formats/arch/inputs.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -20,33 +21,7 @@ typedef struct job {
     mg_strmap by_weight; /* target of a role, layer and expert; formats with a global scale */
 } job;
 
-/* ---- what is quantized ---- */
-
-static bool is_linear(mg_role r) {
-    switch (r) {
-    case MG_R_ATTN_Q:
-    case MG_R_ATTN_K:
-    case MG_R_ATTN_V:
-    case MG_R_ATTN_O:
-    case MG_R_ATTN_Q_A:
-    case MG_R_ATTN_Q_B:
-    case MG_R_ATTN_KV_A:
-    case MG_R_ATTN_K_B:
-    case MG_R_ATTN_V_B:
-    case MG_R_FFN_GATE:
-    case MG_R_FFN_UP:
-    case MG_R_FFN_DOWN:
-    case MG_R_SHARED_GATE:
-    case MG_R_SHARED_UP:
-    case MG_R_SHARED_DOWN:
-    case MG_R_EXPERT_GATE:
-    case MG_R_EXPERT_UP:
-    case MG_R_EXPERT_DOWN:
-        return true;
-    default:
-        return false;
-    }
-}
+/* ---- types ---- */
 
 /* AWQ and GPTQ kernels compute in F16 and AWQ's old ones refuse another model type; the others keep the model's. */
 static mg_dtype float_type(const mg_model *m, mg_group_format format) {
@@ -186,14 +161,14 @@ static mg_status add_target(job *j, const mg_target *t, mg_error *err) {
     if (mg_dtype_is_block(item.source) && !j->opt->allow_requantize)
         return mg_fail(err, MG_ERR_USAGE, "it is %s already; --allow-requantize permits another loss",
                        mg_dtype_get(item.source)->name);
-    if (is_linear(item.role) && item.rank > 2)
+    if (mg_role_is_linear(item.role) && item.rank > 2)
         return mg_fail(err, MG_ERR_UNSUPPORTED,
                        "this family keeps its experts in tensors of %u dimensions; group formats store matrices",
                        item.rank);
     if (item.rank == 2 && ends_in_weight(item.name)) {
         const char *module = mg_arena_strndup(&j->arena, item.name, strlen(item.name) - 7);
         if (!module) return mg_fail_nomem(err, strlen(item.name));
-        if (is_linear(item.role)) return add_quantized(j, module, &item, e, err);
+        if (mg_role_is_linear(item.role)) return add_quantized(j, module, &item, e, err);
         if (item.role != MG_R_TOKEN_EMBD && item.role != MG_R_OUTPUT) j->names.kept[j->names.n_kept++] = module;
     }
     MG_TRY(mg_expr_cast(j->plan, e, j->dtype, NULL, 0, &e, err));

@@ -8,56 +8,6 @@
 #include "quant/gptq.h"
 #include "quant/read_f32.h"
 
-/* An input that is scaled: who reads it, and who makes it. */
-typedef struct scaled {
-    const char *name;
-    mg_tap_point point;
-    mg_role norm;        /* absorbs by division, or: */
-    mg_role producer;    /* rows of this weight, for each expert */
-    mg_role readers[10]; /* ended by TOKEN_EMBD */
-} scaled;
-static const scaled inputs[] = {
-    {"attention",
-     MG_TAP_ATTN_IN,
-     MG_R_ATTN_NORM,
-     MG_ROLE_COUNT,
-     {MG_R_ATTN_Q, MG_R_ATTN_K, MG_R_ATTN_V, MG_R_ATTN_Q_A, MG_R_ATTN_KV_A}},
-    {"feed-forward",
-     MG_TAP_FFN_IN,
-     MG_R_FFN_NORM,
-     MG_ROLE_COUNT,
-     {MG_R_FFN_GATE, MG_R_FFN_UP, MG_R_EXPERT_GATE, MG_R_EXPERT_UP, MG_R_SHARED_GATE, MG_R_SHARED_UP, MG_R_ROUTER,
-      MG_R_SHARED_ROUTER}},
-    {"attention output", MG_TAP_ATTN_O_IN, MG_ROLE_COUNT, MG_R_ATTN_V, {MG_R_ATTN_O}},
-    {"down", MG_TAP_FFN_DOWN_IN, MG_ROLE_COUNT, MG_R_FFN_UP, {MG_R_FFN_DOWN}},
-    {"expert down", MG_TAP_EXPERT_DOWN_IN, MG_ROLE_COUNT, MG_R_EXPERT_UP, {MG_R_EXPERT_DOWN}},
-    {"shared down", MG_TAP_SHARED_DOWN_IN, MG_ROLE_COUNT, MG_R_SHARED_UP, {MG_R_SHARED_DOWN}},
-};
-enum { N_SCALED = sizeof inputs / sizeof *inputs };
-
-static mg_role bias_of(mg_role r) {
-    switch (r) {
-    case MG_R_ATTN_NORM:
-        return MG_R_ATTN_NORM_BIAS;
-    case MG_R_FFN_NORM:
-        return MG_R_FFN_NORM_BIAS;
-    case MG_R_ATTN_V:
-        return MG_R_ATTN_V_BIAS;
-    case MG_R_FFN_UP:
-        return MG_R_FFN_UP_BIAS;
-    case MG_R_EXPERT_UP:
-        return MG_R_EXPERT_UP_BIAS;
-    default:
-        return MG_ROLE_COUNT;
-    }
-}
-
-static bool is_rounded(mg_role r) {
-    for (size_t i = 0; mg_stage_rounded[i] != MG_R_TOKEN_EMBD; i++)
-        if (mg_stage_rounded[i] == r) return true;
-    return false;
-}
-
 /* ---- pieces ---- */
 
 static mg_status add_vector(mg_stage_work *w, mg_role role, uint32_t expert, mg_stage_what what, const float *v,
@@ -93,7 +43,7 @@ static mg_status divide_vector(mg_stage_work *w, mg_role role, uint32_t expert, 
 }
 
 /* Rows of a producer divided by s [n], and their limits with them. */
-static mg_status divide_rows(mg_stage_work *w, mg_role role, uint32_t expert, const float *s, uint64_t n,
+static mg_status divide_rows(mg_stage_work *w, mg_role role, mg_role bias, uint32_t expert, const float *s, uint64_t n,
                              mg_error *err) {
     float *row = malloc((size_t)(n + 1) * sizeof *row);
     if (!row) return mg_fail_nomem(err, n * sizeof *row);
@@ -104,13 +54,14 @@ static mg_status divide_rows(mg_stage_work *w, mg_role role, uint32_t expert, co
             ((float *)limits->data)[i * 2 * limits->shape[1] + g] *= row[i];
     mg_status st = add_vector(w, role, expert, MG_STAGE_ROW, row, n, err);
     free(row);
-    return st == MG_OK ? divide_vector(w, bias_of(role), expert, s, n, err) : st;
+    return st == MG_OK ? divide_vector(w, bias, expert, s, n, err) : st;
 }
 
 /* ---- one scaled input ---- */
 
 typedef struct job {
-    const scaled *in;
+    mg_layer_input input;
+    const mg_input_row *in;
     uint32_t expert; /* of the reader, for inputs inside experts */
     uint64_t cols;
     mg_awq_use *uses;
@@ -128,16 +79,19 @@ static uint32_t count_of(const mg_stage_work *w, mg_role role) {
 /* Calls fn for each weight of the layer that reads the input. */
 typedef mg_status (*reader_fn)(mg_stage_work *w, job *j, mg_role role, uint32_t expert, const mg_bound *b,
                                mg_error *err);
-static mg_status each_reader(mg_stage_work *w, job *j, reader_fn fn, mg_error *err) {
-    const bool inside = j->in->point == MG_TAP_EXPERT_DOWN_IN;
-    for (size_t i = 0; j->in->readers[i] != MG_R_TOKEN_EMBD; i++) {
-        const mg_role role = j->in->readers[i];
-        for (uint32_t e = inside ? j->expert : 0; e < (inside ? j->expert + 1 : count_of(w, role)); e++) {
-            const mg_bound *b = mg_model_find(w->model, role, w->layer, e);
-            if (b) MG_TRY(fn(w, j, role, e, b, err));
+static mg_status readers_of(mg_stage_work *w, job *j, const mg_input_row *in, reader_fn fn, mg_error *err) {
+    const bool inside = j->input == MG_IN_EXPERT_DOWN;
+    for (const mg_role *r = in->readers; *r != MG_R_TOKEN_EMBD; r++)
+        for (uint32_t e = inside ? j->expert : 0; e < (inside ? j->expert + 1 : count_of(w, *r)); e++) {
+            const mg_bound *b = mg_model_find(w->model, *r, w->layer, e);
+            if (b) MG_TRY(fn(w, j, *r, e, b, err));
         }
-    }
     return MG_OK;
+}
+
+static mg_status each_reader(mg_stage_work *w, job *j, reader_fn fn, mg_error *err) {
+    MG_TRY(readers_of(w, j, j->in, fn, err));
+    return j->in->part != MG_IN_COUNT ? readers_of(w, j, mg_input_row_of(j->in->part), fn, err) : MG_OK;
 }
 
 /* What errors of the last use will cost when GPTQ rounds it. */
@@ -155,7 +109,7 @@ static mg_status add_pivot(const mg_stage_work *w, job *j, mg_error *err) {
 }
 
 static mg_status add_use(mg_stage_work *w, job *j, mg_role role, uint32_t expert, const mg_bound *b, mg_error *err) {
-    const mg_gram *g = is_rounded(role) ? mg_stage_gram(w, role, expert) : NULL;
+    const mg_gram *g = mg_stage_rounds(role) ? mg_stage_gram(w, role, expert) : NULL;
     j->cols = b->shape[b->rank - 1];
     if (!g) return MG_OK;
     mg_awq_use *more = realloc(j->uses, ((size_t)j->n_uses + 1) * sizeof *more);
@@ -175,7 +129,7 @@ static mg_status add_col(mg_stage_work *w, job *j, mg_role role, uint32_t expert
 }
 
 static mg_status add_limits(mg_stage_work *w, job *j, mg_role role, uint32_t expert, const mg_bound *b, mg_error *err) {
-    const mg_gram *g = is_rounded(role) ? mg_stage_gram(w, role, expert) : NULL;
+    const mg_gram *g = mg_stage_rounds(role) ? mg_stage_gram(w, role, expert) : NULL;
     if (!g) return MG_OK;
     const mg_awq_use use = {.model = w->model, .bound = b, .gram = g};
     const mg_stage_piece *col = mg_stage_layer_find(&w->out, role, expert, MG_STAGE_COL);
@@ -205,10 +159,10 @@ static mg_status add_limits(mg_stage_work *w, job *j, mg_role role, uint32_t exp
 
 /* Who absorbs: false when nothing can. */
 static mg_status absorber(mg_stage_work *w, job *j, bool *can, mg_error *err) {
-    const mg_role role = j->in->norm != MG_ROLE_COUNT ? j->in->norm : j->in->producer;
+    const mg_role role = j->in->norm != MG_ROLE_COUNT ? j->in->norm : j->in->rows;
     const mg_bound *b = mg_model_find(w->model, role, w->layer, j->expert);
-    *can = b != NULL;
-    if (!b) return MG_OK;
+    *can = b != NULL && mg_input_absorbed(w->model->arch, j->input);
+    if (!*can) return MG_OK;
     if (j->in->norm != MG_ROLE_COUNT) {
         if (b->shape[b->rank - 1] != j->cols) *can = false;
         j->absorbs = *can ? malloc((size_t)j->cols * sizeof *j->absorbs) : NULL;
@@ -216,8 +170,8 @@ static mg_status absorber(mg_stage_work *w, job *j, bool *can, mg_error *err) {
         return *can ? mg_read_f32(w->model, b, 0, 1, j->absorbs, err) : MG_OK;
     }
     j->producer_rows = mg_bound_rows(b);
-    if (j->in->point != MG_TAP_ATTN_O_IN) {
-        *can = j->producer_rows == j->cols && w->model->arch->block.gating == MG_GATING_ACT;
+    if (j->input != MG_IN_ATTN_O) {
+        *can = j->producer_rows == j->cols;
         return MG_OK;
     }
     const uint64_t heads = (uint64_t)mg_hp_i(w->model, MG_K_HEADS), kv = (uint64_t)mg_hp_i(w->model, MG_K_KV_HEADS);
@@ -233,7 +187,7 @@ static mg_status absorber(mg_stage_work *w, job *j, bool *can, mg_error *err) {
 static mg_status rows_fit(const mg_stage_work *w, job *j, const mg_bound *b, float *row, bool *fit, mg_error *err) {
     const mg_group_scheme *s = &w->opt->scheme;
     const uint64_t cols = b->shape[b->rank - 1], size = s->group_size ? s->group_size : cols;
-    const mg_stage_piece *col = mg_stage_layer_find(&w->out, j->in->producer, j->expert, MG_STAGE_COL);
+    const mg_stage_piece *col = mg_stage_layer_find(&w->out, j->in->rows, j->expert, MG_STAGE_COL);
     for (uint64_t i = 0; i < j->producer_rows && *fit; i++) {
         MG_TRY(mg_read_f32(w->model, b, i, 1, row, err));
         for (uint64_t k = 0; k < cols; k++)
@@ -251,7 +205,7 @@ static mg_status rows_fit(const mg_stage_work *w, job *j, const mg_bound *b, flo
 static mg_status producer_fits(mg_stage_work *w, job *j, bool *fit, mg_error *err) {
     *fit = true;
     if (j->in->norm != MG_ROLE_COUNT) return MG_OK;
-    const mg_bound *b = mg_model_find(w->model, j->in->producer, w->layer, j->expert);
+    const mg_bound *b = mg_model_find(w->model, j->in->rows, w->layer, j->expert);
     j->by_producer = malloc((size_t)(j->producer_rows + 1) * sizeof *j->by_producer);
     if (!j->by_producer) return mg_fail_nomem(err, j->producer_rows * sizeof *j->by_producer);
     for (uint64_t k = 0; k < j->cols; k++) j->by_producer[j->tie ? j->tie[k] : k] = j->s[k];
@@ -267,9 +221,9 @@ static mg_status fold(mg_stage_work *w, job *j, mg_error *err) {
     MG_TRY(each_reader(w, j, add_col, err));
     if (j->in->norm != MG_ROLE_COUNT) {
         MG_TRY(divide_vector(w, j->in->norm, 0, j->s, j->cols, err));
-        return divide_vector(w, bias_of(j->in->norm), 0, j->s, j->cols, err);
+        return divide_vector(w, j->in->bias, 0, j->s, j->cols, err);
     }
-    return divide_rows(w, j->in->producer, j->expert, j->by_producer, j->producer_rows, err);
+    return divide_rows(w, j->in->rows, j->in->bias, j->expert, j->by_producer, j->producer_rows, err);
 }
 
 static mg_status scale(mg_stage_work *w, job *j, mg_error *err) {
@@ -298,8 +252,8 @@ static mg_status scale(mg_stage_work *w, job *j, mg_error *err) {
     return found.identity ? MG_OK : fold(w, j, err);
 }
 
-static mg_status one_input(mg_stage_work *w, const scaled *in, uint32_t expert, mg_error *err) {
-    job j = {.in = in, .expert = expert};
+static mg_status one_input(mg_stage_work *w, mg_layer_input input, uint32_t expert, mg_error *err) {
+    job j = {.input = input, .in = mg_input_row_of(input), .expert = expert};
     mg_status st = scale(w, &j, err);
     if (st == MG_OK && !w->opt->fold_only && !w->opt->gptq) st = each_reader(w, &j, add_limits, err);
     for (uint32_t i = 0; j.pivots && i < j.n_uses; i++) free(j.pivots[i]);
@@ -314,15 +268,14 @@ static mg_status one_input(mg_stage_work *w, const scaled *in, uint32_t expert, 
 
 /* ---- the layer ---- */
 
+/* MG_IN_EXPERT is part of MG_IN_FFN. */
 static mg_status gathered(mg_stage_work *w, mg_error *err) {
-    for (size_t i = 0; i < N_SCALED; i++) {
-        const bool inside = inputs[i].point == MG_TAP_EXPERT_DOWN_IN;
+    for (mg_layer_input i = 0; i < MG_IN_EXPERT; i++)
         for (uint32_t x = 0; x < w->in.n; x++) {
             const mg_stage_input *in = &w->in.items[x];
-            if (in->point == inputs[i].point && in->wanted)
-                MG_TRY(one_input(w, &inputs[i], inside ? in->expert : 0, err));
+            if (in->point == mg_stage_tap_of(i) && in->wanted)
+                MG_TRY(one_input(w, i, i == MG_IN_EXPERT_DOWN ? in->expert : 0, err));
         }
-    }
     return MG_OK;
 }
 

@@ -171,12 +171,6 @@ static mg_status vector(mg_stage_set *s, mg_checkpoint *c, uint32_t at, const fl
     return mg_checkpoint_read(c, at, 0, v, c->tensors[at].n_bytes, err);
 }
 
-static bool is_rounded(mg_role role) {
-    for (const mg_role *r = mg_stage_rounded; *r != MG_R_TOKEN_EMBD; r++)
-        if (*r == role) return true;
-    return false;
-}
-
 static mg_status apply_weight(mg_stage_set *s, const uint64_t *group, mg_role role, uint32_t layer, uint32_t expert,
                               mg_variant *v, mg_error *err) {
     uint32_t at[MG_STAGE_WHATS];
@@ -187,7 +181,7 @@ static mg_status apply_weight(mg_stage_set *s, const uint64_t *group, mg_role ro
         any = any || at[w] != MG_STRMAP_NONE;
     }
     /* Weights that are stored together have to be of one type: an untouched linear is F32 like the others. */
-    if (!any && (!is_rounded(role) || !mg_model_find(mg_variant_model(v), role, layer, expert))) return MG_OK;
+    if (!any && (!mg_stage_rounds(role) || !mg_model_find(mg_variant_model(v), role, layer, expert))) return MG_OK;
     mg_patch p = MG_PATCH_INIT(role, layer, expert);
     p.group = group ? *group : 0;
     p.stage = s->layers[layer];

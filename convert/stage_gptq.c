@@ -62,8 +62,8 @@ static mg_status round_readers(mg_stage_work *w, mg_variant *v, const mg_stage_i
     const mg_gram *gram = NULL;
     bool ready = false;
     mg_status st = MG_OK;
-    for (size_t i = 0; st == MG_OK && mg_stage_rounded[i] != MG_R_TOKEN_EMBD; i++) {
-        const mg_role role = mg_stage_rounded[i];
+    for (mg_role role = 0; st == MG_OK && role < MG_ROLE_COUNT; role++) {
+        if (!mg_stage_rounds(role)) continue;
         const mg_bound *b = mg_model_find(w->model, role, w->layer, x->expert);
         if (!b || mg_stage_input_of(&w->in, role, x->expert) != x) continue;
         gram = mg_stage_gram(w, role, x->expert);

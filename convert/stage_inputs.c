@@ -5,28 +5,35 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+/* Where the forward pass shows an input, in the order in which a layer has them. */
 static const struct {
+    mg_layer_input input;
     mg_tap_point point;
-    mg_role roles[11]; /* that read it, ended by TOKEN_EMBD; the first that the layer has tells the width */
 } places[] = {
-    {MG_TAP_ATTN_IN, {MG_R_ATTN_Q, MG_R_ATTN_K, MG_R_ATTN_V, MG_R_ATTN_Q_A, MG_R_ATTN_KV_A}},
-    {MG_TAP_ATTN_O_IN, {MG_R_ATTN_O}},
-    {MG_TAP_FFN_IN, {MG_R_FFN_GATE, MG_R_FFN_UP, MG_R_SHARED_GATE, MG_R_SHARED_UP, MG_R_ROUTER, MG_R_SHARED_ROUTER}},
-    {MG_TAP_FFN_DOWN_IN, {MG_R_FFN_DOWN}},
-    {MG_TAP_SHARED_DOWN_IN, {MG_R_SHARED_DOWN}},
-    {MG_TAP_EXPERT_IN, {MG_R_EXPERT_GATE, MG_R_EXPERT_UP}},
-    {MG_TAP_EXPERT_DOWN_IN, {MG_R_EXPERT_DOWN}},
+    {MG_IN_ATTN, MG_TAP_ATTN_IN},
+    {MG_IN_ATTN_O, MG_TAP_ATTN_O_IN},
+    {MG_IN_FFN, MG_TAP_FFN_IN},
+    {MG_IN_FFN_DOWN, MG_TAP_FFN_DOWN_IN},
+    {MG_IN_SHARED_DOWN, MG_TAP_SHARED_DOWN_IN},
+    {MG_IN_EXPERT, MG_TAP_EXPERT_IN},
+    {MG_IN_EXPERT_DOWN, MG_TAP_EXPERT_DOWN_IN},
 };
 enum { N_PLACES = sizeof places / sizeof *places };
+
+mg_tap_point mg_stage_tap_of(mg_layer_input input) {
+    size_t p = 0;
+    while (places[p].input != input) p++;
+    return places[p].point;
+}
 
 static bool per_expert(mg_tap_point p) {
     return p == MG_TAP_EXPERT_IN || p == MG_TAP_EXPERT_DOWN_IN;
 }
 
 static const mg_bound *reader(const mg_model *m, size_t place, uint32_t layer, uint32_t expert) {
-    const mg_bound *b = NULL;
-    for (size_t i = 0; !b && places[place].roles[i] != MG_R_TOKEN_EMBD; i++)
-        b = mg_model_find(m, places[place].roles[i], layer, expert);
+    const mg_bound *b = NULL; /* the first that the layer has tells the width */
+    for (const mg_role *r = mg_input_row_of(places[place].input)->readers; !b && *r != MG_R_TOKEN_EMBD; r++)
+        b = mg_model_find(m, *r, layer, expert);
     return b;
 }
 
@@ -69,11 +76,10 @@ static mg_stage_input *at_place(const mg_stage_inputs *in, mg_tap_point p, uint3
 }
 
 mg_stage_input *mg_stage_input_of(const mg_stage_inputs *in, mg_role role, uint32_t expert) {
-    for (size_t p = 0; p < N_PLACES; p++)
-        for (size_t i = 0; places[p].roles[i] != MG_R_TOKEN_EMBD; i++)
-            if (places[p].roles[i] == role)
-                return at_place(in, places[p].point, per_expert(places[p].point) ? expert : 0);
-    return NULL;
+    const mg_layer_input input = mg_input_of(role);
+    if (input == MG_IN_COUNT) return NULL;
+    const mg_tap_point p = mg_stage_tap_of(input);
+    return at_place(in, p, per_expert(p) ? expert : 0);
 }
 
 uint64_t mg_stage_input_bytes(const mg_stage_input *x) {

@@ -3,6 +3,7 @@
 #define MG_CONVERT_STAGE_INPUTS_H
 
 #include "convert/stage_stream.h"
+#include "formats/arch/inputs.h"
 #include "quant/math/gram.h"
 
 /* One input: a place in the layer, and the expert for places inside experts. */
@@ -26,7 +27,9 @@ typedef struct mg_stage_inputs {
 mg_status mg_stage_inputs_init(mg_stage_inputs *in, const mg_model *m, uint32_t layer, mg_pool *pool,
                                mg_error *err) MG_MUST_CHECK;
 void mg_stage_inputs_release(mg_stage_inputs *in);
-/* The input weights of this role read; NULL for roles that are not rounded and not scaled. */
+/* Where the forward pass shows an input. */
+mg_tap_point mg_stage_tap_of(mg_layer_input input);
+/* The input weights of this role read; NULL for roles that read none of them. */
 mg_stage_input *mg_stage_input_of(const mg_stage_inputs *in, mg_role role, uint32_t expert);
 /* Bytes a Gram matrix of it takes. */
 uint64_t mg_stage_input_bytes(const mg_stage_input *x);

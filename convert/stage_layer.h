@@ -22,8 +22,8 @@ mg_status mg_stage_awq(mg_stage_work *w, mg_error *err) MG_MUST_CHECK;
 /* v: a variant of w->model that w->out's codes are put into; cleared by the caller. */
 mg_status mg_stage_gptq(mg_stage_work *w, mg_variant *v, mg_error *err) MG_MUST_CHECK;
 
-/* Roles that are rounded, ended by TOKEN_EMBD. */
-extern const mg_role mg_stage_rounded[];
+/* Is this a weight whose rounding is worked on? Those that read latents are rounded to nearest. */
+bool mg_stage_rounds(mg_role role);
 /* The Gram matrix a weight is judged by: its input's, or for experts with few tokens that of all tokens, or NULL. */
 const mg_gram *mg_stage_gram(const mg_stage_work *w, mg_role role, uint32_t expert);
 bool mg_stage_few(const mg_stage_work *w, uint32_t expert);
