@@ -39,6 +39,13 @@ typedef struct inspection {
     mg_scan *scan; /* [n_tensors] when stats or hash were asked for */
 } inspection;
 
+/* Experts of a token, as asked for or as the model says. */
+static int64_t per_token(const inspection *in) {
+    const uint32_t asked = in->common.experts_per_token;
+    if (asked == MG_EXPERTS_ALL) return mg_hp_i(in->model, MG_K_EXPERTS);
+    return asked ? (int64_t)asked : mg_hp_i(in->model, MG_K_EXPERTS_USED);
+}
+
 /* ---- opening ---- */
 
 static bool ends_with(const char *s, const char *tail) {
@@ -291,13 +298,12 @@ static void print_family(const inspection *in) {
         printf("family:      unknown (%s)\n", is_model(in) ? in->why_no_model.message : "no model: tensors only");
         return;
     }
-    mg_counts n = mg_model_counts(in->model);
+    mg_counts n = mg_model_counts(in->model, (uint64_t)per_token(in));
     char human[MG_HUMAN_MAX];
     printf("family:      %s, %" PRId64 " layers, hidden size %" PRId64 "\n", in->model->arch->name,
            mg_hp_i(in->model, MG_K_LAYERS), mg_hp_i(in->model, MG_K_HIDDEN));
     if (mg_hp_i(in->model, MG_K_EXPERTS))
-        printf("experts:     %" PRId64 " of %" PRId64 " per token\n", mg_hp_i(in->model, MG_K_EXPERTS_USED),
-               mg_hp_i(in->model, MG_K_EXPERTS));
+        printf("experts:     %" PRId64 " of %" PRId64 " per token\n", per_token(in), mg_hp_i(in->model, MG_K_EXPERTS));
     printf("parameters:  %" PRIu64 " total, %" PRIu64 " active per token, %" PRIu64 " without embeddings\n", n.total,
            n.active, n.non_embedding);
     if (n.active_one_bond != n.active)
@@ -415,7 +421,7 @@ static void add_family(mg_json *o, const inspection *in, uint64_t stored) {
         mg_json_set(o, "parameters", p);
         return;
     }
-    mg_counts n = mg_model_counts(in->model);
+    mg_counts n = mg_model_counts(in->model, (uint64_t)per_token(in));
     mg_json_set_u64(p, "total", n.total);
     mg_json_set_u64(p, "active", n.active);
     mg_json_set_u64(p, "non_embedding", n.non_embedding);
@@ -425,7 +431,7 @@ static void add_family(mg_json *o, const inspection *in, uint64_t stored) {
     mg_json_set_u64(o, "kv_bytes_per_token", n.kv_bytes_per_token);
     mg_json_set_i64(o, "layers", mg_hp_i(in->model, MG_K_LAYERS));
     mg_json_set_i64(o, "experts", mg_hp_i(in->model, MG_K_EXPERTS));
-    mg_json_set_i64(o, "experts_per_token", mg_hp_i(in->model, MG_K_EXPERTS_USED));
+    mg_json_set_i64(o, "experts_per_token", per_token(in));
 }
 
 static mg_status print_json(const inspection *in, mg_error *err) {
@@ -469,6 +475,9 @@ static mg_status print_json(const inspection *in, mg_error *err) {
 
 static mg_status run(inspection *in, mg_error *err) {
     MG_TRY(open_path(in, err));
+    if (in->model && in->common.experts_per_token && per_token(in) > mg_hp_i(in->model, MG_K_EXPERTS))
+        return mg_fail(err, MG_ERR_USAGE, "--experts-per-token %" PRId64 ": '%s' has %" PRId64 " experts",
+                       per_token(in), in->path, mg_hp_i(in->model, MG_K_EXPERTS));
     MG_TRY(scan(in, err));
     if (in->common.json)
         MG_TRY(print_json(in, err));
@@ -508,6 +517,8 @@ int main(int argc, char **argv) {
          "read all data: min, max, mean, std, zeros and non-finite values per tensor"},
         {"--hash", MG_OPT_FLAG, &in.hash, NULL, "read all data: XXH3-128 and SHA-256 of each tensor's bytes"},
         {"--print-arch", MG_OPT_STR, &family, "FAMILY", "print the description of a family, as --arch reads it"},
+        {"--experts-per-token", MG_OPT_STR, &in.common.experts, "K|all",
+         "count the active parameters of K experts per token instead of the model's own number"},
         MG_ARCH_OPT,
         MG_COMMON_JSON_OPT(in.common),
         MG_COMMON_EXEC_OPTS(in.common),

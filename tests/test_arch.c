@@ -17,7 +17,7 @@ Test(arch, every_tensor_is_claimed_once) {
             cr_assert(b && b->tensor == t);
             bound += c->tensors[t].n_elements;
         }
-        cr_assert_eq(mg_model_counts(m).total, bound, "%s", tiny[i]);
+        cr_assert_eq(mg_model_counts(m, 0).total, bound, "%s", tiny[i]);
         cr_assert_not(mg_model_role_of(m, c->n_tensors, NULL, NULL, NULL));
         mg_model_free(m);
         mg_checkpoint_free(c);
@@ -138,7 +138,7 @@ Test(arch, old_buffers_and_the_unused_head_of_a_tied_model_are_skipped) {
     cr_assert_not(mg_model_role_of(m, t, NULL, NULL, NULL));
     cr_assert_null(mg_model_find(m, MG_R_OUTPUT, 0, 0));
     cr_assert(strstr(m->assumptions[m->n_assumptions - 1], "lm_head.weight"));
-    mg_counts k = mg_model_counts(m);
+    mg_counts k = mg_model_counts(m, 0);
     cr_assert_eq(k.total - k.non_embedding, 320 * 64);
     mg_model_free(m);
     mg_checkpoint_free(&c->base);
@@ -247,7 +247,7 @@ Test(arch, edges_of_the_grid_of_experts) {
 
 static mg_counts counts_of(const char *config) {
     mg_model *m = from_config(config);
-    mg_counts c = mg_model_counts(m);
+    mg_counts c = mg_model_counts(m, 0);
     mg_model_free(m);
     return c;
 }

@@ -223,7 +223,7 @@ Test(arch_config, every_field_survives_every_value) {
             refused++;
             continue;
         }
-        mg_counts c = mg_model_counts(m);
+        mg_counts c = mg_model_counts(m, 0);
         cr_assert(c.total >= c.active && c.total >= c.non_embedding && c.total < 100000000000000000ull, "%s", text);
         mg_model_free(m);
         accepted++;
@@ -267,7 +267,7 @@ Test(arch_config, counts_of_known_models) {
         snprintf(path, sizeof path, MODELS "%s", known[i].name);
         cr_assert_eq(mg_json_load(&j, path, 1 << 20, &err), MG_OK);
         cr_assert_eq(mg_model_from_config(&m, j, &err), MG_OK, "%s", error_text(&err));
-        mg_counts c = mg_model_counts(m);
+        mg_counts c = mg_model_counts(m, 0);
         cr_assert_eq(c.total, known[i].total, "%s: %llu", known[i].name, (unsigned long long)c.total);
         cr_assert_eq(c.active, known[i].active, "%s: %llu", known[i].name, (unsigned long long)c.active);
         cr_assert_eq(c.non_embedding, known[i].non_embedding, "%s: %llu", known[i].name,
@@ -308,7 +308,7 @@ Test(arch_config, counts_of_dense_families) {
     };
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         mg_model *m = from_config(known[i].config);
-        mg_counts c = mg_model_counts(m);
+        mg_counts c = mg_model_counts(m, 0);
         cr_assert_eq(c.total, known[i].total, "%s: %llu", known[i].config, (unsigned long long)c.total);
         cr_assert_eq(c.active, c.total);
         mg_model_free(m);

@@ -207,6 +207,7 @@ bool mg_model_role_of(const mg_model *m, uint32_t tensor, mg_role *role, uint32_
 
 typedef struct counter {
     const mg_model *m;
+    uint64_t k; /* experts per token */
     mg_counts c;
     uint64_t matmul; /* active parameters that multiply an activation */
 } counter;
@@ -223,8 +224,8 @@ static void count_row(counter *k, const mg_tensor_row *r) {
     mg_scope scope = mg_role_scope(r->role);
     uint64_t shape[3], n = 1, layers = scope == MG_SCOPE_MODEL ? 1 : (uint64_t)m->hp.i[MG_K_LAYERS];
     uint64_t all = mg_scope_count(scope, &m->hp), used = all;
-    if (scope == MG_SCOPE_EXPERT) used = (uint64_t)m->hp.i[MG_K_EXPERTS_USED];
-    if (scope == MG_SCOPE_EDGE && all) used = mg_edge_most(&m->hp, (uint64_t)m->hp.i[MG_K_EXPERTS_USED]);
+    if (scope == MG_SCOPE_EXPERT) used = k->k;
+    if (scope == MG_SCOPE_EDGE && all) used = mg_edge_most(&m->hp, k->k);
     uint32_t rank = mg_sym_shape(shape, r->shape, 3, &m->hp, 0);
     for (uint32_t i = 0; i < rank; i++) n *= shape[i];
     for (uint32_t l = 0; l < layers; l++) {
@@ -238,8 +239,10 @@ static void count_row(counter *k, const mg_tensor_row *r) {
     }
 }
 
-mg_counts mg_model_counts(const mg_model *m) {
-    counter k = {.m = m};
+mg_counts mg_model_counts(const mg_model *m, uint64_t experts_per_token) {
+    const uint64_t experts = (uint64_t)m->hp.i[MG_K_EXPERTS];
+    counter k = {.m = m, .k = experts_per_token ? experts_per_token : (uint64_t)m->hp.i[MG_K_EXPERTS_USED]};
+    if (k.k > experts) k.k = experts;
     for (uint32_t i = 0; i < m->arch->n_tensors; i++) count_row(&k, &m->arch->tensors[i]);
     const uint64_t latent = (uint64_t)(m->hp.i[MG_K_KV_LORA] + m->hp.i[MG_K_ROPE_DIM]);
     k.c.flop_per_token = 2 * k.matmul;

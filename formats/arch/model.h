@@ -185,8 +185,9 @@ typedef struct mg_counts {
     uint64_t flop_per_token;     /* 2 * active matmul parameters, attention scores excluded */
     uint64_t kv_bytes_per_token; /* for a 16-bit cache; of latent attention the latents */
 } mg_counts;
-/* total: every stored weight once. active: routed experts counted EXPERTS_USED of EXPERTS times. non_embedding: total
+/* total: every stored weight once. active: routed experts counted experts_per_token
+ * (0: EXPERTS_USED) of EXPERTS times, never more than all. non_embedding: total
  * without the token embedding and without an untied output head. A tied head counts in flop_per_token. */
-mg_counts mg_model_counts(const mg_model *m);
+mg_counts mg_model_counts(const mg_model *m, uint64_t experts_per_token);
 
 #endif

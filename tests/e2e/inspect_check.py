@@ -47,10 +47,19 @@ for part in ("mistral, 4 layers", "BF16", "tokenizer.json", "model.embed_tokens.
     check(part in text, f"report lacks {part!r}")
 
 # ---- inspect: bare configurations, equal to the published sizes ----
-for name, total, active in (("mistral-7b", 7241732096, 7241732096), ("mixtral-8x7b", 46702792704, 12879925248)):
-    report = inspect(DATA / f"models/configs/{name}.json")
-    same((report["parameters"]["total"], report["parameters"]["active"]), (total, active), name)
+for name, k, total, active in (("mistral-7b", None, 7241732096, 7241732096), ("mixtral-8x7b", None, 46702792704, 12879925248),
+                               ("2x7b", None, 12879138816, 12879138816), ("4x7b", None, 24153690112, 12879400960),
+                               ("nekomind1.5", None, 1354563072, 297598464), ("mesh-2x2", None, 419791360, 242106880),
+                               ("mesh-2x2", 1, 419791360, 172925440), ("mesh-2x2", "all", 419791360, 419791360)):
+    report = inspect(DATA / f"models/configs/{name}.json", *(["--experts-per-token", k] if k else []))
+    same((report["parameters"]["total"], report["parameters"]["active"]), (total, active), f"{name}, {k}")
     same((report["format"], report["tensors"]), ("config", []), name)
+# All experts of the grid are active with its four bonds; the published "302M" counts one of them. Both, labelled.
+every = run("inspect", DATA / "models/configs/mesh-2x2.json", "--experts-per-token", "all").out
+check("4 of 4 per token" in every and "419791360 active" in every, every)
+check("301826560" in every and "active when one bond of the grid of experts is counted" in every, every)
+run("inspect", DATA / "models/configs/mesh-2x2.json", "--experts-per-token", 5, expect=2)
+run("inspect", DATA / "models/configs/mistral-7b.json", "--experts-per-token", 1, expect=2)
 folder = fresh("config_only")
 shutil.copy(DATA / "models/configs/mixtral-8x7b.json", folder / "config.json")
 same(inspect(folder)["parameters"]["total"], 46702792704, "a directory that has a config.json only")
