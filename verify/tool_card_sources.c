@@ -270,7 +270,7 @@ static mg_status find_manifest(mg_card *c, const mg_checkpoint *k, mg_error *err
 /* ---- the result ---- */
 
 static void describe(mg_card *c, const mg_model *m) {
-    const mg_counts counts = mg_model_counts(m);
+    const mg_counts counts = mg_model_counts(m, 0);
     copy(c->family, sizeof c->family, m->arch->name);
     c->total = counts.total;
     c->active = counts.active;
