@@ -180,9 +180,13 @@ static void print_table(const run *r) {
            "perplexity", "same top");
     for (uint32_t i = 0; i < r->n; i++) {
         const mg_candidate *c = r->by_size[i];
-        printf("%c %12llu %7.3f %12.6g %12.6g %7.3f %%  %s\n", c->pareto ? '*' : ' ', (unsigned long long)c->bytes,
-               c->n_weights ? 8 * (double)c->bytes / (double)c->n_weights : 0, c->summary.kl.mean,
-               c->summary.ppl_candidate, 100 * c->summary.kl.same_top, c->path);
+        if (c->recorded)
+            printf("  %12s %7s ", "recorded", "");
+        else
+            printf("%c %12llu %7.3f ", c->pareto ? '*' : ' ', (unsigned long long)c->bytes,
+                   c->n_weights ? 8 * (double)c->bytes / (double)c->n_weights : 0);
+        printf("%12.6g %12.6g %7.3f %%  %s\n", c->summary.kl.mean, c->summary.ppl_candidate,
+               100 * c->summary.kl.same_top, c->path);
     }
 }
 
