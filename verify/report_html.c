@@ -49,12 +49,21 @@ void mg_html_escaped(FILE *f, const char *s) {
     }
 }
 
-void mg_html_begin(FILE *f, const char *title) {
+void mg_html_head(FILE *f, const char *title) {
     fprintf(f,
             "<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><meta name=\"viewport\" "
             "content=\"width=device-width, initial-scale=1\">"
-            "<title>%s</title><style>%s</style></head><body><h1>%s</h1>",
-            title, style, title);
+            "<title>%s</title><style>%s",
+            title, style);
+}
+
+void mg_html_body(FILE *f, const char *title) {
+    fprintf(f, "</style></head><body><h1>%s</h1>", title);
+}
+
+void mg_html_begin(FILE *f, const char *title) {
+    mg_html_head(f, title);
+    mg_html_body(f, title);
 }
 
 void mg_html_end(FILE *f) {

