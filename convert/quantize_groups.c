@@ -119,6 +119,21 @@ static mg_status global_scale(job *j, const mg_convert_item *item, const mg_expr
 
 /* ---- one weight ---- */
 
+/* Is the weight in the format's numbers already? */
+static bool is_stored(const job *j, mg_dtype source) {
+    return source == MG_MXFP4 && (j->opt->format == MG_FORMAT_MXFP4A16 || j->opt->format == MG_FORMAT_MXFP4);
+}
+
+static mg_status stored_parts(job *j, const mg_expr *e, const mg_group_form *form, const mg_expr **parts,
+                              mg_error *err) {
+    for (uint32_t i = 0; i < form->n_parts; i++) {
+        const mg_group_part *part = &form->parts[i];
+        MG_TRY(mg_expr_fp4_part(j->plan, e, part->what == MG_PART_CODES ? MG_FP4_CODES : MG_FP4_SCALES, part->rank,
+                                part->shape, &parts[i], err));
+    }
+    return MG_OK;
+}
+
 static mg_status add_quantized(job *j, const char *module, const mg_convert_item *item, const mg_expr *e,
                                mg_error *err) {
     const mg_groups_options *o = j->opt;
@@ -130,8 +145,11 @@ static mg_status add_quantized(job *j, const char *module, const mg_convert_item
         MG_TRY(global_scale(j, item, e, &global, err));
         MG_TRY(add_suffixed(j, module, ".weight_global_scale", global, err));
     }
-    MG_TRY(o->make ? o->make(o->ctx, j->plan, item, e, &form, parts, err)
-                   : mg_expr_group_encode(j->plan, e, global, &form, parts, err));
+    if (is_stored(j, item->source))
+        MG_TRY(stored_parts(j, e, &form, parts, err));
+    else
+        MG_TRY(o->make ? o->make(o->ctx, j->plan, item, e, &form, parts, err)
+                       : mg_expr_group_encode(j->plan, e, global, &form, parts, err));
     for (uint32_t i = 0; i < form.n_parts; i++) MG_TRY(add_suffixed(j, module, form.parts[i].suffix, parts[i], err));
     MG_TRY(add_companions(j, module, &form, err));
     j->names.quantized[j->names.n_quantized++] = module;
@@ -158,7 +176,8 @@ static mg_status add_target(job *j, const mg_target *t, mg_error *err) {
     mg_convert_item_of(&item, t);
     item.source = mg_expr_dtype(e);
     item.rank = mg_expr_shape(e, item.shape);
-    if (mg_dtype_is_block(item.source) && !j->opt->allow_requantize)
+    const bool stored = is_stored(j, item.source);
+    if (mg_dtype_is_block(item.source) && !stored && !j->opt->as_stored && !j->opt->allow_requantize)
         return mg_fail(err, MG_ERR_USAGE, "it is %s already; --allow-requantize permits another loss",
                        mg_dtype_get(item.source)->name);
     if (mg_role_is_linear(item.role) && item.rank > 2)
@@ -168,7 +187,8 @@ static mg_status add_target(job *j, const mg_target *t, mg_error *err) {
     if (item.rank == 2 && ends_in_weight(item.name)) {
         const char *module = mg_arena_strndup(&j->arena, item.name, strlen(item.name) - 7);
         if (!module) return mg_fail_nomem(err, strlen(item.name));
-        if (mg_role_is_linear(item.role)) return add_quantized(j, module, &item, e, err);
+        if (mg_role_is_linear(item.role) && (stored || !j->opt->as_stored))
+            return add_quantized(j, module, &item, e, err);
         if (item.role != MG_R_TOKEN_EMBD && item.role != MG_R_OUTPUT) j->names.kept[j->names.n_kept++] = module;
     }
     MG_TRY(mg_expr_cast(j->plan, e, j->dtype, NULL, 0, &e, err));
@@ -217,7 +237,10 @@ static mg_status add_targets(job *j, const mg_targets *ts, mg_error *err) {
     }
     j->report->quantized = (uint32_t)j->names.n_quantized;
     j->report->kept = (uint32_t)j->names.n_kept;
-    return j->names.n_quantized ? MG_OK : mg_fail(err, MG_ERR_UNSUPPORTED, "the model has no linear layer to quantize");
+    if (j->names.n_quantized) return MG_OK;
+    return mg_fail(err, MG_ERR_UNSUPPORTED,
+                   j->opt->as_stored ? "no weight is MXFP4; moegraft-quantize MXFP4A16 rounds to it"
+                                     : "the model has no linear layer to quantize");
 }
 
 static mg_status fill(job *j, const char *dir, mg_error *err) {

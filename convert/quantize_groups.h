@@ -21,8 +21,9 @@ typedef struct mg_groups_options {
     uint32_t bits;
     uint64_t group_size; /* 0: whole rows */
     bool symmetric;
-    bool v5_names;          /* the newest names of a family's experts instead of those every other loader knows */
-    bool allow_requantize;  /* accept weights that are quantized already */
+    bool v5_names;         /* the newest names of a family's experts instead of those every other loader knows */
+    bool allow_requantize; /* accept weights that are quantized already */
+    bool as_stored; /* only weights that are MXFP4 already become so; all others are floats: nothing is rounded */
     mg_groups_make_fn make; /* may be NULL */
     void *ctx;
     bool *had_tokenizer; /* may be NULL */
@@ -32,6 +33,8 @@ typedef struct mg_groups_report {
     uint32_t quantized, kept; /* linear layers */
     uint64_t elements;        /* stored: words of packed codes count once */
 } mg_groups_report;
+
+/* Weights that are blocks of MXFP4 already are not rounded again by MXFP4 formats: their bits move. */
 
 /* How weights of m are rounded under opt. */
 mg_group_scheme mg_groups_scheme(const mg_model *m, const mg_groups_options *opt);

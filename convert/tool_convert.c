@@ -1,5 +1,6 @@
 /* tool_convert.c - moegraft-convert: between Hugging Face directories and GGUF, float types and Q8_0. */
 #include "convert/convert.h"
+#include "convert/quantize_groups.h"
 #include "convert/tool_plan.h"
 #include "formats/arch/arch.h"
 #include "formats/arch/arch_file.h"
@@ -42,6 +43,10 @@ static mg_status read_outtype(args *a, mg_error *err) {
             a->dtype = types[i];
             return MG_OK;
         }
+    if (!strcasecmp(a->outtype, "mxfp4")) {
+        a->dtype = MG_MXFP4;
+        return MG_OK;
+    }
     if (mg_dtype_from_name(a->outtype) != MG_DTYPE_COUNT)
         return mg_fail(err, MG_ERR_UNSUPPORTED, "--outtype %s is the business of moegraft-quantize", a->outtype);
     const char *near = mg_nearest(a->outtype, names);
@@ -67,6 +72,10 @@ static mg_status read_target(args *a, mg_error *err) {
         return mg_fail(err, MG_ERR_USAGE, "'%s' ends in .gguf, but --to %s writes a directory", a->out, a->to);
     if (!a->to_gguf && mg_path_exists(a->out) && !mg_path_is_dir(a->out))
         return mg_fail(err, MG_ERR_USAGE, "'%s' exists and is no directory", a->out);
+    if (a->dtype == MG_MXFP4 && (a->to_gguf || a->to_native))
+        return mg_fail(err, MG_ERR_USAGE,
+                       "--outtype mxfp4 belongs to Hugging Face directories; moegraft-quantize makes "
+                       "GGUF files of it");
     if (!a->to_gguf && a->model_name) return mg_fail(err, MG_ERR_USAGE, "--model-name belongs to GGUF outputs");
     if (a->to_gguf && a->shard_size)
         return mg_fail(err, MG_ERR_USAGE, "--out-shard-size belongs to directories; a GGUF is one file");
@@ -81,7 +90,9 @@ static mg_status parse(args *a, int argc, char **argv, bool *done, mg_error *err
     const mg_opt opts[] = {
         {NULL, MG_OPT_GROUP, NULL, NULL, "Conversion"},
         {"--outtype", MG_OPT_STR, &a->outtype, "TYPE",
-         "auto, f32, f16, bf16 or q8_0 (default auto: bf16 and MXFP4 stay, else f16)"},
+         "auto, f32, f16, bf16 or q8_0 (default auto: bf16 and MXFP4 stay, else f16); directories also mxfp4: weights "
+         "that "
+         "are so stay so, as compressed-tensors or in the family's own form"},
         {"--to", MG_OPT_STR, &a->to, "LAYOUT", "hf, gguf or mistral (default: gguf when OUT ends in .gguf, else hf)"},
         {"--out-shard-size", MG_OPT_SIZE, &a->shard_size, "SIZE", "limit of a safetensors shard (default 5G)"},
         {"--model-name", MG_OPT_STR, &a->model_name, "NAME",
@@ -180,18 +191,36 @@ static mg_status plan_gguf(args *a, mg_plan *p, mg_model *m, uint32_t *out, mg_e
     return MG_OK;
 }
 
+/* Weights that are MXFP4 as compressed-tensors stores them, the others as floats. */
+static mg_status plan_mxfp4(args *a, mg_plan *p, mg_model *m, uint32_t *out, mg_error *err) {
+    bool had = true;
+    mg_groups_report report;
+    const mg_groups_options o = {.format = MG_FORMAT_MXFP4A16,
+                                 .bits = 4,
+                                 .group_size = 32,
+                                 .symmetric = true,
+                                 .as_stored = true,
+                                 .had_tokenizer = &had};
+    mg_status st = mg_quantize_plan_groups(p, m, a->out, &o, &report, out, err);
+    if (st == MG_OK && a->shard_size) st = mg_plan_set_shard_size(p, *out, a->shard_size, err);
+    if (st == MG_OK && !had) warn("no tokenizer files written");
+    return st;
+}
+
 static mg_status plan_hf(args *a, mg_plan *p, mg_model *m, uint32_t *out, mg_error *err) {
     bool had = true;
     mg_error why = {0};
-    bool as_is = a->dtype == MG_DTYPE_COUNT, keep = as_is && !m->ckpt->kv;
+    const bool blocks = a->dtype == MG_DTYPE_COUNT || a->dtype == MG_MXFP4;
+    bool keep = a->dtype == MG_DTYPE_COUNT && !m->ckpt->kv;
     if (a->dtype == MG_Q8_0)
         return mg_fail(err, MG_ERR_UNSUPPORTED, "a Hugging Face directory cannot hold q8_0; use f32, f16 or bf16");
-    if (a->dtype == MG_DTYPE_COUNT) a->dtype = first_matrix(m);
+    if (a->dtype == MG_MXFP4 && !mg_model_has_blocks(m)) return plan_mxfp4(a, p, m, out, err);
+    if (blocks) a->dtype = first_matrix(m);
     mg_convert_hf_options o = {.dtype = keep ? mg_convert_floats_dtype : mg_convert_uniform_dtype,
                                .dtype_ctx = &a->dtype,
                                .torch_dtype = keep ? MG_DTYPE_COUNT : a->dtype,
                                .shard_size = a->shard_size,
-                               .blocks = as_is,
+                               .blocks = blocks,
                                .native = a->to_native,
                                .had_tokenizer = &had,
                                .no_tokenizer = &why};
@@ -238,8 +267,8 @@ int main(int argc, char **argv) {
     mg_interrupt_install();
     mg_status st = parse(&a, argc, argv, &done, &err);
     if (st == MG_OK && !done) {
-        st = a.dtype == MG_DTYPE_COUNT ? mg_group_checkpoint_open_blocks(&c, a.in, &err)
-                                       : mg_group_checkpoint_open(&c, a.in, &err);
+        st = a.dtype == MG_DTYPE_COUNT || a.dtype == MG_MXFP4 ? mg_group_checkpoint_open_blocks(&c, a.in, &err)
+                                                              : mg_group_checkpoint_open(&c, a.in, &err);
         if (st == MG_OK && !is_copy(&a, c)) st = mg_model_open(&m, c, &err);
         if (st == MG_OK) st = mg_plan_new(&p, &err);
         if (st == MG_OK) st = work(&a, p, c, m, &err);

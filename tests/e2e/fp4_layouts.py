@@ -115,6 +115,26 @@ common.same((t.dtype, t.data), ("MXFP4", ggml_blocks(codes, scales)), "compresse
 common.run("convert", packed, common.WORK / "ct-dense", "-q")
 common.same(common.read_hf_dir(common.WORK / "ct-dense")[DOWN].dtype, "F32", "a directory of a family without such a form")
 
+# Back: the packed weights bit for bit, the others as floats; the same from the directory itself. Weights that are MXFP4 already are not rounded
+# again by quantize either.
+for source, name, words in ((common.WORK / "ct.gguf", "ct-back", ("convert", "--outtype", "mxfp4")),
+                            (packed, "ct-again", ("convert", "--outtype", "mxfp4"))):
+    common.run(words[0], source, common.WORK / name, *words[1:], "-q")
+    again = common.read_hf_dir(common.WORK / name)
+    common.same({k: (t.dtype, t.shape, t.sha256()) for k, t in again.items()},
+                {k: (t.dtype, t.shape, t.sha256()) for k, t in tensors.items()}, name)
+    group = json.loads((common.WORK / name / "config.json").read_text())["quantization_config"]
+    common.same((group["format"], "model.layers.1.mlp.down_proj" in group["ignore"], "model.layers.0.mlp.down_proj" in group["ignore"]),
+                ("mxfp4-pack-quantized", False, True), f"{name}: config")
+    common.run("forward", common.WORK / name, "--ids", "1,5,9,200", "-o", common.WORK / f"{name}.st", "-q")
+    common.run("forward", packed, "--ids", "1,5,9,200", "-o", common.WORK / f"{name}.want.st", "-q")
+    common.same(common.sha256(common.WORK / f"{name}.st"), common.sha256(common.WORK / f"{name}.want.st"), f"{name}: logits")
+common.run("quantize", common.WORK / "ct.gguf", common.WORK / "ct-rounded", "MXFP4A16", "-q")
+rounded = common.read_hf_dir(common.WORK / "ct-rounded")
+common.same((rounded[DOWN + "_packed"].data, rounded[DOWN + "_scale"].data), (codes, bytes(scales)), "not rounded again")
+common.refused(2, ("mxfp4", "directories"), "a GGUF", "convert", packed, common.WORK / "never.gguf", "--outtype", "mxfp4")
+common.refused(4, ("no weight is MXFP4",), "floats", "convert", LLAMA, common.WORK / "never", "--outtype", "mxfp4")
+
 # ---- refusals ----
 
 BLOCKS = "model.layers.0.mlp.experts.down_proj_blocks"
