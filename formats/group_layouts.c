@@ -131,6 +131,12 @@ static mg_status find_mlx(mg_group_finder *f, mg_error *err) {
     uint32_t bits = 0, scales = MG_STRMAP_NONE;
     uint64_t group = 0, cols = 0;
     MG_TRY(mg_group_config_mlx(&f->l->config, f->base, &bits, &group, err));
+    if (t->rank == 3) /* switch_mlp: experts below each other under names of mlx-lm's own */
+        return mg_group_at(f, f->at,
+                           mg_fail(err, MG_ERR_UNSUPPORTED,
+                                   "MLX weights of experts stacked in one tensor are not read; convert from the float "
+                                   "checkpoint"),
+                           err);
     MG_TRY(mg_group_expect_rank(f, f->at, 2, err));
     MG_TRY(mg_group_unpacked(f, 1, bits, &cols, err));
     MG_TRY(mg_group_name(f, ".weight", err));

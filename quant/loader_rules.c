@@ -4,6 +4,7 @@
 
 #include "formats/arch/arch.h"
 #include "formats/group_layouts.h"
+#include "quant/loader_lists.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -316,61 +317,21 @@ static bool asymmetric_dense(const view *v, hit *h) {
 
 /* ---- lists of modules to leave alone ---- */
 
-static bool ends_with(const char *s, const char *tail) {
-    const size_t n = strlen(s), m = strlen(tail);
-    return n >= m && strcmp(s + n - m, tail) == 0;
-}
-
-/* Is dense weight t one that a loader would make a quantized layer of, if it is not told otherwise? */
-static bool is_layer(const view *v, uint32_t t) {
-    mg_role role;
-    const mg_tensor *x = &v->dense->tensors[t];
-    if (x->rank != 2 || !ends_with(x->name, ".weight") || !mg_model_role_of(v->m, t, &role, NULL, NULL)) return false;
-    return role != MG_R_TOKEN_EMBD && role != MG_R_OUTPUT;
-}
-
-static bool is_quantized(const view *v, const char *name) {
-    for (uint32_t i = 0; i < v->layout.n_matrices; i++)
-        if (strcmp(v->layout.matrices[i].name, name) == 0) return true;
-    return false;
-}
-
-/* suffix: the entry ends the module's name at a dot; else it may stand anywhere. */
-static bool is_listed(const mg_json *list, const char *name, bool suffix) {
-    char module[1024];
-    snprintf(module, sizeof module, "%.*s", (int)(strlen(name) - 7), name);
-    for (const mg_json *e = mg_json_first(list); e; e = mg_json_next(e)) {
-        const char *s = mg_json_str(e);
-        if (!s || !*s) continue;
-        if (!suffix && strstr(module, s)) return true;
-        const size_t at = strlen(module) - (strlen(s) < strlen(module) ? strlen(s) : strlen(module));
-        if (suffix && ends_with(module, s) && (at == 0 || module[at - 1] == '.')) return true;
-        if (suffix && strncmp(module, s, strlen(s)) == 0) return true;
-    }
-    return false;
-}
-
-static bool wrong_list(const view *v, hit *h, bool suffix) {
-    const mg_json *list = mg_json_get(v->quant, "modules_to_not_convert");
-    for (uint32_t t = 0; is_method(v, MG_GROUPS_AWQ) && t < v->dense->n_tensors; t++) {
-        const char *name = v->dense->tensors[t].name;
-        if (!is_layer(v, t)) continue;
-        const bool quantized = is_quantized(v, name), skipped = is_listed(list, name, suffix);
-        if (quantized != skipped) continue;
-        h->tensor = name;
-        snprintf(h->text, sizeof h->text, "is %s, and modules_to_not_convert %s it",
-                 quantized ? "quantized" : "not quantized", skipped ? "selects" : "does not select");
-        return true;
-    }
-    return false;
+static bool wrong_list(const view *v, hit *h, mg_list_match how) {
+    const mg_list_view l = {&v->layout, v->dense, v->m, v->quant};
+    return mg_loader_list_wrong(&l, how, &h->tensor, h->text, sizeof h->text);
 }
 
 static bool list_by_substring(const view *v, hit *h) {
-    return wrong_list(v, h, false);
+    return wrong_list(v, h, MG_LIST_SUBSTRING);
 }
 
 static bool list_by_suffix(const view *v, hit *h) {
-    return wrong_list(v, h, true);
+    return wrong_list(v, h, MG_LIST_SUFFIX);
+}
+
+static bool list_by_rules(const view *v, hit *h) {
+    return wrong_list(v, h, MG_LIST_RULES);
 }
 
 /* ---- the table ---- */
@@ -425,6 +386,9 @@ static const struct rule {
      "vLLM is_layer_skipped, AutoAWQ exclude_layers_to_not_quantize: substring; vLLM issue 2243"},
     {FOR(TRANSFORMERS5), true, "skip list", list_by_suffix,
      "transformers quantizers_utils should_convert_module: beginning or ending of the name"},
+    {FOR(VLLM) | FOR(TRANSFORMERS5) | FOR(GPTQMODEL), true, "skip list", list_by_rules,
+     "GPTQModel quantization/config dynamic_get, vLLM gptq_utils get_dynamic_override; compressed-tensors utils/match "
+     "is_match"},
 };
 
 /* ---- judging ---- */

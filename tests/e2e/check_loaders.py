@@ -57,6 +57,14 @@ judged(v5, "autoawq", "names")
 judged(v5, "gptqmodel")
 judged(made("lost", "mixtral", "--group-size", "-1", modules_to_not_convert=None), "vllm", "skip list")
 judged(made("wide", "mixtral", "--group-size", "-1", "--layout", "v5", modules_to_not_convert=["gate"]), "autoawq", "names", "skip list")
+ignored = [f"model.layers.{i}.block_sparse_moe.gate" for i in range(3)]
+CT = ("--group-size", "-1", "--format", "compressed-tensors", "--symmetric")
+judged(made("ct-regex", "mixtral", *CT, ignore=["lm_head", "re:.*gate$"]), "vllm")
+judged(made("ct-wide", "mixtral", *CT, ignore=["lm_head", *ignored, "re:.*o_proj"]), "transformers5", "skip list")
+judged(made("ct-name", "mixtral", *CT, ignore=[*ignored, "model.layers.1.self_attn.q_proj"]), "vllm", "skip list")
+judged(made("ct-odd", "mixtral", *CT, ignore=["re:(?<broken"]), "vllm")  # not understood: nothing is said
+judged(made("gptq-dynamic", "llama", "--group-size", "32", "--format", "gptq", "--symmetric", dynamic={r"-:.*\.mlp\.up_proj$": {}}), "gptqmodel", "skip list")
+judged(made("gptq-order", "llama", "--group-size", "32", "--format", "gptq", "--symmetric", dynamic={r"+:.*\.mlp": {}, r"-:.*up_proj$": {}}), "vllm")
 judged(made("ct-moe", "mixtral", "--group-size", "-1", "--format", "compressed-tensors"), "transformers5", "experts")
 judged(made("ct-sym", "mixtral", "--group-size", "-1", "--format", "compressed-tensors", "--symmetric"), "transformers5")
 

@@ -187,6 +187,8 @@ for name, tensor, says in (("no-config-bnb", "weight.absmax", "bitsandbytes"), (
     extra = {f"model.layers.0.mlp.up_proj.{tensor}": common.Tensor("U8", [4], bytes(4))}
     refused(name, write(name, None, {**DENSE, **extra}), 4, says, tensor)
 refused("mlx", write("mlx", {"group_size": 32, "bits": 4, "mode": "mxfp4"}, AWQ), 4, "MLX", "mxfp4")
+stacked = {**DENSE, "model.layers.0.mlp.switch_mlp.up_proj.weight": common.Tensor("U32", [2, 8, 8], bytes(512))}
+refused("mlx-stacked", write("mlx-stacked", {"group_size": 32, "bits": 4}, stacked), 4, "stacked", "switch_mlp")
 
 # ---- parts that do not fit together: exit 3, the tensor, what was found and what was expected ----
 
