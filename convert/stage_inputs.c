@@ -102,7 +102,7 @@ static mg_status on_tap(void *ctx, const mg_tap *t, mg_error *err) {
 
 mg_status mg_stage_inputs_gather(mg_stage_inputs *in, mg_stage_stream *s, mg_model *m, uint32_t layer, unsigned parts,
                                  bool keep, mg_error *err) {
-    if (parts & MG_PART_FFN)
+    if (parts & (MG_PART_FFN | MG_PART_EXPERT_IN))
         for (uint32_t e = 0; e < in->experts; e++) in->tokens[e] = 0;
     for (uint32_t i = 0; i < in->n; i++)
         if (in->items[i].wanted && !in->items[i].gram.g)

@@ -129,17 +129,17 @@ static mg_status try_ranges(const limits_run *r, const bench *b, const float *w,
     return MG_OK;
 }
 
-/* What a sweep tries for the ends of a range: in the first two anything from 0.6 to 1, then what lies about the best so
- * far. Every range is a new roll of the dice as well, so none is tried twice: points fill the square evenly (multiples
- * of the inverse powers of the plastic number, 0.7549 and 0.5698 of 2^32). */
+/* What a batch tries for the ends of a range: first both ends drawn in together, then each end for itself about the
+ * best so far, ever closer. Every range is a new roll of the dice as well, so none is tried twice: points fill the
+ * square evenly (multiples of the inverse powers of the plastic number, 0.7549 and 0.5698 of 2^32). */
 static void factors(int sweep, int batch, const float at[2], float f[TRIES][2]) {
-    static const float about[SWEEPS] = {0, 0, .15f, .05f};
+    static const float shrink[TRIES] = {1, .95f, .9f, .84f, .77f, .68f}, about[SWEEPS] = {.2f, .2f, .1f, .05f};
     for (int t = 0; t < TRIES; t++) {
         const uint32_t k = (uint32_t)((sweep * BATCHES + batch) * TRIES + t);
         for (int i = 0; i < 2; i++) {
             const float point = (float)(k * (i ? 2447445414u : 3242174889u) >> 8) * 0x1p-24f;
-            const float v = sweep < 2 ? 1.0f - 0.4f * point : at[i] * (1.0f + about[sweep] * (2.0f * point - 1.0f));
-            f[t][i] = v < 1.0f ? v : 1.0f;
+            const float move = sweep || batch ? 1.0f + about[sweep] * (2.0f * point - 1.0f) : shrink[t];
+            f[t][i] = at[i] * move < 1.0f ? at[i] * move : 1.0f;
         }
     }
     if (batch == 0) memcpy(f[0], at, sizeof f[0]); /* what there was */

@@ -38,8 +38,15 @@ typedef struct mg_tap {
 
 typedef mg_status (*mg_tap_fn)(void *ctx, const mg_tap *tap, mg_error *err);
 
-/* Parts of a layer, so that a router can be fitted at its true input before the experts run. */
-enum { MG_PART_ATTN = 1, MG_PART_FFN_IN = 2 /* only compute the normed input and fire its tap */, MG_PART_FFN = 4 };
+/* Parts of a layer, so that a router can be fitted at its true input before the experts run, and inputs be looked at
+ * without computing what follows. The _IN parts compute an input, fire its taps and leave x alone. */
+enum {
+    MG_PART_ATTN = 1,
+    MG_PART_FFN_IN = 2,
+    MG_PART_FFN = 4,
+    MG_PART_ATTN_IN = 8,
+    MG_PART_EXPERT_IN = 16, /* FFN_IN, the router and the taps of what each expert gets */
+};
 #define MG_PART_ALL (MG_PART_ATTN | MG_PART_FFN)
 
 typedef struct mg_evaluator {

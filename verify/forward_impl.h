@@ -38,6 +38,7 @@ typedef struct mg_layer_run {
     float *x;
     mg_tap_fn tap;
     void *tap_ctx;
+    bool only_inputs; /* of a mixture: route, fire the taps of the experts' inputs, and no more */
 } mg_layer_run;
 
 /* Fire a tap when there is one. */
@@ -52,6 +53,8 @@ mg_status mg_layer_gate(const mg_layer_run *r, float *gate, const float *up, uin
                         mg_error *err) MG_MUST_CHECK;
 
 mg_status mg_layer_attention(const mg_layer_run *r, mg_kvcache *cache, mg_error *err) MG_MUST_CHECK;
+/* Its normed input alone, with its tap. */
+mg_status mg_layer_attention_in(const mg_layer_run *r, mg_error *err) MG_MUST_CHECK;
 /* f->q, f->k and f->v of latent attention, heads expanded, before rotation. */
 mg_status mg_layer_latent(const mg_layer_run *r, const mg_kv_dims *kv, mg_error *err) MG_MUST_CHECK;
 mg_status mg_layer_dense(const mg_layer_run *r, mg_error *err) MG_MUST_CHECK;

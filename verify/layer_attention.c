@@ -215,11 +215,15 @@ static mg_status attend(const mg_layer_run *r, mg_attn_seq *seqs, uint32_t *seq_
     return mg_layer_add(r, MG_R_ATTN_POST_NORM, err);
 }
 
+mg_status mg_layer_attention_in(const mg_layer_run *r, mg_error *err) {
+    MG_TRY(mg_layer_norm(r, MG_R_ATTN_NORM, MG_R_ATTN_POST_NORM, err));
+    return mg_layer_tap(r, MG_TAP_ATTN_IN, r->n, r->hidden, r->f->normed.p, err);
+}
+
 mg_status mg_layer_attention(const mg_layer_run *r, mg_kvcache *cache, mg_error *err) {
     if (cache && cache->n_seqs < r->batch->n_seqs)
         return mg_fail(err, MG_ERR_INTERNAL, "%u sequences, the cache has %u", r->batch->n_seqs, cache->n_seqs);
-    MG_TRY(mg_layer_norm(r, MG_R_ATTN_NORM, MG_R_ATTN_POST_NORM, err));
-    MG_TRY(mg_layer_tap(r, MG_TAP_ATTN_IN, r->n, r->hidden, r->f->normed.p, err));
+    MG_TRY(mg_layer_attention_in(r, err));
     mg_attn_seq *seqs = calloc(r->batch->n_seqs, sizeof *seqs);
     uint32_t *seq_of = calloc(r->n, sizeof *seq_of);
     mg_status st = seqs && seq_of ? MG_OK : mg_fail_nomem(err, r->n * sizeof *seq_of);

@@ -316,6 +316,9 @@ static mg_status moe_run(moe *e, mg_error *err) {
     const mg_layer_run *r = e->r;
     MG_TRY(route_tokens(e, err));
     e->pairs = r->n * e->route.k;
+    for (uint32_t x = 0; r->only_inputs && x < e->route.experts; x++)
+        if (e->route.first[x + 1] > e->route.first[x]) MG_TRY(gather_tap(e, x, err));
+    if (r->only_inputs) return MG_OK;
     const mg_bound *g;
     MG_TRY(mg_need(&g, r->m, MG_R_EXPERT_GATE, r->layer, 0, err));
     e->ffn = mg_bound_rows(g);

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "quant/math/mathops.h"
+
 #define PANEL 64u /* columns factored between two updates of the rest; right-hand sides solved side by side */
 
 typedef struct gram {
@@ -94,14 +96,12 @@ static mg_status update_rows(void *ctx, uint64_t ticket, unsigned worker, mg_err
     (void)err;
     uint64_t first, end, start = f->k + f->width;
     tile_of(f, ticket, &first, &end);
-    for (uint64_t i = first; i < end; i++) {
-        double *r = f->s + i * f->d;
-        for (uint64_t p = 0; p < f->width; p++) {
-            double a = r[f->k + p];
-            const double *col = f->panel + p * f->d;
-            for (uint64_t j = start; j <= i; j++) r[j] -= a * col[j];
+    for (uint64_t j = start; j < end; j += PANEL) /* a square of the panel stays in the cache for all rows */
+        for (uint64_t i = first > j ? first : j; i < end; i++) {
+            double *r = f->s + i * f->d;
+            const uint64_t n = i + 1 - j < PANEL ? i + 1 - j : PANEL;
+            mg_math_get()->rank_update(r + j, r + f->k, f->panel + j, f->d, f->width, n);
         }
-    }
     return MG_OK;
 }
 

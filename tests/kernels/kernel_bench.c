@@ -207,6 +207,12 @@ static void time_gemm(const math_bench *b, float *x, float *y) {
     KERNEL(gemm, b)(b->table->mr, GEMM_K, weights, x, COLUMNS, 1, y, MG_GEMM_NR, true);
 }
 
+/* Elements are products of doubles: sixteen rows onto one. */
+static void time_update(const math_bench *b, float *x, float *y) {
+    enum { N = COLUMNS / 32 };
+    KERNEL(update, b)((double *)(void *)y, (double *)(void *)x, (double *)(void *)x, N, 16, N);
+}
+
 typedef struct math_row {
     const char *name;
     size_t field;
