@@ -1,6 +1,7 @@
 /* group_stage.c - see group_stage.h: layers one after the other, finished ones from their files. */
 #include "convert/group_stage.h"
 
+#include <inttypes.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,6 +10,8 @@
 
 #include "convert/stage_layer.h"
 #include "formats/arch/arch.h"
+#include "formats/base/checked.h"
+#include "quant/gptq.h"
 
 #define STAGE_VERSION  2u /* part of the id: raise when a formula changes */
 #define DEFAULT_MEMORY (256ull << 20)
@@ -26,6 +29,7 @@ struct mg_group_stage {
     mg_group_stage_options opt;
     mg_model *model;
     uint32_t layers;
+    uint64_t matrices, streams; /* bytes of opt.memory for Gram matrices (factors aside), and for activations */
     pass awq, gptq;
     double fold_error; /* rms of what folding changes in the logits, over their rms */
 };
@@ -50,10 +54,11 @@ const mg_gram *mg_stage_gram(const mg_stage_work *w, mg_role role, uint32_t expe
     return x && x->gram.g ? &x->gram : NULL;
 }
 
+static const unsigned together = 1u << MG_TAP_FFN_IN | 1u << MG_TAP_EXPERT_IN; /* one norm makes them all */
+
 bool mg_stage_want(mg_stage_work *w, unsigned mask, bool *done) {
     uint64_t bytes = 0;
     bool any = false, first = true;
-    const unsigned together = 1u << MG_TAP_FFN_IN | 1u << MG_TAP_EXPERT_IN; /* one norm makes them all */
     for (int round = 0; round < 2; round++)
         for (uint32_t i = 0; i < w->in.n; i++) {
             mg_stage_input *x = &w->in.items[i];
@@ -66,6 +71,42 @@ bool mg_stage_want(mg_stage_work *w, unsigned mask, bool *done) {
             x->wanted = done[i] = any = true;
         }
     return any;
+}
+
+/* ---- memory ---- */
+
+/* Bytes that layer l cannot do without: the matrices that one norm makes at once, or the largest other; *factor: what
+ * factoring the largest takes on top. */
+static mg_status layer_needs(const mg_model *m, uint32_t l, uint64_t *matrices, uint64_t *factor, mg_error *err) {
+    mg_stage_inputs in;
+    uint64_t joint = 0;
+    mg_status st = mg_stage_inputs_init(&in, m, l, NULL, err);
+    for (uint32_t i = 0; st == MG_OK && i < in.n; i++) {
+        const mg_stage_input *x = &in.items[i];
+        const uint64_t bytes = x->gram.d > 1u << 28 ? UINT64_MAX / 4 : mg_stage_input_bytes(x);
+        if ((together >> x->point & 1) && !mg_add_u64(joint, bytes, &joint)) joint = UINT64_MAX;
+        if (bytes > *matrices) *matrices = bytes;
+        if (mg_gptq_bytes(x->gram.d) > *factor) *factor = mg_gptq_bytes(x->gram.d);
+    }
+    if (joint > *matrices) *matrices = joint;
+    mg_stage_inputs_release(&in);
+    return st;
+}
+
+/* Half for matrices and half for activations; matrices take more where a layer needs more. */
+static mg_status share_memory(mg_group_stage *s, mg_error *err) {
+    uint64_t matrices = 0, factor = 0, need;
+    for (uint32_t l = 0; l < s->layers; l++) MG_TRY(layer_needs(s->model, l, &matrices, &factor, err));
+    if (!s->opt.gptq) factor = 0;
+    if (!mg_add_u64(matrices, factor, &need)) need = UINT64_MAX;
+    const uint64_t all = s->opt.memory ? s->opt.memory : DEFAULT_MEMORY;
+    if (s->opt.memory && need >= all)
+        return mg_fail(err, MG_ERR_LIMIT,
+                       "the statistics of a layer need %" PRIu64 " KiB, expected less than --memory (%" PRIu64 " KiB)",
+                       (need >> 10) + 1, all >> 10);
+    s->matrices = (all / 2 > need ? all / 2 : need) - factor;
+    s->streams = all / 2 > need || !s->opt.memory ? all / 2 : all - need;
+    return MG_OK;
 }
 
 /* ---- identity ---- */
@@ -130,7 +171,7 @@ static mg_status finish_layer(const mg_group_stage *s, pass *p, mg_stage_work *w
 static mg_status work_layer(const mg_group_stage *s, pass *p, mg_model *from, mg_stage_stream *stream, uint32_t layer,
                             mg_error *err) {
     mg_stage_work w = {.opt = &s->opt, .model = from, .stream = stream, .layer = layer};
-    w.memory = s->opt.memory / 2;
+    w.memory = s->matrices;
     w.out.layer = layer;
     w.note = mg_json_new_object();
     if (!p->gptq) mg_json_set(w.note, "awq", mg_json_new_array());
@@ -170,7 +211,7 @@ static mg_status all_layers(mg_group_stage *s, pass *p, mg_model *from, mg_error
         if (!found) last = l + 1;
     }
     mg_status st = MG_OK;
-    if (last) st = mg_stage_stream_init(&stream, s->opt.eval, from, s->opt.text, s->opt.memory / 2, err);
+    if (last) st = mg_stage_stream_init(&stream, s->opt.eval, from, s->opt.text, s->streams, err);
     for (uint32_t l = 0; st == MG_OK && l < s->layers; l++) {
         char text[64];
         snprintf(text, sizeof text, "%s layer %u", p->name, l);
@@ -257,14 +298,15 @@ mg_status mg_group_stage_run(mg_group_stage **out, mg_model *m, const mg_group_s
     mg_group_stage *s = calloc(1, sizeof *s);
     if (!s) return mg_fail_nomem(err, sizeof *s);
     s->opt = *opt;
-    if (s->opt.memory == 0) s->opt.memory = DEFAULT_MEMORY;
     if (!(s->opt.damping > 0)) s->opt.damping = 0.01;
     s->model = m;
     s->layers = (uint32_t)mg_hp_i(m, MG_K_LAYERS);
     s->awq.name = "awq";
     s->gptq.name = "gptq";
     s->gptq.gptq = true;
-    mg_status st = opt->awq ? run_pass(s, &s->awq, m, err) : MG_OK;
+    mg_status st = share_memory(s, err);
+    if (st != MG_OK) rmdir(opt->dir); /* nothing was done: unless an earlier run left something, it goes */
+    if (st == MG_OK && opt->awq) st = run_pass(s, &s->awq, m, err);
     if (st == MG_OK && opt->awq) st = check_folding(s, err);
     if (st == MG_OK && opt->gptq) st = run_pass(s, &s->gptq, mg_group_stage_folded(s), err);
     if (st != MG_OK) {

@@ -30,16 +30,17 @@ typedef struct mg_group_stage_options {
     const mg_stage_text *text;
     mg_group_scheme scheme; /* of the weights */
     bool awq, gptq;
-    bool fold_only;        /* AWQ: scales alone, no limits (the type that follows is another) */
-    double damping;        /* GPTQ: of the mean diagonal; 0: a hundredth */
-    uint64_t memory;       /* of activations and Gram matrices; 0: 256 MiB and what one input needs */
-    const char *dir;       /* existing work folder */
+    bool fold_only;  /* AWQ: scales alone, no limits (the type that follows is another) */
+    double damping;  /* GPTQ: of the mean diagonal; 0: a hundredth */
+    uint64_t memory; /* of activations, Gram matrices and their factors; 0: 256 MiB, more where a layer needs it */
+    const char *dir; /* existing work folder */
     mg_progress *progress; /* counts tokens times layers, once for each of awq and gptq; may be NULL */
 } mg_group_stage_options;
 
 typedef struct mg_group_stage mg_group_stage;
 
-/* Run what is not done yet. m outlives the stage. MG_ERR_FORMAT when the model computes values that are not finite.
+/* Run what is not done yet. m outlives the stage. MG_ERR_LIMIT, before anything is run, when the matrices of a layer do
+ * not fit memory. MG_ERR_FORMAT when the model computes values that are not finite.
  * After AWQ the model is run with its scales folded in and nothing rounded, on the first tokens: logits that differ are
  * MG_ERR_INTERNAL. */
 mg_status mg_group_stage_run(mg_group_stage **out, mg_model *m, const mg_group_stage_options *opt,

@@ -91,6 +91,11 @@ static mg_status factor(mg_gptq *h, const mg_gram *g, double damping, mg_pool *p
     return st;
 }
 
+uint64_t mg_gptq_bytes(uint64_t d) {
+    if (d > 1u << 28) return UINT64_MAX / 4;
+    return mg_cholesky_bytes(d) + panel_at((d + NR - 1) / NR) * sizeof(float) + d * (sizeof(float) + sizeof(uint32_t));
+}
+
 mg_status mg_gptq_init(mg_gptq *h, const mg_gram *gram, uint64_t d, double damping, mg_pool *pool, mg_error *err) {
     *h = (mg_gptq){.d = d, .plain = !gram};
     if (d > UINT32_MAX) return mg_fail(err, MG_ERR_LIMIT, "%" PRIu64 " columns", d);

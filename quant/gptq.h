@@ -29,6 +29,8 @@ typedef struct mg_gptq {
     bool plain;      /* no damping below 1 made it positive definite: weights are rounded to nearest */
 } mg_gptq;
 
+/* Bytes that making one of d columns ready takes, the result included; saturates. */
+uint64_t mg_gptq_bytes(uint64_t d);
 /* damping: fraction of the mean of the diagonal added to it, raised by a hundredth until the factor exists. gram NULL:
  * no statistics, plain rounding of d columns. */
 mg_status mg_gptq_init(mg_gptq *h, const mg_gram *gram, uint64_t d, double damping, mg_pool *pool,

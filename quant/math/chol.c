@@ -105,6 +105,10 @@ static mg_status update_rows(void *ctx, uint64_t ticket, unsigned worker, mg_err
     return MG_OK;
 }
 
+uint64_t mg_cholesky_bytes(uint64_t d) {
+    return (d + PANEL) * d * sizeof(double);
+}
+
 mg_status mg_cholesky(double *s, uint64_t d, mg_pool *pool, bool *ok, mg_error *err) {
     factor f = {.s = s, .panel = malloc((size_t)(PANEL * d) * sizeof(double)), .d = d};
     if (!f.panel) return mg_fail_nomem(err, PANEL * d * sizeof(double));

@@ -9,6 +9,8 @@
 mg_status mg_gram_add(double *s, const float *x, uint64_t n, uint64_t d, mg_pool *pool, mg_error *err) MG_MUST_CHECK;
 /* Copy the lower triangle of s [d, d] to the upper. */
 void mg_gram_mirror(double *s, uint64_t d);
+/* Bytes of s and of what factoring it takes. */
+uint64_t mg_cholesky_bytes(uint64_t d);
 /* s = L L^T in place, lower triangle. *ok false when a pivot is not positive: s is then no factor. */
 mg_status mg_cholesky(double *s, uint64_t d, mg_pool *pool, bool *ok, mg_error *err) MG_MUST_CHECK;
 /* Rows of b [n, d] become the solutions x of x S = b with S = L L^T. */

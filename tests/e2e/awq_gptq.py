@@ -78,15 +78,20 @@ def contents(out):
 
 
 
-for number, (kind, model, options) in enumerate([
-        ("AWQ", PROSE, ("--method", "awq+gptq", *TEXT)), ("AWQ", TINY / "mixtral", ("--tokens", IDS, "--group-size", -1)),
-        ("GPTQ", TINY / "phi3", ("--tokens", IDS, "--group-size", 32, "--symmetric"))]):
+for number, (kind, model, memory, options) in enumerate([
+        ("AWQ", PROSE, "8MiB", ("--method", "awq+gptq", *TEXT)), ("AWQ", TINY / "mixtral", "3MiB", ("--tokens", IDS, "--group-size", -1)),
+        ("GPTQ", TINY / "phi3", "1MiB", ("--tokens", IDS, "--group-size", 32, "--symmetric"))]):
     calibrated(model, "one", kind, *options, "-t", 1)
     calibrated(model, "two", kind, *options, "-t", 3, env={"MOEGRAFT_ISA": "scalar" if number else "avx2"})
-    calibrated(model, "small", kind, *options, "--memory", "1MiB")  # the stream is spilled
+    calibrated(model, "small", kind, *options, "--memory", memory)  # little more than a layer's matrices: the stream is spilled
     first = contents("one")
     for other in ("two", "small"):
         common.same(contents(other), first, f"{kind} of {model.name}, {other}")
+
+# ---- matrices that do not fit are refused before anything is run ----
+
+done = calibrated(PROSE, "large", "GPTQ", *TEXT, "--memory", "1MiB", expect=6)
+common.check("statistics" in done.err and not list(common.WORK.glob("*large*")) and not list(common.WORK.glob(".large*")), done.err)
 
 # ---- an interrupted run goes on ----
 
