@@ -72,6 +72,7 @@ static mg_status source(node *k, const mg_expr **out) {
     MG_TRY(take_str(k, &name));
     if (input >= k->s->n_inputs) return bad(k, "an input that is not listed");
     mg_checkpoint *c = k->s->inputs[input];
+    if (!c) return mg_fail(k->err, MG_ERR_UNSUPPORTED, "made from a work file that is not kept ('%s')", name);
     const uint32_t at = mg_checkpoint_find(c, name);
     if (at == MG_STRMAP_NONE) {
         mg_status st = mg_fail(k->err, MG_ERR_INTEGRITY, "it has no tensor '%s', which was read from it", name);

@@ -8,7 +8,7 @@
 /* What recipes refer to. Everything is borrowed. */
 typedef struct mg_recipe_scope {
     mg_plan *plan;                /* that expressions are built in */
-    mg_checkpoint *const *inputs; /* [n_inputs] */
+    mg_checkpoint *const *inputs; /* [n_inputs]; NULL: not there */
     uint32_t n_inputs;
     const mg_imatrix *imatrix; /* importance weights, found by their hash; NULL: none given */
     const mg_plan *values;     /* a plan whose constants stand for those of recipes, found by their hash; NULL */

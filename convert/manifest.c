@@ -3,9 +3,11 @@
  * Deterministic: no times, host names, thread counts or paths. Its size does not depend on the hashes, so that it can
  * be declared with the set before the work starts and is committed with it. Format: docs/plan.md. */
 #include "convert/plan_private.h"
+#include "convert/stage_id.h"
 
 #include "formats/base/file.h"
 #include "mg_version.h"
+#include "quant/variant.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -79,6 +81,8 @@ static mg_status input_json(const mg_checkpoint *c, mg_json **out, mg_error *err
     mg_json *files = mg_json_new_array();
     *out = mg_json_new_object();
     mg_json_set(*out, "name", base_name(c->path ? c->path : ""));
+    if (mg_variant_is(c)) mg_json_set_str(*out, "stage", "folded");
+    if (mg_stage_is(c)) mg_json_set_str(*out, "stage", "file");
     mg_json_set(*out, "files", files);
     for (uint32_t i = 0; c->dir && i < c->n_files; i++) {
         mg_json *f;

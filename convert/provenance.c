@@ -51,6 +51,7 @@ static mg_status read_lists(mg_provenance *p, mg_error *err) {
     for (const mg_json *v = mg_json_first(inputs); v; v = mg_json_next(v), i++) {
         p->inputs[i].name = mg_json_str(mg_json_get(v, "name"));
         p->inputs[i].files = mg_json_get(v, "files");
+        p->inputs[i].stage = mg_json_str(mg_json_get(v, "stage"));
         if (!p->inputs[i].name) return mg_fail(err, MG_ERR_FORMAT, "input %u of the manifest has no name", i);
         MG_TRY(mg_path_check_plain(p->inputs[i].name, err));
     }
@@ -191,7 +192,7 @@ mg_status mg_provenance_inputs(mg_provenance *p, const char *const *places, size
         }
         const char *const usual[] = {p->dir, parent, "."};
         for (size_t k = 0; k < sizeof usual / sizeof *usual; k++) try_in(p, in, usual[k], changed, sizeof changed);
-        if (in->ckpt) continue;
+        if (in->ckpt || (in->stage && strcmp(in->stage, "file") == 0)) continue;
         if (*changed) return mg_fail(err, MG_ERR_INTEGRITY, "input '%s' has changed: %s", in->name, changed);
         return mg_fail(err, MG_ERR_IO, "input '%s' is not found: name its path", in->name);
     }
@@ -262,6 +263,16 @@ static void name_sources(const mg_provenance *p, const mg_expr *e, char *text, s
     for (uint32_t i = 0; i < e->n_children; i++) name_sources(p, e->children[i], text, size);
 }
 
+/* The input among those of an expression that a stage changed before it was read; NULL. */
+static const char *folded(const mg_provenance *p, const mg_expr *e) {
+    for (uint32_t i = 0; e->op == MG_EX_SOURCE && i < p->n_inputs; i++)
+        if (p->inputs[i].ckpt == e->ckpt && p->inputs[i].stage && strcmp(p->inputs[i].stage, "folded") == 0)
+            return p->inputs[i].name;
+    const char *found = NULL;
+    for (uint32_t i = 0; !found && i < e->n_children; i++) found = folded(p, e->children[i]);
+    return found;
+}
+
 static void judge(const mg_provenance *p, mg_proof_tensor *t, const char *derived, const char *stored) {
     const bool d = derived && strcmp(derived, t->stated) == 0, s = strcmp(stored, t->stated) == 0;
     if (!s) t->proof = derived && !d && strcmp(derived, stored) == 0 ? MG_PROOF_STATED : MG_PROOF_STORED;
@@ -270,6 +281,12 @@ static void judge(const mg_provenance *p, mg_proof_tensor *t, const char *derive
         snprintf(t->note, sizeof t->note, "stored %s, stated %s, derived %s", stored, t->stated,
                  derived ? derived : "nothing");
     if (t->proof != MG_PROOF_DERIVED) return;
+    const char *changed = t->e ? folded(p, t->e) : NULL;
+    if (changed) {
+        t->proof = MG_PROOF_NOT_DERIVED;
+        snprintf(t->note, sizeof t->note, "a stage changed the weights of '%.200s' before", changed);
+        return;
+    }
     t->note[0] = 0;
     if (!t->e) snprintf(t->note, sizeof t->note, "the constant %s of its recipe", derived);
     if (t->e) name_sources(p, t->e, t->note, sizeof t->note);

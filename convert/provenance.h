@@ -31,8 +31,9 @@ typedef struct mg_proof_tensor {
 
 typedef struct mg_proof_input {
     const char *name;
+    const char *stage; /* "folded": read with changes that a stage made; "file": its work file; NULL */
     const mg_json *files;
-    mg_checkpoint *ckpt; /* owned */
+    mg_checkpoint *ckpt; /* owned; NULL: a work file that is gone */
     const char *path;    /* where it was found */
 } mg_proof_input;
 
@@ -55,7 +56,7 @@ void mg_provenance_release(mg_provenance *p);
  * all). MG_ERR_USAGE when none is left. */
 mg_status mg_provenance_select(mg_provenance *p, const char *regex, uint64_t sample, mg_error *err) MG_MUST_CHECK;
 /* Find and open every input: at places[n] and in them, beside the manifest's folder or in it, in the working directory.
- * MG_ERR_IO names one that is nowhere, MG_ERR_INTEGRITY one whose files are others. */
+ * MG_ERR_IO names one that is nowhere (but for work files of stages), MG_ERR_INTEGRITY one whose files are others. */
 mg_status mg_provenance_inputs(mg_provenance *p, const char *const *places, size_t n, mg_error *err) MG_MUST_CHECK;
 
 typedef struct mg_provenance_options {

@@ -18,6 +18,10 @@ bool mg_stage_id_is(const mg_checkpoint *c, mg_xxh128 id) {
            memcmp(found.data, hex, 32) == 0;
 }
 
+bool mg_stage_is(const mg_checkpoint *c) {
+    return c->st_metadata && mg_kvs_get(c->st_metadata, "stage_id");
+}
+
 mg_status mg_stage_set_begin(mg_outset **out, const char *path, mg_xxh128 id, uint64_t total, mg_error *err) {
     char dir[4096];
     const char *slash = strrchr(path, '/'), *name = slash ? slash + 1 : path;

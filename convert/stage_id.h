@@ -11,6 +11,8 @@
 mg_status mg_stage_id_put(mg_kvs *metadata, mg_xxh128 id, mg_error *err) MG_MUST_CHECK;
 /* Does this file carry this id? */
 bool mg_stage_id_is(const mg_checkpoint *c, mg_xxh128 id);
+/* Is c the file of some stage, a work file that is deleted when the job is done? */
+bool mg_stage_is(const mg_checkpoint *c);
 /* Begin the file at path: a set of this one file (index 0) of `total` bytes and one unit, started anew whatever is
  * there. After its content report unit 0 and commit. */
 mg_status mg_stage_set_begin(mg_outset **out, const char *path, mg_xxh128 id, uint64_t total,

@@ -149,6 +149,10 @@ static void ckpt_free(mg_checkpoint *c) {
 
 static const mg_checkpoint_ops ops = {ckpt_read, ckpt_recheck, ckpt_identity, ckpt_free};
 
+bool mg_variant_is(const mg_checkpoint *c) {
+    return c->ops == &ops;
+}
+
 /* ---- patches ---- */
 
 static mg_status grow(mg_variant *v, mg_error *err) {

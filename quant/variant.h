@@ -46,5 +46,7 @@ mg_status mg_variant_set(mg_variant *v, const mg_patch *p, mg_error *err) MG_MUS
 void mg_variant_clear(mg_variant *v);
 /* Part of what mg_checkpoint_identity says of it, beside the base's: what the patches come from. */
 void mg_variant_set_id(mg_variant *v, const uint8_t id[16]);
+/* Is c the checkpoint of a variant? It bears the base's path and names. */
+bool mg_variant_is(const mg_checkpoint *c);
 
 #endif

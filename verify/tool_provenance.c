@@ -46,7 +46,7 @@ static mg_json *result_json(const run *r) {
     for (uint32_t i = 0; i < r->p.n_inputs; i++) {
         mg_json *in = mg_json_new_object();
         mg_json_set_str(in, "name", r->p.inputs[i].name);
-        mg_json_set_str(in, "path", r->p.inputs[i].path);
+        mg_json_set(in, "path", r->p.inputs[i].path ? mg_json_new_str(r->p.inputs[i].path) : mg_json_new_null());
         mg_json_push(inputs, in);
     }
     for (int k = 0; k < MG_PROOF_COUNT; k++) mg_json_set_i64(counts, mg_proof_name((mg_proof)k), r->n[k]);
@@ -76,7 +76,9 @@ static void print_result(const run *r, mg_proof proof) {
 }
 
 static void print_text(const run *r) {
-    for (uint32_t i = 0; i < r->p.n_inputs; i++) printf("input %s: %s\n", r->p.inputs[i].name, r->p.inputs[i].path);
+    for (uint32_t i = 0; i < r->p.n_inputs; i++)
+        printf("input %s: %s\n", r->p.inputs[i].name,
+               r->p.inputs[i].path ? r->p.inputs[i].path : "a work file, not kept");
     print_result(r, MG_PROOF_STORED);
     print_result(r, MG_PROOF_STATED);
     print_result(r, MG_PROOF_DERIVED);

@@ -65,6 +65,13 @@ for form in (["RTN", "--format", "awq"], ["RTN", "--format", "gptq"], ["RTN", "-
     proven(WORK / "groups/model.manifest.json", DONORS / "prose")
 imatrix = WORK / "imatrix.gguf"
 (WORK / "text.txt").write_text("And the miller said unto his servant, Go thou to the bridge. 12+7=19\n" * 40)
+for form in ("AWQ", "GPTQ"):  # what a text decided is not in the donors
+    run("quantize", DONORS / "prose", WORK / "groups", form, "--text", WORK / "text.txt", "--samples", 2, "-q", "--force")
+    found, result = counts(WORK / "groups/model.manifest.json", DONORS)
+    same(set(found), {"same", "not derived"}, f"results of {form}")
+    check(all(("layers" in t["name"]) and ("a stage" in t["note"] or "work file" in t["note"]) for t in result["tensors"]), f"{result['tensors']}")
+    proven_kept = counts(WORK / "groups/model.manifest.json", DONORS, "--tensors", "embed_tokens|lm_head")[0]
+    same(proven_kept["same"], 2, f"what {form} leaves alone")
 run("calibrate", WORK / "moe.gguf", "--text", WORK / "text.txt", "-o", imatrix, "-q")
 run("quantize", "--imatrix", imatrix, WORK / "moe.gguf", WORK / "iq.gguf", "IQ3_S", "-q")
 found, result = counts(WORK / "iq.gguf.manifest.json")
@@ -152,6 +159,7 @@ for code, words, edit in (
     changed.write_text(json.dumps(m))
     r = prove(changed, DONORS, expect=code)
     check(words in r.err, f"{words}: {r.err}")
+check("nothing could be derived" in prove(moe, DONORS, "--tensors", "moe.gate", expect=4).err, "routers alone, without the recipe")
 for args in (["--weights"], ["--peer"], ["--text", MOE], ["--html", WORK / "x.html"], ["--precision", "f64"], ["--tensors", "nothing"],
              [MOE, MOE]):
     prove(moe, DONORS, *args, expect=2)
