@@ -241,6 +241,7 @@ static mg_status write_members(mg_exec *x, const mg_plan_group *g, uint64_t unit
     MG_TRY(mg_eval_push(&w->ev, n * g->core->row_bytes, &tile, err));
     if (largest) MG_TRY(mg_eval_push(&w->ev, n * largest, &coded, err));
     MG_TRY(mg_expr_eval(g->core, &w->ev, row, n, tile, err));
+    MG_TRY(mg_exec_sources_add(x, g, unit, tile, n * g->core->row_bytes, err));
     for (uint32_t s = 0; s < x->n_sets; s++) {
         if (done[s]) continue;
         mg_xxh128_state *h;
@@ -268,9 +269,10 @@ static mg_status run_unit(void *ctx, uint64_t unit, unsigned worker, mg_error *e
     const mg_plan_member *first = &x->units.members[g->first_member];
     const char *name = x->p->outputs[first->output]->tensors[first->tensor].name;
     w->ev.depth = 0;
-    if (!all) {
+    if (!all || mg_exec_sources_wants(x, g)) {
         mg_status st = write_members(x, g, unit, row, n, worker, w->done, err);
         if (st != MG_OK) {
+            mg_exec_sources_stop(x);
             mg_error_at(err, NULL, name);
             return st;
         }
@@ -355,6 +357,7 @@ static void exec_release(mg_exec *x) {
     for (uint32_t s = 0; s < x->n_sets; s++) mg_outset_free(x->sets[s].set);
     free(x->sets);
     mg_progress_free(x->progress);
+    mg_exec_sources_release(x);
     mg_plan_units_release(&x->units);
 }
 
@@ -400,6 +403,7 @@ static mg_status run(mg_exec *x, mg_exec_result *res, mg_pool **pool, mg_error *
     MG_TRY(mg_plan_id(p, &x->id, err));
     p->hash_sources = x->opt->hash_sources;
     MG_TRY(mg_plan_units_init(&x->units, p, err));
+    MG_TRY(mg_exec_sources_init(x, err));
     x->outs = calloc(p->n_outputs + 1, sizeof *x->outs);
     x->sets = calloc(p->n_outputs + 1, sizeof *x->sets);
     if (!x->outs || !x->sets) return mg_fail_nomem(err, p->n_outputs * sizeof *x->outs);

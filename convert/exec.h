@@ -47,11 +47,6 @@ typedef struct mg_exec_hasher {
     mg_exec_mark *begins; /* [n_groups + 1], exec_hash.c */
 } mg_exec_hasher;
 
-typedef struct mg_exec_hash {
-    uint32_t output, index; /* index of a tensor */
-    bool source;            /* what that tensor was encoded from; else what is left of the output's files */
-} mg_exec_hash;
-
 typedef struct mg_exec {
     mg_plan *p;
     const mg_exec_options *opt;
@@ -62,12 +57,15 @@ typedef struct mg_exec {
     mg_exec_out *outs;
     mg_exec_worker *workers;
     unsigned n_workers;
-    mg_exec_hash *hash_jobs;
     mg_exec_hasher *hashers; /* [n_outputs]; these and first_undone belong to the holder of hash_lock */
     pthread_mutex_t hash_lock;
     uint64_t first_undone;
     atomic_bool *unit_done; /* [n_units] */
     mg_progress *progress;
+    struct mg_exec_source *sources; /* [units.n_groups] */
+    pthread_mutex_t turn_lock;      /* guards whose turn it is in sources */
+    pthread_cond_t turn_changed;
+    bool turn_stopped;
     struct {
         uint64_t tensors, bytes;
         char before[33], after[33];
@@ -82,6 +80,19 @@ void mg_exec_hash_release(mg_exec *x);
 
 /* mg_exec_options.verify_copies (exec_copies.c). */
 mg_status mg_exec_verify_copies(mg_exec *x, mg_error *err) MG_MUST_CHECK;
+
+/* mg_exec_options.hash_sources (exec_sources.c). release: also after a failed init. */
+mg_status mg_exec_sources_init(mg_exec *x, mg_error *err) MG_MUST_CHECK;
+void mg_exec_sources_release(mg_exec *x);
+/* Does a group's core have to be read even where nothing is left to write? */
+bool mg_exec_sources_wants(const mg_exec *x, const mg_plan_group *g);
+/* The core's rows of a unit; returns after those of the group's earlier units. */
+mg_status mg_exec_sources_add(mg_exec *x, const mg_plan_group *g, uint64_t unit, const void *tile, uint64_t bytes,
+                              mg_error *err) MG_MUST_CHECK;
+/* A unit failed: nobody waits any more. */
+void mg_exec_sources_stop(mg_exec *x);
+/* Into the hashes of the tensors, after all units. */
+void mg_exec_sources_put(mg_exec *x);
 
 /* Memory of one worker: a unit's tile and the evaluator's own small ones. */
 uint64_t mg_plan_worker_bytes(const mg_plan_units *u);

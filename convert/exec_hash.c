@@ -5,8 +5,6 @@
  * back: what is hashed is what is there. */
 #include "convert/exec.h"
 
-#include "convert/reuse.h"
-
 #include "formats/base/pool.h"
 
 #include <stdlib.h>
@@ -84,7 +82,6 @@ void mg_exec_hash_release(mg_exec *x) {
     if (x->unit_done) pthread_mutex_destroy(&x->hash_lock);
     free(x->hashers);
     free(x->unit_done);
-    free(x->hash_jobs);
 }
 
 /* The next bytes of the file that the hasher is in; they belong to one tensor, or to none. */
@@ -173,27 +170,14 @@ mg_status mg_exec_hash_unit_done(mg_exec *x, uint64_t unit, mg_exec_worker *w, m
     return st;
 }
 
-/* Ticket t of what is left: what nobody came to of output t, or the source of an encoded tensor. */
-static mg_status run_hash(void *ctx, uint64_t ticket, unsigned worker, mg_error *err) {
+/* What nobody came to of an output. */
+static mg_status run_hash(void *ctx, uint64_t out, unsigned worker, mg_error *err) {
     mg_exec *x = ctx;
-    mg_exec_worker *w = &x->workers[worker];
-    const mg_exec_hash *j = &x->hash_jobs[ticket];
-    const mg_plan_output *o = x->p->outputs[j->output];
-    if (!j->source) return hash_up_to(x, j->output, (mg_exec_mark){.file = o->n_files}, w, err);
-    return mg_reuse_source_hash(o->tensors[j->index].e->children[0], &w->ev,
-                                x->outs[j->output].tensor_hash[j->index].source, err);
+    const mg_exec_mark end = {.file = x->p->outputs[out]->n_files};
+    return hash_up_to(x, (uint32_t)out, end, &x->workers[worker], err);
 }
 
 mg_status mg_exec_hash_rest(mg_exec *x, mg_pool *pool, mg_error *err) {
-    size_t n = 0;
-    for (uint32_t i = 0; i < x->p->n_outputs; i++) n += 1 + x->p->outputs[i]->n_tensors;
-    x->hash_jobs = calloc(n + 1, sizeof *x->hash_jobs);
-    if (!x->hash_jobs) return mg_fail_nomem(err, n * sizeof *x->hash_jobs);
-    uint64_t jobs = 0;
-    for (uint32_t i = 0; i < x->p->n_outputs; i++) x->hash_jobs[jobs++] = (mg_exec_hash){.output = i};
-    for (uint32_t i = 0; x->opt->hash_sources && i < x->p->n_outputs; i++)
-        for (uint32_t t = 0; t < x->p->outputs[i]->n_tensors; t++)
-            if (x->p->outputs[i]->tensors[t].e->op == MG_EX_CAST)
-                x->hash_jobs[jobs++] = (mg_exec_hash){.output = i, .index = t, .source = true};
-    return mg_pool_run(pool, jobs, run_hash, x, err);
+    mg_exec_sources_put(x);
+    return mg_pool_run(pool, x->p->n_outputs, run_hash, x, err);
 }

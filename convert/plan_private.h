@@ -113,7 +113,7 @@ const mg_plan_group *mg_plan_unit_at(const mg_plan_units *u, uint64_t unit, uint
 /* ---- manifest (manifest.c) ---- */
 typedef struct mg_tensor_hash {
     char xxh3[33];
-    char source[33]; /* mg_reuse_source_hash of what it was encoded from */
+    char source[33]; /* of what it was encoded from */
 } mg_tensor_hash;
 /* Text of the manifest of one output, malloc'ed. hashes[n_tensors] and file_sha256[n_files][65] may be NULL while sizes
  * are planned: placeholders of the same length stand in their place. */

@@ -25,16 +25,21 @@ struct mg_reuse {
 
 /* ---- digests ---- */
 
-mg_status mg_reuse_source_hash(const mg_expr *e, mg_eval *ev, char hex[33], mg_error *err) {
+void mg_reuse_source_begin(mg_xxh128_state *s, const mg_expr *e) {
+    const char *dtype = mg_dtype_get(e->t.dtype)->name;
+    mg_xxh128_update(s, dtype, strlen(dtype) + 1);
+    mg_xxh128_update(s, e->t.shape, e->t.rank * sizeof e->t.shape[0]);
+}
+
+/* Digest of dtype, shape and rows, as 32 hex digits. */
+static mg_status source_hash(const mg_expr *e, mg_eval *ev, char hex[33], mg_error *err) {
     const uint64_t step = mg_expr_tile_rows(e->row_bytes, 1 << 20, e->rows ? e->rows : 1);
     mg_xxh128_state *s;
     void *tile;
     ev->depth = 0;
     MG_TRY(mg_eval_push(ev, step * e->row_bytes + 1, &tile, err));
     MG_TRY(mg_xxh128_new(&s, err));
-    const char *dtype = mg_dtype_get(e->t.dtype)->name;
-    mg_xxh128_update(s, dtype, strlen(dtype) + 1);
-    mg_xxh128_update(s, e->t.shape, e->t.rank * sizeof e->t.shape[0]);
+    mg_reuse_source_begin(s, e);
     mg_status st = MG_OK;
     for (uint64_t row = 0; row < e->rows && st == MG_OK; row += step) {
         const uint64_t n = e->rows - row < step ? e->rows - row : step;
@@ -161,7 +166,7 @@ mg_status mg_reuse_apply(mg_reuse *r, mg_plan *p, const char *name, const mg_exp
     const bool same = same_encoder(mg_json_get(old, "recipe"), recipe) && same_layout(&r->ckpt->tensors[t], *e);
     mg_json_free(recipe);
     if (!same || !mg_json_str(mg_json_get(old, "source_xxh3"))) return MG_OK;
-    MG_TRY(mg_reuse_source_hash((*e)->children[0], &r->ev, hex, err));
+    MG_TRY(source_hash((*e)->children[0], &r->ev, hex, err));
     if (!says(old, "source_xxh3", hex)) return MG_OK;
     MG_TRY(stored_hash(r, t, hex, err));
     if (!says(old, "xxh3", hex)) {

@@ -10,8 +10,8 @@
 
 #include "convert/expr.h"
 
-/* Digest of an expression's dtype, shape and rows, as 32 hex digits. */
-mg_status mg_reuse_source_hash(const mg_expr *e, mg_eval *ev, char hex[33], mg_error *err) MG_MUST_CHECK;
+/* What the digest of an expression that is encoded begins with, before its rows: dtype and shape. */
+void mg_reuse_source_begin(mg_xxh128_state *s, const mg_expr *e);
 
 typedef struct mg_reuse mg_reuse;
 /* path: a GGUF in one file, with PATH.manifest.json (MG_ERR_IO when it is missing, MG_ERR_FORMAT when it is not one of

@@ -166,6 +166,9 @@ for at in range(1, points + 1, step):
 # Killed with -9 at random moments of a longer run.
 moments = random.Random(4)
 killed = 0
+whole = run("quantize", "-q", "--json", source, fresh("kill") / "o.gguf", "Q4_K_M").json()
+manifest = (WORK / "kill/o.gguf.manifest.json").read_bytes()
+same(whole["bytes_read"], sum(len(t.data) for t in read_gguf(source)[1].values()), "bytes read: every tensor once, its digest included")
 for _ in range(50 if everything else 5):
     out = fresh("kill") / "o.gguf"
     killed += run_killed("quantize", "-q", source, out, "Q4_K_M", after=moments.uniform(0.005, 0.3))
@@ -173,6 +176,7 @@ for _ in range(50 if everything else 5):
         same(sha256(out), golden["Q4_K_M"]["file_sha256"], "a file present after kill -9")
     run("quantize", "-q", "--force", source, out, "Q4_K_M")
     same(sha256(out), golden["Q4_K_M"]["file_sha256"], "file after kill -9 and a second run")
+    check((WORK / "kill/o.gguf.manifest.json").read_bytes() == manifest, "another manifest after kill -9")
     same(leftovers(out.parent), [], "leftovers after kill -9")
 print(f"{killed} runs were killed before they ended")
 
