@@ -121,9 +121,62 @@ void mg_gptq_release(mg_gptq *h) {
     *h = (mg_gptq){0};
 }
 
-/* ---- rounding ---- */
+/* ---- one sweep over the columns ---- */
 
-enum { ROWS = 48 }; /* of a ticket: a multiple of the rows that products take at a time */
+typedef struct sweep {
+    const mg_gptq *h;
+    const float *w; /* [rows][d] in column order */
+    float *errors;  /* slivers [d][mr] in the order of rounding: w - q so far */
+    float *fed;     /* [ROWS][16] what earlier panels say */
+    uint64_t rows, mr;
+    mg_gptq_round_fn round;
+    void *ctx;
+} sweep;
+
+uint64_t mg_gptq_scratch(uint64_t d) {
+    return (MG_GPTQ_ROWS + MG_GEMM_MAX_MR) * (d + NR);
+}
+
+/* Round the column at place k of row i; fed: what earlier columns add. */
+static double round_one(const sweep *s, uint64_t i, uint64_t k, float fed) {
+    const uint64_t column = s->h->order[k], d = s->h->d;
+    const float w = s->w[i * d + column], want = w + fed, got = s->round(s->ctx, i, column, want);
+    s->errors[i / s->mr * s->mr * d + k * s->mr + i % s->mr] = w - got;
+    const double e = (double)(want - got);
+    return e * e * (double)s->h->pivot[column];
+}
+
+/* Sixteen places: what came before through a product, each other one by one. */
+static double round_panel(const sweep *s, uint64_t p) {
+    const mg_math *math = mg_math_get();
+    const uint64_t d = s->h->d, first = p * NR, n = d - first < NR ? d - first : NR;
+    const float *u = s->h->u + panel_at(p);
+    double loss = 0;
+    for (uint64_t i = 0; i < s->rows; i += s->mr)
+        math->gemm((uint32_t)(s->rows - i < s->mr ? s->rows - i : s->mr), first, s->errors + i * d, u, 0, 1,
+                   s->fed + i * NR, NR, true);
+    for (uint64_t i = 0; i < s->rows; i++) {
+        const float *sliver = s->errors + i / s->mr * s->mr * d + first * s->mr + i % s->mr;
+        for (uint64_t c = 0; c < n; c++) {
+            float fed = s->fed[i * NR + c];
+            for (uint64_t j = 0; j < c; j++) fed += sliver[j * s->mr] * u[(first + j) * NR + c];
+            loss += round_one(s, i, first + c, fed);
+        }
+    }
+    return loss;
+}
+
+double mg_gptq_sweep(const mg_gptq *h, const float *w, uint64_t rows, float *scratch, mg_gptq_round_fn round,
+                     void *ctx) {
+    const uint64_t mr = mg_math_get()->mr;
+    sweep s = {.h = h, .w = w, .errors = scratch, .rows = rows, .mr = mr, .round = round, .ctx = ctx};
+    s.fed = scratch + (MG_GPTQ_ROWS + MG_GEMM_MAX_MR) * h->d;
+    double loss = 0;
+    for (uint64_t p = 0; p * NR < h->d; p++) loss += round_panel(&s, p);
+    return loss;
+}
+
+/* ---- rounding in groups ---- */
 
 typedef struct round_run {
     const mg_gptq *h;
@@ -175,47 +228,22 @@ static mg_status choose_all(const round_run *r, const float *w, uint64_t row, ui
     return MG_OK;
 }
 
-/* Scratch of a ticket. */
-typedef struct sweep {
-    float *w;      /* [rows][d] in column order */
-    float *errors; /* slivers [d][mr] in the order of rounding: w - q so far */
-    float *fed;    /* [ROWS][16] what earlier panels say */
-    uint64_t rows, mr;
-} sweep;
+/* Rows of a ticket as the sweep asks for them. */
+typedef struct ticket_rows {
+    const round_run *r;
+    uint64_t row;
+} ticket_rows;
 
-/* Round the column at place k of row i of the ticket; fed: what earlier columns add. */
-static double round_one(const round_run *r, const sweep *s, uint64_t row, uint64_t i, uint64_t k, float fed) {
-    mg_group_codes *q = r->q;
-    const uint64_t column = r->h->order[k], g = (row + i) * q->groups + column / r->size;
+static float round_column(void *ctx, uint64_t i, uint64_t column, float want) {
+    const ticket_rows *t = ctx;
+    mg_group_codes *q = t->r->q;
+    const uint64_t g = (t->row + i) * q->groups + column / t->r->size;
     const mg_group_params p = {q->scales[g], q->biases ? q->biases[g] : 0.0f, q->zeros ? q->zeros[g] : 0};
-    const float w = s->w[i * q->cols + column], want = w + fed;
-    uint8_t *code = &q->codes[(row + i) * q->cols + column];
+    uint8_t *code = &q->codes[(t->row + i) * q->cols + column];
     float got;
     mg_group_round(&q->scheme, &p, &want, 1, code);
     mg_group_unround(&q->scheme, &p, code, 1, &got);
-    s->errors[i / s->mr * s->mr * q->cols + k * s->mr + i % s->mr] = w - got;
-    const double e = (double)(want - got);
-    return e * e * (double)r->h->pivot[column];
-}
-
-/* Sixteen places: what came before through a product, each other one by one. */
-static double round_panel(const round_run *r, const sweep *s, uint64_t row, uint64_t p) {
-    const mg_math *math = mg_math_get();
-    const uint64_t d = r->q->cols, first = p * NR, n = d - first < NR ? d - first : NR;
-    const float *u = r->h->u + panel_at(p);
-    double loss = 0;
-    for (uint64_t i = 0; i < s->rows; i += s->mr)
-        math->gemm((uint32_t)(s->rows - i < s->mr ? s->rows - i : s->mr), first, s->errors + i * d, u, 0, 1,
-                   s->fed + i * NR, NR, true);
-    for (uint64_t i = 0; i < s->rows; i++) {
-        const float *sliver = s->errors + i / s->mr * s->mr * d + first * s->mr + i % s->mr;
-        for (uint64_t c = 0; c < n; c++) {
-            float fed = s->fed[i * NR + c];
-            for (uint64_t j = 0; j < c; j++) fed += sliver[j * s->mr] * u[(first + j) * NR + c];
-            loss += round_one(r, s, row, i, first + c, fed);
-        }
-    }
-    return loss;
+    return got;
 }
 
 static void round_plain(const round_run *r, const float *w, uint64_t row, uint64_t rows) {
@@ -233,25 +261,23 @@ static void round_plain(const round_run *r, const float *w, uint64_t row, uint64
 static mg_status round_ticket(void *ctx, uint64_t ticket, unsigned worker, mg_error *err) {
     (void)worker;
     const round_run *r = ctx;
-    const uint64_t d = r->q->cols, row = ticket * ROWS, left = r->q->rows - row;
-    sweep s = {.rows = left < ROWS ? left : ROWS, .mr = mg_math_get()->mr};
-    const uint64_t floats = 2 * (ROWS + MG_GEMM_MAX_MR) * d + (ROWS + MG_GEMM_MAX_MR) * NR;
-    float *p = calloc((size_t)floats, sizeof *p);
-    if (!p) return mg_fail_nomem(err, floats * sizeof *p);
-    s.w = p;
-    s.errors = s.w + (ROWS + MG_GEMM_MAX_MR) * d;
-    s.fed = s.errors + (ROWS + MG_GEMM_MAX_MR) * d;
-    mg_status st = mg_read_f32(r->m, r->b, row, s.rows, s.w, err);
-    if (st == MG_OK) st = choose_all(r, s.w, row, s.rows, err);
-    if (st == MG_OK && r->h->plain) round_plain(r, s.w, row, s.rows);
-    for (uint64_t k = 0; st == MG_OK && !r->h->plain && k * NR < d; k++) r->loss[ticket] += round_panel(r, &s, row, k);
-    free(p);
+    ticket_rows t = {.r = r, .row = ticket * MG_GPTQ_ROWS};
+    const uint64_t d = r->q->cols, left = r->q->rows - t.row, rows = left < MG_GPTQ_ROWS ? left : MG_GPTQ_ROWS;
+    const uint64_t floats = MG_GPTQ_ROWS * d + mg_gptq_scratch(d);
+    float *w = calloc((size_t)floats, sizeof *w);
+    if (!w) return mg_fail_nomem(err, floats * sizeof *w);
+    float *scratch = w + MG_GPTQ_ROWS * d;
+    mg_status st = mg_read_f32(r->m, r->b, t.row, rows, w, err);
+    if (st == MG_OK) st = choose_all(r, w, t.row, rows, err);
+    if (st == MG_OK && r->h->plain) round_plain(r, w, t.row, rows);
+    if (st == MG_OK && !r->h->plain) r->loss[ticket] = mg_gptq_sweep(r->h, w, rows, scratch, round_column, &t);
+    free(w);
     return st;
 }
 
 mg_status mg_gptq_round(const mg_gptq *h, mg_model *m, const mg_bound *b, mg_group_codes *q, mg_pool *pool,
                         double *loss, mg_error *err) {
-    const uint64_t tickets = (q->rows + ROWS - 1) / ROWS;
+    const uint64_t tickets = (q->rows + MG_GPTQ_ROWS - 1) / MG_GPTQ_ROWS;
     round_run r = {.h = h, .m = m, .b = b, .q = q, .size = q->scheme.group_size};
     if (r.size == 0 || r.size > q->cols) r.size = q->cols;
     r.loss = calloc((size_t)tickets + 1, sizeof *r.loss);

@@ -37,8 +37,18 @@ mg_status mg_gptq_init(mg_gptq *h, const mg_gram *gram, uint64_t d, double dampi
                        mg_error *err) MG_MUST_CHECK;
 void mg_gptq_release(mg_gptq *h);
 
-/* Codes of a weight: q from mg_group_codes_init, with the scheme, rows and cols of b. *plain, *loss: sum of
- * D_k error^2 of rounding to nearest without choice of ranges, and of what was done. */
+/* Rows that one sweep takes at most: a multiple of the rows that products take at a time. */
+enum { MG_GPTQ_ROWS = 48 };
+/* What the format can hold nearest to want, for a column of row i of the sweep. */
+typedef float (*mg_gptq_round_fn)(void *ctx, uint64_t i, uint64_t column, float want);
+/* Floats of scratch for d columns, which come as zeros. */
+uint64_t mg_gptq_scratch(uint64_t d);
+/* Round all columns of w [rows][d] in h's order, rows of a column one after the other; h is not plain. Returns the sum
+ * of D_k error^2. */
+double mg_gptq_sweep(const mg_gptq *h, const float *w, uint64_t rows, float *scratch, mg_gptq_round_fn round,
+                     void *ctx);
+
+/* Codes of a weight: q from mg_group_codes_init, with the scheme, rows and cols of b. *loss: sum of D_k error^2. */
 mg_status mg_gptq_round(const mg_gptq *h, mg_model *m, const mg_bound *b, mg_group_codes *q, mg_pool *pool,
                         double *loss, mg_error *err) MG_MUST_CHECK;
 
