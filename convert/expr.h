@@ -11,21 +11,22 @@
 #include <pthread.h>
 
 typedef enum mg_expr_op {
-    MG_EX_SOURCE,  /* tensor of an input */
-    MG_EX_CONST,   /* values in memory */
-    MG_EX_SLOT,    /* values in memory, supplied later */
-    MG_EX_CAST,    /* decode child[0] to f32, encode */
-    MG_EX_LINEAR,  /* sum of factor * child */
-    MG_EX_STACK,   /* children below each other, a new slowest dimension */
-    MG_EX_CONCAT,  /* children below each other */
-    MG_EX_VIEW,    /* one mg_view of child[0] */
-    MG_EX_BLEND,   /* children made into one by a merge method */
-    MG_EX_NOISE,   /* child[0] + factor[0] * normal numbers */
-    MG_EX_LOWRANK, /* child[0] + factor[0] * child[1] child[2] */
-    MG_EX_GROUPS,  /* child[0] rounded in groups, or codes, scales and zeros of others, as slabs of bytes */
-    MG_EX_GLOBAL,  /* one number from all of the children: the global scale of NVFP4 */
-    MG_EX_PART,    /* one stored part of child[0], a GROUPS: its rows are slabs */
-    MG_EX_FP4,     /* codes or scales of child[0], which is of 4-bit float blocks; its rows are the child's */
+    MG_EX_SOURCE,   /* tensor of an input */
+    MG_EX_CONST,    /* values in memory */
+    MG_EX_SLOT,     /* values in memory, supplied later */
+    MG_EX_CAST,     /* decode child[0] to f32, encode */
+    MG_EX_LINEAR,   /* sum of factor * child */
+    MG_EX_STACK,    /* children below each other, a new slowest dimension */
+    MG_EX_CONCAT,   /* children below each other */
+    MG_EX_VIEW,     /* one mg_view of child[0] */
+    MG_EX_BLEND,    /* children made into one by a merge method */
+    MG_EX_NOISE,    /* child[0] + factor[0] * normal numbers */
+    MG_EX_LOWRANK,  /* child[0] + factor[0] * child[1] child[2] */
+    MG_EX_GROUPS,   /* child[0] rounded in groups, or codes, scales and zeros of others, as slabs of bytes */
+    MG_EX_GLOBAL,   /* one number from all of the children: the global scale of NVFP4 */
+    MG_EX_PART,     /* one stored part of child[0], a GROUPS: its rows are slabs */
+    MG_EX_FP4,      /* codes or scales of child[0], which is of 4-bit float blocks; its rows are the child's */
+    MG_EX_FEEDBACK, /* child[0] in a block type, the bytes chosen by a stage and read from its checkpoint */
     MG_EX_OP_COUNT,
 } mg_expr_op;
 
@@ -52,7 +53,7 @@ struct mg_expr {
     uint32_t depth; /* height of the tree below, bounded by MG_EXPR_MAX_DEPTH */
     uint32_t n_children;
     const mg_expr **children;
-    mg_checkpoint *ckpt; /* SOURCE */
+    mg_checkpoint *ckpt; /* SOURCE, FEEDBACK */
     uint32_t input, tensor;
     mg_view view;              /* VIEW */
     double *factors;           /* LINEAR [n_children]; NOISE, LOWRANK [1] */
@@ -67,7 +68,7 @@ struct mg_expr {
     bool fixed;          /* CAST: by quant/fixed.h */
     const void *data;    /* CONST, SLOT: t.n_bytes bytes; a SLOT's is NULL until supplied (atomic) */
     const mg_expr *slot; /* SLOT imported from another plan: where the data is; else NULL */
-    mg_xxh128 hash;      /* of weights or CONST data */
+    mg_xxh128 hash;      /* of weights or CONST data; FEEDBACK: of what the stage went by */
 };
 
 enum { MG_EXPR_MAX_DEPTH = 24 };

@@ -64,6 +64,10 @@ static void key_of(key_buf *k, const mg_expr *e) {
         if (e->fixed) key_u64(k, 1);
         key_put(k, e->hash.bytes, sizeof e->hash.bytes);
         break;
+    case MG_EX_FEEDBACK:
+        key_u64(k, e->tensor);
+        key_put(k, e->hash.bytes, sizeof e->hash.bytes);
+        break;
     case MG_EX_LINEAR:
         key_put(k, e->factors, e->n_children * sizeof e->factors[0]);
         break;
@@ -111,9 +115,9 @@ mg_status mg_expr_hash(const mg_expr *e, mg_xxh128_state *s, mg_error *err) {
     return MG_OK;
 }
 
-static const char *const op_names[MG_EX_OP_COUNT] = {"source",  "const",  "slot",   "cast",  "linear",
-                                                     "stack",   "concat", "view",   "blend", "noise",
-                                                     "lowrank", "groups", "global", "part",  "fp4"};
+static const char *const op_names[MG_EX_OP_COUNT] = {"source", "const", "slot",  "cast",    "linear",  "stack",
+                                                     "concat", "view",  "blend", "noise",   "lowrank", "groups",
+                                                     "global", "part",  "fp4",   "feedback"};
 
 /* Sizes, depth and grain from what the caller has filled in. */
 static mg_status finish(mg_expr *e, mg_error *err) {
@@ -332,6 +336,17 @@ mg_status mg_expr_cast(mg_plan *p, const mg_expr *child, mg_dtype dtype, const f
 mg_status mg_expr_cast_fixed(mg_plan *p, const mg_expr *child, mg_dtype dtype, const float *weights, uint64_t n_weights,
                              const mg_expr **out, mg_error *err) {
     return cast(p, child, dtype, weights, n_weights, mg_fixed_matters(dtype, weights != NULL), out, err);
+}
+
+mg_status mg_expr_feedback(mg_plan *p, const mg_expr *child, mg_checkpoint *ckpt, uint32_t tensor, mg_xxh128 id,
+                           const mg_expr **out, mg_error *err) {
+    mg_expr e = {.op = MG_EX_FEEDBACK, .t = child->t, .n_children = 1, .children = &child};
+    e.t.dtype = ckpt->tensors[tensor].dtype;
+    e.t.name = NULL;
+    e.ckpt = ckpt;
+    e.tensor = tensor;
+    e.hash = id;
+    return mg_expr_intern(p, &e, out, err);
 }
 
 static bool same_shape(const mg_expr *a, const mg_expr *b, uint32_t from) {

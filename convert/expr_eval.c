@@ -307,6 +307,7 @@ mg_status mg_expr_eval(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_t n, 
                        (unsigned long long)n, (unsigned long long)e->rows);
     switch (e->op) {
     case MG_EX_SOURCE:
+    case MG_EX_FEEDBACK:
         return eval_source(e, ev, row, n, dst, err);
     case MG_EX_CONST:
     case MG_EX_SLOT:

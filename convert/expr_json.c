@@ -87,9 +87,9 @@ static mg_json *blend_json(const mg_blend *b) {
 }
 
 mg_json *mg_expr_json(const mg_expr *e) {
-    static const char *const names[MG_EX_OP_COUNT] = {"source",  "const",  "slot",   "cast",  "linear",
-                                                      "stack",   "concat", "",       "blend", "noise",
-                                                      "lowrank", "groups", "global", "part",  "fp4"};
+    static const char *const names[MG_EX_OP_COUNT] = {"source", "const", "slot",  "cast",    "linear",  "stack",
+                                                      "concat", "",      "blend", "noise",   "lowrank", "groups",
+                                                      "global", "part",  "fp4",   "feedback"};
     mg_json *a;
     if (e->op == MG_EX_CONST || e->op == MG_EX_SLOT) return memory_json(e);
     if (e->op == MG_EX_VIEW) {
@@ -106,6 +106,10 @@ mg_json *mg_expr_json(const mg_expr *e) {
         mg_json_push(a, mg_json_new_str(mg_dtype_get(e->t.dtype)->name));
         if (e->fixed) mg_json_push(a, mg_json_new_str("fixed"));
         if (e->weights) mg_json_push(a, hash_json(e->hash));
+    }
+    if (e->op == MG_EX_FEEDBACK) {
+        mg_json_push(a, mg_json_new_str(mg_dtype_get(e->t.dtype)->name));
+        mg_json_push(a, hash_json(e->hash));
     }
     if (e->op == MG_EX_NOISE || e->op == MG_EX_LOWRANK) mg_json_push(a, mg_json_new_f64(e->factors[0]));
     if (e->op == MG_EX_NOISE) mg_json_push(a, mg_json_new_u64(e->seed));

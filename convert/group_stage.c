@@ -111,6 +111,23 @@ static mg_status share_memory(mg_group_stage *s, mg_error *err) {
 
 /* ---- identity ---- */
 
+static void text_into(mg_xxh128_state *h, const mg_group_stage_options *o) {
+    mg_xxh128_update(h, &o->damping, sizeof o->damping);
+    mg_xxh128_update(h, o->text->len, o->text->n_seqs * sizeof *o->text->len);
+    mg_xxh128_update(h, o->text->ids, o->text->n_tokens * sizeof *o->text->ids);
+}
+
+mg_status mg_group_stage_text_id(const mg_group_stage *s, mg_xxh128 *id, mg_error *err) {
+    const uint64_t head[] = {STAGE_VERSION, s->opt.text->n_seqs};
+    mg_xxh128_state *h;
+    MG_TRY(mg_xxh128_new(&h, err));
+    mg_xxh128_update(h, head, sizeof head);
+    text_into(h, &s->opt);
+    *id = mg_xxh128_final(h);
+    mg_xxh128_free(h);
+    return MG_OK;
+}
+
 static mg_status stage_id(const mg_group_stage *s, bool gptq, mg_xxh128 *id, mg_error *err) {
     const mg_group_stage_options *o = &s->opt;
     const mg_stage_text *t = o->text;
@@ -123,10 +140,9 @@ static mg_status stage_id(const mg_group_stage *s, bool gptq, mg_xxh128 *id, mg_
                              o->scheme.symmetric, o->scheme.rule, (uint64_t)o->scheme.scale_dtype,
                              o->scheme.zero_min,  t->n_seqs,      t->n_tokens};
     mg_xxh128_update(h, head, sizeof head);
-    mg_xxh128_update(h, &o->damping, sizeof o->damping);
     mg_xxh128_update(h, of, sizeof of);
-    mg_xxh128_update(h, t->len, t->n_seqs * sizeof *t->len);
-    mg_xxh128_update(h, t->ids, t->n_tokens * sizeof *t->ids);
+    text_into(h, o);
+    if (o->types) mg_xxh128_update(h, o->types, s->model->ckpt->n_tensors * sizeof *o->types);
     *id = mg_xxh128_final(h);
     mg_xxh128_free(h);
     return MG_OK;
@@ -187,12 +203,18 @@ static mg_status work_layer(const mg_group_stage *s, pass *p, mg_model *from, mg
     return st;
 }
 
+/* A finished layer into the variant. */
+static mg_status apply_layer(const mg_group_stage *s, pass *p, uint32_t layer, mg_error *err) {
+    if (p->gptq && s->opt.types) return mg_stage_store(&p->set, NULL, layer, s->opt.types, p->variant, err);
+    return mg_stage_set_apply(&p->set, layer, &s->opt.scheme.group_size, p->variant, err);
+}
+
 /* A layer whose file is there: only the stream has to pass it. */
 static mg_status pass_layer(const mg_group_stage *s, pass *p, mg_model *from, mg_stage_stream *stream, uint32_t layer,
                             mg_error *err) {
     mg_model *m = from;
     if (p->gptq) {
-        MG_TRY(mg_stage_set_apply(&p->set, layer, &s->opt.scheme.group_size, p->variant, err));
+        MG_TRY(apply_layer(s, p, layer, err));
         m = mg_variant_model(p->variant);
     }
     mg_status st = mg_stage_stream_run(stream, m, layer, MG_PART_ALL, true, NULL, NULL, err);
@@ -219,8 +241,7 @@ static mg_status all_layers(mg_group_stage *s, pass *p, mg_model *from, mg_error
         mg_progress_add(s->opt.progress, s->opt.text->n_tokens, text);
     }
     mg_stage_stream_release(&stream);
-    for (uint32_t l = 0; st == MG_OK && l < s->layers; l++)
-        st = mg_stage_set_apply(&p->set, l, &s->opt.scheme.group_size, p->variant, err);
+    for (uint32_t l = 0; st == MG_OK && l < s->layers; l++) st = apply_layer(s, p, l, err);
     mg_variant_set_id(p->variant, p->id.bytes);
     return st;
 }
@@ -292,6 +313,20 @@ static mg_status check_folding(mg_group_stage *s, mg_error *err) {
     return st;
 }
 
+void mg_group_stage_tensors(const mg_model *m, bool *read) {
+    memset(read, 0, m->ckpt->n_tensors * sizeof *read);
+    for (mg_role r = 0; r < MG_ROLE_COUNT; r++) {
+        if (!mg_stage_rounds(r)) continue;
+        const mg_scope scope = mg_role_scope(r);
+        const uint32_t n = scope == MG_SCOPE_LAYER ? 1 : mg_scope_count(scope, &m->hp);
+        for (uint32_t l = 0; l < (uint32_t)mg_hp_i(m, MG_K_LAYERS); l++)
+            for (uint32_t e = 0; e < n; e++) {
+                const mg_bound *b = mg_model_find(m, r, l, e);
+                if (b) read[b->tensor] = true;
+            }
+    }
+}
+
 /* ---- both passes ---- */
 
 mg_status mg_group_stage_run(mg_group_stage **out, mg_model *m, const mg_group_stage_options *opt, mg_error *err) {
@@ -302,7 +337,7 @@ mg_status mg_group_stage_run(mg_group_stage **out, mg_model *m, const mg_group_s
     s->model = m;
     s->layers = (uint32_t)mg_hp_i(m, MG_K_LAYERS);
     s->awq.name = "awq";
-    s->gptq.name = "gptq";
+    s->gptq.name = opt->types ? "feedback" : "gptq";
     s->gptq.gptq = true;
     mg_status st = share_memory(s, err);
     if (st != MG_OK) rmdir(opt->dir); /* nothing was done: unless an earlier run left something, it goes */

@@ -30,6 +30,9 @@ typedef struct mg_group_stage_options {
     const mg_stage_text *text;
     mg_group_scheme scheme; /* of the weights */
     bool awq, gptq;
+    /* GPTQ: not into groups but into ggml types (quant/feedback.h), of each tensor of the model's checkpoint;
+     * MG_DTYPE_COUNT: stays as it is. NULL: groups. The model's layout is GGUF. */
+    const mg_dtype *types;
     bool fold_only;  /* AWQ: scales alone, no limits (the type that follows is another) */
     double damping;  /* GPTQ: of the mean diagonal; 0: a hundredth */
     uint64_t memory; /* of activations, Gram matrices and their factors; 0: 256 MiB, more where a layer needs it */
@@ -39,6 +42,8 @@ typedef struct mg_group_stage_options {
 
 typedef struct mg_group_stage mg_group_stage;
 
+/* Mark the tensors of m's checkpoint that the stage rounds, read [n_tensors]. */
+void mg_group_stage_tensors(const mg_model *m, bool *read);
 /* Run what is not done yet. m outlives the stage. MG_ERR_LIMIT, before anything is run, when the matrices of a layer do
  * not fit memory. MG_ERR_FORMAT when the model computes values that are not finite.
  * After AWQ the model is run with its scales folded in and nothing rounded, on the first tokens: logits that differ are
@@ -48,8 +53,12 @@ mg_status mg_group_stage_run(mg_group_stage **out, mg_model *m, const mg_group_s
 void mg_group_stage_free(mg_group_stage *s);
 /* m with scales folded in and weights limited; m itself without AWQ. */
 mg_model *mg_group_stage_folded(mg_group_stage *s);
-/* The same with GPTQ's weights in the place of the folded ones. */
+/* The same with GPTQ's weights in the place of the folded ones; under opt->types its checkpoint has the tensors that
+ * were made in their types. */
 mg_model *mg_group_stage_rounded(mg_group_stage *s);
+/* Digest of what tensors under opt->types were made with besides the model: text, damping, version. No times, no paths.
+ */
+mg_status mg_group_stage_text_id(const mg_group_stage *s, mg_xxh128 *id, mg_error *err) MG_MUST_CHECK;
 /* GPTQ's codes, scales and zeros of a weight, as tensors of a checkpoint. false: it has none. */
 bool mg_group_stage_codes(const mg_group_stage *s, mg_role role, uint32_t layer, uint32_t expert, mg_checkpoint **c,
                           uint32_t *codes, uint32_t *scales, uint32_t *zeros);

@@ -41,6 +41,10 @@ mg_status mg_expr_cast(mg_plan *p, const mg_expr *child, mg_dtype dtype, const f
 /* The same with the corrected encoder of quant/fixed.h where there is one. */
 mg_status mg_expr_cast_fixed(mg_plan *p, const mg_expr *child, mg_dtype dtype, const float *weights, uint64_t n_weights,
                              const mg_expr **out, mg_error *err) MG_MUST_CHECK;
+/* child in the type that `tensor` of ckpt has, whose rows a stage has chosen (quant/feedback.h). id: what it went by
+ * besides the model. ckpt outlives the plan; its sources are child's. */
+mg_status mg_expr_feedback(mg_plan *p, const mg_expr *child, mg_checkpoint *ckpt, uint32_t tensor, mg_xxh128 id,
+                           const mg_expr **out, mg_error *err) MG_MUST_CHECK;
 /* sum_i factor[i] * child_i in f32, i ascending (fixed order); result F32. */
 mg_status mg_expr_linear(mg_plan *p, const mg_expr *const *children, const double *factors, uint32_t n,
                          const mg_expr **out, mg_error *err) MG_MUST_CHECK;

@@ -227,6 +227,12 @@ static mg_status encode_expr(job *j, uint32_t k, const mg_expr **e, mg_error *er
         note(j, "%s: rows of %llu values do not fit %s, stored as %s", t->name, (unsigned long long)t->ne[0],
              mg_dtype_get(t->wanted)->name, to);
     }
+    const mg_quantize_feedback *f = j->opt->feedback;
+    if (f && f->ckpt->tensors[j->source[k]].dtype == t->target) {
+        j->report->n_feedback++;
+        return mg_expr_feedback(j->plan, *e, f->ckpt, j->source[k], f->id, e, err);
+    }
+    if (f) note(j, "%s: %s without error feedback", t->name, to);
     bool use = entry && mg_codec_get(t->target)->imatrix != MG_IMATRIX_IGNORED;
     const float *values = use ? entry->values : NULL;
     const uint64_t n = use ? entry->n_mat * entry->cols : 0;

@@ -22,16 +22,23 @@ typedef struct mg_kv_override {
 } mg_kv_override;
 mg_status mg_kv_override_parse(mg_kv_override *o, const char *text, mg_error *err) MG_MUST_CHECK;
 
+/* What a stage of error feedback made of in (group_stage.h). */
+typedef struct mg_quantize_feedback {
+    mg_checkpoint *ckpt; /* in with some tensors in other types: those are taken where the type is the wanted one */
+    mg_xxh128 id;        /* of what it went by */
+} mg_quantize_feedback;
+
 struct mg_reuse;
 typedef struct mg_quantize_options {
-    mg_mix_options mix;              /* preset and dtype choices; have_imatrix is derived */
-    bool allow_requantize;           /* sources in block dtypes are refused otherwise */
-    bool fixed;                      /* corrected encoders (quant/fixed.h) instead of the reference's bytes */
-    struct mg_reuse *reuse;          /* reuse.h: encoded tensors may be copied from there; NULL for none */
-    bool estimate;                   /* dry run: a missing importance matrix is reported, not refused */
-    const mg_imatrix *imatrix;       /* NULL or without entries: none */
-    const char *imatrix_name;        /* stored as quantize.imatrix.file (first 127 bytes) */
-    const mg_kv_override *overrides; /* also seen by the mix */
+    mg_mix_options mix;                   /* preset and dtype choices; have_imatrix is derived */
+    bool allow_requantize;                /* sources in block dtypes are refused otherwise */
+    bool fixed;                           /* corrected encoders (quant/fixed.h) instead of the reference's bytes */
+    struct mg_reuse *reuse;               /* reuse.h: encoded tensors may be copied from there; NULL for none */
+    const mg_quantize_feedback *feedback; /* NULL for none */
+    bool estimate;                        /* dry run: a missing importance matrix is reported, not refused */
+    const mg_imatrix *imatrix;            /* NULL or without entries: none */
+    const char *imatrix_name;             /* stored as quantize.imatrix.file (first 127 bytes) */
+    const mg_kv_override *overrides;      /* also seen by the mix */
     size_t n_overrides;
     const uint32_t *prune; /* blocks to leave out, ascending, no duplicates; the rest is renumbered */
     size_t n_prune;
@@ -48,6 +55,7 @@ typedef struct mg_quantize_report {
     uint32_t n_fallback; /* of them, in another dtype than the mix wanted because of their row length */
     uint32_t
         n_unweighted; /* encoded without importance weights although a matrix was given and the codec would use them */
+    uint32_t n_feedback;      /* of the encoded ones, with error feedback */
     uint64_t n_empty_experts; /* expert matrices no calibration token reached (weights 1) */
     bool needs_imatrix;       /* only under estimate: doing it for real needs --imatrix */
 } mg_quantize_report;

@@ -14,8 +14,8 @@
 static const struct {
     const char *name;
     mg_dtype dtype;
-} whats[MG_STAGE_WHATS] = {{"values", MG_F32}, {"col", MG_F32},    {"row", MG_F32}, {"limits", MG_F32},
-                           {"codes", MG_U8},   {"scales", MG_F32}, {"zeros", MG_U8}};
+} whats[MG_STAGE_WHATS] = {{"values", MG_F32}, {"col", MG_F32},    {"row", MG_F32},  {"limits", MG_F32},
+                           {"codes", MG_U8},   {"scales", MG_F32}, {"zeros", MG_U8}, {"blocks", MG_U8}};
 
 static void piece_name(char *buf, size_t size, mg_role role, uint32_t expert, mg_stage_what what) {
     snprintf(buf, size, "%s.%u.%s", mg_role_name(role), expert, whats[what].name);
@@ -202,6 +202,46 @@ mg_status mg_stage_set_apply(mg_stage_set *s, uint32_t layer, const uint64_t *gr
         if (scope == MG_SCOPE_MODEL) continue;
         const uint32_t n = scope == MG_SCOPE_LAYER ? 1 : mg_scope_count(scope, &m->hp);
         for (uint32_t e = 0; e < n; e++) MG_TRY(apply_weight(s, group, (mg_role)r, layer, e, v, err));
+    }
+    return MG_OK;
+}
+
+/* ---- stored tensors ---- */
+
+static bool slice_of(const mg_stage_set *s, const mg_stage_layer *l, mg_role role, uint32_t layer, uint32_t expert,
+                     mg_stored_slice *out) {
+    const mg_stage_piece *p = l ? mg_stage_layer_find(l, role, expert, MG_STAGE_BLOCKS) : NULL;
+    *out = (mg_stored_slice){.bytes = p ? p->data : NULL};
+    if (l) return p != NULL;
+    out->at = mg_stage_set_find(s, role, layer, expert, MG_STAGE_BLOCKS);
+    out->stage = layer < s->n ? s->layers[layer] : NULL;
+    return out->at != MG_STRMAP_NONE;
+}
+
+/* The tensor of a role: experts one by one, or all of them in one. */
+static mg_status store_weight(const mg_stage_set *s, const mg_stage_layer *l, mg_role role, uint32_t layer,
+                              uint32_t expert, const mg_dtype *types, mg_variant *v, mg_error *err) {
+    const mg_bound *b = mg_model_find(mg_variant_model(v), role, layer, expert);
+    if (!b) return MG_OK;
+    const mg_tensor *t = mg_model_tensor(mg_variant_model(v), b);
+    const uint32_t n = t->rank == 3 ? (uint32_t)t->shape[0] : 1;
+    if (n > 1 && expert) return MG_OK;
+    mg_stored_slice *slices = calloc((size_t)n + 1, sizeof *slices);
+    if (!slices) return mg_fail_nomem(err, n * sizeof *slices);
+    bool all = true;
+    for (uint32_t i = 0; all && i < n; i++) all = slice_of(s, l, role, layer, n > 1 ? i : expert, &slices[i]);
+    mg_status st = all ? mg_variant_store(v, b->tensor, types[b->tensor], slices, n, err) : MG_OK;
+    free(slices);
+    return st;
+}
+
+mg_status mg_stage_store(const mg_stage_set *s, const mg_stage_layer *l, uint32_t layer, const mg_dtype *types,
+                         mg_variant *v, mg_error *err) {
+    for (mg_role r = 0; r < MG_ROLE_COUNT; r++) {
+        if (!mg_stage_rounds(r)) continue;
+        const mg_scope scope = mg_role_scope(r);
+        const uint32_t n = scope == MG_SCOPE_LAYER ? 1 : mg_scope_count(scope, &mg_variant_model(v)->hp);
+        for (uint32_t e = 0; e < n; e++) MG_TRY(store_weight(s, l, r, layer, e, types, v, err));
     }
     return MG_OK;
 }

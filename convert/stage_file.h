@@ -15,6 +15,7 @@ typedef enum mg_stage_what {
     MG_STAGE_CODES,  /* U8 [rows, cols] */
     MG_STAGE_SCALES, /* F32 [rows, groups] */
     MG_STAGE_ZEROS,  /* U8 [rows, groups] */
+    MG_STAGE_BLOCKS, /* U8 [rows, row bytes] of a ggml type; stored rows, not logical ones */
     MG_STAGE_WHATS
 } mg_stage_what;
 
@@ -62,5 +63,9 @@ uint32_t mg_stage_set_find(const mg_stage_set *s, mg_role role, uint32_t layer, 
  * vectors only. Linear weights that nothing was found for become F32 as they are. */
 mg_status mg_stage_set_apply(mg_stage_set *s, uint32_t layer, const uint64_t *group, mg_variant *v,
                              mg_error *err) MG_MUST_CHECK;
+/* Replace in v the stored tensors of a layer whose blocks are all there: in l when it is not NULL, else in s. types: of
+ * each tensor of the checkpoint. */
+mg_status mg_stage_store(const mg_stage_set *s, const mg_stage_layer *l, uint32_t layer, const mg_dtype *types,
+                         mg_variant *v, mg_error *err) MG_MUST_CHECK;
 
 #endif

@@ -4,7 +4,6 @@
 #include <string.h>
 
 #include "convert/stage_layer.h"
-#include "quant/gptq.h"
 
 /* Codes of one weight into w->out, and into v. q's arrays become the pieces' own. */
 static mg_status take(mg_stage_work *w, mg_variant *v, mg_role role, uint32_t expert, mg_group_codes *q,
@@ -34,7 +33,7 @@ static mg_status take(mg_stage_work *w, mg_variant *v, mg_role role, uint32_t ex
     return mg_variant_set(v, &patch, err);
 }
 
-static void note(mg_stage_work *w, mg_role role, uint32_t expert, const mg_gptq *h, double loss) {
+void mg_stage_note(mg_stage_work *w, mg_role role, uint32_t expert, const mg_gptq *h, double loss) {
     mg_json *j = mg_json_new_object();
     mg_json_set_str(j, "weight", mg_role_name(role));
     mg_json_set_i64(j, "expert", expert);
@@ -50,7 +49,7 @@ static mg_status round_weight(mg_stage_work *w, mg_variant *v, const mg_gptq *h,
     double loss;
     MG_TRY(mg_group_codes_init(&q, &w->opt->scheme, mg_bound_rows(b), b->shape[b->rank - 1], err));
     mg_status st = mg_gptq_round(h, w->model, b, &q, w->opt->pool, &loss, err);
-    if (st == MG_OK) note(w, role, expert, h, loss);
+    if (st == MG_OK) mg_stage_note(w, role, expert, h, loss);
     if (st == MG_OK) st = take(w, v, role, expert, &q, err);
     mg_group_codes_release(&q);
     return st;
@@ -69,7 +68,9 @@ static mg_status round_readers(mg_stage_work *w, mg_variant *v, const mg_stage_i
         gram = mg_stage_gram(w, role, x->expert);
         if (!ready) st = mg_gptq_init(&h, gram, x->gram.d, w->opt->damping, w->opt->pool, err);
         ready = ready || st == MG_OK;
-        if (st == MG_OK) st = round_weight(w, v, &h, role, x->expert, b, err);
+        if (st == MG_OK)
+            st = w->opt->types ? mg_stage_feedback(w, &h, role, x->expert, err)
+                               : round_weight(w, v, &h, role, x->expert, b, err);
     }
     if (ready) mg_gptq_release(&h);
     return st;
@@ -86,6 +87,7 @@ static mg_status step(mg_stage_work *w, mg_variant *v, unsigned mask, unsigned p
         mg_stage_inputs_clear(&w->in);
     }
     free(done);
+    if (st == MG_OK && w->opt->types) st = mg_stage_store(NULL, &w->out, w->layer, w->opt->types, v, err);
     return st;
 }
 

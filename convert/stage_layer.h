@@ -4,6 +4,7 @@
 
 #include "convert/group_stage.h"
 #include "convert/stage_inputs.h"
+#include "quant/gptq.h"
 
 typedef struct mg_stage_work {
     const mg_group_stage_options *opt;
@@ -17,8 +18,14 @@ typedef struct mg_stage_work {
     uint32_t few; /* experts without statistics of their own */
 } mg_stage_work;
 
+/* A weight for the report. */
+void mg_stage_note(mg_stage_work *w, mg_role role, uint32_t expert, const mg_gptq *h, double loss);
 /* What the layer's weights become, into w->out and w->note; the stream is moved past the layer. */
 mg_status mg_stage_awq(mg_stage_work *w, mg_error *err) MG_MUST_CHECK;
+/* Blocks of a ggml type for the stored rows behind (role, expert), as opt->types wants them, into w->out. A tensor that
+ * stays as it is, or that an earlier role of this input shares, is passed over. */
+mg_status mg_stage_feedback(mg_stage_work *w, const mg_gptq *h, mg_role role, uint32_t expert,
+                            mg_error *err) MG_MUST_CHECK;
 /* v: a variant of w->model that w->out's codes are put into; cleared by the caller. */
 mg_status mg_stage_gptq(mg_stage_work *w, mg_variant *v, mg_error *err) MG_MUST_CHECK;
 

@@ -87,11 +87,11 @@ static void say_large(const totals *t) {
             t->large, t->largest);
 }
 
-static void summarize(const mg_tool_calib *t) {
+static void summarize(const mg_tool_calib *t, bool feedback) {
     totals awq = {0}, limits = {0}, gptq = {0};
     add_up(&awq, mg_json_get(t->report, "awq"), "awq");
     add_up(&limits, mg_json_get(t->report, "awq"), "limits");
-    add_up(&gptq, mg_json_get(t->report, "gptq"), "gptq");
+    add_up(&gptq, mg_json_get(t->report, feedback ? "feedback" : "gptq"), "gptq");
     if (awq.layers)
         fprintf(stderr,
                 "moegraft-quantize: AWQ: %" PRIu64 " of %" PRIu64
@@ -103,8 +103,8 @@ static void summarize(const mg_tool_calib *t) {
         fprintf(stderr, "moegraft-quantize: AWQ: %" PRIu64 " weights limited, loss %.3g times that without limits\n",
                 limits.inputs, limits.plain > 0 ? limits.loss / limits.plain : 1.0);
     if (gptq.layers)
-        fprintf(stderr, "moegraft-quantize: GPTQ: %" PRIu64 " weights, %" PRIu64 " of them rounded to nearest\n",
-                gptq.inputs, gptq.rounded_plain);
+        fprintf(stderr, "moegraft-quantize: %s: %" PRIu64 " weights, %" PRIu64 " of them rounded to nearest\n",
+                feedback ? "error feedback" : "GPTQ", gptq.inputs, gptq.rounded_plain);
     say_few(gptq.layers ? &gptq : &awq);
     say_large(gptq.layers ? &gptq : &awq);
 }
@@ -124,6 +124,7 @@ static mg_status run_stage(mg_tool_calib *t, mg_model *m, const mg_tool_calib_op
                                       .scheme = opt->scheme,
                                       .awq = opt->awq,
                                       .gptq = opt->gptq,
+                                      .types = opt->types,
                                       .fold_only = opt->fold_only,
                                       .memory = opt->common->memory,
                                       .dir = t->dir,
@@ -144,7 +145,7 @@ mg_status mg_tool_calib_run(mg_tool_calib *t, mg_checkpoint *ckpt, mg_model *m, 
     MG_TRY(run_stage(t, m, opt, err));
     MG_TRY(mg_group_stage_report(t->stage, &t->report, err));
     mg_json_set_u64(t->report, "tokens", t->text.n_tokens);
-    if (!opt->common->quiet) summarize(t);
+    if (!opt->common->quiet) summarize(t, opt->types != NULL);
     return MG_OK;
 }
 

@@ -11,7 +11,8 @@ typedef struct mg_tool_calib_options {
     const char *out; /* what will be written; the work folder is beside it */
     mg_group_scheme scheme;
     bool awq, gptq, fold_only;
-    uint64_t samples; /* windows of the text to use; 0: all */
+    const mg_dtype *types; /* gptq into these (group_stage.h); NULL: groups */
+    uint64_t samples;      /* windows of the text to use; 0: all */
 } mg_tool_calib_options;
 
 typedef struct mg_tool_calib {

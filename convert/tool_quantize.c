@@ -3,6 +3,7 @@
 #include "convert/quantize_args.h"
 #include "convert/tool_calib.h"
 #include "convert/reuse.h"
+#include "convert/tool_feedback.h"
 #include "convert/tool_groups.h"
 #include "convert/tool_plan.h"
 #include "convert/tool_solve.h"
@@ -39,7 +40,7 @@ typedef struct args {
     const char *imatrix_path, *output_type, *embd_type, *target_types, *reuse;
     double target_bpw;
     uint64_t target_size, samples;
-    bool fixed, pure, leave_output, no_fallback, allow_requantize, no_manifest, keep_split;
+    bool fixed, feedback, pure, leave_output, no_fallback, allow_requantize, no_manifest, keep_split;
     mg_tool_groups groups;
 } args;
 
@@ -58,6 +59,7 @@ typedef struct run {
     uint32_t *out;   /* [targets.n] outputs of the plan */
     mg_model *model; /* --fold-only */
     mg_tool_calib calib;
+    mg_tool_feedback feedback;
 } run;
 
 static mg_status parse(args *a, int argc, char **argv, bool *done, mg_error *err) {
@@ -76,12 +78,15 @@ static mg_status parse(args *a, int argc, char **argv, bool *done, mg_error *err
         {"--allow-requantize", MG_OPT_FLAG, &a->allow_requantize, NULL, "accept tensors that are quantized already"},
         {"--fixed", MG_OPT_FLAG, &a->fixed, NULL,
          "without the known defects of the reference encoders; their bytes otherwise"},
-        {NULL, MG_OPT_GROUP, NULL, NULL, "Types by measurement (need --text or --tokens)"},
+        {NULL, MG_OPT_GROUP, NULL, NULL, "By calibration text (need --text or --tokens)"},
+        {"--feedback", MG_OPT_FLAG, &a->feedback, NULL,
+         "choose codes so that errors of a row make up for each other on the text; the types stay what they are"},
         {"--target-bpw", MG_OPT_F64, &a->target_bpw, "X",
          "choose every tensor's type for this many bits per weight; the recipe goes to OUT.types.txt"},
         {"--target-size", MG_OPT_SIZE, &a->target_size, "SIZE", "the same for a file of this size"},
         {"--target-types", MG_OPT_STR, &a->target_types, "T,T", "choose among these types only"},
-        {"--samples", MG_OPT_U64, &a->samples, "N", "windows of text to measure on (default 16; AWQ, GPTQ: all)"},
+        {"--samples", MG_OPT_U64, &a->samples, "N",
+         "windows of text to use (default: 16 to measure on; all for --feedback, AWQ, GPTQ)"},
         {NULL, MG_OPT_GROUP, NULL, NULL, "Importance matrix"},
         {"--imatrix", MG_OPT_STR, &a->imatrix_path, "FILE", "importance matrix, GGUF or .dat"},
         {"--include-weights", MG_OPT_LIST, &a->include, "S", "use it only for tensors whose name contains S"},
@@ -197,18 +202,34 @@ static bool has_target(const args *a) {
     return a->target_bpw != 0 || a->target_size != 0;
 }
 
-static mg_status check_target(const run *r, const args *a, mg_error *err) {
+static mg_status check_feedback(const run *r, const args *a, mg_error *err) {
+    if (!a->common.text.n && !a->common.tokens.n)
+        return mg_fail(err, MG_ERR_USAGE, "--feedback needs calibration text: --text FILE or --tokens FILE");
+    if (r->targets.n != 1) return mg_fail(err, MG_ERR_USAGE, "--feedback is for one output at a time");
+    if (a->prune.n)
+        return mg_fail(err, MG_ERR_USAGE, "--feedback looks at the model as it is: not with --prune-layers");
+    if (!mg_dtype_is_block(r->targets.items[0].preset->dtype))
+        return mg_fail(err, MG_ERR_USAGE, "--feedback needs a quantized TYPE, %s is none",
+                       r->targets.items[0].preset->name);
+    return MG_OK;
+}
+
+/* Options that need text, or that text is for. */
+static mg_status check_text(const run *r, const args *a, mg_error *err) {
     const bool text = a->common.text.n || a->common.tokens.n;
     if (a->groups.fold_only) {
-        if (has_target(a) || a->target_types || a->imatrix_path)
+        if (has_target(a) || a->target_types || a->imatrix_path || a->feedback)
             return mg_fail(err, MG_ERR_USAGE,
-                           "--fold-only changes what inputs weigh: not with --imatrix, --target-bpw or --target-size");
+                           "--fold-only changes what inputs weigh: not with --imatrix, --feedback, --target-bpw or "
+                           "--target-size");
         return MG_OK;
     }
+    if (a->feedback) MG_TRY(check_feedback(r, a, err));
     if (!has_target(a)) {
-        if (text || a->samples || a->target_types)
+        if (a->target_types || (!a->feedback && (text || a->samples)))
             return mg_fail(err, MG_ERR_USAGE,
-                           "--text, --tokens, --samples and --target-types need --target-bpw or --target-size");
+                           "--text, --tokens, --samples and --target-types need --target-bpw or --target-size (the "
+                           "first three may go with --feedback)");
         return MG_OK;
     }
     if (a->target_bpw != 0 && a->target_size)
@@ -269,6 +290,11 @@ static mg_status check_not_input(const char *in, const char *out, mg_error *err)
 
 static void summarize(const mg_quantize_report *rep, const char *path, bool *quiet) {
     char text[512];
+    if (rep->n_feedback) {
+        snprintf(text, sizeof text, "%s: %u of %u encoded tensors with error feedback (-v lists the others)", path,
+                 rep->n_feedback, rep->n_encoded);
+        say(quiet, text);
+    }
     if (rep->n_fallback) {
         snprintf(text, sizeof text,
                  "%s: %u of %u tensors have rows that do not fit their type and get another (-v lists them)", path,
@@ -301,6 +327,20 @@ static mg_status open_folded(run *r, args *a, mg_error *err) {
     return mg_quantize_source_of_model(&r->source, mg_group_stage_folded(r->calib.stage), err);
 }
 
+static mg_status feed_back(run *r, const args *a, mg_error *err) {
+    const mg_tool_feedback_options opt = {.common = &a->common,
+                                          .in = r->in,
+                                          .gguf = r->source.gguf,
+                                          .quantize = &r->opt,
+                                          .out = r->targets.items[0].path,
+                                          .samples = a->samples};
+    r->opt.mix.preset = r->targets.items[0].preset;
+    MG_TRY(check_not_input(r->targets.in, opt.out, err));
+    MG_TRY(mg_tool_feedback_run(&r->feedback, &opt, err));
+    r->opt.feedback = &r->feedback.made;
+    return MG_OK;
+}
+
 static void summarize_reuse(const run *r, bool *quiet) {
     char text[256], size[MG_HUMAN_MAX];
     uint32_t n;
@@ -324,6 +364,7 @@ static mg_status make_plan(run *r, args *a, mg_error *err) {
     if (!r->source.had_tokenizer)
         say(&a->common.quiet, "the model has no tokenizer files: the result has no tokenizer keys");
     if (has_target(a)) MG_TRY(solve(r, a, err));
+    if (a->feedback && !a->common.dry_run) MG_TRY(feed_back(r, a, err));
     if (a->reuse) MG_TRY(mg_reuse_open(&r->reuse, a->reuse, err));
     r->opt.reuse = r->reuse;
     MG_TRY(mg_plan_new(&r->plan, err));
@@ -368,6 +409,7 @@ static mg_status work_groups(args *a, mg_error *err) {
                 {a->overrides.n != 0, "--override-kv"},
                 {a->prune.n != 0, "--prune-layers"},
                 {a->keep_split, "--keep-split"},
+                {a->feedback, "--feedback"},
                 {a->outputs.n != 0, "--output"},
                 {has_target(a) || a->target_types, "--target-..."}};
     const mg_exec_options opt = exec_options(a);
@@ -387,7 +429,7 @@ static mg_status work(run *r, args *a, mg_error *err) {
     if (r->targets.threads_given && a->common.threads)
         return mg_fail(err, MG_ERR_USAGE, "the thread count is given twice: as NTHREADS and with --threads");
     MG_TRY(set_options(r, a, err));
-    MG_TRY(check_target(r, a, err));
+    MG_TRY(check_text(r, a, err));
     MG_TRY(make_plan(r, a, err));
     if (has_target(a)) MG_TRY(report_solution(r, a, err));
     mg_exec_options opt = exec_options(a);
@@ -409,6 +451,7 @@ int main(int argc, char **argv) {
     mg_status st = parse(&a, argc, argv, &done, &err);
     if (st == MG_OK && !done) st = work(&r, &a, &err);
     mg_plan_free(r.plan);
+    mg_tool_feedback_close(&r.feedback, st == MG_OK);
     mg_quantize_source_close(&r.source);
     mg_tool_calib_close(&r.calib, st == MG_OK);
     mg_model_free(r.model);

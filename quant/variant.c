@@ -15,12 +15,19 @@ typedef struct entry {
     uint64_t rows, cols, groups;
 } entry;
 
+/* A tensor of the base in another type. */
+typedef struct stored {
+    mg_stored_slice *slices;
+    uint64_t slice_bytes;
+} stored;
+
 struct mg_variant {
     mg_checkpoint ckpt; /* first: ops receive it */
     mg_model *base, *model;
     uint32_t n_base; /* tensors of the base */
     entry *entries;  /* [ckpt.n_tensors - n_base] */
     uint32_t cap;
+    stored *stored; /* [n_base] slices NULL: as the base has it */
     uint8_t id[16];
 };
 
@@ -121,8 +128,24 @@ static mg_status read_bytes(mg_variant *v, const entry *e, uint64_t at, uint8_t 
     return st;
 }
 
+static mg_status read_stored(const stored *s, uint64_t at, uint8_t *dst, uint64_t n, mg_error *err) {
+    while (n) {
+        const mg_stored_slice *slice = &s->slices[at / s->slice_bytes];
+        const uint64_t skip = at % s->slice_bytes, take = s->slice_bytes - skip < n ? s->slice_bytes - skip : n;
+        if (slice->bytes)
+            memcpy(dst, slice->bytes + skip, (size_t)take);
+        else
+            MG_TRY(mg_checkpoint_read(slice->stage, slice->at, skip, dst, take, err));
+        at += take;
+        dst += take;
+        n -= take;
+    }
+    return MG_OK;
+}
+
 static mg_status ckpt_read(mg_checkpoint *c, uint32_t t, uint64_t offset, void *dst, uint64_t n, mg_error *err) {
     mg_variant *v = (mg_variant *)(void *)c;
+    if (t < v->n_base && v->stored[t].slices) return read_stored(&v->stored[t], offset, dst, n, err);
     if (t < v->n_base) return mg_checkpoint_read(v->base->ckpt, t, offset, dst, n, err);
     mg_status st = read_bytes(v, &v->entries[t - v->n_base], offset, dst, n, err);
     if (st != MG_OK) mg_error_at(err, c->path, c->tensors[t].name);
@@ -207,7 +230,32 @@ mg_status mg_variant_set(mg_variant *v, const mg_patch *p, mg_error *err) {
     return MG_OK;
 }
 
+mg_status mg_variant_store(mg_variant *v, uint32_t tensor, mg_dtype dtype, const mg_stored_slice *slices, uint32_t n,
+                           mg_error *err) {
+    mg_tensor t = v->base->ckpt->tensors[tensor];
+    t.dtype = dtype;
+    if (n == 0 || !mg_tensor_set_sizes(&t) || t.n_bytes % n)
+        return mg_fail(err, MG_ERR_INTERNAL, "'%s' in %u parts of %s", t.name, n, mg_dtype_get(dtype)->name);
+    mg_stored_slice *own = malloc(n * sizeof *own);
+    if (!own) return mg_fail_nomem(err, n * sizeof *own);
+    memcpy(own, slices, n * sizeof *own);
+    free(v->stored[tensor].slices);
+    v->stored[tensor] = (stored){own, t.n_bytes / n};
+    v->ckpt.tensors[tensor] = t;
+    return MG_OK;
+}
+
+static void clear_stored(mg_variant *v) {
+    for (uint32_t i = 0; i < v->n_base; i++) {
+        if (!v->stored[i].slices) continue;
+        free(v->stored[i].slices);
+        v->stored[i].slices = NULL;
+        v->ckpt.tensors[i] = v->base->ckpt->tensors[i];
+    }
+}
+
 void mg_variant_clear(mg_variant *v) {
+    clear_stored(v);
     for (uint32_t i = 0; i < v->ckpt.n_tensors - v->n_base; i++) {
         const entry *e = &v->entries[i];
         mg_model_redirect(v->model, e->p.role, e->p.layer, e->p.expert, &e->home, NULL);
@@ -225,7 +273,8 @@ mg_status mg_variant_new(mg_variant **out, mg_model *base, mg_error *err) {
     v->ckpt.ops = &ops;
     v->n_base = base->ckpt->n_tensors;
     v->ckpt.tensors = malloc(((size_t)v->n_base + 1) * sizeof *v->ckpt.tensors);
-    mg_status st = v->ckpt.tensors ? MG_OK : mg_fail_nomem(err, v->n_base * sizeof *v->ckpt.tensors);
+    v->stored = calloc((size_t)v->n_base + 1, sizeof *v->stored);
+    mg_status st = v->ckpt.tensors && v->stored ? MG_OK : mg_fail_nomem(err, v->n_base * sizeof *v->ckpt.tensors);
     if (st == MG_OK) memcpy(v->ckpt.tensors, base->ckpt->tensors, v->n_base * sizeof *v->ckpt.tensors);
     if (st == MG_OK) st = mg_model_copy(&v->model, base, &v->ckpt, err);
     if (st != MG_OK) {
@@ -239,6 +288,8 @@ mg_status mg_variant_new(mg_variant **out, mg_model *base, mg_error *err) {
 void mg_variant_free(mg_variant *v) {
     if (!v) return;
     mg_model_free(v->model);
+    if (v->stored && v->ckpt.tensors) clear_stored(v);
+    free(v->stored);
     free(v->ckpt.tensors);
     free(v->entries);
     free(v);

@@ -4,7 +4,10 @@
  *
  * A replaced weight is F32 in logical order, computed as it is read:
  *     w'[n][k] = clamp((w[n][k] * col[k]) * row[n], limits[n][k / group])
- * or (code - zero) * scale (quant/group_encode.h), or values in memory. */
+ * or (code - zero) * scale (quant/group_encode.h), or values in memory.
+ *
+ * A whole stored tensor can be replaced too, by the same shape in another type, as bytes: what several roles share, and
+ * what the views of roles turn into rows, stays as it is. */
 #ifndef MG_QUANT_VARIANT_H
 #define MG_QUANT_VARIANT_H
 
@@ -42,6 +45,15 @@ void mg_variant_free(mg_variant *v);
 mg_model *mg_variant_model(mg_variant *v);
 /* Replace a weight that the base has; an earlier patch of it is dropped. Not while the model is being read. */
 mg_status mg_variant_set(mg_variant *v, const mg_patch *p, mg_error *err) MG_MUST_CHECK;
+/* Part of a stored tensor: bytes in memory, or a tensor of a checkpoint. Borrowed as patches are. */
+typedef struct mg_stored_slice {
+    const uint8_t *bytes;
+    mg_checkpoint *stage; /* when bytes is NULL */
+    uint32_t at;
+} mg_stored_slice;
+/* Let a tensor of the base be n slices of equal size below each other, in dtype. */
+mg_status mg_variant_store(mg_variant *v, uint32_t tensor, mg_dtype dtype, const mg_stored_slice *slices, uint32_t n,
+                           mg_error *err) MG_MUST_CHECK;
 /* Back to the base's weights. */
 void mg_variant_clear(mg_variant *v);
 /* Part of what mg_checkpoint_identity says of it, beside the base's: what the patches come from. */

@@ -5,31 +5,32 @@
  */
 #include "quant/block_layout.h"
 #include "quant/ref/ref.h"
+#include "quant/ref/ref_kparts.h"
 #include "quant/ref/ref_search.h"
 
 enum { QK = 32 };
 
-static const int8_t v[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
+const int8_t mg_iq4_values[16] = {-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113};
 
-/* Nearest codebook entry; each difference is rounded before the comparison, and a tie goes to the upper entry. */
-static int nearest(float x) {
-    if (x <= (float)v[0]) return 0;
-    if (x >= (float)v[15]) return 15;
+/* Each difference is rounded before the comparison. */
+int mg_ref_iq4_nearest(float x) {
+    if (x <= (float)mg_iq4_values[0]) return 0;
+    if (x >= (float)mg_iq4_values[15]) return 15;
     int lo = 0, hi = 15;
     while (hi - lo > 1) {
         int mid = (lo + hi) / 2;
-        if (x < (float)v[mid])
+        if (x < (float)mg_iq4_values[mid])
             hi = mid;
         else
             lo = mid;
     }
-    return x - (float)v[hi - 1] < (float)v[hi] - x ? hi - 1 : hi;
+    return x - (float)mg_iq4_values[hi - 1] < (float)mg_iq4_values[hi] - x ? hi - 1 : hi;
 }
 
 static void sums(const float *x, const float *w, float id, float *A, float *B) {
     float a = 0.0f, b = 0.0f;
     for (int i = 0; i < QK; i++) {
-        float q = (float)v[nearest(id * x[i])], wq = w[i] * q;
+        float q = (float)mg_iq4_values[mg_ref_iq4_nearest(id * x[i])], wq = w[i] * q;
         a += wq * x[i];
         b += wq * q;
     }
@@ -41,12 +42,12 @@ static void sums(const float *x, const float *w, float id, float *A, float *B) {
 static float search(const float *x, const float *w) {
     float max = mg_ref_signed_max(x, QK), A, B;
     if (fabsf(max) < MG_REF_EPS) return 0.0f;
-    float d = -max / (float)v[0];
+    float d = -max / (float)mg_iq4_values[0];
     sums(x, w, 1.0f / d, &A, &B);
     d = B > 0.0f ? A / B : 0.0f; /* all weights 0 */
     float best = d * A;
     for (int t = -7; t <= 7; t++) {
-        sums(x, w, ((float)t + (float)v[0]) / max, &A, &B);
+        sums(x, w, ((float)t + (float)mg_iq4_values[0]) / max, &A, &B);
         if (B > 0.0f && A * A > best * B) {
             d = A / B;
             best = d * A;
@@ -65,7 +66,8 @@ static void weights_of(const float *x, const float *qw, float sigma2, float *w) 
 
 /* qs[j]   7..4 code[j + 16]   3..0 code[j] */
 static void pack(const float *x, float id, uint8_t *qs) {
-    for (int j = 0; j < 16; j++) qs[j] = (uint8_t)(nearest(id * x[j]) | nearest(id * x[j + 16]) << 4);
+    for (int j = 0; j < 16; j++)
+        qs[j] = (uint8_t)(mg_ref_iq4_nearest(id * x[j]) | mg_ref_iq4_nearest(id * x[j + 16]) << 4);
 }
 
 /* IQ4_NL, 18 bytes: | d f16 | qs 16 |. Final codes with the unrounded d; d = 0 gives code 8, the smallest entry. */
@@ -87,8 +89,8 @@ void mg_ref_iq4_nl_decode(const void *in, uint64_t n, float *out) {
     for (; n; n -= QK, b++, out += QK) {
         float d = mg_get_f16(b->d);
         for (int j = 0; j < 16; j++) {
-            out[j] = d * (float)v[b->qs[j] & 15];
-            out[j + 16] = d * (float)v[b->qs[j] >> 4];
+            out[j] = d * (float)mg_iq4_values[b->qs[j] & 15];
+            out[j + 16] = d * (float)mg_iq4_values[b->qs[j] >> 4];
         }
     }
 }
@@ -127,13 +129,11 @@ void mg_ref_iq4_xs_decode(const void *in, uint64_t n, float *out) {
     const mg_blk_iq4_xs *b = in;
     for (; n; n -= MG_SUPER, b++) {
         float d = mg_get_f16(b->d);
-        uint32_t high = mg_get16(b->scales_h);
         for (int j = 0; j < 8; j++, out += QK) {
-            int ls = (b->scales_l[j / 2] >> (j % 2 * 4) & 15) | (int)(high >> (2 * j) & 3) << 4;
-            float dl = d * (float)(ls - 32);
+            float dl = d * (float)mg_iq4_xs_scale(b, j);
             for (int l = 0; l < 16; l++) {
-                out[l] = dl * (float)v[b->qs[16 * j + l] & 15];
-                out[l + 16] = dl * (float)v[b->qs[16 * j + l] >> 4];
+                out[l] = dl * (float)mg_iq4_values[b->qs[16 * j + l] & 15];
+                out[l + 16] = dl * (float)mg_iq4_values[b->qs[16 * j + l] >> 4];
             }
         }
     }

@@ -33,6 +33,14 @@ static inline int mg_q3_k_scale(const uint8_t *B, int j) {
     return ((B[j % 8] >> (j / 8 * 4) & 15) | (B[8 + j % 4] >> (j / 4 * 2) & 3) << 4) - 32;
 }
 
+/* The codebook of IQ4_NL and IQ4_XS, and the entry nearest to x (a tie goes to the upper one). */
+extern const int8_t mg_iq4_values[16];
+int mg_ref_iq4_nearest(float x);
+/* Scale j of IQ4_XS, -32..31. */
+static inline int mg_iq4_xs_scale(const mg_blk_iq4_xs *b, int j) {
+    return ((b->scales_l[j / 2] >> (j % 2 * 4) & 15) | (mg_get16(b->scales_h) >> (2 * j) & 3) << 4) - 32;
+}
+
 /* The 256 codes of a super-block into the block. */
 void mg_ref_q2_k_pack(const uint8_t *code, mg_blk_q2_k *b);
 void mg_ref_q3_k_pack(const uint8_t *code, mg_blk_q3_k *b);
