@@ -154,7 +154,11 @@ static mg_status read_normalizer(mg_spm_model *m, cursor c, mg_error *err) {
     while (c.at < c.end) {
         mg_status s = next_field(&c, &f, err);
         if (s) return s;
-        if (f.number == 2 && f.wire == 2) m->charsmap_bytes = f.bytes.size;
+        if (f.number == 2 && f.wire == 2) {
+            m->charsmap = (const uint8_t *)mg_arena_strndup(&m->arena, (const char *)f.bytes.data, f.bytes.size);
+            m->charsmap_bytes = f.bytes.size;
+            if (!m->charsmap) return mg_fail_nomem(err, f.bytes.size);
+        }
         if (f.number == 3 && f.wire == 0) m->add_dummy_prefix = f.value != 0;
         if (f.number == 4 && f.wire == 0) m->remove_extra_whitespaces = f.value != 0;
         if (f.number == 5 && f.wire == 0) m->escape_whitespaces = f.value != 0;

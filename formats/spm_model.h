@@ -14,7 +14,8 @@ typedef struct mg_spm_model {
     int32_t unk_id, bos_id, eos_id, pad_id; /* -1: none */
     bool byte_fallback;
     bool add_dummy_prefix, remove_extra_whitespaces, escape_whitespaces, whitespace_as_suffix;
-    uint64_t charsmap_bytes; /* size of the Unicode normalization table; 0: identity */
+    const uint8_t *charsmap; /* the normalization table (charsmap.h), in the arena */
+    uint64_t charsmap_bytes; /* its size; 0: none */
 } mg_spm_model;
 
 /* Read a file. MG_ERR_FORMAT (with offset) for bytes that are no such protobuf. Unknown fields are skipped. */

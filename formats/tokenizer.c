@@ -124,7 +124,7 @@ static mg_status index_text(mg_tokenizer *t, mg_error *err) {
         const mg_token *k = &t->tokens[i];
         mg_status s = mg_strmap_put(&t->by_text, k->text, k->len, i, NULL, err);
         if (s) return s;
-        if (t->by_rank || t->unigram || k->type != MG_TOKEN_NORMAL) continue;
+        if (t->by_rank || (t->unigram && !t->sentencepiece) || k->type != MG_TOKEN_NORMAL) continue;
         uint32_t before;
         if (!isfinite(k->score)) return mg_fail(err, MG_ERR_FORMAT, "tokenizer: score of token %u is not finite", i);
         if (k->len == 0) return mg_fail(err, MG_ERR_FORMAT, "tokenizer: token %u is empty", i);

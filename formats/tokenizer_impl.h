@@ -23,8 +23,10 @@ typedef enum mg_tok_opkind {
     MG_TOK_REPLACE_MATCHES, /* every match of `regex` by `to` */
     MG_TOK_NORMALIZE,       /* Unicode normalization to `form` */
     MG_TOK_LOWERCASE,
-    MG_TOK_CHARSMAP, /* SentencePiece's table, as the tokenizers library applies it */
-    MG_TOK_TRIM,     /* white space off the left and right side */
+    MG_TOK_CHARSMAP,         /* SentencePiece's table, as the tokenizers library applies it */
+    MG_TOK_CHARSMAP_LONGEST, /* the same as SentencePiece does: the longest entry at every place */
+    MG_TOK_SQUEEZE,          /* no blank at the ends, no two beside each other (remove_extra_whitespaces) */
+    MG_TOK_TRIM,             /* white space off the left and right side */
 } mg_tok_opkind;
 
 typedef struct mg_tok_op {
@@ -100,11 +102,13 @@ struct mg_tokenizer {
     mg_strmap pair; /* mg_tok_merge -> rank */
     bool fuse_unk, ignore_merges;
 
+    bool sentencepiece;        /* unigram: sums are rounded to f32, and only NORMAL pieces are made of text */
     bool unigram;              /* no merges: the best path by scores (tokenizer_unigram.c) */
     uint32_t n_pieces;         /* tokens[0..n_pieces) are the model's vocabulary */
     double *scores;            /* [n_pieces] */
     uint32_t *sorted;          /* pieces by their bytes */
     uint32_t sorted_from[257]; /* sorted[sorted_from[b] .. sorted_from[b+1]) begin with byte b */
+    uint32_t longest;          /* bytes of a piece */
     double unknown_score;
     bool byte_pieces; /* unknown text becomes byte tokens where all of its bytes have one */
 

@@ -147,6 +147,42 @@ static mg_status map_chars(const mg_tok_text *in, const mg_tok_op *op, mg_tok_te
     return s;
 }
 
+static mg_status map_longest(const mg_tok_text *in, const mg_tok_op *op, mg_tok_text *out, mg_error *err) {
+    mg_status s = MG_OK;
+    for (size_t at = 0, len; at < in->n && !s; at += len) {
+        const char *to;
+        len = mg_charsmap_longest(&op->charsmap, in->data + at, in->n - at, &to);
+        if (len) {
+            s = mg_tok_put(out, to, strlen(to), err);
+            continue;
+        }
+        len = mg_utf8_decode((const uint8_t *)in->data + at, in->n - at, NULL);
+        s = mg_tok_put(out, in->data + at, len, err);
+    }
+    return s;
+}
+
+/* At the end marks count as blanks, as they do where they come from. */
+static mg_status squeeze(const mg_tok_text *in, mg_tok_text *out, mg_error *err) {
+    size_t end = in->n;
+    mg_status s = MG_OK;
+    for (;;) {
+        if (end >= 1 && in->data[end - 1] == ' ')
+            end -= 1;
+        else if (end >= 3 && memcmp(in->data + end - 3, MG_SPACE_MARK, 3) == 0)
+            end -= 3;
+        else
+            break;
+    }
+    for (size_t at = 0, begin; at < end && !s;) {
+        for (begin = at; at < end && in->data[at] == ' ';) at++;
+        if (at > begin && out->n > 0) s = mg_tok_put(out, " ", 1, err);
+        for (begin = at; at < end && in->data[at] != ' ';) at++;
+        if (!s) s = mg_tok_put(out, in->data + begin, at - begin, err);
+    }
+    return s;
+}
+
 static mg_status apply_one(const mg_tok_text *in, const mg_tok_op *op, bool first, mg_tok_text *out, mg_error *err) {
     mg_status s;
     size_t from = 0, to = in->n;
@@ -161,6 +197,10 @@ static mg_status apply_one(const mg_tok_text *in, const mg_tok_op *op, bool firs
         return lowercase(in, out, err);
     case MG_TOK_CHARSMAP:
         return map_chars(in, op, out, err);
+    case MG_TOK_CHARSMAP_LONGEST:
+        return map_longest(in, op, out, err);
+    case MG_TOK_SQUEEZE:
+        return squeeze(in, out, err);
     case MG_TOK_TRIM:
         if (op->left) from = spaces_after(in->data, to, 0);
         if (op->right) to = spaces_before(in->data, from, to);

@@ -2,8 +2,9 @@
  * largest sum (Viterbi). A character that no piece covers alone may also be unknown, at ten below the lowest score.
  *
  * Sums and comparisons are the tokenizers library's, in the same order: doubles, from left to right; of equal sums the
- * first found stays. Pieces that begin at a place are found shortest first, by narrowing a range of the sorted
- * vocabulary byte by byte, so no piece, however long, costs more than what it shares with the text. */
+ * first found stays. SentencePiece, for its own models, keeps every sum as a float. Pieces that begin at a place are
+ * found shortest first, by narrowing a range of the sorted vocabulary byte by byte, so no piece, however long, costs
+ * more than what it shares with the text. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -11,6 +12,7 @@
 #include "formats/tokenizer_impl.h"
 
 #define UNKNOWN_PENALTY 10.0
+#define RESET_AT        100000.0f
 
 typedef struct mg_unigram_node { /* the best way to reach a place */
     double score;
@@ -39,7 +41,9 @@ mg_status mg_unigram_finish(mg_tokenizer *t, mg_error *err) {
     entry *list = malloc(((size_t)t->n_pieces + 1) * sizeof *list);
     if (!list) return mg_fail_nomem(err, t->n_pieces * sizeof *list);
     for (uint32_t i = 0; i < t->n_pieces; i++) {
-        if (i == 0 || t->scores[i] < lowest) lowest = t->scores[i];
+        if (t->sentencepiece && t->tokens[i].type != MG_TOKEN_NORMAL) continue;
+        if (n == 0 || t->scores[i] < lowest) lowest = t->scores[i];
+        if (t->tokens[i].len > t->longest) t->longest = t->tokens[i].len;
         if (t->tokens[i].len) list[n++] = (entry){&t->tokens[i], i};
     }
     if (n) qsort(list, n, sizeof *list, by_bytes);
@@ -50,6 +54,7 @@ mg_status mg_unigram_finish(mg_tokenizer *t, mg_error *err) {
         t->sorted_from[b] = i;
     }
     t->unknown_score = lowest - UNKNOWN_PENALTY;
+    if (t->sentencepiece) t->unknown_score = (double)(float)t->unknown_score;
     free(list);
     return s;
 }
@@ -78,8 +83,17 @@ static void narrow(const mg_tokenizer *t, uint32_t *lo, uint32_t *hi, uint32_t d
 
 /* ---- the best path ---- */
 
-static void offer(mg_unigram_node *to, double score, size_t from, int32_t id) {
+static void offer(const mg_tokenizer *t, mg_unigram_node *to, double score, size_t from, int32_t id) {
+    if (t->sentencepiece) score = (double)(float)score; /* a sum of two floats */
     if (to->id == NONE || score > to->score) *to = (mg_unigram_node){score, (uint32_t)from, 0, id};
+}
+
+/* SentencePiece keeps its floats small: from here to the last place reached the sum so far is taken off. */
+static void rebase(const mg_tokenizer *t, mg_unigram_node *nodes, size_t n, size_t at) {
+    const float offset = (float)nodes[at].score;
+    if (!t->sentencepiece || (offset >= -RESET_AT && offset <= RESET_AT)) return;
+    for (size_t i = at; i <= n && i <= at + t->longest; i++)
+        if (i == at || nodes[i].id != NONE) nodes[i].score = (double)((float)nodes[i].score - offset);
 }
 
 /* All pieces that begin at `at`; does one of them cover the character, which has len bytes? */
@@ -90,7 +104,7 @@ static bool offer_pieces(const mg_tokenizer *t, mg_unigram_node *nodes, const ch
     for (uint32_t depth = 1; lo < hi; depth++) {
         const uint32_t id = t->sorted[lo];
         if (t->tokens[id].len == depth) {
-            offer(&nodes[at + depth], t->scores[id] + nodes[at].score, at, (int32_t)id);
+            offer(t, &nodes[at + depth], t->scores[id] + nodes[at].score, at, (int32_t)id);
             covered = covered || depth == len;
         }
         if (at + depth == n) break;
@@ -104,12 +118,13 @@ static mg_status best_path(const mg_tokenizer *t, mg_unigram_node *nodes, const 
     for (size_t at = 0; at < n;) {
         size_t len = mg_utf8_decode((const uint8_t *)text + at, n - at, NULL);
         if (len == 0) len = 1;
+        rebase(t, nodes, n, at);
         if (!offer_pieces(t, nodes, text, n, at, len)) {
             if (t->unk == NONE)
                 return mg_fail(err, MG_ERR_UNSUPPORTED,
                                "tokenizer without an unknown token: '%.*s' is not in its vocabulary", (int)len,
                                text + at);
-            offer(&nodes[at + len], t->unknown_score + nodes[at].score, at, t->unk);
+            offer(t, &nodes[at + len], t->unknown_score + nodes[at].score, at, t->unk);
         }
         at += len;
     }
@@ -119,8 +134,8 @@ static mg_status best_path(const mg_tokenizer *t, mg_unigram_node *nodes, const 
 /* ---- pieces to ids ---- */
 
 /* A piece of the path, or a run of unknown characters joined into one: by its text, as the library looks it up. */
-static mg_status emit(const mg_tokenizer *t, const char *text, size_t n, mg_ids *out, mg_error *err) {
-    const uint32_t id = mg_strmap_get(&t->pieces, text, n);
+static mg_status emit(const mg_tokenizer *t, const char *text, size_t n, bool unknown, mg_ids *out, mg_error *err) {
+    const uint32_t id = unknown && t->sentencepiece ? MG_STRMAP_NONE : mg_strmap_get(&t->pieces, text, n);
     if (id != MG_STRMAP_NONE) return mg_ids_push(out, (int32_t)id, err);
     bool bytes = t->byte_pieces;
     for (size_t i = 0; i < n && bytes; i++) bytes = t->byte_id[(uint8_t)text[i]] >= 0;
@@ -145,7 +160,7 @@ mg_status mg_unigram_word(mg_unigram *u, const mg_tokenizer *t, const char *text
     for (uint32_t at = 0; at < n && !s;) {
         uint32_t end = nodes[at].next;
         while (nodes[end].id == t->unk && end < n && nodes[nodes[end].next].id == t->unk) end = nodes[end].next;
-        s = emit(t, text + at, end - at, out, err);
+        s = emit(t, text + at, end - at, nodes[end].id == t->unk, out, err);
         at = end;
     }
     return s;

@@ -1,5 +1,5 @@
-/* Tests of Unigram tokenizers: ids of the tokenizers library for two constructions (tests/data/tokenizer/unigram_*,
- * trained on the sample texts), long texts, and files that are wrong. */
+/* Tests of Unigram tokenizers: ids of the tokenizers library for two constructions and of the sentencepiece library for
+ * its own model (tests/data/tokenizer/unigram_*, trained on the sample texts), long texts, and files that are wrong. */
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,20 +21,18 @@ static void open_data(mg_tokenizer **t, const char *name) {
     must(mg_tokenizer_open_json(t, path, &err), &err);
 }
 
-static void run_cases(const char *name) {
+static void run_with(mg_tokenizer *t, const char *name, unsigned flags) {
     char path[4096];
-    mg_tokenizer *t;
     mg_json *root;
     mg_error err = {0};
     size_t n = 0;
-    open_data(&t, name);
     snprintf(path, sizeof path, MG_TEST_DATA "/tokenizer/unigram_%s.ids.json", name);
     must(mg_json_load(&root, path, 1 << 20, &err), &err);
     for (const mg_json *c = mg_json_first(mg_json_get(root, "cases")); c; c = mg_json_next(c), n++) {
         const char *text = mg_json_str(mg_json_get(c, "text"));
         mg_ids got = {0};
         size_t i = 0;
-        must(mg_tokenizer_encode(t, text, strlen(text), MG_ENCODE_DEFAULT, &got, &err), &err);
+        must(mg_tokenizer_encode(t, text, strlen(text), flags, &got, &err), &err);
         for (const mg_json *v = mg_json_first(mg_json_get(c, "ids")); v; v = mg_json_next(v), i++) {
             int64_t id = -1;
             cr_assert(mg_json_i64(v, &id));
@@ -45,6 +43,35 @@ static void run_cases(const char *name) {
     }
     cr_expect_gt(n, 50);
     mg_json_free(root);
+    mg_tokenizer_free(t);
+}
+
+static void run_cases(const char *name) {
+    mg_tokenizer *t;
+    open_data(&t, name);
+    run_with(t, name, MG_ENCODE_DEFAULT);
+}
+
+Test(unigram, sentencepiece_model) {
+    mg_tokenizer *t;
+    mg_error err = {0};
+    must(mg_tokenizer_open_spm(&t, MG_TEST_DATA "/tokenizer/unigram_spm.model", &err), &err);
+    run_with(t, "spm", 0);
+}
+
+/* Sums beyond a hundred thousand are taken down, which a text of a million letters does often. */
+Test(unigram, sentencepiece_long_text) {
+    mg_tokenizer *t;
+    mg_error err = {0};
+    mg_ids ids = {0};
+    const size_t n = 1 << 20;
+    char *text = malloc(n);
+    must(mg_tokenizer_open_spm(&t, MG_TEST_DATA "/tokenizer/unigram_spm.model", &err), &err);
+    memset(text, 'e', n);
+    must(mg_tokenizer_encode(t, text, n, 0, &ids, &err), &err);
+    for (size_t i = 2; i < ids.n; i++) cr_assert_eq(ids.ids[i], ids.ids[1], "at %zu", i);
+    mg_ids_release(&ids);
+    free(text);
     mg_tokenizer_free(t);
 }
 

@@ -175,7 +175,8 @@ static mg_status add_piece(builder *b, uint32_t row, uint32_t l, uint32_t e, boo
     uint32_t index;
     MG_TRY(target_named(b, name, &like, &index));
     const uint64_t n = product(shape, rank), inner = shape[0] ? n / shape[0] : 0;
-    if (n == 0) return mg_fail(b->err, MG_ERR_FORMAT, "'%s' has no elements", name);
+    if (n == 0 || product(stored, like.rank) == 0)
+        return mg_fail(b->err, MG_ERR_FORMAT, "'%s' has no elements", name);
     if (inv.groups.kind == MG_VIEW_END)
         return put_piece(b, stored, like.rank, (piece){index, {r->role, l, e, 0, 0, 0}, inv.first + inv.nth * n, n});
     const uint64_t run = inv.groups.b, step = inv.groups.step;
