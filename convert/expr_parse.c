@@ -291,6 +291,8 @@ static mg_status inner(node *k, const char *op, const mg_expr **out) {
     if (strcmp(op, "fp4") == 0) return fp4(k, out);
     if (strcmp(op, "global") == 0) return global(k, out);
     if (strcmp(op, "noise") == 0 || strcmp(op, "lowrank") == 0) return factor_node(k, op, out);
+    if (strcmp(op, "feedback") == 0)
+        return mg_fail(k->err, MG_ERR_UNSUPPORTED, "codes that a stage chose from a text (feedback): not kept");
     return mg_fail(k->err, MG_ERR_FORMAT, "recipe: unknown operation '%.40s'", op);
 }
 

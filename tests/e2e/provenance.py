@@ -65,13 +65,14 @@ for form in (["RTN", "--format", "awq"], ["RTN", "--format", "gptq"], ["RTN", "-
     proven(WORK / "groups/model.manifest.json", DONORS / "prose")
 imatrix = WORK / "imatrix.gguf"
 (WORK / "text.txt").write_text("And the miller said unto his servant, Go thou to the bridge. 12+7=19\n" * 40)
-for form in ("AWQ", "GPTQ"):  # what a text decided is not in the donors
-    run("quantize", DONORS / "prose", WORK / "groups", form, "--text", WORK / "text.txt", "--samples", 2, "-q", "--force")
-    found, result = counts(WORK / "groups/model.manifest.json", DONORS)
+for form, out in (("AWQ", "groups"), ("GPTQ", "groups"), ("Q4_0", "feedback.gguf")):  # what a text decided is not in the donors
+    options = ["--feedback"] if out.endswith("gguf") else []
+    run("quantize", "-q", "--force", *options, "--text", WORK / "text.txt", "--samples", 2, DONORS / "prose", WORK / out, form)
+    made = WORK / ("groups/model.manifest.json" if out == "groups" else "feedback.gguf.manifest.json")
+    found, result = counts(made, DONORS)
     same(set(found), {"same", "not derived"}, f"results of {form}")
-    check(all(("layers" in t["name"]) and ("a stage" in t["note"] or "work file" in t["note"]) for t in result["tensors"]), f"{result['tensors']}")
-    proven_kept = counts(WORK / "groups/model.manifest.json", DONORS, "--tensors", "embed_tokens|lm_head")[0]
-    same(proven_kept["same"], 2, f"what {form} leaves alone")
+    check(all("a stage" in t["note"] or "work file" in t["note"] for t in result["tensors"]), f"{result['tensors']}")
+    same(counts(made, DONORS, "--tensors", "embed_tokens|lm_head|norm")[0].get("same", 0) >= 2, True, f"what {form} leaves alone")
 run("calibrate", WORK / "moe.gguf", "--text", WORK / "text.txt", "-o", imatrix, "-q")
 run("quantize", "--imatrix", imatrix, WORK / "moe.gguf", WORK / "iq.gguf", "IQ3_S", "-q")
 found, result = counts(WORK / "iq.gguf.manifest.json")
