@@ -15,6 +15,8 @@
 #define BLOCK    65536u
 /* Printed log-probabilities are rounded: by this much a sum may be above 1, or one of them above 0. */
 #define ROUNDING 1e-3
+/* What servers write for a probability that became 0: -9999, or the least float. Such a token counts as not listed. */
+#define LOST (-1000.0)
 
 typedef struct pair {
     int32_t id;
@@ -104,6 +106,7 @@ static mg_status read_ids(line *l, const mg_json *list, const char *what, mg_err
 static mg_status add_pair(line *l, int32_t id, double logp, mg_error *err) {
     if (!isfinite(logp) || logp > ROUNDING)
         return mg_fail(err, MG_ERR_FORMAT, "token %d has the log-probability %g", id, logp);
+    if (logp < LOST) return MG_OK;
     MG_TRY(grow(&l->pairs, &l->cap_pairs, l->n_pairs + 1, sizeof *l->pairs, err));
     l->pairs[l->n_pairs++] = (pair){id, logp < 0 ? logp : 0};
     return MG_OK;
@@ -144,7 +147,7 @@ static mg_status finish_row(line *l, int32_t next, const double *logp_next, mg_e
     bool listed = false;
     for (uint64_t i = 0; i < l->n_pairs; i++) listed = listed || l->pairs[i].id == next;
     if (!l->n_pairs) return mg_fail(err, MG_ERR_FORMAT, "no token is listed");
-    if (!listed && !logp_next)
+    if (!listed && (!logp_next || *logp_next < LOST))
         return mg_fail(err, MG_ERR_FORMAT, "no log-probability of the token that follows, %d", next);
     if (!listed) MG_TRY(add_pair(l, next, *logp_next, err));
     qsort(l->pairs, l->n_pairs, sizeof *l->pairs, by_id);

@@ -173,6 +173,15 @@ for form in (form_plain, form_openai, form_prompt, form_generated):
     _, c = result(p_file, q_file)
     check(0 < c["kl"]["mean"] <= mean and c["kl"]["mean_upper"] is None, f"{name}: two recordings")
     near(c["ppl"]["ratio"], live["ppl"]["ratio"], 1e-6, f"{name}: ratio of two recordings")
+# A probability that became 0 in the server is not listed: the bound stays one.
+zeros = json.loads(json.dumps(form_plain(Q[0], WINDOWS[0])))
+for lists in zeros["top_logprobs"][1:]:
+    for t in list(lists)[-3:]:
+        lists[t] = -3.4028234663852886e38 if int(t) % 2 else -9999.0
+(WORK / "zeros.jsonl").write_text(json.dumps(zeros) + "\n")
+(WORK / "first.jsonl").write_text(json.dumps(form_plain(Q[0], WINDOWS[0])) + "\n")
+lost, kept = (result(PROSE, WORK / f"{n}.jsonl")[1] for n in ("zeros", "first"))
+check(0 < lost["kl"]["mean"] < kept["kl"]["mean"] and lost["ppl"] == kept["ppl"], f"lost probabilities: {lost['kl']['mean']}, {kept['kl']['mean']}")
 text_out = run("verify", p_file, CODE, "-q", "--markdown", WORK / "t.md", "--html", WORK / "t.html").out
 check("at least: mean" in text_out and "mean at most" in text_out, text_out)
 check("| ≥ " in (WORK / "t.md").read_text() and "<td>≥ " in (WORK / "t.html").read_text(), "a bound is shown as one")
@@ -264,6 +273,7 @@ cases = [(3, ["line 1"], "{"), (3, ["line 1"], "[]"), (3, ["line 1", "none of"],
          (3, ["position 4", "add up"], altered(plain, "top_logprobs", 5, {"1": -0.1, "2": -0.2, "3": -3})),
          (3, ["position 4", "log-probability 2"], altered(plain, "top_logprobs", 5, {"1": 2.0})),
          (3, ["position 4", "no log-probability of the token that follows"], altered(json.loads(altered(plain, "token_logprobs", 5, None)), "top_logprobs", 5, {"1023": -9.0, "1022": -8})),
+         (3, ["position 4", "that follows"], altered(json.loads(altered(plain, "token_logprobs", 5, -9999.0)), "top_logprobs", 5, {"1023": -9.0, "1022": -8})),
          (3, ["position 4"], altered(plain, "top_logprobs", 5, None)),
          (3, ["position 4", "no token is listed"], altered(plain, "top_logprobs", 5, {})),
          (4, ["position 4", "token as text"], altered(plain, "top_logprobs", 5, {" the": -1.0})),
