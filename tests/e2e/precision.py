@@ -1,6 +1,7 @@
 """--precision of forward, perplexity and verify: float64 output and figures, what 16-bit engines store, the noise floor
 computed here again from the logits that forward writes."""
 import math
+import shutil
 import common
 from common import SAMPLES, WORK, check, run, same
 
@@ -86,6 +87,18 @@ ppl = {p: run("perplexity", MODEL, "--tokens", ROWS, "--precision", p, "--json")
        for p in ("f32", "f64", "bf16")}
 check(ppl["f64"] != ppl["f32"] and abs(ppl["f64"] / ppl["f32"] - 1) < 1e-6, f"perplexity in f64: {ppl}")
 check(abs(ppl["bf16"] / floor_of(logits["f32"], logits["bf16"])[2] - 1) < 1e-6, f"perplexity in bf16: {ppl}")
+
+# ---- a model that f16 cannot hold: said, not averaged ----
+wide = WORK / "wide"
+shutil.copytree(common.DATA / "models/tiny/llama", wide)
+tensors = common.read_safetensors(wide / "model.safetensors")[1]
+t = tensors["model.layers.1.mlp.down_proj.weight"]
+tensors["model.layers.1.mlp.down_proj.weight"] = common.Tensor("BF16", t.shape, b"\x80\x4f" * (len(t.data) // 2))  # 2^32
+common.write_safetensors(wide / "model.safetensors", tensors, {"format": "pt"})
+(WORK / "few.txt").write_text("1 20 30 40 50 60\n")
+r = run("verify", wide, wide, "--tokens", WORK / "few.txt", "--precision", "f16", "-q", expect=3)
+check("noise floor (f16)" in r.err and "finite" in r.err, f"an overflow in f16: {r.err}")
+run("verify", wide, wide, "--tokens", WORK / "few.txt", "--precision", "bf16", "-q")
 
 for tool, args in (("forward", [MODEL, "--ids", 1, "-o", WORK / "never"]), ("verify", [MODEL, Q8, "--tokens", ROWS]),
                    ("perplexity", [MODEL, "--tokens", ROWS])):
