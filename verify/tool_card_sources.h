@@ -4,6 +4,7 @@
 #define MG_VERIFY_TOOL_CARD_SOURCES_H
 
 #include "formats/base/options.h"
+#include "formats/checkpoint.h"
 #include "verify/card.h"
 
 typedef struct mg_tool_card_args {
@@ -14,5 +15,12 @@ typedef struct mg_tool_card_args {
 /* c is zeroed by the caller and released in every case. */
 mg_status mg_tool_card_gather(mg_card *c, const mg_tool_card_args *a, mg_error *err) MG_MUST_CHECK;
 void mg_tool_card_release(mg_card *c);
+
+/* ---- tool_card_donors.c ---- */
+
+/* What a model states: a GGUF in its keys, else the README.md beside it. */
+mg_status mg_tool_card_licence(mg_licence *l, const mg_checkpoint *c, mg_error *err) MG_MUST_CHECK;
+/* The recipe (given, PATH itself, or the copy in dir, which may be NULL) and its donors into c. */
+mg_status mg_tool_card_recipe(mg_card *c, const mg_tool_card_args *a, const char *dir, mg_error *err) MG_MUST_CHECK;
 
 #endif
