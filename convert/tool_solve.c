@@ -249,6 +249,23 @@ static void close_trial(void *ctx, uint32_t i, mg_model *m) {
     mg_quantize_variant_close(&s->variant);
 }
 
+/* What no choice can meet is refused before hours of measuring. */
+static mg_status check_budget(const solve *s, mg_error *err) {
+    uint64_t least = 0;
+    for (uint32_t i = 0; i < s->n_items; i++) {
+        uint64_t smallest = UINT64_MAX;
+        for (uint32_t t = 0; s->items[i].open && t < s->n_trials; t++) {
+            if (s->trials[t].item != i) continue;
+            const uint64_t bytes = bytes_as(s, &s->items[i], s->trials[t].dtype);
+            if (bytes < smallest) smallest = bytes;
+        }
+        if (smallest != UINT64_MAX) least += smallest;
+    }
+    if (least <= s->budget) return MG_OK;
+    return mg_fail(err, MG_ERR_USAGE, "the smallest types need %llu bytes of tensor data, the target leaves %llu",
+                   (unsigned long long)least, (unsigned long long)s->budget);
+}
+
 static mg_status measure(solve *s, mg_error *err) {
     mg_progress *progress;
     MG_TRY(mg_progress_new(&progress, s->opt->common->progress, "measure", s->n_trials * s->windows.n, err));
@@ -380,6 +397,7 @@ static mg_status run(solve *s, mg_type_rules *rules, mg_tool_solution *sol, mg_e
     MG_TRY(set_budget(s, err));
     MG_TRY(list_trials(s, err));
     MG_TRY(set_budget(s, err)); /* tensors without a candidate count as fixed */
+    MG_TRY(check_budget(s, err));
     MG_TRY(measure(s, err));
     MG_TRY(choose(s, sol, err));
     mg_status st = write_rules(s, rules, &t, err);
