@@ -97,25 +97,38 @@ static mg_status join(mg_plan *p, const mg_target *t, const mg_expr **parts, uin
     return MG_OK;
 }
 
-mg_status mg_convert_target_expr(mg_plan *p, mg_model *m, const mg_target *t, const mg_expr **out, mg_error *err) {
-    if (t->generated) return generated(p, m, t, out, err);
+mg_status mg_convert_target_of(mg_plan *p, const mg_target *t, mg_convert_part_fn fn, const void *ctx,
+                               const mg_expr **out, mg_error *err) {
     const mg_expr **parts = calloc(t->n_parts ? t->n_parts : 1, sizeof *parts);
     if (!parts) return mg_fail_nomem(err, t->n_parts * sizeof *parts);
     mg_status st = MG_OK;
-    for (uint32_t i = 0; i < t->n_parts && st == MG_OK; i++) {
-        mg_bound b;
-        st = mg_target_bind(&b, m, t, i, err);
-        if (st == MG_OK) st = mg_expr_role(p, m, &b, &parts[i], err);
-    }
+    for (uint32_t i = 0; i < t->n_parts && st == MG_OK; i++) st = fn(ctx, t, i, &parts[i], err);
     uint32_t n = t->n_parts;
     if (st == MG_OK && t->join > 1) st = join(p, t, parts, &n, err);
     if (st == MG_OK) st = assemble(p, t, parts, n, out, err);
     free(parts);
-    if (st == MG_OK) {
-        mg_tensor d = {.name = t->name, .dtype = mg_expr_dtype(*out)};
-        d.rank = mg_expr_shape(*out, d.shape);
-        st = mg_tensor_expect_shape(&d, t->rank, t->shape, err);
-    }
+    if (st != MG_OK) return st;
+    mg_tensor d = {.name = t->name, .dtype = mg_expr_dtype(*out)};
+    d.rank = mg_expr_shape(*out, d.shape);
+    return mg_tensor_expect_shape(&d, t->rank, t->shape, err);
+}
+
+typedef struct source {
+    mg_plan *p;
+    mg_model *m;
+} source;
+
+static mg_status source_part(const void *ctx, const mg_target *t, uint32_t part, const mg_expr **out, mg_error *err) {
+    const source *s = ctx;
+    mg_bound b;
+    MG_TRY(mg_target_bind(&b, s->m, t, part, err));
+    return mg_expr_role(s->p, s->m, &b, out, err);
+}
+
+mg_status mg_convert_target_expr(mg_plan *p, mg_model *m, const mg_target *t, const mg_expr **out, mg_error *err) {
+    const source s = {p, m};
+    if (t->generated) return generated(p, m, t, out, err);
+    mg_status st = mg_convert_target_of(p, t, source_part, &s, out, err);
     if (st != MG_OK) mg_error_at(err, m->ckpt->path, t->name);
     return st;
 }

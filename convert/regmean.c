@@ -24,6 +24,7 @@ static const struct {
 } covered[] = {{MG_R_ATTN_Q, IN_ATTN},
                {MG_R_ATTN_K, IN_ATTN},
                {MG_R_ATTN_V, IN_ATTN},
+               {MG_R_ATTN_GATE, IN_ATTN},
                {MG_R_ATTN_O, IN_ATTN_O},
                {MG_R_OUTPUT, IN_HEAD}};
 enum { N_COVERED = sizeof covered / sizeof covered[0], ROWS = 256 /* of a weight, solved for at a time */ };

@@ -1,6 +1,7 @@
 /* tool_convert.c - moegraft-convert: between Hugging Face directories and GGUF, float types and Q8_0. */
 #include "convert/convert.h"
 #include "convert/quantize_groups.h"
+#include "convert/restate.h"
 #include "convert/tool_plan.h"
 #include "formats/arch/arch.h"
 #include "formats/arch/arch_file.h"
@@ -20,6 +21,7 @@ static const mg_tool_info tool = {
     .examples = "  moegraft-convert models/moe4 moe4-bf16.gguf --outtype bf16\n"
                 "  moegraft-convert moe4-bf16.gguf moe4-hf\n"
                 "  moegraft-convert models/moe4 moe4-native --to mistral    (consolidated.safetensors, params.json)\n"
+                "  moegraft-convert mesh mesh-as-mixtral --as mixtral\n"
                 "  moegraft-convert big-model resharded --out-shard-size 2G\n"
                 "  moegraft-convert models/moe4 moe4-q8.gguf --outtype q8_0 --dry-run\n"
                 "  moegraft-convert big.gguf parts.gguf --split-max-size 2G     (parts-00001-of-00003.gguf ...)\n"
@@ -29,7 +31,7 @@ static const mg_tool_info tool = {
 
 typedef struct args {
     mg_common c;
-    const char *in, *out, *outtype, *to, *model_name;
+    const char *in, *out, *outtype, *to, *model_name, *as;
     uint64_t shard_size, split_size, split_tensors;
     bool no_manifest, to_gguf, to_native;
     mg_dtype dtype; /* MG_DTYPE_COUNT: auto */
@@ -66,6 +68,8 @@ static mg_status read_target(args *a, mg_error *err) {
     } else {
         return mg_fail(err, MG_ERR_USAGE, "unknown --to '%s': hf, gguf or mistral", a->to);
     }
+    if (a->as && (a->to_gguf || a->to_native))
+        return mg_fail(err, MG_ERR_USAGE, "--as writes a Hugging Face directory; convert that one further");
     if (a->to_gguf && mg_path_is_dir(a->out))
         return mg_fail(err, MG_ERR_USAGE, "'%s' is a directory; a GGUF needs a file name", a->out);
     if (!a->to_gguf && suffix)
@@ -94,6 +98,9 @@ static mg_status parse(args *a, int argc, char **argv, bool *done, mg_error *err
          "that "
          "are so stay so, as compressed-tensors or in the family's own form"},
         {"--to", MG_OPT_STR, &a->to, "LAYOUT", "hf, gguf or mistral (default: gguf when OUT ends in .gguf, else hf)"},
+        {"--as", MG_OPT_STR, &a->as, "FAMILY",
+         "say the model as one of another family that computes the same: mesh without exchange as mixtral, nekomind as "
+         "qwen3_next"},
         {"--out-shard-size", MG_OPT_SIZE, &a->shard_size, "SIZE", "limit of a safetensors shard (default 5G)"},
         {"--model-name", MG_OPT_STR, &a->model_name, "NAME",
          "general.name (default: model card, config, directory name)"},
@@ -232,10 +239,24 @@ static mg_status plan_hf(args *a, mg_plan *p, mg_model *m, uint32_t *out, mg_err
     return MG_OK;
 }
 
+static mg_status plan_other(args *a, mg_plan *p, mg_model *m, uint32_t *out, mg_error *err) {
+    const mg_arch *arch;
+    bool had = true;
+    if (a->dtype == MG_Q8_0)
+        return mg_fail(err, MG_ERR_UNSUPPORTED, "a Hugging Face directory cannot hold q8_0; use f32, f16 or bf16");
+    MG_TRY(mg_restate_find(&arch, m, a->as, err));
+    MG_TRY(mg_restate_plan(p, m, arch, a->out, a->dtype, a->shard_size, &had, out, err));
+    if (!had)
+        warn(m->ckpt->kv ? "tokenizers of GGUF files are not taken along here"
+                         : "no tokenizer files found beside the model");
+    return MG_OK;
+}
+
 static mg_status plan_model(args *a, mg_plan *p, mg_model *m, uint32_t *out, mg_error *err) {
     if (a->c.verbose)
         for (uint32_t i = 0; i < m->n_assumptions; i++)
             fprintf(stderr, "moegraft-convert: note: %s\n", m->assumptions[i]);
+    if (a->as) return plan_other(a, p, m, out, err);
     return a->to_gguf ? plan_gguf(a, p, m, out, err) : plan_hf(a, p, m, out, err);
 }
 

@@ -206,6 +206,7 @@ static point point_of_role(mg_role r) {
     case MG_R_ATTN_Q:
     case MG_R_ATTN_K:
     case MG_R_ATTN_V:
+    case MG_R_ATTN_GATE:
         return P_ATTN_IN;
     case MG_R_ATTN_O:
         return P_ATTN_O_IN;

@@ -36,8 +36,8 @@ void mg_forward_free(mg_forward *f) {
     mg_linear_release(&f->lin);
     mg_rope_release(&f->rope[0]);
     mg_rope_release(&f->rope[1]);
-    mg_fbuf *bufs[] = {&f->qk_norm, &f->norm_w, &f->normed, &f->packed, &f->q,        &f->k,      &f->v,
-                       &f->attn,    &f->out,    &f->kv,     &f->router, &f->gathered, &f->shared, &f->sinks};
+    mg_fbuf *bufs[] = {&f->qk_norm, &f->norm_w, &f->normed, &f->packed, &f->q,        &f->k,      &f->v,    &f->attn,
+                       &f->gate,    &f->out,    &f->kv,     &f->router, &f->gathered, &f->shared, &f->sinks};
     for (size_t i = 0; i < sizeof bufs / sizeof *bufs; i++) mg_fbuf_release(bufs[i]);
     free(f);
 }
@@ -295,7 +295,8 @@ uint64_t mg_forward_token_bytes(const mg_forward *f, const mg_model *m) {
     const uint64_t kv = (uint64_t)mg_hp_i(m, MG_K_KV_HEADS);
     const uint64_t qk = (uint64_t)mg_hp_i(m, MG_K_HEAD_DIM), vd = (uint64_t)mg_hp_i(m, MG_K_V_HEAD_DIM);
     const uint64_t lora = (uint64_t)(mg_hp_i(m, MG_K_KV_LORA) + mg_hp_i(m, MG_K_Q_LORA));
-    const uint64_t attn = heads * (qk + 2 * vd) + 2 * kv * (qk + vd) + (lora ? lora + heads * qk : 0);
+    const uint64_t attn = heads * (qk + 2 * vd) + 2 * kv * (qk + vd) + (lora ? lora + heads * qk : 0) +
+                          (mg_model_find(m, MG_R_ATTN_GATE, 0, 0) ? heads * vd : 0);
     uint64_t ffn = 3 * (uint64_t)mg_hp_i(m, MG_K_FFN), experts = (uint64_t)mg_hp_i(m, MG_K_EXPERTS);
     if (experts) {
         uint64_t k = (uint64_t)mg_hp_i(m, MG_K_EXPERTS_USED);

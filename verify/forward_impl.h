@@ -19,6 +19,7 @@ struct mg_forward {
     mg_fbuf packed;   /* packed input of a product */
     mg_fbuf q, k, v;  /* [tokens][heads * dim]; gate and up of a feed-forward block live in q and k too */
     mg_fbuf attn;     /* [tokens][heads * v_dim] */
+    mg_fbuf gate;     /* [tokens][heads * v_dim] gates of the attention's output */
     mg_fbuf out;      /* [tokens][hidden] output of a block before it is added */
     mg_fbuf kv;       /* slabs of a batch without a cache */
     mg_fbuf router;   /* [tokens][experts] */

@@ -172,6 +172,23 @@ static float score_scale(const mg_model *m, uint64_t dim) {
     return 1.0f / sqrtf((float)(other > 0 ? (uint64_t)other : dim));
 }
 
+/* f->attn times the sigmoid of a projection of the layer's input, where the family has such gates. */
+static mg_status gate_output(const mg_layer_run *r, uint64_t width, mg_error *err) {
+    mg_forward *f = r->f;
+    mg_linear_job job = {.w = mg_model_find(r->m, MG_R_ATTN_GATE, r->layer, 0), .ldy = width};
+    if (!job.w) return MG_OK;
+    if (mg_bound_rows(job.w) != width)
+        return mg_fail(err, MG_ERR_FORMAT, "%s of layer %u has %llu rows, expected %llu", mg_role_name(MG_R_ATTN_GATE),
+                       r->layer, (unsigned long long)mg_bound_rows(job.w), (unsigned long long)width);
+    MG_TRY(mg_fbuf_need(&f->gate, r->n, width, err));
+    job.y = f->gate.p;
+    MG_TRY(mg_linear_pack_buf(&f->lin, &job.x, &f->packed, f->normed.p, r->hidden, r->n, r->hidden, err));
+    MG_TRY(mg_linear_run(&f->lin, r->m, &job, 1, err));
+    f->lin.math->sigmoid(f->gate.p, f->gate.p, r->n * width);
+    f->lin.math->mul(f->attn.p, f->gate.p, r->n * width);
+    return MG_OK;
+}
+
 static mg_status attend(const mg_layer_run *r, mg_attn_seq *seqs, uint32_t *seq_of, mg_kvcache *cache, mg_error *err) {
     mg_forward *f = r->f;
     const mg_kv_dims kv = mg_kv_dims_of(r->m);
@@ -205,6 +222,7 @@ static mg_status attend(const mg_layer_run *r, mg_attn_seq *seqs, uint32_t *seq_
                             .n_seqs = r->batch->n_seqs,
                             .scratch = f->attn_scratch};
     MG_TRY(mg_attention_run(&a, err));
+    MG_TRY(gate_output(r, heads * kv.v_dim, err));
     MG_TRY(mg_layer_tap(r, MG_TAP_ATTN_O_IN, r->n, heads * kv.v_dim, f->attn.p, err));
     mg_linear_job job = {.bias = mg_model_find(r->m, MG_R_ATTN_O_BIAS, r->layer, 0), .ldy = r->hidden};
     MG_TRY(mg_need(&job.w, r->m, MG_R_ATTN_O, r->layer, 0, err));

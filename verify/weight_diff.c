@@ -204,6 +204,7 @@ static bool reads_norm(mg_role norm, mg_role r) {
     case MG_R_ATTN_Q:
     case MG_R_ATTN_K:
     case MG_R_ATTN_V:
+    case MG_R_ATTN_GATE:
     case MG_R_ATTN_Q_A:
     case MG_R_ATTN_KV_A:
         return norm == MG_R_ATTN_NORM;

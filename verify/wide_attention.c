@@ -216,5 +216,11 @@ mg_status mg_wide_attention(mg_forward64 *f, mg_model *m, uint32_t layer, const 
     r.scale = score_scale(m, r.dim);
     r.cap = mg_hp_f(m, MG_K_ATTN_SOFTCAP);
     MG_TRY(attend(f, &r, m, layer, err));
+    if (mg_model_find(m, MG_R_ATTN_GATE, layer, 0)) { /* the queries are done with */
+        MG_TRY(mg_wide_need(f, MG_WIDE_Q, n, ow, &r.q, err));
+        MG_TRY(mg_wide_linear(f, m, MG_R_ATTN_GATE, MG_ROLE_COUNT, layer, 0, x, NULL, n, hidden, r.q, ow, err));
+        for (uint64_t i = 0; i < n * ow; i++)
+            r.out[i] = mg_wide_rounded(f, r.out[i] * mg_wide_rounded(f, 1 / (1 + exp(-r.q[i]))));
+    }
     return mg_wide_linear(f, m, MG_R_ATTN_O, MG_R_ATTN_O_BIAS, layer, 0, r.out, NULL, n, ow, y, hidden, err);
 }

@@ -294,6 +294,17 @@ typedef struct mg_made_from {
     uint32_t order; /* families that the same donors can become: the lowest is taken; 0: only when asked for by name */
 } mg_made_from;
 
+/* A model of another family that this one can say exactly, weight by weight of the same role. */
+typedef struct mg_restates {
+    const char *families[4];
+    mg_role zeros[2]; /* what the other family lacks, and is nothing when it is zero */
+    uint32_t n_zeros;
+    mg_role doubled[2]; /* twice as large here */
+    uint32_t n_doubled;
+    mg_role vanishing[2]; /* what this family lacks, and is nothing when it is zero: refused otherwise */
+    uint32_t n_vanishing;
+} mg_restates;
+
 /* ---- the family ---------------------------------------------------------------------------------------------------
  */
 
@@ -331,6 +342,7 @@ typedef struct mg_arch {
     const char *const *ignored;    /* patterns of stored tensors that carry no weight; NULL-terminated */
     const mg_made_from *made_from; /* NULL for dense families */
     const mg_config_edit *edits;   /* how made_from families' configs become ours; ended by field NULL */
+    const mg_restates *restates;   /* NULL: no other family */
     const mg_native *native;       /* NULL: no native releases; forms[MG_LAYOUT_NATIVE] are then unused */
     const mg_code_file *code[3];   /* NULL-terminated: transformers has the family, or nobody has */
     const char *auto_map;          /* with code: the JSON of config.json's auto_map */

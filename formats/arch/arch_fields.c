@@ -131,6 +131,12 @@ static const mg_field made_items[] = {
 };
 static const mg_fields made_fields = FIELDS(made_items, mg_made_from, NULL);
 
+static const mg_field restates_items[] = {
+    FIELD(mg_restates, families, MG_FIELD_STRS, .room = 4, .required = true), COUNTED(mg_restates, zeros, MG_FIELD_ROLES, n_zeros, .room = 2),
+    COUNTED(mg_restates, doubled, MG_FIELD_ROLES, n_doubled, .room = 2), COUNTED(mg_restates, vanishing, MG_FIELD_ROLES, n_vanishing, .room = 2),
+};
+static const mg_fields restates_fields = FIELDS(restates_items, mg_restates, NULL);
+
 static const mg_field native_row_items[] = {
     FIELD(mg_native_row, key, MG_FIELD_KEY, .required = true), FIELD(mg_native_row, path, MG_FIELD_STR, .required = true),
     FIELD(mg_native_row, absent, MG_FIELD_FALLBACK), FIELD(mg_native_row, windowed, MG_FIELD_FALLBACK),
@@ -166,7 +172,8 @@ static const mg_field arch_items[] = {
     COUNTED(mg_arch, tensors, MG_FIELD_ROWS, n_tensors, .rows = &tensor_fields),
     FIELD(mg_arch, dense_list, MG_FIELD_STR), FIELD(mg_arch, skip_extra_layers, MG_FIELD_BOOL),
     FIELD(mg_arch, ignored, MG_FIELD_STRLIST), FIELD(mg_arch, made_from, MG_FIELD_OBJECT, .rows = &made_fields),
-    FIELD(mg_arch, edits, MG_FIELD_ROWS, .rows = &edit_fields), FIELD(mg_arch, native, MG_FIELD_OBJECT, .rows = &native_fields),
+    FIELD(mg_arch, edits, MG_FIELD_ROWS, .rows = &edit_fields), FIELD(mg_arch, restates, MG_FIELD_OBJECT, .rows = &restates_fields),
+    FIELD(mg_arch, native, MG_FIELD_OBJECT, .rows = &native_fields),
     FIELD(mg_arch, blocks_config, MG_FIELD_STR),
 };
 const mg_fields mg_arch_fields = FIELDS(arch_items, mg_arch, NULL);
@@ -174,7 +181,8 @@ const mg_fields mg_arch_fields = FIELDS(arch_items, mg_arch, NULL);
 
 /* A member that is new in arch.h has another size, and belongs into the tables above. */
 #define IN_FULL(type, bytes) _Static_assert(sizeof(type) == bytes, #type " has other members than its table")
-IN_FULL(mg_arch, 272);
+IN_FULL(mg_arch, 280);
+IN_FULL(mg_restates, 72);
 IN_FULL(mg_block, 56);
 IN_FULL(mg_config_row, 200);
 IN_FULL(mg_layer_list, 32);

@@ -16,6 +16,7 @@ extern const mg_code_file mg_code_decoder, mg_code_mesh, mg_code_nekomind;
 /* Symbols: a key, a product of keys, a key times a constant, a literal, the expert's index. */
 #define K_(k)      {MG_SYM_KEY, MG_K_##k, MG_K_##k, 0, 0, MG_K_VOCAB}
 #define KK_(a, b)  {MG_SYM_KEYS, MG_K_##a, MG_K_##b, 0, 0, MG_K_VOCAB}
+#define KKX_(a, b, m) {MG_SYM_KEYS, MG_K_##a, MG_K_##b, m, 0, MG_K_VOCAB}
 #define KX_(k, m)  {MG_SYM_KEY, MG_K_##k, MG_K_##k, m, 0, MG_K_VOCAB}
 #define KD_(k, d)  {MG_SYM_KEY, MG_K_##k, MG_K_##k, 0, d, MG_K_VOCAB}
 #define LIT_(n)    {MG_SYM_LIT, MG_K_VOCAB, MG_K_VOCAB, n, 0, MG_K_VOCAB}

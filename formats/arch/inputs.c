@@ -5,7 +5,7 @@
  * come after their projections and do not matter. */
 static const mg_input_row rows[MG_IN_COUNT] = {
     [MG_IN_ATTN] = {.name = "attention",
-                    .readers = {MG_R_ATTN_Q, MG_R_ATTN_K, MG_R_ATTN_V, MG_R_ATTN_Q_A, MG_R_ATTN_KV_A},
+                    .readers = {MG_R_ATTN_Q, MG_R_ATTN_K, MG_R_ATTN_V, MG_R_ATTN_GATE, MG_R_ATTN_Q_A, MG_R_ATTN_KV_A},
                     .norm = MG_R_ATTN_NORM,
                     .rows = MG_ROLE_COUNT,
                     .bias = MG_R_ATTN_NORM_BIAS,

@@ -91,6 +91,9 @@ static const mg_config_edit edits[] = {
     {.field = NULL},
 };
 
+/* Cells that exchange nothing with their neighbours are experts like any others. */
+static const mg_restates restates = {.families = {"mesh"}, .vanishing = {MG_R_EXCHANGE}, .n_vanishing = 1};
+
 static const mg_native_row params[] = {NATIVE_MISTRAL,
                                        {.key = MG_K_EXPERTS, .path = "moe.num_experts"},
                                        {.key = MG_K_EXPERTS_USED, .path = "moe.num_experts_per_tok"}};
@@ -110,6 +113,7 @@ const mg_arch mg_arch_mixtral = {
     .n_tensors = MG_LEN(tensors),
     .ignored = ignored,
     .made_from = &made_from,
+    .restates = &restates,
     .native = &native,
     .edits = edits,
 };
