@@ -8,11 +8,15 @@
 /* The expression of one target over the model's weights, in the source's dtype. */
 mg_status mg_convert_target_expr(mg_plan *p, mg_model *m, const mg_target *t, const mg_expr **out,
                                  mg_error *err) MG_MUST_CHECK;
-/* The same with every part from fn: a weight, or what stands for one, after t's views. */
+/* Parts of a target from fn, put together as the file has them; each is what it is of the weight after the part's slice
+ * and t's views. Rows are what is arranged: for codes and scales of a weight the columns may be others than the
+ * weight's.
+ */
 typedef mg_status (*mg_convert_part_fn)(const void *ctx, const mg_target *t, uint32_t part, const mg_expr **out,
                                         mg_error *err);
 mg_status mg_convert_target_of(mg_plan *p, const mg_target *t, mg_convert_part_fn fn, const void *ctx,
                                const mg_expr **out, mg_error *err) MG_MUST_CHECK;
+mg_status mg_convert_expect_shape(const mg_expr *e, const mg_target *t, mg_error *err) MG_MUST_CHECK;
 /* Role, layer, expert and keep_f32 of an item. */
 void mg_convert_item_of(mg_convert_item *item, const mg_target *t);
 /* Ask the callback (NULL: as it is), cast and add to the output. name, index, count and role of item are set. */

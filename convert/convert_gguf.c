@@ -107,9 +107,12 @@ mg_status mg_convert_target_of(mg_plan *p, const mg_target *t, mg_convert_part_f
     if (st == MG_OK && t->join > 1) st = join(p, t, parts, &n, err);
     if (st == MG_OK) st = assemble(p, t, parts, n, out, err);
     free(parts);
-    if (st != MG_OK) return st;
-    mg_tensor d = {.name = t->name, .dtype = mg_expr_dtype(*out)};
-    d.rank = mg_expr_shape(*out, d.shape);
+    return st;
+}
+
+mg_status mg_convert_expect_shape(const mg_expr *e, const mg_target *t, mg_error *err) {
+    mg_tensor d = {.name = t->name, .dtype = mg_expr_dtype(e)};
+    d.rank = mg_expr_shape(e, d.shape);
     return mg_tensor_expect_shape(&d, t->rank, t->shape, err);
 }
 
@@ -129,6 +132,7 @@ mg_status mg_convert_target_expr(mg_plan *p, mg_model *m, const mg_target *t, co
     const source s = {p, m};
     if (t->generated) return generated(p, m, t, out, err);
     mg_status st = mg_convert_target_of(p, t, source_part, &s, out, err);
+    if (st == MG_OK) st = mg_convert_expect_shape(*out, t, err);
     if (st != MG_OK) mg_error_at(err, m->ckpt->path, t->name);
     return st;
 }

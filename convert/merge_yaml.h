@@ -11,8 +11,8 @@ mg_status mg_merge_yaml_schema(mg_error *err, const mg_yaml *at, const char *key
 /* Every member of map is in known (NULL-terminated), else MG_ERR_FORMAT with the nearest name. */
 mg_status mg_merge_yaml_check_keys(const mg_yaml *map, const char *const *known, const char *where,
                                    mg_error *err) MG_MUST_CHECK;
-/* A model reference: path[@revision][+adapter], or {model, lora}, each a path or {path, revision}. *out in the arena, as
- * written; a mapping as "path@revision+path". */
+/* A model reference: path[@revision][+adapter], or {model, lora}, each a path or {path, revision}. *out in the arena,
+ * as written; a mapping as "path@revision+path". */
 mg_status mg_merge_yaml_model(mg_arena *a, const mg_yaml *v, const char *key, const char **out,
                               mg_error *err) MG_MUST_CHECK;
 /* A model reference as a path that can be opened: beside the recipe in dir, else from the working directory, else a

@@ -134,8 +134,8 @@ static mg_status stored_parts(job *j, const mg_expr *e, const mg_group_form *for
     return MG_OK;
 }
 
-static mg_status add_quantized(job *j, const char *module, const mg_convert_item *item, const mg_expr *e,
-                               mg_error *err) {
+static mg_status add_quantized(job *j, const char *module, const mg_target *t, const mg_convert_item *item,
+                               const mg_expr *e, mg_error *err) {
     const mg_groups_options *o = j->opt;
     const mg_group_scheme s = mg_groups_scheme(j->m, o);
     const mg_expr *parts[MG_GROUP_MAX_PARTS], *global = NULL;
@@ -148,7 +148,7 @@ static mg_status add_quantized(job *j, const char *module, const mg_convert_item
     if (is_stored(j, item->source))
         MG_TRY(stored_parts(j, e, &form, parts, err));
     else
-        MG_TRY(o->make ? o->make(o->ctx, j->plan, item, e, &form, parts, err)
+        MG_TRY(o->make ? o->make(o->ctx, j->plan, t, e, &form, parts, err)
                        : mg_expr_group_encode(j->plan, e, global, &form, parts, err));
     for (uint32_t i = 0; i < form.n_parts; i++) MG_TRY(add_suffixed(j, module, form.parts[i].suffix, parts[i], err));
     MG_TRY(add_companions(j, module, &form, err));
@@ -188,7 +188,7 @@ static mg_status add_target(job *j, const mg_target *t, mg_error *err) {
         const char *module = mg_arena_strndup(&j->arena, item.name, strlen(item.name) - 7);
         if (!module) return mg_fail_nomem(err, strlen(item.name));
         if (mg_role_is_linear(item.role) && (stored || !j->opt->as_stored))
-            return add_quantized(j, module, &item, e, err);
+            return add_quantized(j, module, t, &item, e, err);
         if (item.role != MG_R_TOKEN_EMBD && item.role != MG_R_OUTPUT) j->names.kept[j->names.n_kept++] = module;
     }
     MG_TRY(mg_expr_cast(j->plan, e, j->dtype, NULL, 0, &e, err));

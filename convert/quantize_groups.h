@@ -9,10 +9,11 @@
 #define MG_CONVERT_QUANTIZE_GROUPS_H
 
 #include "convert/convert.h"
+#include "formats/arch/arch.h"
 #include "quant/group_pack.h"
 
 /* The stored parts of one linear, in the order of form->parts. NULL in the options: mg_expr_group_encode. */
-typedef mg_status (*mg_groups_make_fn)(void *ctx, mg_plan *p, const mg_convert_item *item, const mg_expr *weight,
+typedef mg_status (*mg_groups_make_fn)(void *ctx, mg_plan *p, const mg_target *t, const mg_expr *weight,
                                        const mg_group_form *form, const mg_expr *parts[MG_GROUP_MAX_PARTS],
                                        mg_error *err);
 

@@ -163,6 +163,7 @@ static mg_status add_target(const job *j, const mg_target *t, uint32_t out, mg_e
     const mg_expr *e;
     mg_dtype dtype = j->dtype;
     MG_TRY(mg_convert_target_of(j->p, t, part_expr, j, &e, err));
+    MG_TRY(mg_convert_expect_shape(e, t, err));
     if (dtype == MG_DTYPE_COUNT) {
         dtype = mg_dtype_is_float(mg_expr_dtype(e)) ? mg_expr_dtype(e) : MG_F32;
         MG_TRY(offset_dtype(j, t, &dtype, err));

@@ -21,7 +21,6 @@ static const mg_tool_info tool = {
     .examples = "  moegraft-convert models/moe4 moe4-bf16.gguf --outtype bf16\n"
                 "  moegraft-convert moe4-bf16.gguf moe4-hf\n"
                 "  moegraft-convert models/moe4 moe4-native --to mistral    (consolidated.safetensors, params.json)\n"
-                "  moegraft-convert mesh mesh-as-mixtral --as mixtral\n"
                 "  moegraft-convert big-model resharded --out-shard-size 2G\n"
                 "  moegraft-convert models/moe4 moe4-q8.gguf --outtype q8_0 --dry-run\n"
                 "  moegraft-convert big.gguf parts.gguf --split-max-size 2G     (parts-00001-of-00003.gguf ...)\n"
@@ -99,8 +98,7 @@ static mg_status parse(args *a, int argc, char **argv, bool *done, mg_error *err
          "are so stay so, as compressed-tensors or in the family's own form"},
         {"--to", MG_OPT_STR, &a->to, "LAYOUT", "hf, gguf or mistral (default: gguf when OUT ends in .gguf, else hf)"},
         {"--as", MG_OPT_STR, &a->as, "FAMILY",
-         "say the model as one of another family that computes the same: mesh without exchange as mixtral, nekomind as "
-         "qwen3_next"},
+         "say the model as one of another family that computes the same (docs/mesh_and_nekomind.md)"},
         {"--out-shard-size", MG_OPT_SIZE, &a->shard_size, "SIZE", "limit of a safetensors shard (default 5G)"},
         {"--model-name", MG_OPT_STR, &a->model_name, "NAME",
          "general.name (default: model card, config, directory name)"},

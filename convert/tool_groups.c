@@ -2,6 +2,7 @@
 #include "convert/tool_groups.h"
 
 #include "convert/config_ckpt.h"
+#include "convert/convert_common.h"
 #include "convert/quantize_groups.h"
 #include "convert/tool_calib.h"
 #include "formats/base/file.h"
@@ -229,48 +230,45 @@ static mg_status check_out(const run *r, const mg_common *c, mg_error *err) {
     return MG_OK;
 }
 
-/* Codes, scales and zeros of a stored weight: of one role, or of the roles that a family stores below each other. */
-static mg_status stage_exprs(run *r, mg_plan *p, const mg_convert_item *item, uint64_t rows, const mg_expr *out[3],
-                             mg_error *err) {
-    static const mg_role fused[][3] = {{MG_R_ATTN_Q, MG_R_ATTN_K, MG_R_ATTN_V},
-                                       {MG_R_FFN_GATE, MG_R_FFN_UP, MG_ROLE_COUNT},
-                                       {MG_R_SHARED_GATE, MG_R_SHARED_UP, MG_ROLE_COUNT},
-                                       {MG_R_EXPERT_GATE, MG_R_EXPERT_UP, MG_ROLE_COUNT}};
-    mg_role roles[3] = {item->role, MG_ROLE_COUNT, MG_ROLE_COUNT};
-    for (size_t i = 0; i < sizeof fused / sizeof *fused; i++)
-        if (fused[i][0] == item->role) memcpy(roles, fused[i], sizeof roles);
-    const mg_expr *parts[3][3];
-    uint64_t have = 0;
-    uint32_t n = 0;
-    for (; have < rows && n < 3 && roles[n] != MG_ROLE_COUNT; n++) {
-        mg_checkpoint *c;
-        uint32_t at[3];
-        uint64_t shape[MG_MAX_RANK];
-        if (!mg_group_stage_codes(r->calib.stage, roles[n], item->layer, item->expert, &c, &at[0], &at[1], &at[2]))
-            break;
-        for (int i = 0; i < 3; i++) MG_TRY(mg_expr_source(p, c, at[i], &parts[i][n], err));
-        mg_expr_shape(parts[0][n], shape);
-        have += shape[0];
-    }
-    if (have != rows)
-        return mg_fail(err, MG_ERR_UNSUPPORTED,
-                       "GPTQ of a weight that this family stores fused with others is not built");
-    for (int i = 0; i < 3; i++) {
-        out[i] = parts[i][0];
-        if (n > 1) MG_TRY(mg_expr_concat(p, parts[i], n, &out[i], err));
+/* Codes, scales or zeros of the parts of a stored weight. */
+typedef struct stage_part {
+    const run *r;
+    mg_plan *p;
+    int which;
+} stage_part;
+
+static mg_status part_of_stage(const void *ctx, const mg_target *t, uint32_t part, const mg_expr **out, mg_error *err) {
+    const stage_part *s = ctx;
+    const mg_part *x = &t->parts[part];
+    mg_checkpoint *c;
+    uint32_t at[3];
+    if (!mg_group_stage_codes(s->r->calib.stage, x->role, x->layer, x->expert, &c, &at[0], &at[1], &at[2]))
+        return mg_fail(err, MG_ERR_UNSUPPORTED, "'%s' is stored with weights that calibration did not reach", t->name);
+    MG_TRY(mg_expr_source(s->p, c, at[s->which], out, err));
+    const mg_view slice = {.kind = MG_VIEW_ROWS, .a = x->first, .b = x->slice};
+    if (x->slice) MG_TRY(mg_expr_view(s->p, *out, &slice, out, err));
+    for (const mg_view *v = t->views; v < t->views + MG_MAX_VIEWS && v->kind != MG_VIEW_END; v++) {
+        if (v->kind == MG_VIEW_TRANSPOSE || v->kind == MG_VIEW_ADD || v->kind == MG_VIEW_RESHAPE)
+            return mg_fail(err, MG_ERR_UNSUPPORTED, "GPTQ of '%s', which is not stored row by row, is not built",
+                           t->name);
+        MG_TRY(mg_expr_view(s->p, *out, v, out, err));
     }
     return MG_OK;
 }
 
-static mg_status make_parts(void *ctx, mg_plan *p, const mg_convert_item *item, const mg_expr *weight,
-                            const mg_group_form *form, const mg_expr *parts[MG_GROUP_MAX_PARTS], mg_error *err) {
-    run *r = ctx;
+static mg_status make_parts(void *ctx, mg_plan *p, const mg_target *t, const mg_expr *weight, const mg_group_form *form,
+                            const mg_expr *parts[MG_GROUP_MAX_PARTS], mg_error *err) {
+    const run *r = ctx;
     mg_checkpoint *c;
     uint32_t at[3];
     const mg_expr *e[3];
-    if (!mg_group_stage_codes(r->calib.stage, item->role, item->layer, item->expert, &c, &at[0], &at[1], &at[2]))
+    if (!mg_group_stage_codes(r->calib.stage, t->parts[0].role, t->parts[0].layer, t->parts[0].expert, &c, &at[0],
+                              &at[1], &at[2]))
         return mg_expr_group_encode(p, weight, NULL, form, parts, err);
-    MG_TRY(stage_exprs(r, p, item, form->rows, e, err));
+    for (int i = 0; i < 3; i++) {
+        const stage_part s = {r, p, i};
+        MG_TRY(mg_convert_target_of(p, t, part_of_stage, &s, &e[i], err));
+    }
     return mg_expr_group_pack(p, e[0], e[1], e[2], form, parts, err);
 }
 
