@@ -17,6 +17,7 @@
     1e-3 /* times mean(x^2): from 1e-2 to 1e-4 the sample models' perplexity moves by 0.2 % (docs/merge.md)            \
           */
 #define MAX_ITERATIONS 200u
+#define CHUNK          1024u /* tokens a layer is run on at a time: what it needs for them is bounded */
 /* Root mean square of the logits that tell slices of one block apart: enough for an order, too little for weights that
  * are not nearly alike, as slices that are summed must be. */
 #define SPREAD 0.1
@@ -42,6 +43,8 @@ typedef struct fit {
     double *weight;     /* [rows] of this layer */
     uint64_t rows;
     bool any_negative;
+    mg_batch chunk; /* sequences being run */
+    uint64_t seen;  /* floats of in filled by this layer's chunks */
     uint32_t n_fixed;
     float *fixed;   /* [n_fixed, hidden] rows that stay, of this layer */
     double *offset; /* [rows] score of all of them together; NULL without */
@@ -157,14 +160,27 @@ static mg_status label_rows(fit *f, uint32_t layer, mg_error *err) {
 static mg_status keep_inputs(void *ctx, const mg_tap *tap, mg_error *err) {
     fit *f = ctx;
     if (tap->point != MG_TAP_FFN_IN) return MG_OK;
-    if (tap->rows != f->p.batch.n_tokens) return mg_fail(err, MG_ERR_INTERNAL, "router input seen in pieces");
-    float *to = f->in;
+    if (tap->rows != f->chunk.n_tokens) return mg_fail(err, MG_ERR_INTERNAL, "router input seen in pieces");
     const float *from = tap->data;
-    for (uint32_t q = 0; q < f->p.batch.n_seqs; q++) {
-        uint64_t n = (f->p.lens[q] - 1) * f->hidden;
-        memcpy(to, from + f->hidden, n * sizeof *to);
-        to += n;
-        from += f->p.lens[q] * f->hidden;
+    for (uint32_t q = 0; q < f->chunk.n_seqs; q++) {
+        uint64_t n = (f->chunk.len[q] - 1) * f->hidden;
+        memcpy(f->in + f->seen, from + f->hidden, n * sizeof *from);
+        f->seen += n;
+        from += f->chunk.len[q] * f->hidden;
+    }
+    return MG_OK;
+}
+
+/* Run parts of a layer on all sequences, a chunk at a time: the bits do not depend on how they are cut. */
+static mg_status run_layer(fit *f, uint32_t layer, unsigned parts, mg_tap_fn tap, mg_error *err) {
+    const mg_evaluator *ev = f->eval;
+    float *x = f->x;
+    f->seen = 0;
+    for (uint32_t q = 0; q < f->p.batch.n_seqs; q += f->chunk.n_seqs, x += f->chunk.n_tokens * f->hidden) {
+        f->chunk = (mg_batch){1, f->p.lens + q, f->p.lens[q]};
+        while (q + f->chunk.n_seqs < f->p.batch.n_seqs && f->chunk.n_tokens + f->p.lens[q + f->chunk.n_seqs] <= CHUNK)
+            f->chunk.n_tokens += f->p.lens[q + f->chunk.n_seqs++];
+        MG_TRY(ev->run_layer(ev->self, f->moe, layer, parts, &f->chunk, x, tap, f, err));
     }
     return MG_OK;
 }
@@ -315,16 +331,15 @@ static mg_status fit_layers(fit *f, mg_gates_supply supply, void *ctx, mg_fit_re
     mg_status st = ev->embed(ev->self, f->moe, f->p.ids, f->p.batch.n_tokens, f->x, err);
     for (uint32_t l = 0, layers = (uint32_t)mg_hp_i(f->moe, MG_K_LAYERS); st == MG_OK && l < layers; l++) {
         if (!f->moe->layers[l].moe) { /* stays dense */
-            st = ev->run_layer(ev->self, f->moe, l, MG_PART_ALL, &f->p.batch, f->x, NULL, NULL, err);
+            st = run_layer(f, l, MG_PART_ALL, NULL, err);
             continue;
         }
-        st = ev->run_layer(ev->self, f->moe, l, MG_PART_ATTN | MG_PART_FFN_IN, &f->p.batch, f->x, keep_inputs, f, err);
+        st = run_layer(f, l, MG_PART_ATTN | MG_PART_FFN_IN, keep_inputs, err);
         if (st == MG_OK) st = label_rows(f, l, err);
         if (st == MG_OK) st = score_fixed(f, l, err);
         if (st == MG_OK) st = fit_rows(f, l, w, rows, reports ? &reports[l] : NULL, err);
         if (st == MG_OK) st = supply(ctx, l, rows, err);
-        if (st == MG_OK && l + 1 < layers)
-            st = ev->run_layer(ev->self, f->moe, l, MG_PART_FFN, &f->p.batch, f->x, NULL, NULL, err);
+        if (st == MG_OK && l + 1 < layers) st = run_layer(f, l, MG_PART_FFN, NULL, err);
     }
     free(w);
     return st;

@@ -10,6 +10,7 @@
 
 #define BLOCK  128u /* rows per block: the unit of the fixed summation order */
 #define MEMORY 10u  /* L-BFGS pairs kept */
+#define ROWS   4u   /* of a block, handled at a time */
 #define LANES  4u   /* classes are padded to a multiple, so that the inner loops vectorise over classes */
 
 typedef struct solver {
@@ -18,20 +19,49 @@ typedef struct solver {
     uint32_t lanes; /* padded classes */
     size_t size;    /* dim * lanes: W is stored [dim][lanes] */
     uint64_t n_blocks;
-    double *block_grad; /* [wave][size] */
-    double *block_loss; /* [wave] */
+    double *block_grad;   /* [wave][size] */
+    double *block_scores; /* [wave][2][BLOCK][lanes] scores and their derivatives */
+    double *block_loss;   /* [wave] */
     uint64_t wave_first;
     unsigned wave; /* blocks evaluated side by side before they are added up in order */
     const double *w;
 } solver;
 
-static void row_scores(const solver *s, const float *x, double *z) {
-    for (uint32_t l = 0; l < s->lanes; l += LANES) {
-        double acc[LANES] = {0};
-        for (uint64_t k = 0; k < s->p->dim; k++)
-            for (uint32_t j = 0; j < LANES; j++) acc[j] += (double)x[k] * s->w[k * s->lanes + l + j];
-        memcpy(z + l, acc, sizeof acc);
+/* Scores z [n][lanes] of n rows. Four at a time: their sums do not wait for each other, and each keeps its order. */
+static void scores(const solver *s, const float *x, uint64_t n, double *z) {
+    const uint64_t dim = s->p->dim;
+    for (uint64_t i = 0; i < n; i += i + ROWS <= n ? ROWS : 1) {
+        const float *row = x + i * dim;
+        for (uint32_t l = 0; l < s->lanes; l += LANES) {
+            double acc[ROWS][LANES] = {{0}};
+            const double *w = s->w + l;
+            if (i + ROWS <= n)
+                for (uint64_t k = 0; k < dim; k++, w += s->lanes)
+                    for (uint32_t r = 0; r < ROWS; r++)
+                        for (uint32_t j = 0; j < LANES; j++) acc[r][j] += (double)row[r * dim + k] * w[j];
+            else
+                for (uint64_t k = 0; k < dim; k++, w += s->lanes)
+                    for (uint32_t j = 0; j < LANES; j++) acc[0][j] += (double)row[k] * w[j];
+            for (uint32_t r = 0; r < (i + ROWS <= n ? ROWS : 1); r++)
+                memcpy(z + (i + r) * s->lanes + l, acc[r], sizeof acc[r]);
+        }
     }
+}
+
+/* grad [dim][lanes] += x^T g over n rows, in their order: four of them for each time it is read and written. */
+static void add_gradient(const solver *s, const float *x, uint64_t n, const double *g, double *grad) {
+    const uint64_t dim = s->p->dim, lanes = s->lanes;
+    uint64_t i = 0;
+    for (; i + ROWS <= n; i += ROWS, x += ROWS * dim, g += ROWS * lanes)
+        for (uint64_t k = 0; k < dim; k++)
+            for (uint64_t l = 0; l < lanes; l++) {
+                double a = grad[k * lanes + l];
+                for (uint32_t r = 0; r < ROWS; r++) a += (double)x[r * dim + k] * g[r * lanes + l];
+                grad[k * lanes + l] = a;
+            }
+    for (; i < n; i++, x += dim, g += lanes)
+        for (uint64_t k = 0; k < dim; k++)
+            for (uint64_t l = 0; l < lanes; l++) grad[k * lanes + l] += (double)x[k] * g[l];
 }
 
 /* Loss of a row and, in g, its derivative with respect to the scores. */
@@ -61,17 +91,17 @@ static mg_status eval_block(void *ctx, uint64_t ticket, unsigned worker, mg_erro
     const mg_logreg *p = s->p;
     uint64_t first = (s->wave_first + ticket) * BLOCK, end = first + BLOCK < p->n ? first + BLOCK : p->n;
     double *grad = s->block_grad + ticket * s->size, loss = 0;
-    double z[1024], g[1024] = {0};
+    double *z = s->block_scores + ticket * 2 * BLOCK * s->lanes, *g = z + BLOCK * s->lanes;
     memset(grad, 0, s->size * sizeof *grad);
+    memset(g, 0, (end - first) * s->lanes * sizeof *g);
+    scores(s, p->x + first * p->dim, end - first, z);
     for (uint64_t i = first; i < end; i++) {
-        const float *x = p->x + i * p->dim;
-        row_scores(s, x, z);
-        if (p->offset) z[0] += p->offset[i];
-        loss += p->weight[i] * row_loss(s, i, z, g);
-        for (uint32_t c = 0; c < p->classes; c++) g[c] *= p->weight[i];
-        for (uint64_t k = 0; k < p->dim; k++)
-            for (uint32_t l = 0; l < s->lanes; l++) grad[k * s->lanes + l] += (double)x[k] * g[l];
+        double *zi = z + (i - first) * s->lanes, *gi = g + (i - first) * s->lanes;
+        if (p->offset) zi[0] += p->offset[i];
+        loss += p->weight[i] * row_loss(s, i, zi, gi);
+        for (uint32_t c = 0; c < p->classes; c++) gi[c] *= p->weight[i];
     }
+    add_gradient(s, p->x + first * p->dim, end - first, g, grad);
     s->block_loss[ticket] = loss;
     return MG_OK;
 }
@@ -204,7 +234,8 @@ mg_status mg_logreg_solve(const mg_logreg *p, mg_pool *pool, double *w, unsigned
     mg_status st = work_new(&k, s.size, err);
     s.block_grad = calloc(s.wave * s.size, sizeof(double));
     s.block_loss = calloc(s.wave, sizeof(double));
-    if (st == MG_OK && (!s.block_grad || !s.block_loss))
+    s.block_scores = calloc((size_t)s.wave * 2 * BLOCK * s.lanes, sizeof(double));
+    if (st == MG_OK && (!s.block_grad || !s.block_loss || !s.block_scores))
         st = mg_fail_nomem(err, (uint64_t)s.wave * s.size * sizeof(double));
     unsigned its = 0;
     double value = 0;
@@ -218,5 +249,6 @@ mg_status mg_logreg_solve(const mg_logreg *p, mg_pool *pool, double *w, unsigned
     free(k.all);
     free(s.block_grad);
     free(s.block_loss);
+    free(s.block_scores);
     return st;
 }
