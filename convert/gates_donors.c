@@ -13,6 +13,7 @@
 #define TILE_ROWS      256u
 #define MAX_ITERATIONS 2000u
 #define SETTLED        1e-12 /* 1 - |cosine| between two iterates */
+#define CHUNK          1024u /* tokens a layer is run on at a time */
 
 static uint64_t hidden_of(const mg_merge *m) {
     return (uint64_t)mg_hp_i(m->result, MG_K_HIDDEN);
@@ -182,6 +183,8 @@ typedef struct shares {
     double *weight; /* [ffn] |down_j|^2 */
     double *score;  /* [n] */
     uint32_t n;     /* slices */
+    uint64_t first; /* token of the batch that the chunk being run begins with */
+    uint64_t next;  /* token in question that comes next */
 } shares;
 
 static mg_status column_squares(mg_model *d, uint32_t layer, double *weight, mg_error *err) {
@@ -203,16 +206,16 @@ static mg_status on_inner(void *ctx, const mg_tap *tap, mg_error *err) {
     shares *s = ctx;
     const mg_gate_group *g = s->g;
     if (tap->point != MG_TAP_FFN_DOWN_IN) return MG_OK;
-    if (tap->rows != g->batch->n_tokens) return mg_fail(err, MG_ERR_INTERNAL, "a block's inside seen in pieces");
+    (void)err;
     const uint64_t size = tap->cols / s->n;
-    for (uint64_t t = 0; t < g->n; t++) {
-        const float *h = tap->data + g->token[t] * tap->cols;
+    for (; s->next < g->n && g->token[s->next] < s->first + tap->rows; s->next++) {
+        const float *h = tap->data + (g->token[s->next] - s->first) * tap->cols;
         for (uint32_t k = 0; k < s->n; k++) {
             s->score[k] = 0;
             for (uint64_t j = k * size; j < (k + 1) * size; j++)
                 s->score[k] += (double)h[j] * (double)h[j] * s->weight[j];
         }
-        g->place[t] = best_of(s->score, s->n);
+        g->place[s->next] = best_of(s->score, s->n);
     }
     return MG_OK;
 }
@@ -220,14 +223,20 @@ static mg_status on_inner(void *ctx, const mg_tap *tap, mg_error *err) {
 static mg_status choose_slice(const mg_gates_donors *c, const mg_gate_group *g, uint32_t n, double *score,
                               mg_error *err) {
     mg_model *d = donor_of(c->merge, g->entry)->model;
-    uint64_t floats = g->batch->n_tokens * hidden_of(c->merge), ffn = (uint64_t)mg_hp_i(d, MG_K_FFN);
-    shares s = {g, malloc(ffn * sizeof *s.weight), score, n};
-    float *x = malloc(floats * sizeof *x); /* the donor's block adds to it */
+    const uint64_t hidden = hidden_of(c->merge), ffn = (uint64_t)mg_hp_i(d, MG_K_FFN);
+    uint64_t longest = CHUNK;
+    for (uint32_t q = 0; q < g->batch->n_seqs; q++)
+        if (g->batch->len[q] > longest) longest = g->batch->len[q];
+    shares s = {.g = g, .weight = malloc(ffn * sizeof *s.weight), .score = score, .n = n};
+    float *x = malloc(longest * hidden * sizeof *x); /* the donor's block adds to it */
     mg_status st = s.weight && x ? column_squares(d, g->layer, s.weight, err)
-                                 : mg_fail_nomem(err, floats * sizeof *x + ffn * sizeof *s.weight);
-    if (st == MG_OK) {
-        memcpy(x, g->x, floats * sizeof *x);
-        st = c->eval->run_layer(c->eval->self, d, g->layer, MG_PART_FFN, g->batch, x, on_inner, &s, err);
+                                 : mg_fail_nomem(err, longest * hidden * sizeof *x + ffn * sizeof *s.weight);
+    for (uint32_t q = 0; st == MG_OK && q < g->batch->n_seqs;) {
+        mg_batch b = mg_batch_chunk(g->batch, q, CHUNK);
+        memcpy(x, g->x + s.first * hidden, b.n_tokens * hidden * sizeof *x);
+        st = c->eval->run_layer(c->eval->self, d, g->layer, MG_PART_FFN, &b, x, on_inner, &s, err);
+        s.first += b.n_tokens;
+        q += b.n_seqs;
     }
     free(s.weight);
     free(x);

@@ -177,9 +177,7 @@ static mg_status run_layer(fit *f, uint32_t layer, unsigned parts, mg_tap_fn tap
     float *x = f->x;
     f->seen = 0;
     for (uint32_t q = 0; q < f->p.batch.n_seqs; q += f->chunk.n_seqs, x += f->chunk.n_tokens * f->hidden) {
-        f->chunk = (mg_batch){1, f->p.lens + q, f->p.lens[q]};
-        while (q + f->chunk.n_seqs < f->p.batch.n_seqs && f->chunk.n_tokens + f->p.lens[q + f->chunk.n_seqs] <= CHUNK)
-            f->chunk.n_tokens += f->p.lens[q + f->chunk.n_seqs++];
+        f->chunk = mg_batch_chunk(&f->p.batch, q, CHUNK);
         MG_TRY(ev->run_layer(ev->self, f->moe, layer, parts, &f->chunk, x, tap, f, err));
     }
     return MG_OK;

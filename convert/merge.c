@@ -178,7 +178,12 @@ static mg_status describe_result(mg_merge *m, mg_error *err) {
                        m->units.per_layer);
     MG_TRY(is_mixture(m->donors[0].model) ? config_of_mixture(m, err) : config_of_dense(m, err));
     if (m->dtype != MG_DTYPE_COUNT) mg_config_set_dtype(m->config, m->dtype);
-    return mg_model_from_config(&m->result, m->config, err);
+    MG_TRY(mg_model_from_config(&m->result, m->config, err));
+    if (mg_hp_i(m->result, MG_K_EXPERTS) != m->units.per_layer || mg_hp_i(m->result, MG_K_EXPERTS_USED) != m->used)
+        return mg_fail(err, MG_ERR_UNSUPPORTED,
+                       "the config of '%s' does not state how many experts there are, or how many a token uses",
+                       m->donors[0].name);
+    return MG_OK;
 }
 
 /* A donor whose experts become experts of the result must keep them as the result does. */

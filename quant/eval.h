@@ -12,6 +12,13 @@ typedef struct mg_batch {
     uint64_t n_tokens;   /* sum of len */
 } mg_batch;
 
+/* The sequences of b from number q on that have at most n tokens together; at least one. */
+static inline mg_batch mg_batch_chunk(const mg_batch *b, uint32_t q, uint64_t n) {
+    mg_batch c = {1, b->len + q, b->len[q]};
+    while (q + c.n_seqs < b->n_seqs && c.n_tokens + b->len[q + c.n_seqs] <= n) c.n_tokens += b->len[q + c.n_seqs++];
+    return c;
+}
+
 /* Points where activations can be observed. rows x cols floats, row-major; for EXPERT_* the rows are the tokens routed
  * to that expert and token[] says which. */
 typedef enum mg_tap_point {

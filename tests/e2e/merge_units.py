@@ -2,6 +2,7 @@
 experts of their own; rows of the donors' own routers, rows from their weights alone."""
 import json
 import math
+import shutil
 
 import common
 from common import DATA, SAMPLES, WORK, check, f32, read_safetensors, run, same, sha256
@@ -168,6 +169,11 @@ refuse(8, ["layer 8", "4 layers"], head + "".join(four) + lists.replace("[1, 4]"
 refuse(3, ["experts"], head + "".join(four) + lists.replace("[2, 3]", "[2, 4]"))
 refuse(4, ["mixtral", "qwen"], f"base_model: {mixture}\narchitecture: qwen\ngate_mode: random\nexperts:\n" + entry(mixture))
 refuse(4, ["shared"], f"base_model: {mixture}\ngate_mode: random\nexperts:\n" + entry(mixture) + f"shared_experts:\n  - source_model: {BASE}\n")
+unsaid = json.loads((mixture / "config.json").read_text())
+del unsaid["num_experts_per_tok"]
+shutil.copytree(mixture, WORK / "unsaid")
+(WORK / "unsaid/config.json").write_text(json.dumps(unsaid))
+refuse(4, ["does not state", "unsaid"], f"base_model: {WORK}/unsaid\nexperts_per_token: 1\ngate_mode: keep\nexperts:\n" + entry(WORK / "unsaid"))
 refuse(8, ["mistral", "qwen3_moe"], head + entry(TINY / "qwen3_moe"))
 refuse(4, ["grid"], f"base_model: {TINY}/mesh_k2\ngate_mode: keep\nexperts:\n" + entry(TINY / "mesh_k2"))
 refuse(8, ["experts_per_token", "9", "8"], head.replace("experts:", "experts_per_token: 9\nexperts:") + entry(BASE, split=8))
