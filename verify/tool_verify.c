@@ -31,6 +31,7 @@ static const mg_tool_info tool = {
         "  moegraft-verify model/ a.gguf b.gguf --text eval.txt --html report.html\n"
         "  moegraft-verify model/ a.gguf --weights --fail-on 'kl.mean>0.05'\n"
         "  moegraft-verify --peer a.gguf b.gguf c.gguf --text eval.txt\n"
+        "  moegraft-verify --provenance a.gguf.manifest.json donors/ recipe.yml\n"
         "  moegraft-verify base.kld a.gguf          the reference as llama-perplexity recorded it (docs/verify.md)\n",
     .next = "moegraft verify --help",
 };
