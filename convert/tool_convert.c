@@ -288,7 +288,13 @@ int main(int argc, char **argv) {
     if (st == MG_OK && !done) {
         st = a.dtype == MG_DTYPE_COUNT || a.dtype == MG_MXFP4 ? mg_group_checkpoint_open_blocks(&c, a.in, &err)
                                                               : mg_group_checkpoint_open(&c, a.in, &err);
-        if (st == MG_OK && !is_copy(&a, c)) st = mg_model_open(&m, c, &err);
+        if (st == MG_OK && is_copy(&a, c)) { /* what is stored, not what it decodes to */
+            mg_checkpoint_free(c);
+            c = NULL;
+            st = mg_checkpoint_open(&c, a.in, &err);
+        } else if (st == MG_OK) {
+            st = mg_model_open(&m, c, &err);
+        }
         if (st == MG_OK) st = mg_plan_new(&p, &err);
         if (st == MG_OK) st = work(&a, p, c, m, &err);
     }

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "quant/fp4_repack.h"
+#include "quant/gguf_scales.h"
 #include "quant/group_decode.h"
 
 #define CHUNK 1024 /* weights decoded at once; the destination of a read need not be aligned */
@@ -300,6 +301,7 @@ static mg_status fill(dense *d, mg_checkpoint *inner, bool blocks, mg_error *err
 
 static mg_status wrap(mg_checkpoint **out, mg_checkpoint *inner, bool blocks, mg_error *err) {
     *out = inner;
+    if (inner->container == MG_CONTAINER_GGUF) return mg_gguf_scales_wrap(out, inner, err);
     if (inner->container != MG_CONTAINER_HF_DIR && inner->container != MG_CONTAINER_SAFETENSORS) return MG_OK;
     dense *d = calloc(1, sizeof *d);
     if (!d) return mg_fail_nomem(err, sizeof *d);

@@ -135,6 +135,64 @@ common.same((rounded[DOWN + "_packed"].data, rounded[DOWN + "_scale"].data), (co
 common.refused(2, ("mxfp4", "directories"), "a GGUF", "convert", packed, common.WORK / "never.gguf", "--outtype", "mxfp4")
 common.refused(4, ("no weight is MXFP4",), "floats", "convert", LLAMA, common.WORK / "never", "--outtype", "mxfp4")
 
+# ---- GGUF: factors beside the weights, as NVFP4 is converted by others ----
+
+
+def with_factors(source, target, factors):
+    """The same file with F32 tensors {name: values} added at its end."""
+    raw = source.read_bytes()
+    c = common._Cursor(raw)
+    c.at = 8
+    n_tensors, n_kv = c.take("<Q"), c.take("<Q")
+    for _ in range(n_kv):
+        c.string()
+        c.value(c.take("<I"))
+    kv_end, infos, end = c.at, b"", 0
+    for _ in range(n_tensors):
+        c.string()
+        rank = c.take("<I")
+        c.at += 8 * rank + 12
+    infos, data = raw[kv_end:c.at], raw[c.at + -c.at % 32:]
+    for name, values in factors.items():
+        infos += struct.pack("<Q", len(name)) + name.encode() + struct.pack("<IQIQ", 1, len(values), 0, len(data))
+        data += struct.pack(f"<{len(values)}f", *values)
+        data += bytes(-len(data) % 32)
+    head = raw[:8] + struct.pack("<QQ", n_tensors + len(factors), n_kv) + raw[24:kv_end] + infos
+    target.write_bytes(head + bytes(-len(head) % 32) + data)
+
+
+MOE = common.DATA / "models" / "tiny" / "qwen3_moe"
+common.run("quantize", MOE, common.WORK / "nv.gguf", "Q8_0", "--tensor-type", "ffn_gate_exps=nvfp4", "--tensor-type", "attn_q=nvfp4", "-q")
+common.run("convert", common.WORK / "nv.gguf", common.WORK / "nv-plain", "--outtype", "f32", "-q")
+experts = json.loads((MOE / "config.json").read_text())["num_local_experts"]
+down = [0.5 + 0.125 * e for e in range(experts)]
+factors = {"blk.1.ffn_gate_exps.scale": down, "blk.0.attn_q.scale": [0.375], "blk.0.attn_q.input_scale": [3.0]}
+types = {k: t.dtype for k, t in common.read_gguf(common.WORK / "nv.gguf")[1].items()}
+common.same((types["blk.1.ffn_gate_exps.weight"], types["blk.0.attn_q.weight"]), ("NVFP4", "NVFP4"), "types")
+scaled = common.WORK / "nv-scaled.gguf"
+with_factors(common.WORK / "nv.gguf", scaled, factors)
+common.run("convert", scaled, common.WORK / "nv-dense", "--outtype", "f32", "-q")
+plain, seen = (common.read_hf_dir(common.WORK / name) for name in ("nv-plain", "nv-dense"))
+common.same(sorted(seen), sorted(plain), "names")
+for name, t in plain.items():
+    factor = 0.375 if name == "model.layers.0.self_attn.q_proj.weight" else 1.0
+    if ".layers.1." in name and ".gate_proj." in name:
+        factor = down[int(name.split(".experts.")[1].split(".")[0])]
+    common.same(seen[name].data, struct.pack(f"<{len(t.data) // 4}f", *(x * factor for x in t.floats())), name)  # exact: short numbers
+common.run("forward", scaled, "--ids", "1,5,9,200", "-o", common.WORK / "nv-scaled.st", "-q")
+common.run("forward", common.WORK / "nv-dense", "--ids", "1,5,9,200", "-o", common.WORK / "nv-dense.st", "-q")
+common.same(common.sha256(common.WORK / "nv-scaled.st"), common.sha256(common.WORK / "nv-dense.st"), "logits")
+common.check(any("factors" in n for n in common.run("inspect", scaled, "--json").json()["notes"]), "inspect says so")
+common.run("check", scaled)
+common.run("convert", scaled, common.WORK / "nv-copy.gguf", "-q")
+common.same({k: (t.dtype, t.sha256()) for k, t in common.read_gguf(common.WORK / "nv-copy.gguf")[1].items()},
+            {k: (t.dtype, t.sha256()) for k, t in common.read_gguf(scaled)[1].items()}, "a copy keeps what is stored")
+for what, bad, says in (("three factors", {"blk.1.ffn_gate_exps.scale": [1.0] * 3}, ("blk.1.ffn_gate_exps.scale", "3 factors")),
+                        ("not finite", {"blk.0.attn_q.scale": [float("inf")]}, ("blk.0.attn_q.scale", "finite")),
+                        ("no weight", {"blk.0.attn_x.scale": [1.0]}, ("blk.0.attn_x.scale", "not a tensor of family"))):
+    with_factors(common.WORK / "nv.gguf", common.WORK / "nv-bad.gguf", bad)
+    common.refused(3, says, what, "convert", common.WORK / "nv-bad.gguf", common.WORK / "never", "-q")
+
 # ---- refusals ----
 
 BLOCKS = "model.layers.0.mlp.experts.down_proj_blocks"
