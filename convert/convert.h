@@ -38,6 +38,7 @@ mg_status mg_convert_keep_blocks_dtype(void *ctx, const mg_convert_item *item, m
 /* "auto": BF16 when the first tensor of rank >= 2 of the checkpoint is BF16, else F16. */
 mg_dtype mg_convert_auto_dtype(const mg_checkpoint *c);
 #define MG_FILE_TYPE_MXFP4_MOE 38u /* general.file_type where blocks of MXFP4 stay */
+#define MG_FILE_TYPE_NVFP4     39u /* ... of NVFP4 */
 /* general.file_type of an outtype (0, 1, 32, 7); UINT32_MAX for others. */
 uint32_t mg_convert_file_type(mg_dtype outtype);
 

@@ -6,7 +6,10 @@
 #include "convert/gguf_meta.h"
 #include "formats/arch/arch.h"
 #include "convert/gguf_vocab.h"
+#include "quant/group_checkpoint.h"
 
+#include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -53,7 +56,7 @@ mg_status mg_convert_outtype_dtype(void *ctx, const mg_convert_item *item, mg_dt
 
 mg_status mg_convert_keep_blocks_dtype(void *ctx, const mg_convert_item *item, mg_dtype *dtype, const float **weights,
                                        uint64_t *n_weights, mg_error *err) {
-    if (item->source == MG_MXFP4) return MG_OK; /* *dtype is what the source is */
+    if (item->source == MG_MXFP4 || item->source == MG_NVFP4) return MG_OK; /* *dtype is what the source is */
     return mg_convert_outtype_dtype(ctx, item, dtype, weights, n_weights, err);
 }
 
@@ -152,6 +155,45 @@ mg_status mg_convert_add_tensor(mg_plan *p, uint32_t out, const mg_expr *e, mg_c
     return st;
 }
 
+/* X.scale or X.input_scale of a target X.weight: one number, or one for each slice of a stack; none when all are 1. */
+static mg_status add_factor(mg_plan *p, uint32_t out, const mg_target *t, const char *suffix, const float *v,
+                            uint64_t n, mg_error *err) {
+    char name[256];
+    const mg_expr *e;
+    bool trivial = true;
+    for (uint64_t i = 0; i < n; i++) trivial = trivial && fabsf(v[i] - 1.0f) <= 1e-6f; /* as the reference has it */
+    if (trivial) return MG_OK;
+    const int stem = (int)strlen(t->name) - (int)strlen(".weight");
+    if (stem < 0 || snprintf(name, sizeof name, "%.*s%s", stem, t->name, suffix) >= (int)sizeof name)
+        return mg_fail(err, MG_ERR_INTERNAL, "'%s' has no place for its factors", t->name);
+    MG_TRY(mg_expr_const(p, MG_F32, 1, &n, v, &e, err));
+    return mg_plan_add_tensor(p, out, name, e, err);
+}
+
+/* The factors of a weight that stays NVFP4. Parts of one matrix have to share theirs. */
+static mg_status add_factors(mg_plan *p, mg_model *m, const mg_target *t, uint32_t out, mg_error *err) {
+    const uint64_t n = t->rank == 3 ? t->shape[0] : 1, per = t->n_parts / n;
+    float *v = calloc(2 * n, sizeof *v);
+    if (!v) return mg_fail_nomem(err, 2 * n * sizeof *v);
+    mg_status st = MG_OK;
+    for (uint32_t i = 0; i < t->n_parts && st == MG_OK; i++) {
+        float weight, input;
+        mg_bound b;
+        st = mg_target_bind(&b, m, t, i, err);
+        if (st == MG_OK) st = mg_group_checkpoint_factors(m->ckpt, b.tensor, &weight, &input, err);
+        if (st != MG_OK) break;
+        const uint64_t at = i / per;
+        if (i % per && (v[at] != weight || v[n + at] != input))
+            st = mg_fail(err, MG_ERR_UNSUPPORTED, "'%s' joins weights with different global scales", t->name);
+        v[at] = weight;
+        v[n + at] = input;
+    }
+    if (st == MG_OK) st = add_factor(p, out, t, ".scale", v, n, err);
+    if (st == MG_OK) st = add_factor(p, out, t, ".input_scale", v + n, n, err);
+    free(v);
+    return st;
+}
+
 static mg_status add_targets(mg_plan *p, mg_model *m, const mg_targets *ts, uint32_t out,
                              const mg_convert_gguf_options *opt, mg_error *err) {
     for (size_t i = 0; i < ts->n; i++) {
@@ -161,6 +203,7 @@ static mg_status add_targets(mg_plan *p, mg_model *m, const mg_targets *ts, uint
         mg_convert_item item = {.name = t->name, .index = (uint32_t)i, .count = (uint32_t)ts->n};
         mg_convert_item_of(&item, t);
         MG_TRY(mg_convert_add_tensor(p, out, e, &item, opt->dtype, opt->dtype_ctx, err));
+        if (item.source == MG_NVFP4 && !m->ckpt->kv) MG_TRY(add_factors(p, m, t, out, err));
     }
     return MG_OK;
 }

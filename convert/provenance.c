@@ -153,13 +153,28 @@ static bool is_called(const char *path, const char *name) {
     return n >= k && memcmp(path + n - k, name, k) == 0 && (n == k || path[n - k - 1] == '/');
 }
 
+static bool casts(const mg_json *recipe) {
+    const char *op = mg_json_str(mg_json_first(recipe));
+    if (op && strcmp(op, "cast") == 0) return true;
+    for (const mg_json *v = mg_json_first(recipe); v; v = mg_json_next(v))
+        if (mg_json_type(v) == MG_JSON_ARRAY && casts(v)) return true;
+    return false;
+}
+
+/* How the inputs were read: NVFP4 that nobody cast to came out of them as it was. */
+static mg_group_keep kept(const mg_provenance *p) {
+    for (uint32_t i = 0; i < p->n_tensors; i++)
+        if (strcmp(p->tensors[i].dtype, "NVFP4") == 0 && !casts(p->tensors[i].recipe)) return MG_KEEP_FP4;
+    return MG_KEEP_MXFP4;
+}
+
 /* Try one path for an input: open when its files are the same. A path of the input's name with other files is
  * remembered in `changed`. */
 static void try_path(mg_provenance *p, mg_proof_input *in, const char *path, char *changed, size_t size) {
     char why[512];
     mg_error e = {0};
     mg_checkpoint *c = NULL;
-    if (in->ckpt || mg_group_checkpoint_open_blocks(&c, path, &e) != MG_OK) {
+    if (in->ckpt || mg_group_checkpoint_open_keeping(&c, path, kept(p), &e) != MG_OK) {
         if (!in->ckpt && !*changed && e.code != MG_ERR_IO && is_called(path, in->name))
             snprintf(changed, size, "'%.400s': %.300s", path, e.message);
         return;

@@ -93,7 +93,8 @@ static mg_status parse(args *a, int argc, char **argv, bool *done, mg_error *err
     const mg_opt opts[] = {
         {NULL, MG_OPT_GROUP, NULL, NULL, "Conversion"},
         {"--outtype", MG_OPT_STR, &a->outtype, "TYPE",
-         "auto, f32, f16, bf16 or q8_0 (default auto: bf16 and MXFP4 stay, else f16); directories also mxfp4: weights "
+         "auto, f32, f16, bf16 or q8_0 (default auto: bf16, MXFP4 and, in a GGUF, NVFP4 stay, else f16); directories "
+         "also mxfp4: weights "
          "that "
          "are so stay so, as compressed-tensors or in the family's own form"},
         {"--to", MG_OPT_STR, &a->to, "LAYOUT", "hf, gguf or mistral (default: gguf when OUT ends in .gguf, else hf)"},
@@ -173,19 +174,22 @@ static mg_status plan_copy(const args *a, mg_plan *p, mg_checkpoint *c, uint32_t
     return st;
 }
 
-static bool holds_blocks(const mg_checkpoint *c) {
-    if (c->kv) return false;
-    for (uint32_t i = 0; i < c->n_tensors; i++)
-        if (mg_dtype_is_block(c->tensors[i].dtype)) return true;
-    return false;
+static mg_dtype kept_blocks(const mg_checkpoint *c) {
+    for (uint32_t i = 0; i < c->n_tensors && !c->kv; i++)
+        if (mg_dtype_is_block(c->tensors[i].dtype)) return c->tensors[i].dtype;
+    return MG_DTYPE_COUNT;
 }
 
 static mg_status plan_gguf(args *a, mg_plan *p, mg_model *m, uint32_t *out, mg_error *err) {
-    bool had = true, blocks = holds_blocks(m->ckpt); /* of a directory, and only when no type was asked for */
+    bool had = true;
+    const mg_dtype kept = kept_blocks(m->ckpt); /* of a directory, and only when no type was asked for */
     if (a->dtype == MG_DTYPE_COUNT) a->dtype = mg_convert_auto_dtype(m->ckpt);
-    mg_convert_gguf_options o = {.dtype = blocks ? mg_convert_keep_blocks_dtype : mg_convert_outtype_dtype,
+    mg_convert_gguf_options o = {.dtype =
+                                     kept != MG_DTYPE_COUNT ? mg_convert_keep_blocks_dtype : mg_convert_outtype_dtype,
                                  .dtype_ctx = &a->dtype,
-                                 .file_type = blocks ? MG_FILE_TYPE_MXFP4_MOE : mg_convert_file_type(a->dtype),
+                                 .file_type = kept == MG_MXFP4   ? MG_FILE_TYPE_MXFP4_MOE
+                                              : kept == MG_NVFP4 ? MG_FILE_TYPE_NVFP4
+                                                                 : mg_convert_file_type(a->dtype),
                                  .name = a->model_name,
                                  .had_tokenizer = &had};
     MG_TRY(mg_convert_plan_gguf(p, m, a->out, &o, out, err));
@@ -286,8 +290,10 @@ int main(int argc, char **argv) {
     mg_interrupt_install();
     mg_status st = parse(&a, argc, argv, &done, &err);
     if (st == MG_OK && !done) {
-        st = a.dtype == MG_DTYPE_COUNT || a.dtype == MG_MXFP4 ? mg_group_checkpoint_open_blocks(&c, a.in, &err)
-                                                              : mg_group_checkpoint_open(&c, a.in, &err);
+        const mg_group_keep keep = a.dtype != MG_DTYPE_COUNT && a.dtype != MG_MXFP4 ? MG_KEEP_NONE
+                                   : a.to_gguf                                      ? MG_KEEP_FP4
+                                                                                    : MG_KEEP_MXFP4;
+        st = mg_group_checkpoint_open_keeping(&c, a.in, keep, &err);
         if (st == MG_OK && is_copy(&a, c)) { /* what is stored, not what it decodes to */
             mg_checkpoint_free(c);
             c = NULL;

@@ -2,6 +2,8 @@
  * store: codes, two to a byte, the lower nibble first, and one scale byte for each group. Only bits move.
  *
  *     MXFP4: 32 weights, one E8M0 scale; in a block byte j has weight j below and weight j + 16 above.
+ *     NVFP4: 64 weights, four E4M3 scales (whose sign, never used, GGUF has not); in each of its four sixteens byte j
+ *            has weight j below and weight j + 8 above.
  *
  * A row holds whole blocks, so both forms are one stream of blocks and no shape is needed. */
 #ifndef MG_QUANT_FP4_REPACK_H

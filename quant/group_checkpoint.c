@@ -2,6 +2,7 @@
 #include "quant/group_checkpoint.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,7 +27,7 @@ typedef struct slot {
 typedef struct dense {
     mg_checkpoint base; /* first: an mg_checkpoint * is a dense * */
     mg_checkpoint *inner;
-    bool blocks; /* weights that have blocks keep them */
+    mg_group_keep keep;
     mg_group_layout layout;
     mg_json *config;
     const char **notes;
@@ -122,7 +123,7 @@ static void decode_bytes(const mg_group_band *b, uint64_t offset, uint8_t *dst, 
 static mg_status pack_blocks(dense *d, const mg_group_matrix *m, mg_dtype type, uint64_t at, uint64_t n, uint8_t *dst,
                              mg_error *err) {
     enum { MANY = 512 };
-    uint8_t codes[MANY * 16], scales[MANY];
+    uint8_t codes[MANY * 32], scales[MANY * 4];
     const uint64_t code_bytes = mg_fp4_code_bytes(type), scale_bytes = mg_fp4_scale_bytes(type);
     for (uint64_t k; n; n -= k, at += k, dst += k * mg_dtype_get(type)->block_bytes) {
         k = n < MANY ? n : MANY;
@@ -224,10 +225,19 @@ static bool is_mxfp4(const mg_group_matrix *m) {
            m->group_size == 32 && m->cols % 32 == 0 && m->row_block == 1 && m->scale_rows == m->rows;
 }
 
-static mg_status dense_tensor(mg_tensor *out, const mg_tensor *codes, const mg_group_matrix *m, bool blocks,
+static bool is_nvfp4(const mg_group_matrix *m) {
+    return m->value == MG_CODE_E2M1 && m->scale_dtype == MG_F8_E4M3 && m->divisor != MG_STRMAP_NONE &&
+           m->group_size == 16 && m->cols % 64 == 0 && m->row_block == 1 && m->scale_rows == m->rows;
+}
+
+static mg_dtype kept_type(const mg_group_matrix *m, mg_group_keep keep) {
+    if (keep >= MG_KEEP_MXFP4 && is_mxfp4(m)) return MG_MXFP4;
+    return keep >= MG_KEEP_FP4 && is_nvfp4(m) ? MG_NVFP4 : MG_F32;
+}
+
+static mg_status dense_tensor(mg_tensor *out, const mg_tensor *codes, const mg_group_matrix *m, mg_group_keep keep,
                               mg_error *err) {
-    *out = (mg_tensor){
-        .name = m->name, .dtype = blocks && is_mxfp4(m) ? MG_MXFP4 : MG_F32, .rank = m->rank, .file = codes->file};
+    *out = (mg_tensor){.name = m->name, .dtype = kept_type(m, keep), .rank = m->rank, .file = codes->file};
     memcpy(out->shape, m->shape, sizeof out->shape);
     if (mg_tensor_set_sizes(out)) return MG_OK;
     mg_status st = mg_fail(err, MG_ERR_LIMIT, "its dense form is too large");
@@ -247,7 +257,7 @@ static mg_status fill_tensors(dense *d, mg_error *err) {
         *t = in->tensors[i];
         if (d->layout.use[i] == MG_USE_MATRIX) {
             const uint32_t m = d->layout.matrix_of[i];
-            MG_TRY(dense_tensor(t, &in->tensors[i], &d->layout.matrices[m], d->blocks, err));
+            MG_TRY(dense_tensor(t, &in->tensors[i], &d->layout.matrices[m], d->keep, err));
             d->band_rows[m] = mg_group_band_rows(&d->layout.matrices[m], MG_GROUP_BAND_BYTES);
         }
         MG_TRY(mg_strmap_put(&d->base.by_name, t->name, strlen(t->name), d->base.n_tensors, NULL, err));
@@ -274,17 +284,16 @@ static mg_status add_note(dense *d, mg_error *err) {
     if (!d->notes) return mg_fail_nomem(err, n);
     if (n) memcpy(d->notes, d->inner->notes, n * sizeof *d->notes);
     snprintf(d->note, sizeof d->note, "%" PRIu32 " weights are quantized (%s) and %s as they are read",
-             d->layout.n_matrices, names[d->layout.config.method],
-             d->blocks ? "repacked or decoded" : "decoded to F32");
+             d->layout.n_matrices, names[d->layout.config.method], d->keep ? "repacked or decoded" : "decoded to F32");
     d->notes[n] = d->note;
     d->base.notes = d->notes;
     d->base.n_notes = n + 1;
     return MG_OK;
 }
 
-static mg_status fill(dense *d, mg_checkpoint *inner, bool blocks, mg_error *err) {
+static mg_status fill(dense *d, mg_checkpoint *inner, mg_group_keep keep, mg_error *err) {
     d->inner = inner;
-    d->blocks = blocks;
+    d->keep = keep;
     d->base = *inner;
     d->base.ops = &ops;
     d->base.tensors = NULL;
@@ -299,13 +308,13 @@ static mg_status fill(dense *d, mg_checkpoint *inner, bool blocks, mg_error *err
     return dense_config(d, err);
 }
 
-static mg_status wrap(mg_checkpoint **out, mg_checkpoint *inner, bool blocks, mg_error *err) {
+static mg_status wrap(mg_checkpoint **out, mg_checkpoint *inner, mg_group_keep keep, mg_error *err) {
     *out = inner;
     if (inner->container == MG_CONTAINER_GGUF) return mg_gguf_scales_wrap(out, inner, err);
     if (inner->container != MG_CONTAINER_HF_DIR && inner->container != MG_CONTAINER_SAFETENSORS) return MG_OK;
     dense *d = calloc(1, sizeof *d);
     if (!d) return mg_fail_nomem(err, sizeof *d);
-    mg_status st = fill(d, inner, blocks, err);
+    mg_status st = fill(d, inner, keep, err);
     if (st == MG_OK && d->layout.config.method != MG_GROUPS_NONE) {
         *out = &d->base;
         return MG_OK;
@@ -315,18 +324,18 @@ static mg_status wrap(mg_checkpoint **out, mg_checkpoint *inner, bool blocks, mg
 }
 
 mg_status mg_group_checkpoint_wrap(mg_checkpoint **out, mg_checkpoint *inner, mg_error *err) {
-    return wrap(out, inner, false, err);
+    return wrap(out, inner, MG_KEEP_NONE, err);
 }
 
 bool mg_group_checkpoint_is_view(const mg_checkpoint *c) {
     return c->ops == &ops;
 }
 
-static mg_status open_view(mg_checkpoint **out, const char *path, bool blocks, mg_error *err) {
+mg_status mg_group_checkpoint_open_keeping(mg_checkpoint **out, const char *path, mg_group_keep keep, mg_error *err) {
     mg_checkpoint *inner = NULL;
     *out = NULL;
     MG_TRY(mg_checkpoint_open(&inner, path, err));
-    mg_status st = wrap(out, inner, blocks, err);
+    mg_status st = wrap(out, inner, keep, err);
     if (st == MG_OK) return MG_OK;
     mg_error_at(err, path, NULL);
     mg_checkpoint_free(inner);
@@ -335,9 +344,32 @@ static mg_status open_view(mg_checkpoint **out, const char *path, bool blocks, m
 }
 
 mg_status mg_group_checkpoint_open(mg_checkpoint **out, const char *path, mg_error *err) {
-    return open_view(out, path, false, err);
+    return mg_group_checkpoint_open_keeping(out, path, MG_KEEP_NONE, err);
 }
 
-mg_status mg_group_checkpoint_open_blocks(mg_checkpoint **out, const char *path, mg_error *err) {
-    return open_view(out, path, true, err);
+/* One over a stored number; a number that has no such is malformed. */
+static mg_status reciprocal(dense *d, uint32_t t, float *out, mg_error *err) {
+    float v;
+    MG_TRY(mg_checkpoint_read(d->inner, t, 0, &v, sizeof v, err));
+    *out = 1.0f / v;
+    if (isfinite(*out) && *out > 0) return MG_OK;
+    mg_status st = mg_fail(err, MG_ERR_FORMAT, "a global scale of %g", (double)v);
+    mg_error_at(err, NULL, d->inner->tensors[t].name);
+    return st;
+}
+
+mg_status mg_group_checkpoint_factors(mg_checkpoint *c, uint32_t t, float *weight, float *input, mg_error *err) {
+    dense *d = (dense *)c;
+    *weight = *input = 1;
+    if (c->ops != &ops || c->tensors[t].dtype != MG_NVFP4) return MG_OK;
+    const mg_group_matrix *m = &d->layout.matrices[d->layout.matrix_of[d->stored[t]]];
+    char name[512];
+    MG_TRY(reciprocal(d, m->divisor, weight, err));
+    const int stem = (int)strlen(m->name) - (int)strlen(".weight");
+    if (stem < 0 || snprintf(name, sizeof name, "%.*s.input_global_scale", stem, m->name) >= (int)sizeof name)
+        return MG_OK;
+    const uint32_t at = mg_checkpoint_find(d->inner, name);
+    if (at == MG_STRMAP_NONE || d->inner->tensors[at].dtype != MG_F32 || d->inner->tensors[at].n_elements != 1)
+        return MG_OK;
+    return reciprocal(d, at, input, err);
 }

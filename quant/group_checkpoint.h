@@ -18,9 +18,19 @@
  * names tensor, found and expected where parts do not fit together. */
 mg_status mg_group_checkpoint_open(mg_checkpoint **out, const char *path, mg_error *err) MG_MUST_CHECK;
 
-/* The same, but weights that are blocks of MXFP4 in another order become tensors of that type instead of F32: for those
- * who keep what is stored. */
-mg_status mg_group_checkpoint_open_blocks(mg_checkpoint **out, const char *path, mg_error *err) MG_MUST_CHECK;
+/* What becomes of weights that are blocks of GGUF's 4-bit floats in another order, for those who keep what is stored.
+ */
+typedef enum mg_group_keep {
+    MG_KEEP_NONE,  /* F32, as everything else */
+    MG_KEEP_MXFP4, /* MXFP4 is a tensor of that type */
+    MG_KEEP_FP4,   /* NVFP4, too: without its factor, see mg_group_checkpoint_factors */
+} mg_group_keep;
+mg_status mg_group_checkpoint_open_keeping(mg_checkpoint **out, const char *path, mg_group_keep keep,
+                                           mg_error *err) MG_MUST_CHECK;
+/* What multiplies tensor t of such a view, and what its inputs were divided by where activations are quantized; 1 and 1
+ * for all but NVFP4. compressed-tensors stores the reciprocals. */
+mg_status mg_group_checkpoint_factors(mg_checkpoint *c, uint32_t t, float *weight, float *input,
+                                      mg_error *err) MG_MUST_CHECK;
 
 /* The dense view of an opened checkpoint. *out is inner itself when nothing is quantized; else inner belongs to *out.
  * After a failure inner is still the caller's. Tensors keep their order, each weight in the place of its codes. */

@@ -135,6 +135,57 @@ common.same((rounded[DOWN + "_packed"].data, rounded[DOWN + "_scale"].data), (co
 common.refused(2, ("mxfp4", "directories"), "a GGUF", "convert", packed, common.WORK / "never.gguf", "--outtype", "mxfp4")
 common.refused(4, ("no weight is MXFP4",), "floats", "convert", LLAMA, common.WORK / "never", "--outtype", "mxfp4")
 
+# ---- NVFP4: blocks of four sixteens, and the global scale as a factor beside them ----
+
+
+def nvfp4_blocks(codes, scales):
+    """36 bytes for 64 weights: four scales, then each sixteen with weight j below and weight j + 8 above."""
+    out = bytearray()
+    for i in range(0, len(scales), 4):
+        out += scales[i:i + 4]
+        for k in range(i, i + 4):
+            line = [c for byte in codes[8 * k:8 * k + 8] for c in (byte & 15, byte >> 4)]
+            out += bytes(line[j] | line[j + 8] << 4 for j in range(8))
+    return bytes(out)
+
+
+QWEN = common.DATA / "models" / "tiny" / "qwen3_moe"
+nv_tensors, want, scale = common.read_hf_dir(QWEN), {}, {}
+dense_config = json.loads((QWEN / "config.json").read_text())
+names = [n for n in nv_tensors if n.endswith((".up_proj.weight", "layers.0.self_attn.o_proj.weight")) or n.endswith("experts.gate_up_proj")]
+names = [n for n in names if nv_tensors[n].shape[-1] % 64 == 0]
+for name in names:
+    rows, cols = nv_tensors.pop(name).shape
+    nv_codes, nv_scales = rng.randbytes(rows * cols // 2), bytes(rng.randrange(0x20, 0x60) for _ in range(rows * cols // 16))
+    scale[name] = rng.choice((512.0, 1000.0, 1536.0))
+    nv_tensors[name + "_packed"] = u8((rows, cols // 2), nv_codes)
+    nv_tensors[name + "_scale"] = common.Tensor("F8_E4M3", [rows, cols // 16], nv_scales)
+    nv_tensors[name + "_global_scale"] = common.f32([scale[name]])
+    nv_tensors[name[:-7] + ".input_global_scale"] = common.f32([256.0])
+    want[name] = nvfp4_blocks(nv_codes, nv_scales)
+nv_ct = json.loads(json.dumps(ct).replace("mxfp4", "nvfp4").replace('"group_size": 32', '"group_size": 16').replace('"strategy": "group"', '"strategy": "tensor_group"'))
+nv = write("nv-ct", dense_config | {"quantization_config": nv_ct}, nv_tensors)
+common.run("convert", nv, common.WORK / "nv-ct.gguf", "-q")
+keys, found = common.read_gguf(common.WORK / "nv-ct.gguf")
+common.same(keys["general.file_type"], 39, "file type of NVFP4")
+as_f32 = lambda x: struct.unpack("<f", struct.pack("<f", x))[0]
+common.check("model.layers.0.self_attn.o_proj.weight" in names and len(names) > 2, f"weights of the test: {names}")
+common.same(found["blk.0.attn_output.weight"].data, want["model.layers.0.self_attn.o_proj.weight"], "NVFP4 blocks")
+common.same(found["blk.0.attn_output.scale"].floats(), [as_f32(1 / scale["model.layers.0.self_attn.o_proj.weight"])], "its factor")
+common.same(found["blk.0.attn_output.input_scale"].floats(), [1 / 256], "factor of its inputs")
+ups = [f"model.layers.1.mlp.experts.{e}.up_proj.weight" for e in range(dense_config["num_local_experts"])]
+common.same(found["blk.1.ffn_up_exps.weight"].data, b"".join(want[n] for n in ups), "stacked")
+common.same(found["blk.1.ffn_up_exps.scale"].floats(), [as_f32(1 / scale[n]) for n in ups], "a factor for each expert")
+# Read back, the values are those of the directory but for a rounding: (code * scale) * (1 / global) against code * (scale / global).
+for source in ("nv-ct", "nv-ct.gguf"):
+    common.run("forward", common.WORK / source, "--ids", "1,5,9,200", "--capture", "logits", "-o", common.WORK / f"{source}.st", "-q")
+a, b = (common.read_safetensors(common.WORK / f"{s}.st")[1]["logits"].floats() for s in ("nv-ct", "nv-ct.gguf"))
+rms = (sum(x * x for x in a) / len(a)) ** 0.5
+common.check(max(abs(x - y) for x, y in zip(a, b)) <= 1e-4 * rms, "logits of the NVFP4 GGUF")
+zero = {**nv_tensors, names[0] + "_global_scale": common.f32([0.0])}
+common.refused(3, (names[0] + "_global_scale", "global scale of 0"), "a scale of 0", "convert",
+               write("nv-zero", dense_config | {"quantization_config": nv_ct}, zero), common.WORK / "never.gguf", "-q")
+
 # ---- GGUF: factors beside the weights, as NVFP4 is converted by others ----
 
 

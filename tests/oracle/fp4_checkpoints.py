@@ -67,3 +67,29 @@ for source in ("model", "ours.gguf", "dense", "back-ours"):
     logits.append(load_file(WORK / f"{source}.st")["logits"])
 assert all(torch.equal(x, logits[0]) for x in logits), "logits differ"
 print("logits equal from all four")
+
+# compressed-tensors NVFP4: blocks, and the global scales as factors beside them.
+tiny = DATA / "models/tiny/qwen3_moe"
+config = json.loads((tiny / "config.json").read_text()) | {"quantization_config": {
+    "quant_method": "compressed-tensors", "format": "nvfp4-pack-quantized", "quantization_status": "compressed", "config_groups": {"group_0": {
+        "targets": ["Linear"], "format": "nvfp4-pack-quantized", "weights": {
+            "num_bits": 4, "type": "float", "symmetric": True, "strategy": "tensor_group", "group_size": 16}}}}}
+tensors = load_file(tiny / "model.safetensors")
+config["moe_intermediate_size"] = 64  # the reference wants all experts quantized, and rows of whole blocks
+for name in [n for n in tensors if n.endswith(("_proj.weight"))]:
+    rows, columns = (64, 64) if ".experts." in name else tensors[name].shape
+    del tensors[name]
+    tensors[name + "_packed"] = torch.randint(0, 256, (rows, columns // 2), dtype=torch.uint8)
+    tensors[name + "_scale"] = torch.randint(0x20, 0x60, (rows, columns // 16), dtype=torch.uint8).view(torch.float8_e4m3fn)
+    tensors[name + "_global_scale"] = torch.rand(1) * 1000 + 100
+    tensors[name[:-7] + ".input_global_scale"] = torch.rand(1) * 1000 + 100
+model = WORK / "nvfp4"
+model.mkdir()
+(model / "config.json").write_text(json.dumps(config))
+save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+run("convert", model, WORK / "nv-ours.gguf", "-q")
+reference_converter.convert(model, WORK / "nv-theirs.gguf", "bf16")
+ours, theirs = ({t.name: (t.tensor_type, list(t.shape), t.data.tobytes()) for t in GGUFReader(WORK / f"nv-{who}.gguf").tensors} for who in ("ours", "theirs"))
+different = [n for n in ours.keys() | theirs.keys() if ours.get(n) != theirs.get(n)]
+assert not different, different
+print(f"NVFP4: {len(ours)} tensors equal to the reference converter's, {sum(t[0].name == 'NVFP4' for t in ours.values())} of them blocks")
