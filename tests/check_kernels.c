@@ -159,6 +159,7 @@ static mg_status run(void *ctx, uint64_t ticket, unsigned worker, mg_error *err)
         kt_codecs_bench();
         kt_math_bench();
         kt_groups_bench();
+        kt_peak_bench();
     } else if (j->golden) {
         kt_codecs_golden(j->golden);
     } else {

@@ -130,6 +130,8 @@ void kt_math_check(void);
 void kt_math_bench(void);
 void kt_groups_check(void);
 void kt_groups_bench(void);
+/* Dense products beside the fma peak of the core. */
+void kt_peak_bench(void);
 void kt_sha256_check(void);
 
 #endif
