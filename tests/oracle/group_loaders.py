@@ -1,6 +1,6 @@
 """AWQ and GPTQ directories of ours in the programs that they are for: no tensor missing, logits within a KL of 1e-4 of our own
 forward pass on the same files. Needs gptqmodel and optimum beside transformers 5; AutoAWQ, which wants transformers 4.51, is asked
-when AUTOAWQ_PYTHON names an interpreter that has it. All on a CPU."""
+when AUTOAWQ_PYTHON names an interpreter that has it, and mlx-lm (mlx has a CPU build) when MLX_PYTHON does. All on a CPU."""
 import os
 import subprocess
 import sys
@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from peers import DATA, SAMPLES, WORK, run
 
-# They compute in F16, we in F32.
-LIMIT = 1e-4
+# They compute in F16, we in F32. mlx-lm is run in F32.
+LIMIT, MLX_LIMIT = 1e-4, 1e-9
 ENV = {**os.environ, "CUDA_VISIBLE_DEVICES": "", "GPTQMODEL_CPU_WORKERS": "2"}
 
 # AutoAWQ refuses to load without a GPU; its layers work on a CPU when the model is put together here, as it does itself.
@@ -53,14 +53,27 @@ with torch.no_grad():
 TRANSFORMERS = """
 import sys, torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GPTQConfig
 folder, ids, out = sys.argv[1:]
-model, info = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float16, device_map="cpu", output_loading_info=True)
+how = GPTQConfig(bits=4, backend="gptq_torch")  # the backend alone is taken: any other compiles for minutes first
+model, info = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float16, device_map="cpu", output_loading_info=True,
+                                                   quantization_config=how)
 assert not any(info.values()), info
 kinds = {type(m).__name__ for m in model.modules() if "Linear" in type(m).__name__}
 assert len(kinds) > 1, f"no quantized layer: {kinds}"
 with torch.no_grad():
     save_file({"logits": model.eval()(load_file(ids)["input_ids"]).logits.float()}, out)
+"""
+MLX = """
+import pathlib, sys
+import mlx.core as mx
+from mlx.utils import tree_map
+from mlx_lm.utils import load_model
+folder, ids, out = sys.argv[1:]
+model, _ = load_model(pathlib.Path(folder), strict=True)
+assert any("Quantized" in type(m).__name__ for _, m in model.named_modules())
+model.update(tree_map(lambda a: a.astype(mx.float32) if mx.issubdtype(a.dtype, mx.floating) else a, model.parameters()))
+mx.save_safetensors(out, {"logits": model(mx.load(ids)["input_ids"].astype(mx.int32))})
 """
 dense, mixture = SAMPLES / "donors/prose", WORK / "mixture"
 run("merge", DATA / "golden/merge/moe4_hidden.yml", mixture, "-q")
@@ -73,23 +86,27 @@ def divergence(reference, other):
     return (p.exp() * (p - q)).sum(-1).mean().item()
 
 
-def check(loader, python, script, source, *options, engine, extra=()):
+def check(loader, python, script, source, *options, engine, extra=(), limit=LIMIT):
     name = f"{loader}.{source.name}." + "".join(str(o) for o in options if o not in TEXT).replace("/", "").strip("-")
     run("quantize", source, WORK / name, *options, "-q", "--progress", "none")
     run("check", WORK / name, "--for", engine)
-    run("forward", WORK / name, "--tokens", WORK / "ids.safetensors", "--capture", "logits", "-o", WORK / f"{name}.ours", "-q")
-    done = subprocess.run([python, "-c", script, WORK / name, WORK / "ids.safetensors", WORK / f"{name}.theirs", *extra], env=ENV,
+    run("forward", WORK / name, "--tokens", WORK / "ids.safetensors", "--capture", "logits", "-o", WORK / f"{name}.ours.safetensors", "-q")
+    done = subprocess.run([python, "-c", script, WORK / name, WORK / "ids.safetensors", WORK / f"{name}.theirs.safetensors", *extra], env=ENV,
                           capture_output=True, text=True)
     assert done.returncode == 0, f"{name}: {done.stderr[-3000:]}"
     assert "MISSING" not in done.stderr + done.stdout, f"{name}: {done.stderr[-3000:]}"
-    kl = divergence(load_file(WORK / f"{name}.theirs")["logits"], load_file(WORK / f"{name}.ours")["logits"])
+    kl = divergence(load_file(WORK / f"{name}.theirs.safetensors")["logits"], load_file(WORK / f"{name}.ours.safetensors")["logits"])
     print(f"{loader}: {source.name}, {' '.join(str(o) for o in options if o not in TEXT)}: KL {kl:.1e}", flush=True)
-    assert kl < LIMIT
+    assert kl < limit
 
 
-autoawq = os.environ.get("AUTOAWQ_PYTHON")
-if not autoawq:
-    print("AutoAWQ is not asked: AUTOAWQ_PYTHON is not set")
+autoawq, mlx = os.environ.get("AUTOAWQ_PYTHON"), os.environ.get("MLX_PYTHON")
+for name in ("AUTOAWQ_PYTHON", "MLX_PYTHON"):
+    if name not in os.environ:
+        print(f"{name} is not set: not asked")
+for source in (dense, mixture) if mlx else ():
+    check("mlx-lm", mlx, MLX, source, "AWQ", *TEXT, "--group-size", "64", "--format", "mlx", engine="mlx", limit=MLX_LIMIT)
+    check("mlx-lm", mlx, MLX, source, "RTN", "--bits", "3", "--group-size", "64", "--format", "mlx", engine="mlx", limit=MLX_LIMIT)
 for source in (dense, mixture) if autoawq else ():
     check("AutoAWQ", autoawq, AUTOAWQ, source, "AWQ", *TEXT, "--group-size", "64", engine="autoawq")
     check("AutoAWQ", autoawq, AUTOAWQ, source, "RTN", "--group-size", "-1", engine="autoawq")
