@@ -95,6 +95,13 @@ IDS.write_text("".join(" ".join(str(random.randrange(3, 60)) for _ in range(48))
 run("quantize", TINY / "mixtral", "tiny.gguf", "Q4_1", "--feedback", "--tokens", IDS, "-q")
 run("quantize", TINY / "mixtral", "scalar.gguf", "Q4_1", "--feedback", "--tokens", IDS, "-q", "-t", 1, env={"MOEGRAFT_ISA": "scalar"})
 same(sha256(WORK / "tiny.gguf"), sha256(WORK / "scalar.gguf"), "bytes without SIMD")
+few = run("quantize", TINY / "mixtral", "few.gguf", "Q4_1", "--feedback", "--tokens", IDS, "--samples", 1, "--progress", "none")
+run("quantize", TINY / "mixtral", "plain.gguf", "Q4_1", "--force", "-q")
+few_tensors, plain_tensors = (read_gguf(WORK / f)[1] for f in ("few.gguf", "plain.gguf"))
+check("fewer than" in few.err, f"48 tokens for all experts, and no warning: {few.err}")
+for what, alike in (("down", True), ("gate", False), ("up", False)):
+    name = f"blk.0.ffn_{what}_exps.weight"
+    same(few_tensors[name].data == plain_tensors[name].data, alike, f"{name}, experts with few tokens: bytes of the plain file")
 for name, kind in (("phi3", "Q4_0"), ("qwen2_moe", "Q5_1"), ("gemma2", "Q4_K_M"), ("deepseek_v2", "IQ4_NL"), ("gpt_oss", "Q4_1"), ("mesh_k2", "Q5_0")):
     done = run("quantize", TINY / name, "tiny.gguf", kind, "--feedback", "--tokens", IDS, "--force", "--progress", "none", "-v")
     run("quantize", TINY / name, "tiny-plain.gguf", kind, "--force", "-q")
@@ -105,6 +112,12 @@ for name, kind in (("phi3", "Q4_0"), ("qwen2_moe", "Q5_1"), ("gemma2", "Q4_K_M")
     check(kl[1] < kl[0], f"{name}: plain, feedback: {kl}")
     for n in fed:
         check(not re.search(rf"^.*{n}: \S+ without", done.err, re.M), f"{n} is listed as without feedback")
+
+# Types by measurement, then feedback within them; what is promised is measured with it.
+done = run("quantize", PROSE, "solved.gguf", "Q4_K_M", "--feedback", *TEXT[:2], "--samples", 2, "--ctx", 128, "--target-bpw", 4.5, "--target-types",
+           "Q3_K,Q6_K", "--progress", "none")
+promised, alone = (float(x) for x in re.search(r"divergence ([0-9.]+) nats.*\(([0-9.]+) as the sum", done.err).groups())
+check(promised < 0.8 * alone and "28 of 30" in done.err, done.err)
 
 # A quantized source, with leave; the importance matrix chooses types and serves what is not fed back.
 run("quantize", "Q4_K_S.gguf", "again.gguf", "Q3_K_S", "--feedback", *TEXT, "-q", expect=2)
