@@ -13,7 +13,7 @@
 #include "formats/base/checked.h"
 #include "quant/gptq.h"
 
-#define STAGE_VERSION  2u /* part of the id: raise when a formula changes */
+#define STAGE_VERSION  3u /* part of the id: raise when a formula changes */
 #define DEFAULT_MEMORY (256ull << 20)
 
 /* One pass over the model: AWQ or GPTQ. */

@@ -2,7 +2,7 @@
  *
  * Groups are gone through one after the other, and each takes the range with which its errors e cost least beside those
  * of all other groups: e G_gg e^T + 2 e . b with b = (errors of the others) G. Inputs are correlated, so errors of one
- * group can make up for those of another, and a range is a choice among a hundred roundings, in four sweeps. The whole
+ * group can make up for those of another, and a range is a choice among fifty roundings, in four sweeps. The whole
  * range is among the candidates, so the sum never rises.
  *
  * Six ranges at a time, because products over a block take six rows at a time (quant/math). */
@@ -13,7 +13,7 @@
 #include "quant/math/gemm.h"
 #include "quant/read_f32.h"
 
-enum { TRIES = 6, ROWS = 48, SWEEPS = 4, BATCHES = 4 };
+enum { TRIES = 6, ROWS = 48, SWEEPS = 4, BATCHES = 2, POINTS = 96 /* set aside for a sweep */ };
 
 typedef struct limits_run {
     const mg_awq_use *use;
@@ -80,14 +80,26 @@ static void load_others(const limits_run *r, const bench *b) {
     for (uint64_t i = 0; i < b->rows; i++) mg_math_get()->mul(other_of(b, i), b->inverse + b->at, b->n);
 }
 
+/* Errors t .. t + m of the tries as a sliver. */
+static void pack_errors(const bench *b, uint64_t t, uint64_t m) {
+    const uint64_t mr = b->mr, n = b->n;
+    const float *e = b->e + t * n;
+    if (m == TRIES && mr == TRIES) { /* the usual case, without inner loops */
+        for (uint64_t i = 0; i < n; i++)
+            for (uint64_t c = 0; c < TRIES; c++) b->packed[i * TRIES + c] = e[c * n + i];
+        return;
+    }
+    for (uint64_t i = 0; i < n; i++)
+        for (uint64_t c = 0; c < mr; c++) b->packed[i * mr + c] = c < m ? e[c * n + i] : 0.0f;
+}
+
 /* loss[t] = e[t] G e[t]^T + 2 e[t] . other. */
 static void losses(const bench *b, const float *other, double *loss) {
     const mg_math *math = mg_math_get();
     const uint64_t mr = b->mr, n = b->n;
     for (uint64_t t = 0; t < TRIES; t += mr) {
         const uint64_t m = TRIES - t < mr ? TRIES - t : mr;
-        for (uint64_t i = 0; i < n; i++)
-            for (uint64_t c = 0; c < mr; c++) b->packed[i * mr + c] = c < m ? b->e[(t + c) * n + i] : 0.0f;
+        pack_errors(b, t, m);
         math->gemm((uint32_t)m, n, b->packed, b->block, MG_GEMM_NR * n, b->width / MG_GEMM_NR, b->y + t * b->width,
                    b->width, true);
     }
@@ -133,9 +145,9 @@ static mg_status try_ranges(const limits_run *r, const bench *b, const float *w,
  * best so far, ever closer. Every range is a new roll of the dice as well, so none is tried twice: points fill the
  * square evenly (multiples of the inverse powers of the plastic number, 0.7549 and 0.5698 of 2^32). */
 static void factors(int sweep, int batch, const float at[2], float f[TRIES][2]) {
-    static const float shrink[TRIES] = {1, .95f, .9f, .84f, .77f, .68f}, about[SWEEPS] = {.2f, .2f, .1f, .05f};
+    static const float shrink[TRIES] = {1, .95f, .9f, .84f, .77f, .68f}, about[SWEEPS] = {.25f, .2f, .15f, .1f};
     for (int t = 0; t < TRIES; t++) {
-        const uint32_t k = (uint32_t)((sweep * BATCHES + batch) * TRIES + t);
+        const uint32_t k = (uint32_t)(sweep * POINTS + batch * TRIES + t);
         for (int i = 0; i < 2; i++) {
             const float point = (float)(k * (i ? 2447445414u : 3242174889u) >> 8) * 0x1p-24f;
             const float move = sweep || batch ? 1.0f + about[sweep] * (2.0f * point - 1.0f) : shrink[t];

@@ -60,14 +60,24 @@ typedef struct block_run {
 } block_run;
 
 /* Columns from .. from + width of the block, [n][width]; columns beyond d are +0. */
-static void pack_columns(const block_run *r, uint64_t from, uint64_t width, float *dst) {
-    const uint64_t d = r->g->d, have = d - from < width ? d - from : width;
+static inline __attribute__((always_inline)) void copy_columns(const block_run *r, uint64_t from, const uint64_t width,
+                                                               uint64_t have, float *dst) {
     for (uint64_t t = 0; t < r->n; t++) {
-        const float *x = r->x + t * d + from;
+        const float *x = r->x + t * r->g->d + from;
         float *y = dst + t * width;
         for (uint64_t j = 0; j < have; j++) y[j] = r->weight ? x[j] * r->weight[t] : x[j];
         for (uint64_t j = have; j < width; j++) y[j] = 0.0f;
     }
+}
+
+static void pack_columns(const block_run *r, uint64_t from, uint64_t width, float *dst) {
+    const uint64_t left = r->g->d - from;
+    if (width == MG_GEMM_NR && left >= width)
+        copy_columns(r, from, MG_GEMM_NR, MG_GEMM_NR, dst);
+    else if (width == 6 && left >= width) /* the twins there are */
+        copy_columns(r, from, 6, 6, dst);
+    else
+        copy_columns(r, from, width, left < width ? left : width, dst);
 }
 
 enum { PANELS_PER_TICKET = 4 };
