@@ -97,7 +97,7 @@ static mg_status parse(args *a, int argc, char **argv, bool *done, mg_error *err
         {"--keep-split", MG_OPT_FLAG, &a->keep_split, NULL, "the same parts as the input, OUT-00001-of-0000N.gguf"},
         {"--reuse", MG_OPT_STR, &a->reuse, "OLD.gguf",
          "copy tensors from an earlier result whose manifest proves that they would be the same"},
-        {NULL, MG_OPT_GROUP, NULL, NULL, "Group formats (AWQ, GPTQ, RTN)"},
+        {NULL, MG_OPT_GROUP, NULL, NULL, "Group formats (AWQ, GPTQ, RTN, FP8_DYNAMIC ...)"},
         {"--bits", MG_OPT_STR, &a->groups.bits, "N", "bits per weight, 2 to 8 (default 4)"},
         {"--group-size", MG_OPT_STR, &a->groups.group_size, "N",
          "weights per scale: 32, 64, 128 (default), or -1 for whole rows"},
