@@ -95,11 +95,12 @@ same(tensors[1], tensors[0], "an expert added to a quantized file gets its type,
 (WORK / "its.txt").write_text("\n".join(PROMPTS["json"]) + "\n")
 (WORK / "its.json").write_text(json.dumps(PROMPTS["json"]))
 run("graft", WORK / "merged", WORK / "m3", "--drop", "3", "-q")
-said = run("graft", WORK / "m3", WORK / "m4", "--add", f"{DONORS}/json:its.txt").err
+(WORK / "others.txt").write_text("\n".join(line[:80] for d in NAMES[:3] for line in PROMPTS[d][:2]))
+said = run("graft", WORK / "m3", WORK / "m4", "--add", f"{DONORS}/json:its.txt", "--text", WORK / "others.txt").err
 accuracy = [float(line.split(":")[2].split("%")[0]) for line in said.splitlines() if "prompt tokens find" in line]
 same(len(accuracy), 4, "layers with a new row")
 check(min(accuracy) > 70, f"tokens told apart from other texts: {accuracy}")
-run("graft", WORK / "m3", WORK / "m4j", "--add", f"{DONORS}/json:its.json", "-q", "-t", 1, env={"MOEGRAFT_ISA": "scalar"})
+run("graft", WORK / "m3", WORK / "m4j", "--add", f"{DONORS}/json:its.json", "--text", WORK / "others.txt", "-q", "-t", 1, env={"MOEGRAFT_ISA": "scalar"})
 same(common.tree(WORK / "m4j"), common.tree(WORK / "m4"), "the same prompts as a JSON list, with one scalar thread")
 m3, m4, donor = (common.read_safetensors(d / "model.safetensors")[1] for d in (WORK / "m3", WORK / "m4", DONORS / "json"))
 for name, t in m4.items():
