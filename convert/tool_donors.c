@@ -2,6 +2,7 @@
 #include "convert/tool_donors.h"
 
 #include "convert/compare_donors.h"
+#include "verify/licence.h"
 #include "verify/score.h"
 #include "verify/tool_model.h"
 
@@ -53,6 +54,38 @@ static mg_status compare(const run *r, mg_json *report, mg_error *err) {
     if (st == MG_OK && !r->c->json) print_drift(r, drift, cosine);
     free(drift);
     free(cosine);
+    return st;
+}
+
+/* ---- licences ---- */
+
+/* What each states, and whether those that state one agree; a card needs --license where they do not. */
+static mg_status licences(const run *r, mg_json *report, mg_error *err) {
+    mg_json *list = mg_json_new_array();
+    mg_licence *all = calloc(r->n, sizeof *all);
+    const mg_licence *first = NULL;
+    bool agree = true;
+    mg_status st = all ? MG_OK : mg_fail_nomem(err, r->n * sizeof *all);
+    for (uint32_t i = 0; st == MG_OK && i < r->n; i++) {
+        st = mg_licence_of(&all[i], r->d[i].ckpt, err);
+        if (st != MG_OK || !all[i].id[0]) continue;
+        if (!first) first = &all[i];
+        agree = agree && mg_licence_same(first, &all[i]);
+    }
+    for (uint32_t i = 0; st == MG_OK && i < r->n; i++) {
+        const char *id = all[i].id[0] ? all[i].id : NULL;
+        mg_json *o = mg_json_new_object();
+        mg_json_set_str(o, "path", r->d[i].name);
+        mg_json_set(o, "license", id ? mg_json_new_str(id) : mg_json_new_null());
+        mg_json_push(list, o);
+        if (!r->c->json)
+            printf("%s%-28s %s%s%s\n", i ? "" : "\nlicences\n", r->d[i].name, id ? id : "not stated",
+                   all[i].name[0] ? ", " : "", all[i].name);
+    }
+    if (st == MG_OK && !agree && !r->c->json) puts("they differ: a card of the merge needs --license");
+    mg_json_set(report, "licenses", list);
+    mg_json_set_bool(report, "licenses_agree", agree);
+    free(all);
     return st;
 }
 
@@ -161,6 +194,7 @@ static mg_status work(run *r, const mg_opt_list *paths, mg_json *report, mg_erro
     MG_TRY(mg_donors_open(r->d, r->n, err));
     MG_TRY(mg_donors_compare(r->d, r->n, 0, err));
     MG_TRY(compare(r, report, err));
+    MG_TRY(licences(r, report, err));
     if (!texts) return MG_OK;
     MG_TRY(mg_tool_pass_new(&r->pass, c, err));
     return ceiling(r, report, err);

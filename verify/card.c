@@ -15,10 +15,6 @@ static const char own_template[] = "{{front_matter}}\n# {{name}}\n\n{{summary}}{
 
 /* ---- licences ---- */
 
-static bool same_licence(const mg_licence *a, const mg_licence *b) {
-    return strcasecmp(a->id, b->id) == 0 && strcasecmp(a->name, b->name) == 0;
-}
-
 static void print_licence(FILE *f, const mg_licence *l) {
     fputs(l->id[0] ? l->id : "not stated", f);
     if (l->name[0]) fprintf(f, " (%s)", l->name);
@@ -48,7 +44,7 @@ mg_status mg_card_settle_licence(mg_licence *out, size_t *open, const mg_card_do
         *open += !d[i].licence.id[0];
         if (!d[i].licence.id[0]) continue;
         if (!first) first = &d[i].licence;
-        if (!same_licence(first, &d[i].licence)) return conflict(d, n, err);
+        if (!mg_licence_same(first, &d[i].licence)) return conflict(d, n, err);
     }
     if (first && !*open) *out = *first;
     return MG_OK;

@@ -6,13 +6,7 @@
 #include <stdio.h>
 
 #include "formats/base/json.h"
-#include "formats/base/status.h"
-
-/* As the hub writes licences; id "" : not stated. */
-typedef struct mg_licence {
-    char id[96];               /* "apache-2.0", "other" */
-    char name[192], link[512]; /* of "other"; "" otherwise */
-} mg_licence;
+#include "verify/licence.h"
 
 typedef struct mg_card_donor {
     char name[512];   /* as the recipe writes it */

@@ -9,7 +9,6 @@
 #include "convert/tool_recipe.h"
 #include "formats/base/file.h"
 #include "formats/hf_cache.h"
-#include "formats/model_card.h"
 
 #define MAX_RECIPE (1u << 20)
 
@@ -19,47 +18,15 @@ static void copy(char *dst, size_t size, const char *s) {
 
 /* ---- licences ---- */
 
-static void licence_of_kv(mg_licence *l, const mg_kvs *kv) {
-    static const char *const keys[] = {"general.license", "general.license.name", "general.license.link"};
-    mg_str s[3] = {{0}};
-    for (int i = 0; i < 3; i++)
-        if (!mg_kv_str(mg_kvs_get(kv, keys[i]), &s[i])) s[i].data = NULL;
-    copy(l->id, sizeof l->id, s[0].data);
-    copy(l->name, sizeof l->name, s[1].data);
-    copy(l->link, sizeof l->link, s[2].data);
-}
-
-static const char *scalar_of(const mg_yaml *card, const char *key) {
-    const mg_yaml *v = mg_yaml_get(card, key);
-    if (v && v->type == MG_YAML_SEQ && v->n_children == 1) v = v->child;
-    return v && v->type == MG_YAML_SCALAR && !mg_yaml_is_null(v) ? v->text : NULL;
-}
-
-static mg_status licence_of_dir(mg_licence *l, const char *dir, mg_error *err) {
-    mg_yaml_doc *doc;
-    MG_TRY(mg_model_card_load(&doc, dir, err));
-    if (!doc) return MG_OK;
-    copy(l->id, sizeof l->id, scalar_of(mg_yaml_root(doc), "license"));
-    copy(l->name, sizeof l->name, scalar_of(mg_yaml_root(doc), "license_name"));
-    copy(l->link, sizeof l->link, scalar_of(mg_yaml_root(doc), "license_link"));
-    mg_yaml_free(doc);
-    return MG_OK;
-}
-
-mg_status mg_tool_card_licence(mg_licence *l, const mg_checkpoint *c, mg_error *err) {
-    if (c->kv) licence_of_kv(l, c->kv);
-    return !l->id[0] && c->dir ? licence_of_dir(l, c->dir, err) : MG_OK;
-}
-
 /* Of a donor, which is a path or a name in the cache. */
 static mg_status licence_of_path(mg_licence *l, const char *path, mg_error *err) {
     char real[4096];
     bool cached;
     mg_checkpoint *c;
     MG_TRY(mg_hf_resolve(real, sizeof real, path, &cached, err));
-    if (mg_path_is_dir(real)) return licence_of_dir(l, real, err);
+    if (mg_path_is_dir(real)) return mg_licence_of_dir(l, real, err);
     MG_TRY(mg_checkpoint_open(&c, real, err));
-    mg_status st = mg_tool_card_licence(l, c, err);
+    mg_status st = mg_licence_of(l, c, err);
     mg_checkpoint_free(c);
     return st;
 }

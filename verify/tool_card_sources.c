@@ -171,7 +171,7 @@ static mg_status add_result(mg_card *c, const mg_checkpoint *stored, const mg_ch
         c->gguf = stored->container == MG_CONTAINER_GGUF;
         c->relation = c->recipe ? "merge" : quantized ? "quantized" : NULL;
         find_prompt(c, stored);
-        MG_TRY(mg_tool_card_licence(&c->licence, stored, err));
+        MG_TRY(mg_licence_of(&c->licence, stored, err));
     }
     for (uint32_t i = 0; stored->container != MG_CONTAINER_PLAN && i < stored->n_files; i++)
         MG_TRY(add_file(c, stored, stored->files[i], type, weights ? 8 * (double)bytes / (double)weights : 0, err));

@@ -18,8 +18,6 @@ void mg_tool_card_release(mg_card *c);
 
 /* ---- tool_card_donors.c ---- */
 
-/* What a model states: a GGUF in its keys, else the README.md beside it. */
-mg_status mg_tool_card_licence(mg_licence *l, const mg_checkpoint *c, mg_error *err) MG_MUST_CHECK;
 /* The recipe (given, PATH itself, or the copy in dir, which may be NULL) and its donors into c. */
 mg_status mg_tool_card_recipe(mg_card *c, const mg_tool_card_args *a, const char *dir, mg_error *err) MG_MUST_CHECK;
 

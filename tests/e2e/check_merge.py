@@ -1,6 +1,8 @@
 """check BASE DONOR... --merge: distances against plain Python, the ceiling against the models a perfect router amounts to, refusals."""
 import math
 
+import shutil
+
 import common
 from common import DATA, SAMPLES, WORK, check, run, same
 
@@ -43,6 +45,19 @@ mean = math.exp(sum(math.log(t["forced"]) for t in report["texts"]) / 2)
 check(abs(report["ceiling"] / mean - 1) < 1e-12, "the ceiling is exp of the mean loss")
 shown = run("check", BASE, *donors, "--merge").out
 check("cosines" in shown and "ceiling" not in shown, "without texts no perplexities")
+
+# Licences: of a directory its model card says, of a GGUF its metadata.
+shutil.copytree(BASE, WORK / "licensed")
+(WORK / "licensed/README.md").write_text("---\nlicense: Apache-2.0\n---\nA donor.\n")
+same((report["licenses"][0]["license"], report["licenses_agree"]), (None, True), "no licence stated")
+for other, agree in (("apache-2.0", True), ("other\nlicense_name: of-ours", False)):
+    shutil.rmtree(WORK / "other", ignore_errors=True)
+    shutil.copytree(donors[0], WORK / "other")
+    (WORK / "other/README.md").write_text(f"---\nlicense: {other}\n---\n")
+    found = run("check", WORK / "licensed", WORK / "other", donors[1], "--merge", "--json").json()["results"][0]
+    same([x["license"] for x in found["licenses"]], ["Apache-2.0", other.split()[0], None], "licences")
+    same(found["licenses_agree"], agree, other)
+    check(("they differ" in run("check", WORK / "licensed", WORK / "other", "--merge").out) != agree, "text")
 
 for code, words, args in ((8, ["vocab_size 320"], [BASE, DATA / "models/tiny/mistral", "--merge"]), (2, ["BASE DONOR"], [BASE, "--merge"]),
                           (2, ["one --text"], [BASE, *donors, "--merge", "--text", texts[0]]),
