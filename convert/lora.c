@@ -21,8 +21,9 @@ struct mg_lora {
 
 mg_status mg_lora_split(const char *name, char *model, char *adapter, size_t size, mg_error *err) {
     adapter[0] = 0;
-    if (strlen(name) >= size) return mg_fail(err, MG_ERR_LIMIT, "'%s' is too long a name", name);
-    snprintf(model, size, "%s", name);
+    const size_t length = strlen(name);
+    if (length >= size) return mg_fail(err, MG_ERR_LIMIT, "'%s' is too long a name", name);
+    memcpy(model, name, length + 1);
     const char *first = strchr(name, '+');
     if (!first || mg_path_exists(name)) return MG_OK;
     const char *at = first;
