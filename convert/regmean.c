@@ -21,8 +21,11 @@ typedef enum input { IN_ATTN, IN_ATTN_O, IN_HEAD, N_INPUTS } input;
 static const struct {
     mg_role role;
     input input;
-} covered[] = {{MG_R_ATTN_Q, IN_ATTN},    {MG_R_ATTN_K, IN_ATTN},   {MG_R_ATTN_V, IN_ATTN},
-               {MG_R_ATTN_GATE, IN_ATTN}, {MG_R_ATTN_O, IN_ATTN_O}, {MG_R_OUTPUT, IN_HEAD}};
+} covered[] = {{MG_R_ATTN_Q, IN_ATTN},
+               {MG_R_ATTN_K, IN_ATTN},
+               {MG_R_ATTN_V, IN_ATTN},
+               {MG_R_ATTN_O, IN_ATTN_O},
+               {MG_R_OUTPUT, IN_HEAD}};
 enum { N_COVERED = sizeof covered / sizeof covered[0], ROWS = 256 /* of a weight, solved for at a time */ };
 
 static void tensor_name(char *buf, size_t size, mg_role role, uint32_t layer) {
