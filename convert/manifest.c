@@ -46,7 +46,7 @@ mg_status mg_manifest_edges(const char *dir, const char *name, uint64_t *file_si
     char path[4096];
     mg_file f;
     MG_TRY(mg_path_join(path, sizeof path, dir, name, err));
-    MG_TRY(mg_file_open(&f, path, err));
+    MG_TRY(mg_file_open_pieces(&f, path, err));
     uint8_t *buf = malloc(2 * EDGE + sizeof f.size);
     if (!buf) {
         mg_file_close(&f);

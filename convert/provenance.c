@@ -253,7 +253,7 @@ static mg_status hash_stored(const run *r, const mg_proof_tensor *t, mg_eval *ev
     MG_TRY(mg_eval_push(ev, CHUNK, &buf, err));
     MG_TRY(mg_path_join(path, sizeof path, r->p->dir, t->file, err));
     MG_TRY(mg_xxh128_new(&s, err));
-    mg_status st = mg_file_open(&f, path, err);
+    mg_status st = mg_file_open_pieces(&f, path, err);
     const bool open = st == MG_OK;
     for (uint64_t at = 0; st == MG_OK && at < t->bytes; at += CHUNK) {
         const uint64_t n = t->bytes - at < CHUNK ? t->bytes - at : CHUNK;

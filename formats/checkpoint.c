@@ -20,19 +20,7 @@ static bool ends_with(const char *s, const char *tail) {
     return n >= m && strcasecmp(s + n - m, tail) == 0;
 }
 
-/* NAME.part2of3: plain pieces of a file, as some uploaders make them. */
-static bool is_byte_piece(const char *path) {
-    const char *slash = strrchr(path, '/'), *part = strstr(slash ? slash : path, ".part");
-    unsigned i, n;
-    int used = 0;
-    return part && sscanf(part, ".part%3uof%3u%n", &i, &n, &used) == 2 && part[used] == 0;
-}
-
 static mg_status refuse_kind(const char *path, mg_error *err) {
-    if (is_byte_piece(path))
-        return mg_fail(err, MG_ERR_FORMAT,
-                       "is one piece of a file split by bytes: join the pieces first (cat a.part1of2 "
-                       "a.part2of2 > a)");
     if (ends_with(path, ".yml") || ends_with(path, ".yaml"))
         return mg_fail(err, MG_ERR_UNSUPPORTED, "a merge YAML cannot be opened as a model here");
     if (ends_with(path, ".json")) return mg_fail(err, MG_ERR_FORMAT, "is JSON, no weights: name the directory");
@@ -42,12 +30,19 @@ static mg_status refuse_kind(const char *path, mg_error *err) {
 
 static mg_status open_kind(mg_checkpoint **out, const char *path, mg_error *err) {
     struct stat sb;
+    char kind[4096]; /* the path without what says that it is one of several pieces */
+    size_t stem = strlen(path);
+    unsigned no, of;
     if (lstat(path, &sb) != 0) return mg_fail_errno(err, "cannot open");
+    (void)mg_path_is_piece(path, &stem, &no, &of);
+    if (stem >= sizeof kind) return mg_fail(err, MG_ERR_LIMIT, "path of %zu bytes", stem);
+    memcpy(kind, path, stem);
+    kind[stem] = 0;
     if (mg_path_is_dir(path))
         return mg_native_dir_is(path) ? mg_native_dir_open(out, path, err) : mg_hf_dir_open(out, path, err);
     if (mg_torch_is_name(path)) return mg_torch_open(out, path, err);
-    if (ends_with(path, ".safetensors")) return mg_safetensors_open(out, path, err);
-    if (ends_with(path, ".gguf")) return mg_gguf_open(out, path, err);
+    if (ends_with(kind, ".safetensors")) return mg_safetensors_open(out, path, err);
+    if (ends_with(kind, ".gguf")) return mg_gguf_open(out, path, err);
     return refuse_kind(path, err);
 }
 

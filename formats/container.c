@@ -129,7 +129,7 @@ mg_status mg_files_ckpt_add_file(mg_files_ckpt *c, const char *path, const char 
     MG_TRY(grow((void **)&c->files, c->base.n_files, &c->files_cap, sizeof *c->files, err));
     const char *shown = mg_arena_strdup(&c->arena, name);
     mg_file *f = malloc(sizeof *f);
-    mg_status st = shown && f ? mg_file_open(f, path, err) : mg_fail_nomem(err, sizeof *f);
+    mg_status st = shown && f ? mg_file_open_pieces(f, path, err) : mg_fail_nomem(err, sizeof *f);
     if (st != MG_OK) {
         mg_error_at(err, path, NULL);
         free(f);

@@ -37,7 +37,7 @@ static mg_status open_fd(mg_file *f, const char *path, mg_error *err) {
     if (fstat(f->fd, &st) != 0) return mg_fail_errno(err, "cannot stat");
     if (!S_ISREG(st.st_mode))
         return mg_fail(err, MG_ERR_FORMAT, "expected a regular file, found %s", kind_of(st.st_mode));
-    f->size = (uint64_t)st.st_size;
+    f->size = f->own = (uint64_t)st.st_size;
     f->dev = (uint64_t)st.st_dev;
     f->ino = (uint64_t)st.st_ino;
     f->mtime_ns = mtime_of(&st);
@@ -61,9 +61,58 @@ mg_status mg_file_open(mg_file *f, const char *path, mg_error *err) {
     return st;
 }
 
+bool mg_path_is_piece(const char *path, size_t *stem, unsigned *no, unsigned *of) {
+    const char *slash = strrchr(path, '/'), *part = strstr(slash ? slash : path, ".part");
+    int used = 0;
+    if (!part || sscanf(part, ".part%3uof%3u%n", no, of, &used) != 2 || part[used] != 0) return false;
+    *stem = (size_t)(part - path);
+    return *no > 0 && *no <= *of;
+}
+
+mg_status mg_file_open_pieces(mg_file *f, const char *path, mg_error *err) {
+    size_t stem;
+    unsigned no, of;
+    MG_TRY(mg_file_open(f, path, err));
+    mg_status st = MG_OK;
+    if (!mg_path_is_piece(path, &stem, &no, &of)) return MG_OK;
+    if (no != 1)
+        st = mg_fail(err, MG_ERR_FORMAT, "is piece %u of %u of a file cut by bytes: name the first one", no, of);
+    mg_file **end = &f->next;
+    for (no = 2; st == MG_OK && no <= of; no++) {
+        char name[sizeof f->path + 32];
+        mg_file *next = malloc(sizeof *next);
+        if (!next) {
+            st = mg_fail_nomem(err, sizeof *next);
+            break;
+        }
+        snprintf(name, sizeof name, "%.*s.part%uof%u", (int)stem, path, no, of);
+        mg_error why = {0};
+        st = mg_file_open(next, name, &why);
+        if (st != MG_OK) {
+            st = mg_fail(err, st, "piece %u of %u, '%s': %s", no, of, name, why.message);
+            free(next);
+            break;
+        }
+        *end = next;
+        end = &next->next;
+        if (!mg_add_u64(f->size, next->own, &f->size)) st = mg_fail(err, MG_ERR_LIMIT, "the pieces are too large");
+    }
+    if (st != MG_OK) {
+        mg_error_at(err, path, NULL);
+        mg_file_close(f);
+    }
+    return st;
+}
+
 void mg_file_close(mg_file *f) {
     if (f->fd >= 0) close(f->fd);
     f->fd = -1;
+    for (mg_file *p = f->next, *next; p; p = next) {
+        next = p->next;
+        if (p->fd >= 0) close(p->fd);
+        free(p);
+    }
+    f->next = NULL;
 }
 
 static mg_status read_failed(const mg_file *f, uint64_t offset, mg_status st, mg_error *err) {
@@ -78,9 +127,12 @@ mg_status mg_file_read(const mg_file *f, uint64_t offset, void *dst, uint64_t n,
                            mg_fail(err, MG_ERR_FORMAT, "truncated: needs %llu bytes, file ends at %llu",
                                    (unsigned long long)n, (unsigned long long)f->size),
                            err);
-    uint8_t *to = dst;
-    while (n > 0) {
-        ssize_t got = pread(f->fd, to, (size_t)(n < MAX_CALL ? n : MAX_CALL), (off_t)offset);
+    const mg_file *piece = f;
+    uint64_t at = offset; /* in the piece */
+    for (uint8_t *to = dst; n > 0;) {
+        for (; at >= piece->own; piece = piece->next) at -= piece->own;
+        uint64_t k = piece->own - at < n ? piece->own - at : n;
+        ssize_t got = pread(piece->fd, to, (size_t)(k < MAX_CALL ? k : MAX_CALL), (off_t)at);
         if (got < 0 && errno == EINTR) continue;
         if (got < 0)
             return read_failed(f, offset, mg_fail_errno(err, "cannot read %llu bytes", (unsigned long long)n), err);
@@ -88,6 +140,7 @@ mg_status mg_file_read(const mg_file *f, uint64_t offset, void *dst, uint64_t n,
             return read_failed(f, offset,
                                mg_fail(err, MG_ERR_INTEGRITY, "truncated by someone while it was being read"), err);
         to += got;
+        at += (uint64_t)got;
         offset += (uint64_t)got;
         n -= (uint64_t)got;
     }
@@ -99,15 +152,15 @@ mg_status mg_file_recheck(const mg_file *f, mg_error *err) {
     mg_status st = MG_OK;
     if (fstat(f->fd, &now) != 0)
         st = mg_fail_errno(err, "cannot stat");
-    else if ((uint64_t)now.st_size != f->size)
+    else if ((uint64_t)now.st_size != f->own)
         st = mg_fail(err, MG_ERR_INTEGRITY, "changed while in use: had %llu bytes, now %llu",
-                     (unsigned long long)f->size, (unsigned long long)now.st_size);
+                     (unsigned long long)f->own, (unsigned long long)now.st_size);
     else if (mtime_of(&now) != f->mtime_ns)
         st = mg_fail(err, MG_ERR_INTEGRITY, "modified while in use");
     else if (stat(f->path, &named) != 0 || (uint64_t)named.st_dev != f->dev || (uint64_t)named.st_ino != f->ino)
         st = mg_fail(err, MG_ERR_INTEGRITY, "removed or replaced while in use");
     if (st != MG_OK) mg_error_at(err, f->path, NULL);
-    return st;
+    return st == MG_OK && f->next ? mg_file_recheck(f->next, err) : st;
 }
 
 mg_status mg_file_slurp(const char *path, uint64_t cap, char **out, size_t *n, mg_error *err) {

@@ -7,15 +7,22 @@
 
 typedef struct mg_file {
     int fd;
-    uint64_t size;     /* at open */
+    uint64_t size;     /* at open, with all pieces that follow */
+    uint64_t own;      /* of fd alone */
     uint64_t dev, ino; /* identity at open, for mg_file_recheck */
     int64_t mtime_ns;
+    struct mg_file *next; /* the following piece (mg_file_open_pieces), NULL */
     char path[4096];
 } mg_file;
 
 /* Open a regular file for reading (O_NONBLOCK|O_CLOEXEC, then fstat: FIFOs, devices and directories are refused with
  * MG_ERR_FORMAT without blocking). Missing or unreadable: MG_ERR_IO. */
 mg_status mg_file_open(mg_file *f, const char *path, mg_error *err) MG_MUST_CHECK;
+/* The same, and a path NAME.part1ofN (a file that was cut by bytes) is all N pieces one after the other. MG_ERR_FORMAT
+ * when another piece than the first is named. */
+mg_status mg_file_open_pieces(mg_file *f, const char *path, mg_error *err) MG_MUST_CHECK;
+/* Length of NAME in such a path, and its numbers; false for any other. */
+bool mg_path_is_piece(const char *path, size_t *stem, unsigned *no, unsigned *of);
 void mg_file_close(mg_file *f);
 /* Read exactly n bytes at offset; loops over short reads and EINTR, at most 1 GiB a call. A read past the end is
  * MG_ERR_FORMAT ("truncated") and names the offset. */

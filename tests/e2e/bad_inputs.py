@@ -216,7 +216,7 @@ def index_cases():
     (native / "params.json").write_text("{}")
     judge("I17 params.json of no family", native, 0, "none of the fields")
     judge("I18 not there", WORK / "no_such.safetensors", 5, "No such file")
-    judge("I19 cut into pieces", touch("y.gguf.part1of2"), 3, "join the pieces")
+    judge("I19 cut into pieces", touch("y.gguf.part1of2"), 5, "y.gguf.part2of2")
 
 
 def touch(name):
