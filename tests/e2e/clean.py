@@ -24,9 +24,10 @@ def ours(folder):
     return [n for n in names(folder) if n.startswith(".")]
 
 
-# ---- killed at every other point: nothing of ours is left, whatever else is there stays ----
+# ---- killed at every other point, and at every one near the end, where names are given: nothing of ours is left, whatever else
+# is there stays ----
 cleaned = waiting = 0
-for at in range(1, points + 1, 2):
+for at in [*range(1, points - 14, 2), *range(points - 14, points + 1)]:
     out = common.fresh("points") / "out"
     run("merge", recipe, out, *ARGS, env=SYNC | {"MOEGRAFT_CRASH_AT": at}, expect=137)
     if not out.exists():
