@@ -36,7 +36,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     char text[2048];
     if (fd < 0) fd = memfd_create("fuzz", MFD_CLOEXEC);
     require(fd >= 0 && ftruncate(fd, (off_t)size) == 0 && pwrite(fd, data, size, 0) == (ssize_t)size);
-    mg_file f = {.fd = fd, .size = size, .path = "fuzz"};
+    mg_file f = {.fd = fd, .size = size, .own = size, .path = "fuzz"};
     mg_arena_init(&a, 64u << 20);
     mg_status st = mg_torch_read(&t, &f, &a, &err);
     if (st == MG_OK) {
