@@ -10,61 +10,29 @@
 #include "formats/base/regex.h"
 #include "formats/base/unicode.h"
 #include "formats/tokenizer.h"
-
-static void must(mg_status st, const mg_error *err) {
-    char text[2048];
-    cr_assert_eq(st, MG_OK, "%s", mg_error_text(err, text, sizeof text));
-}
-
-static void open_data(mg_tokenizer **t, const char *name) {
-    char path[4096];
-    mg_error err = {0};
-    snprintf(path, sizeof path, MG_TEST_DATA "/tokenizer/bytes_%s.json", name);
-    must(mg_tokenizer_open_json(t, path, &err), &err);
-}
+#include "tests/tokenizer_cases.h"
 
 static void run_cases(const char *name) {
-    char path[4096];
     mg_tokenizer *t;
-    mg_json *root;
-    mg_error err = {0};
-    size_t n = 0;
     open_data(&t, name);
     cr_expect(mg_tokenizer_is_byte_level(t));
-    snprintf(path, sizeof path, MG_TEST_DATA "/tokenizer/bytes_%s.ids.json", name);
-    must(mg_json_load(&root, path, 1 << 20, &err), &err);
-    for (const mg_json *c = mg_json_first(mg_json_get(root, "cases")); c; c = mg_json_next(c), n++) {
-        const char *text = mg_json_str(mg_json_get(c, "text"));
-        mg_ids got = {0};
-        size_t i = 0;
-        must(mg_tokenizer_encode(t, text, strlen(text), MG_ENCODE_DEFAULT, &got, &err), &err);
-        for (const mg_json *v = mg_json_first(mg_json_get(c, "ids")); v; v = mg_json_next(v), i++) {
-            int64_t id = -1;
-            cr_assert(mg_json_i64(v, &id));
-            if (i >= got.n || got.ids[i] != id) break;
-        }
-        cr_expect(i == got.n && i == mg_json_len(mg_json_get(c, "ids")), "%s: '%s' differs at %zu", name, text, i);
-        mg_ids_release(&got);
-    }
-    cr_expect_gt(n, 50);
-    mg_json_free(root);
-    mg_tokenizer_free(t);
+    run_with(t, name, MG_ENCODE_DEFAULT);
 }
 
 Test(byte_level, llama3_style) {
-    run_cases("llama3");
+    run_cases("bytes_llama3");
 }
 Test(byte_level, qwen2_style) {
-    run_cases("qwen2");
+    run_cases("bytes_qwen2");
 }
 Test(byte_level, deepseek_style) {
-    run_cases("deepseek");
+    run_cases("bytes_deepseek");
 }
 Test(byte_level, gpt2_style_with_prefix) {
-    run_cases("gpt2_prefix");
+    run_cases("bytes_gpt2_prefix");
 }
 Test(byte_level, normalizing) {
-    run_cases("nfkc_lower");
+    run_cases("bytes_nfkc_lower");
 }
 
 /* Bytes that are no UTF-8, and NUL, come back as they were; a run of them is a word of its own. */
@@ -74,7 +42,7 @@ Test(byte_level, any_bytes_round_trip) {
     mg_ids ids = {0};
     char all[1024], *back;
     size_t len;
-    open_data(&t, "llama3");
+    open_data(&t, "bytes_llama3");
     for (int i = 0; i < 1024; i++) all[i] = (char)(i * 167 >> 1);
     must(mg_tokenizer_encode(t, all, sizeof all, 0, &ids, &err), &err);
     must(mg_tokenizer_decode(t, ids.ids, ids.n, 0, &back, &len, &err), &err);
@@ -92,7 +60,7 @@ Test(byte_level, long_words_are_not_quadratic, .timeout = 60) {
     mg_error err = {0};
     size_t n = 1 << 20;
     char *text = malloc(n);
-    open_data(&t, "deepseek");
+    open_data(&t, "bytes_deepseek");
     for (const char *c = fill; *c; c++) {
         mg_ids ids = {0};
         memset(text, *c, n);

@@ -8,43 +8,7 @@
 #include "formats/base/json.h"
 #include "formats/tokenizer.h"
 #include "formats/tokenizer_impl.h"
-
-static void must(mg_status st, const mg_error *err) {
-    char text[2048];
-    cr_assert_eq(st, MG_OK, "%s", mg_error_text(err, text, sizeof text));
-}
-
-static void open_data(mg_tokenizer **t, const char *name) {
-    char path[4096];
-    mg_error err = {0};
-    snprintf(path, sizeof path, MG_TEST_DATA "/tokenizer/unigram_%s.json", name);
-    must(mg_tokenizer_open_json(t, path, &err), &err);
-}
-
-static void run_with(mg_tokenizer *t, const char *name, unsigned flags) {
-    char path[4096];
-    mg_json *root;
-    mg_error err = {0};
-    size_t n = 0;
-    snprintf(path, sizeof path, MG_TEST_DATA "/tokenizer/unigram_%s.ids.json", name);
-    must(mg_json_load(&root, path, 1 << 20, &err), &err);
-    for (const mg_json *c = mg_json_first(mg_json_get(root, "cases")); c; c = mg_json_next(c), n++) {
-        const char *text = mg_json_str(mg_json_get(c, "text"));
-        mg_ids got = {0};
-        size_t i = 0;
-        must(mg_tokenizer_encode(t, text, strlen(text), flags, &got, &err), &err);
-        for (const mg_json *v = mg_json_first(mg_json_get(c, "ids")); v; v = mg_json_next(v), i++) {
-            int64_t id = -1;
-            cr_assert(mg_json_i64(v, &id));
-            if (i >= got.n || got.ids[i] != id) break;
-        }
-        cr_expect(i == got.n && i == mg_json_len(mg_json_get(c, "ids")), "%s: '%s' differs at %zu", name, text, i);
-        mg_ids_release(&got);
-    }
-    cr_expect_gt(n, 50);
-    mg_json_free(root);
-    mg_tokenizer_free(t);
-}
+#include "tests/tokenizer_cases.h"
 
 static void run_cases(const char *name) {
     mg_tokenizer *t;
@@ -56,7 +20,7 @@ Test(unigram, sentencepiece_model) {
     mg_tokenizer *t;
     mg_error err = {0};
     must(mg_tokenizer_open_spm(&t, MG_TEST_DATA "/tokenizer/unigram_spm.model", &err), &err);
-    run_with(t, "spm", 0);
+    run_with(t, "unigram_spm", 0);
 }
 
 /* Sums beyond a hundred thousand are taken down, which a text of a million letters does often. */
@@ -76,10 +40,10 @@ Test(unigram, sentencepiece_long_text) {
 }
 
 Test(unigram, t5_style) {
-    run_cases("t5");
+    run_cases("unigram_t5");
 }
 Test(unigram, byte_fallback) {
-    run_cases("bytes");
+    run_cases("unigram_bytes");
 }
 
 /* Bytes that are no UTF-8 become byte tokens and come back. */
@@ -90,7 +54,7 @@ Test(unigram, any_bytes) {
     mg_ids ids = {0};
     char *back;
     size_t len;
-    open_data(&t, "bytes");
+    open_data(&t, "unigram_bytes");
     must(mg_tokenizer_encode(t, text, sizeof text - 1, 0, &ids, &err), &err);
     must(mg_tokenizer_decode(t, ids.ids, ids.n, 0, &back, &len, &err), &err);
     cr_expect(len >= sizeof text - 1 && memcmp(back + len - 2, "\xE2\x82", 2) == 0 && memchr(back, 0xFF, len));
@@ -106,7 +70,7 @@ Test(unigram, long_words_are_not_quadratic, .timeout = 60) {
     mg_ids ids = {0};
     const size_t n = 1 << 20;
     char *text = malloc(n);
-    open_data(&t, "bytes");
+    open_data(&t, "unigram_bytes");
     memset(text, 'a', n);
     must(mg_tokenizer_encode(t, text, n, 0, &ids, &err), &err);
     cr_expect_gt(ids.n, 1000);
