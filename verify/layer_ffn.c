@@ -166,11 +166,7 @@ static mg_status route_tokens(moe *e, mg_error *err) {
     MG_TRY(mg_linear_pack_buf(&f->lin, &job.x, &f->packed, f->normed.p, r->hidden, r->n, r->hidden, err));
     MG_TRY(mg_linear_run(&f->lin, r->m, &job, 1, err));
     MG_TRY(mg_layer_tap(r, MG_TAP_ROUTER_LOGITS, r->n, experts, f->router.p, err));
-    mg_router router;
-    mg_status st = mg_router_open(&router, r->m, r->layer, f->opt.experts_per_token, err);
-    if (st == MG_OK) st = mg_routing_init(&e->route, f->lin.math, &router, f->router.p, r->n, err);
-    mg_router_release(&router);
-    return st;
+    return mg_routing_of(&e->route, f->lin.math, r->m, r->layer, f->opt.experts_per_token, f->router.p, r->n, err);
 }
 
 /* Fire the tap of one expert over rows that lie side by side, or that are gathered from src by token. */

@@ -219,3 +219,12 @@ mg_status mg_routing_init(mg_routing *r, const mg_math *math, const mg_router *r
     if (st != MG_OK) mg_routing_release(r);
     return st;
 }
+
+mg_status mg_routing_of(mg_routing *r, const mg_math *math, mg_model *m, uint32_t layer, uint32_t k,
+                        const float *logits, uint64_t n, mg_error *err) {
+    mg_router router;
+    mg_status st = mg_router_open(&router, m, layer, k, err);
+    if (st == MG_OK) st = mg_routing_init(r, math, &router, logits, n, err);
+    mg_router_release(&router);
+    return st;
+}

@@ -40,6 +40,9 @@ typedef struct mg_routing {
  * they were chosen by. MG_ERR_LIMIT without memory. */
 mg_status mg_routing_init(mg_routing *r, const mg_math *math, const mg_router *router, const float *logits, uint64_t n,
                           mg_error *err) MG_MUST_CHECK;
+/* The same by the router of a layer of m with k experts per token, as mg_router_open takes it. */
+mg_status mg_routing_of(mg_routing *r, const mg_math *math, mg_model *m, uint32_t layer, uint32_t k,
+                        const float *logits, uint64_t n, mg_error *err) MG_MUST_CHECK;
 void mg_routing_release(mg_routing *r);
 
 /* The same rule in double for one token: weight [experts], 0 for those not chosen. For the double pass. */

@@ -103,11 +103,7 @@ static mg_status on_router(void *ctx, uint64_t token, const mg_tap *t, mg_error 
     while (i < c->s->n_layers && c->s->layers[i].layer != t->layer) i++;
     if (i == c->s->n_layers) return MG_OK;
     mg_routing route;
-    mg_router router;
-    mg_status st = mg_router_open(&router, c->m, t->layer, c->s->k, err);
-    if (st == MG_OK) st = mg_routing_init(&route, mg_math_get(), &router, t->data, t->rows, err);
-    mg_router_release(&router);
-    if (st != MG_OK) return st;
+    MG_TRY(mg_routing_of(&route, mg_math_get(), c->m, t->layer, c->s->k, t->data, t->rows, err));
     for (uint64_t r = 0; r < t->rows; r++)
         count_token(c, &c->s->layers[i], &c->all[i], token + r, t->data + r * t->cols, route.expert + r * c->s->k,
                     route.weight + r * c->s->k);

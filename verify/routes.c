@@ -100,11 +100,7 @@ static mg_status on_router(void *ctx, uint64_t token, const mg_tap *t, mg_error 
         if (r->layers[i].layer == t->layer) l = &r->layers[i];
     if (!l) return MG_OK;
     mg_routing route;
-    mg_router router;
-    mg_status st = mg_router_open(&router, c->m, t->layer, r->k, err);
-    if (st == MG_OK) st = mg_routing_init(&route, mg_math_get(), &router, t->data, t->rows, err);
-    mg_router_release(&router);
-    if (st != MG_OK) return st;
+    MG_TRY(mg_routing_of(&route, mg_math_get(), c->m, t->layer, r->k, t->data, t->rows, err));
     for (uint64_t i = 0; i < t->rows; i++) put(l, token + i, r->k, route.expert + i * r->k, route.weight + i * r->k);
     mg_routing_release(&route);
     return MG_OK;
