@@ -97,6 +97,9 @@ mg_status mg_expr_eval(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_t n, 
 /* The same decoded to f32: n * cols values. */
 mg_status mg_expr_eval_f32(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_t n, float *dst,
                            mg_error *err) MG_MUST_CHECK;
+/* All rows of e in its dtype into s, a tile at a time. Starts the evaluator's memory anew; MG_ERR_INTERRUPTED between
+ * tiles. */
+mg_status mg_expr_digest_rows(const mg_expr *e, mg_eval *ev, mg_xxh128_state *s, mg_error *err) MG_MUST_CHECK;
 /* The work of a CAST on n rows of its child that are already in memory; row is their position (for the weights of a
  * slice and for messages). */
 mg_status mg_expr_cast_rows(const mg_expr *cast, mg_eval *ev, const void *child_rows, uint64_t row, uint64_t n,

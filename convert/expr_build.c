@@ -283,6 +283,19 @@ mg_status mg_expr_const(mg_plan *p, mg_dtype dtype, uint32_t rank, const uint64_
     return mg_expr_intern(p, &e, out, err);
 }
 
+mg_status mg_expr_zeros(mg_plan *p, mg_dtype dtype, uint32_t rank, const uint64_t *shape, const mg_expr **out,
+                        mg_error *err) {
+    mg_tensor z = {.dtype = dtype, .rank = rank};
+    if (rank > MG_MAX_RANK) return mg_fail(err, MG_ERR_INTERNAL, "rank %u of a constant", rank);
+    memcpy(z.shape, shape, rank * sizeof *shape);
+    if (!mg_tensor_set_sizes(&z)) return mg_fail(err, MG_ERR_LIMIT, "a tensor of zeros is too large");
+    void *zeros = calloc(1, (size_t)z.n_bytes + 1);
+    if (!zeros) return mg_fail_nomem(err, z.n_bytes);
+    mg_status st = mg_expr_const(p, dtype, rank, shape, zeros, out, err);
+    free(zeros);
+    return st;
+}
+
 mg_status mg_expr_slot(mg_plan *p, uint32_t rank, const uint64_t *shape, const mg_expr **out, mg_error *err) {
     if (rank > MG_MAX_RANK) return mg_fail(err, MG_ERR_INTERNAL, "rank %u of a slot", rank);
     mg_expr e = {.op = MG_EX_SLOT, .t = {.dtype = MG_F32}};

@@ -5,6 +5,7 @@
 #include "convert/expr_tile.h"
 
 #include "formats/base/mix64.h"
+#include "formats/base/pool.h"
 #include "quant/codec.h"
 #include "quant/fixed.h"
 #include "quant/math/f64.h"
@@ -341,4 +342,20 @@ mg_status mg_expr_eval(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_t n, 
         break;
     }
     return mg_fail(err, MG_ERR_INTERNAL, "unknown expression %d", (int)e->op);
+}
+
+mg_status mg_expr_digest_rows(const mg_expr *e, mg_eval *ev, mg_xxh128_state *s, mg_error *err) {
+    const uint64_t step = mg_expr_tile_rows(e->row_bytes, 1 << 20, e->rows ? e->rows : 1);
+    void *tile;
+    ev->depth = 0;
+    MG_TRY(mg_eval_push(ev, step * e->row_bytes + 1, &tile, err));
+    mg_status st = MG_OK;
+    for (uint64_t row = 0; row < e->rows && st == MG_OK; row += step) {
+        const uint64_t n = e->rows - row < step ? e->rows - row : step;
+        st = mg_expr_eval(e, ev, row, n, tile, err);
+        if (st == MG_OK) mg_xxh128_update(s, tile, (size_t)(n * e->row_bytes));
+        if (mg_interrupted()) st = mg_fail(err, (mg_status)mg_interrupted(), "interrupted");
+    }
+    mg_eval_pop(ev);
+    return st;
 }

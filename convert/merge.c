@@ -321,15 +321,11 @@ static mg_status trunk_expr(const mg_merge *m, mg_plan *p, const mg_part *part, 
 static mg_status zero_expr(const mg_merge *m, mg_plan *p, const mg_target *t, const mg_part *part, const mg_expr **out,
                            mg_error *err) {
     const mg_bound *norm = mg_model_find(m->donors[0].model, MG_R_OUTPUT_NORM, 0, 0);
-    mg_tensor z = {.dtype = norm ? mg_model_tensor(m->donors[0].model, norm)->dtype : MG_F32, .rank = t->rank};
-    memcpy(z.shape, t->shape, sizeof z.shape);
-    z.shape[0] = t->rank == 1 ? t->shape[0] : part->rows;
-    if (!mg_tensor_set_sizes(&z)) return mg_fail(err, MG_ERR_LIMIT, "a tensor of zeros is too large");
-    void *zeros = calloc(1, (size_t)z.n_bytes + 1);
-    if (!zeros) return mg_fail_nomem(err, z.n_bytes);
-    mg_status st = mg_expr_const(p, z.dtype, z.rank, z.shape, zeros, out, err);
-    free(zeros);
-    return st;
+    const mg_dtype dtype = norm ? mg_model_tensor(m->donors[0].model, norm)->dtype : MG_F32;
+    uint64_t shape[MG_MAX_RANK];
+    memcpy(shape, t->shape, sizeof shape);
+    if (t->rank > 1) shape[0] = part->rows;
+    return mg_expr_zeros(p, dtype, t->rank, shape, out, err);
 }
 
 /* A share of the inner dimension: rows of gate and up, columns of down. */

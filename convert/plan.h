@@ -62,6 +62,9 @@ mg_status mg_expr_lowrank(mg_plan *p, const mg_expr *w, const mg_expr *b, const 
 /* Values in memory (router rows, rope factors), copied. */
 mg_status mg_expr_const(mg_plan *p, mg_dtype dtype, uint32_t rank, const uint64_t *shape, const void *data,
                         const mg_expr **out, mg_error *err) MG_MUST_CHECK;
+/* A constant of zeros, in memory like any other. */
+mg_status mg_expr_zeros(mg_plan *p, mg_dtype dtype, uint32_t rank, const uint64_t *shape, const mg_expr **out,
+                        mg_error *err) MG_MUST_CHECK;
 /* Values supplied later (a router being fitted): F32, unreadable until mg_expr_supply. */
 mg_status mg_expr_slot(mg_plan *p, uint32_t rank, const uint64_t *shape, const mg_expr **out,
                        mg_error *err) MG_MUST_CHECK;

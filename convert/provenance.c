@@ -223,22 +223,11 @@ typedef struct run {
 } run;
 
 static mg_status hash_rows(const mg_expr *e, mg_eval *ev, char hex[33], mg_error *err) {
-    const uint64_t step = mg_expr_tile_rows(e->row_bytes, 1 << 20, e->rows ? e->rows : 1);
     mg_xxh128_state *s;
-    void *tile;
-    ev->depth = 0;
-    MG_TRY(mg_eval_push(ev, step * e->row_bytes + 1, &tile, err));
     MG_TRY(mg_xxh128_new(&s, err));
-    mg_status st = MG_OK;
-    for (uint64_t row = 0; row < e->rows && st == MG_OK; row += step) {
-        const uint64_t n = e->rows - row < step ? e->rows - row : step;
-        st = mg_expr_eval(e, ev, row, n, tile, err);
-        if (st == MG_OK) mg_xxh128_update(s, tile, (size_t)(n * e->row_bytes));
-        if (mg_interrupted()) st = mg_fail(err, (mg_status)mg_interrupted(), "interrupted");
-    }
+    mg_status st = mg_expr_digest_rows(e, ev, s, err);
     const mg_xxh128 h = mg_xxh128_final(s);
     mg_xxh128_free(s);
-    mg_eval_pop(ev);
     mg_hex(h.bytes, sizeof h.bytes, hex);
     return st;
 }

@@ -105,16 +105,9 @@ static mg_status part_expr(const void *ctx, const mg_target *t, uint32_t i, cons
     mg_bound b;
     if (listed(r->zeros, r->n_zeros, part->role)) {
         const mg_bound *q = mg_model_find(j->m, MG_R_ATTN_Q, part->layer, 0);
-        mg_tensor z = {.dtype = mg_model_tensor(j->m, q)->dtype, .rank = 2};
-        z.shape[0] = part->slice ? part->slice : part->rows;
-        z.shape[1] = t->shape[t->rank - 1];
-        if (!mg_dtype_is_float(z.dtype)) z.dtype = MG_F32;
-        if (!mg_tensor_set_sizes(&z)) return mg_fail(err, MG_ERR_LIMIT, "'%s' is too large", t->name);
-        void *zeros = calloc(1, (size_t)z.n_bytes + 1);
-        if (!zeros) return mg_fail_nomem(err, z.n_bytes);
-        mg_status st = mg_expr_const(j->p, z.dtype, z.rank, z.shape, zeros, out, err);
-        free(zeros);
-        return st;
+        const mg_dtype own = mg_model_tensor(j->m, q)->dtype;
+        const uint64_t shape[2] = {part->slice ? part->slice : part->rows, t->shape[t->rank - 1]};
+        return mg_expr_zeros(j->p, mg_dtype_is_float(own) ? own : MG_F32, 2, shape, out, err);
     }
     MG_TRY(mg_target_bind(&b, j->m, t, i, err));
     MG_TRY(mg_expr_role(j->p, j->m, &b, out, err));
