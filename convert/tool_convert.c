@@ -244,8 +244,8 @@ static mg_status plan_hf(args *a, mg_plan *p, mg_model *m, uint32_t *out, mg_err
 static mg_status plan_other(args *a, mg_plan *p, mg_model *m, uint32_t *out, mg_error *err) {
     const mg_arch *arch;
     bool had = true;
-    if (a->dtype == MG_Q8_0)
-        return mg_fail(err, MG_ERR_UNSUPPORTED, "a Hugging Face directory cannot hold q8_0; use f32, f16 or bf16");
+    if (a->dtype != MG_DTYPE_COUNT && !mg_dtype_is_float(a->dtype))
+        return mg_fail(err, MG_ERR_UNSUPPORTED, "--as writes floats: %s is none", mg_dtype_get(a->dtype)->name);
     MG_TRY(mg_restate_find(&arch, m, a->as, err));
     MG_TRY(mg_restate_plan(p, m, arch, a->out, a->dtype, a->shard_size, &had, out, err));
     if (!had)

@@ -56,6 +56,8 @@ refused(mesh, "qwen3_next", "a mesh model cannot be said as qwen3_next exactly (
 refused(mesh, "mixtrl", "did you mean 'mixtral'", 2)
 refused(SAMPLES / "donors/base", "mixtral", "a mistral model cannot be said")
 run("convert", mesh, WORK / "x.gguf", "--as", "mixtral", expect=2)
+for kind in ("q8_0", "mxfp4"):
+    check("--as writes floats" in run("convert", mesh, WORK / "x", "--as", "mixtral", "--outtype", kind, expect=4).err, kind)
 
 # NekoMind as Qwen3-Next: gates of zero, outputs doubled, norms less one.
 neko = WORK / "neko"
