@@ -15,16 +15,13 @@ bool mg_gemm_x_floats(const mg_math *t, uint64_t m, uint64_t k, uint64_t *out) {
 void mg_gemm_pack_x(const mg_math *t, float *dst, uint64_t s, const float *x, uint64_t ldx, const uint32_t *rows,
                     uint64_t m, uint64_t k) {
     const uint32_t mr = t->mr;
-    float *d = dst + s * k * mr;
     const float *src[MG_GEMM_MAX_MR];
     uint32_t have = 0;
     for (uint32_t r = 0; r < mr && s * mr + r < m; r++, have++) {
         uint64_t row = s * mr + r;
         src[r] = x + (rows ? rows[row] : row) * ldx;
     }
-    if (have < mr) memset(d, 0, k * mr * sizeof *d);
-    for (uint64_t i = 0; i < k; i++)
-        for (uint32_t r = 0; r < have; r++) d[i * mr + r] = src[r][i];
+    t->pack_x(dst + s * k * mr, src, have, k);
 }
 
 /* The last panel when n is not a multiple of 16: through a tile of its own, so nothing beyond column n is touched. */

@@ -74,8 +74,10 @@ static void pack_columns(const block_run *r, uint64_t from, uint64_t width, floa
     const uint64_t left = r->g->d - from;
     if (width == MG_GEMM_NR && left >= width)
         copy_columns(r, from, MG_GEMM_NR, MG_GEMM_NR, dst);
-    else if (width == 6 && left >= width) /* the twins there are */
+    else if (width == 6 && left >= width) /* mr of the twins there are */
         copy_columns(r, from, 6, 6, dst);
+    else if (width == 12 && left >= width)
+        copy_columns(r, from, 12, 12, dst);
     else
         copy_columns(r, from, width, left < width ? left : width, dst);
 }

@@ -8,7 +8,7 @@
 static mg_math table_ref;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 #if defined(__x86_64__)
-static mg_math table_avx2;
+static mg_math table_avx2, table_avx512;
 #elif defined(__aarch64__)
 static mg_math table_neon;
 #endif
@@ -19,6 +19,8 @@ static void fill(void) {
 #if defined(__x86_64__)
     mg_vecmath_fill_avx2(&table_avx2);
     mg_gemm_fill_avx2(&table_avx2);
+    mg_vecmath_fill_avx512(&table_avx512);
+    mg_gemm_fill_avx512(&table_avx512);
 #elif defined(__aarch64__)
     mg_vecmath_fill_neon(&table_neon);
     mg_gemm_fill_neon(&table_neon);
@@ -32,8 +34,12 @@ const mg_math *mg_math_for(mg_isa isa) {
         return &table_ref;
 #if defined(__x86_64__)
     case MG_ISA_AVX2:
-    case MG_ISA_AVX512: /* no twin of its own yet */
         return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") ? &table_avx2 : NULL;
+    case MG_ISA_AVX512:
+        return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                       __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl")
+                   ? &table_avx512
+                   : NULL;
 #elif defined(__aarch64__)
     case MG_ISA_NEON:
         return &table_neon;

@@ -22,6 +22,8 @@ typedef void mg_kernel_gemm(uint32_t m, uint64_t k, const float *xs, const float
                             uint64_t panels, float *c, uint64_t ldc, bool first);
 /* One panel dst [k][16] from n <= 16 rows of src (row stride ld); columns n..15 become +0. */
 typedef void mg_kernel_pack(float *dst, const float *src, uint64_t ld, uint32_t n, uint64_t k);
+/* One sliver dst [k][mr] from n <= mr rows; places n..mr-1 become +0. */
+typedef void mg_kernel_pack_rows(float *dst, const float *const *rows, uint32_t n, uint64_t k);
 /* Elementwise, y may be x: from x, from y and x, with a scalar. Errors and formulas: docs/numerics.md. */
 typedef void mg_kernel_map(float *y, const float *x, uint64_t n);
 typedef void mg_kernel_zip(float *y, const float *x, uint64_t n);
@@ -41,7 +43,7 @@ typedef void mg_kernel_rope(float *x, const float *cs, const float *sn, uint64_t
 typedef void mg_kernel_update(double *y, const double *a, const double *x, uint64_t ldx, uint64_t k, uint64_t n);
 
 typedef struct mg_math {
-    const char *name; /* "scalar", "avx2", "neon" */
+    const char *name; /* "scalar", "avx2", "avx512", "neon" */
     uint32_t mr;      /* rows of a packed sliver of activations: [K][mr] */
 #define MG_KERNEL(field, kind) mg_kernel_##kind *field;
 #include "quant/kernels.inc"

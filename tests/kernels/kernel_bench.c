@@ -202,9 +202,15 @@ static void time_rope(const math_bench *b, float *x, float *y) {
 static void time_pack(const math_bench *b, float *x, float *y) {
     KERNEL(pack, b)(y, x, GEMM_K, MG_GEMM_NR, GEMM_K);
 }
-/* A full sliver times a panel: mr products per element of x. */
+static void time_pack_rows(const math_bench *b, float *x, float *y) { /* mr of sixteen rows */
+    const float *row[MG_GEMM_MAX_MR];
+    for (uint32_t r = 0; r < b->table->mr; r++) row[r] = x + r * GEMM_K;
+    KERNEL(pack_rows, b)(y, row, b->table->mr, GEMM_K);
+}
+/* Twelve rows times a panel: as many products per element of x. */
 static void time_gemm(const math_bench *b, float *x, float *y) {
-    KERNEL(gemm, b)(b->table->mr, GEMM_K, weights, x, COLUMNS, 1, y, MG_GEMM_NR, true);
+    for (uint32_t r = 0; r < 12; r += b->table->mr)
+        KERNEL(gemm, b)(b->table->mr, GEMM_K, weights, x, COLUMNS, 1, y, MG_GEMM_NR, true);
 }
 
 /* Elements are products of doubles: sixteen rows onto one. */
