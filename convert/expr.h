@@ -18,6 +18,7 @@ typedef enum mg_expr_op {
     MG_EX_LINEAR,   /* sum of factor * child */
     MG_EX_STACK,    /* children below each other, a new slowest dimension */
     MG_EX_CONCAT,   /* children below each other */
+    MG_EX_BESIDE,   /* rows of the children one after the other in one row */
     MG_EX_VIEW,     /* one mg_view of child[0] */
     MG_EX_BLEND,    /* children made into one by a merge method */
     MG_EX_NOISE,    /* child[0] + factor[0] * normal numbers */

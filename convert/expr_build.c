@@ -115,9 +115,9 @@ mg_status mg_expr_hash(const mg_expr *e, mg_xxh128_state *s, mg_error *err) {
     return MG_OK;
 }
 
-static const char *const op_names[MG_EX_OP_COUNT] = {"source", "const", "slot",  "cast",    "linear",  "stack",
-                                                     "concat", "view",  "blend", "noise",   "lowrank", "groups",
-                                                     "global", "part",  "fp4",   "feedback"};
+static const char *const op_names[MG_EX_OP_COUNT] = {"source", "const",  "slot", "cast",  "linear",  "stack",
+                                                     "concat", "beside", "view", "blend", "noise",   "lowrank",
+                                                     "groups", "global", "part", "fp4",   "feedback"};
 
 /* Sizes, depth and grain from what the caller has filled in. */
 static mg_status finish(mg_expr *e, mg_error *err) {
@@ -403,6 +403,24 @@ mg_status mg_expr_concat(mg_plan *p, const mg_expr *const *children, uint32_t n,
     for (uint32_t i = 1; i < n; i++)
         if (!mg_add_u64(e.t.shape[0], children[i]->t.shape[0], &e.t.shape[0]))
             return mg_fail(err, MG_ERR_LIMIT, "concat has too many rows");
+    return mg_expr_intern(p, &e, out, err);
+}
+
+mg_status mg_expr_beside(mg_plan *p, const mg_expr *const *children, uint32_t n, const mg_expr **out, mg_error *err) {
+    char a[128], b[128];
+    const mg_tensor *c = &children[0]->t;
+    if (c->rank != 2) return mg_fail(err, MG_ERR_UNSUPPORTED, "only matrices can lie beside each other");
+    mg_expr e = {.op = MG_EX_BESIDE, .t = *c, .n_children = n, .children = (const mg_expr **)children};
+    e.t.name = NULL;
+    for (uint32_t i = 1; i < n; i++) {
+        const mg_tensor *x = &children[i]->t;
+        if (x->rank != 2 || x->shape[0] != c->shape[0] || x->dtype != c->dtype)
+            return mg_fail(err, MG_ERR_CONFLICT, "beside: part %u is %s %s, part 0 is %s %s", i,
+                           mg_dtype_get(x->dtype)->name, mg_tensor_shape_text(x, a, sizeof a),
+                           mg_dtype_get(c->dtype)->name, mg_tensor_shape_text(c, b, sizeof b));
+        if (!mg_add_u64(e.t.shape[1], x->shape[1], &e.t.shape[1]))
+            return mg_fail(err, MG_ERR_LIMIT, "rows beside each other are too long");
+    }
     return mg_expr_intern(p, &e, out, err);
 }
 

@@ -301,6 +301,28 @@ static mg_status eval_beside(const mg_expr *e, mg_eval *ev, uint8_t *dst, mg_err
     return MG_OK;
 }
 
+/* Matrices joined: each row is the children's rows side by side. */
+static mg_status eval_rows_beside(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_t n, uint8_t *dst,
+                                  mg_error *err) {
+    uint64_t step = mg_expr_tile_rows(e->row_bytes, MG_EXPR_TILE, n);
+    void *tile;
+    MG_TRY(mg_eval_push(ev, step * e->row_bytes, &tile, err));
+    mg_status st = MG_OK;
+    for (uint64_t at = 0; at < n && st == MG_OK; at += step) {
+        const uint64_t k = n - at < step ? n - at : step;
+        uint8_t *to = dst + at * e->row_bytes;
+        for (uint32_t c = 0; c < e->n_children && st == MG_OK; c++) {
+            const uint64_t size = e->children[c]->row_bytes;
+            st = mg_expr_eval(e->children[c], ev, row + at, k, tile, err);
+            for (uint64_t r = 0; r < k && st == MG_OK; r++)
+                memcpy(to + r * e->row_bytes, (const uint8_t *)tile + r * size, (size_t)size);
+            to += size;
+        }
+    }
+    mg_eval_pop(ev);
+    return st;
+}
+
 mg_status mg_expr_eval(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_t n, void *dst, mg_error *err) {
     if (n == 0) return MG_OK;
     if (!mg_range_fits(row, n, e->rows))
@@ -320,6 +342,8 @@ mg_status mg_expr_eval(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_t n, 
     case MG_EX_CONCAT:
         if (e->t.rank == 1) return eval_beside(e, ev, dst, err);
         return eval_below(e, ev, row, n, dst, err);
+    case MG_EX_BESIDE:
+        return eval_rows_beside(e, ev, row, n, dst, err);
     case MG_EX_STACK:
         return eval_below(e, ev, row, n, dst, err);
     case MG_EX_NOISE:

@@ -284,6 +284,10 @@ static mg_status inner(node *k, const char *op, const mg_expr **out) {
         MG_TRY(take_children(k, 1, MAX_CHILDREN));
         return (*op == 's' ? mg_expr_stack : mg_expr_concat)(k->s->plan, k->child, k->n, out, k->err);
     }
+    if (strcmp(op, "beside") == 0) {
+        MG_TRY(take_children(k, 1, MAX_CHILDREN));
+        return mg_expr_beside(k->s->plan, k->child, k->n, out, k->err);
+    }
     if (strcmp(op, "cast") == 0) return cast(k, out);
     if (strcmp(op, "linear") == 0) return linear(k, out);
     if (strcmp(op, "blend") == 0) return blend(k, out);

@@ -34,6 +34,10 @@ mg_status mg_expr_stack(mg_plan *p, const mg_expr *const *children, uint32_t n, 
 /* n children concatenated along rows (fused tensors). */
 mg_status mg_expr_concat(mg_plan *p, const mg_expr *const *children, uint32_t n, const mg_expr **out,
                          mg_error *err) MG_MUST_CHECK;
+/* n matrices of equal dtype and number of rows beside each other: rows of all of them make one row. Blocks stay whole,
+ * so each child's rows are whole blocks. */
+mg_status mg_expr_beside(mg_plan *p, const mg_expr *const *children, uint32_t n, const mg_expr **out,
+                         mg_error *err) MG_MUST_CHECK;
 /* Another dtype: decode to f32, encode. weights: importance weights, n_slices * cols values (slice = slowest index of a
  * rank-3 child, else 1 slice), copied; NULL for none. Same dtype: returns child itself. */
 mg_status mg_expr_cast(mg_plan *p, const mg_expr *child, mg_dtype dtype, const float *weights, uint64_t n_weights,

@@ -327,6 +327,20 @@ mg_status mg_group_checkpoint_wrap(mg_checkpoint **out, mg_checkpoint *inner, mg
     return wrap(out, inner, MG_KEEP_NONE, err);
 }
 
+mg_checkpoint *mg_group_checkpoint_stored(mg_checkpoint *c, uint32_t t, uint32_t *stored) {
+    *stored = t;
+    if (c->ops != &ops) return c;
+    *stored = ((dense *)c)->stored[t];
+    return ((dense *)c)->inner;
+}
+
+const mg_group_matrix *mg_group_checkpoint_matrix(const mg_checkpoint *c, uint32_t t) {
+    if (c->ops != &ops) return NULL;
+    const dense *d = (const dense *)c;
+    const uint32_t stored = d->stored[t];
+    return d->layout.use[stored] == MG_USE_MATRIX ? &d->layout.matrices[d->layout.matrix_of[stored]] : NULL;
+}
+
 bool mg_group_checkpoint_is_view(const mg_checkpoint *c) {
     return c->ops == &ops;
 }

@@ -36,6 +36,12 @@ mg_status mg_group_checkpoint_factors(mg_checkpoint *c, uint32_t t, float *weigh
  * After a failure inner is still the caller's. Tensors keep their order, each weight in the place of its codes. */
 mg_status mg_group_checkpoint_wrap(mg_checkpoint **out, mg_checkpoint *inner, mg_error *err) MG_MUST_CHECK;
 
+/* What is stored, for those who copy it. The checkpoint that a view is of (c itself when it is none), and tensor t of
+ * the view there: of a weight, its codes. */
+mg_checkpoint *mg_group_checkpoint_stored(mg_checkpoint *c, uint32_t t, uint32_t *stored);
+/* How the weight that is tensor t of a view is stored; NULL when it is not quantized. */
+const struct mg_group_matrix *mg_group_checkpoint_matrix(const mg_checkpoint *c, uint32_t t);
+
 /* Is c such a view, with weights of full f32 precision whatever its other tensors are? */
 bool mg_group_checkpoint_is_view(const mg_checkpoint *c);
 

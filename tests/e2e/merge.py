@@ -137,7 +137,6 @@ for e, domain in enumerate(moe4.DONORS):
     donor, again = (common.read_safetensors(d / "model.safetensors")[1] for d in (SAMPLES / "donors" / domain, WORK / f"out/expert-{e}"))
     same({k: t.sha256() for k, t in again.items()}, {k: t.sha256() for k, t in donor.items()}, f"extract(merge(donors)): {domain}")
 same(perplexity(WORK / "out/expert-2", WORK / "few.txt"), perplexity(SAMPLES / "donors/math", WORK / "few.txt"), "an extracted expert runs as its donor")
-run("extract", WORK / "three.gguf", WORK / "never", "--expert", 0, "-q", expect=4)  # blocks have no place in a directory
 run("extract", WORK / "fit", WORK / "never", "--expert", 4, "-q", expect=2)
 run("extract", SAMPLES / "donors/base", WORK / "never", "--expert", 0, "-q", expect=4)
 

@@ -11,7 +11,7 @@ IDS = WORK / "ids.txt"
 IDS.write_text("1 20 30 40 50 60 70 80 90 100 7 8 9 10 11 12\n1 99 98 97 96 95 3 4 5 6 7 8 9 250 251 252\n")
 # output family, donors' family, is there a shared expert
 FAMILIES = [("mixtral", "mistral", False), ("mixtral", "llama", False), ("qwen2_moe", "qwen2", True), ("qwen3_moe", "qwen3", False),
-            ("nekomind", "qwen3", True), ("mesh", "mistral", False), ("deepseek", "llama", False), ("deepseek", "llama", True)]
+            ("qwen2_moe", "llama", True), ("nekomind", "qwen3", True), ("nekomind", "qwen2", True), ("nekomind", "llama", True), ("mesh", "mistral", False), ("deepseek", "llama", False), ("deepseek", "llama", True)]
 
 
 def capture(model, *options):
@@ -71,18 +71,36 @@ for target, family, shared in FAMILIES:
         check(got["hidden.1"].data[span] != states[e - 1][span], f"{what}: the donors do not differ at token {t}")
     same(chosen, {0, 1, 2}, f"{what}: experts that are chosen")
 
-    # ---- out and back: the same bytes ----
-    if shared:
-        continue
+    # ---- out and back: the same bytes; and what comes out are the donors ----
     dtype = {"BF16": "bfloat16", "F32": "float32"}[next(iter(common.read_hf_dir(base).values())).dtype]
-    moe = merge("whole", base, target, donors, dtype=dtype)
+    moe = merge("whole", base, target, donors, one if shared else "", dtype=dtype)
     shutil.rmtree(WORK / "out", ignore_errors=True)
-    if target == "mesh":  # what experts send each other has no place in a dense model
-        check("ffn_exchange" in run("extract", moe, WORK / "out", "--all", "-q", expect=4).err, "experts of a mesh")
-        continue
-    run("extract", moe, WORK / "out", "--all", "-q")
-    again = merge("again", WORK / "out/expert-0", target, [WORK / f"out/expert-{e}" for e in range(3)], gate=moe / "model.safetensors", dtype=dtype)
+    said = run("extract", moe, WORK / "out", "--all").err
+    same("exchange maps are left out" in said, target == "mesh", f"{what}: what is said of exchange maps")
+    same(sorted(p.name for p in (WORK / "out").iterdir()), [f"expert-{e}" for e in range(3)] + ["shared"] * shared, f"{what}: models")
+    for d, e in [*zip(donors, range(3)), *[(base, "shared")] * shared]:
+        out = WORK / "out" / (e if e == "shared" else f"expert-{e}")
+        got, want = (common.read_hf_dir(p) for p in (out, d))
+        same({n: t.sha256() for n, t in got.items()}, {n: t.sha256() for n, t in want.items()}, f"{what}: {e} as it was merged")
+        # spelled anew, config.json means the same
+        same(*(capture(m, "--capture", "logits")["logits"].sha256() for m in (out, d)), f"{what}: logits of {e}")
+    again_shared = "shared_experts:\n  - source_model: " + str(WORK / "out/shared") + "\n"
+    again = merge("again", WORK / "out/expert-0", target, [WORK / f"out/expert-{e}" for e in range(3)],
+                  again_shared if shared else "", gate=moe / "model.safetensors", dtype=dtype)
     same(common.sha256(again / "model.safetensors"), common.sha256(moe / "model.safetensors"), f"{what}: experts merged again")
-    # config.json is spelled anew; what it means shows in the logits
     same(*(capture(m, "--capture", "logits")["logits"].sha256() for m in (again, moe)), f"{what}: logits of experts merged again")
+
+    # ---- with halves, times two ----
+    if shared:
+        moe = merge("halves", base, target, donors, one + "shared_scale: exact\n", dtype=dtype)
+        run("extract", moe, WORK / "half", "--expert", 1, "--scale", 2, "-q", "--force")
+        got, want = (common.read_hf_dir(p) for p in (WORK / "half", donors[1]))
+        same({n: t.sha256() for n, t in got.items()}, {n: t.sha256() for n, t in want.items()}, f"{what}: twice a half")
+        # half an expert beside half of the shared one: all that a mixture of one expert adds, in one block
+        moe = merge("joined", base, target, donors[1:2], one + "shared_scale: exact\n", used=1, dtype=dtype)
+        run("extract", moe, WORK / "wide", "--expert", 0, "--shared", "merge", "-q", "--force")
+        x, y = (capture(m, "--precision", "f64", "--capture", "logits")["logits"].floats() for m in (WORK / "wide", moe))
+        rms = math.sqrt(sum(v * v for v in y) / len(y))
+        worst = max(abs(a - b) for a, b in zip(x, y)) / rms
+        check(worst < 1e-13, f"{what}: joined block and mixture differ by {worst:.1e} of the RMS")
 common.done()
