@@ -110,11 +110,38 @@ Test(score, divergence_summary) {
     mg_error err = {0};
     for (int i = 100; i >= 0; i--) cr_assert(mg_kl_stats_add(&s, i * 0.01, 1.0, 1.0, i % 4 == 0, &err) == MG_OK);
     mg_kl_summary r = mg_kl_stats_summary(&s);
-    cr_assert(fabs(r.mean - 0.5) < 1e-12 && fabs(r.median - 0.5) < 1e-7 && fabs(r.p99 - 0.99) < 1e-7 && r.max == 1.0 &&
-              r.min == 0.0);
-    cr_assert(fabs(r.p999 - 0.999) < 1e-7 && r.dp_rms == 0 && fabs(r.same_top - 26.0 / 101) < 1e-12);
+    cr_assert(fabs(r.mean - 0.5) < 1e-12 && fabs(r.kl.median - 0.5) < 1e-7 && fabs(r.kl.p99 - 0.99) < 1e-7 &&
+              r.kl.max == 1.0 && r.kl.min == 0.0);
+    cr_assert(fabs(r.kl.p999 - 0.999) < 1e-7 && r.dp_rms == 0 && fabs(r.same_top - 26.0 / 101) < 1e-12);
     mg_kl_stats_release(&s);
     cr_assert(isnan(mg_kl_stats_summary(&s).mean));
+}
+
+/* The figures that depend on both models at a position, against llama-perplexity's formulas, which go by the covariance
+ * of both. */
+Test(score, paired_figures) {
+    const double q[] = {1.5, 0.25, 3, 2.125, 0.75}, p[] = {1.25, 0.5, 2.5, 2.25, 1};
+    const double n = 5;
+    double sq = 0, sp = 0, sqq = 0, spp = 0, sqp = 0;
+    mg_kl_stats s = {0};
+    mg_error err = {0};
+    for (int i = 0; i < 5; i++) {
+        cr_assert(mg_kl_stats_add(&s, 0, q[i], p[i], true, &err) == MG_OK);
+        sq += q[i], sp += p[i], sqq += q[i] * q[i], spp += p[i] * p[i], sqp += q[i] * p[i];
+    }
+    const double vq = (sqq / n - sq * sq / n / n) / (n - 1), vp = (spp / n - sp * sp / n / n) / (n - 1),
+                 cov = (sqp / n - sq * sp / n / n) / (n - 1), pq = exp(sq / n), pp = exp(sp / n);
+    mg_kl_summary r = mg_kl_stats_summary(&s);
+    cr_expect_float_eq(r.ln_ratio, (sq - sp) / n, 1e-14);
+    cr_expect_float_eq(r.ln_ratio_stderr, sqrt(vq + vp - 2 * cov), 1e-14);
+    cr_expect_float_eq(r.correlation, cov / sqrt(vq * vp), 1e-14);
+    cr_expect_float_eq(r.difference, pq - pp, 1e-14);
+    cr_expect_float_eq(r.difference_stderr, sqrt(pq * pq * vq + pp * pp * vp - 2 * pq * pp * cov), 1e-13);
+    mg_kl_stats_release(&s);
+    for (int i = 0; i < 5; i++) cr_assert(mg_kl_stats_add(&s, 0, p[i], p[i], true, &err) == MG_OK);
+    r = mg_kl_stats_summary(&s);
+    cr_expect(r.correlation == 1 && r.difference == 0 && r.difference_stderr == 0 && r.ln_ratio_stderr == 0);
+    mg_kl_stats_release(&s);
 }
 
 Test(sample, follows_the_distribution_and_the_filters) {

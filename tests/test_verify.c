@@ -36,8 +36,8 @@ Test(drift, known_distributions) {
     double kl1 = 0.5 * log(0.5 / 0.8) + 0.5 * log(0.5 / 0.2);
     cr_expect_eq(s.n, 2);
     cr_expect_float_eq(s.kl.mean, (kl0 + kl1) / 2, 1e-6);
-    cr_expect_float_eq(s.kl.max, kl1, 1e-6);
-    cr_expect_float_eq(s.kl.median, (kl0 + kl1) / 2, 1e-6);
+    cr_expect_float_eq(s.kl.kl.max, kl1, 1e-6);
+    cr_expect_float_eq(s.kl.kl.median, (kl0 + kl1) / 2, 1e-6);
     cr_expect_float_eq(s.kl.stderr_, fabs(kl1 - kl0) / 2, 1e-6); /* sqrt(population variance / (2 - 1)) */
     cr_expect_float_eq(s.ppl_reference, exp(-(log(0.75) + log(0.5)) / 2), 1e-6);
     cr_expect_float_eq(s.ppl_candidate, exp(-(log(0.5) + log(0.2)) / 2), 1e-6);
@@ -66,8 +66,12 @@ Test(drift, percentiles_interpolate) {
     for (int i = 1000; i >= 0; i--) cr_assert(mg_kl_stats_add(&d.stats, i, 1, 1, i % 4 == 0, &err) == MG_OK);
     d.n_logits = 1;
     cr_assert(mg_drift_summarize(&d, &s, &err) == MG_OK);
-    cr_expect(s.kl.median == 500 && s.kl.p90 == 900 && s.kl.p95 == 950 && s.kl.p99 == 990 && s.kl.max == 1000);
-    cr_expect_float_eq(s.kl.p999, 999, 1e-9);
+    cr_expect(s.kl.kl.median == 500 && s.kl.kl.p90 == 900 && s.kl.kl.p95 == 950 && s.kl.kl.p99 == 990 &&
+              s.kl.kl.max == 1000);
+    cr_expect(s.kl.kl.min == 0 && s.kl.kl.p001 == 1 && s.kl.kl.p01 == 10 && s.kl.kl.p05 == 50 && s.kl.kl.p10 == 100);
+    cr_expect(s.kl.kl.p25 == 250 && s.kl.kl.p75 == 750 && s.kl.dp.min == 0 && s.kl.dp.max == 0);
+    cr_expect(isnan(s.kl.correlation)); /* of constants */
+    cr_expect_float_eq(s.kl.kl.p999, 999, 1e-9);
     cr_expect_float_eq(s.kl.same_top, 251.0 / 1001, 1e-12);
     mg_drift_release(&d);
 }
@@ -97,7 +101,7 @@ Test(drift, equal_models_differ_by_exactly_nothing_and_threads_by_no_bit) {
         mg_drift_init(&d);
         cr_assert(mg_drift_add(&d, &ra, &ra, ROWS, pool, &err) == MG_OK);
         cr_assert(mg_drift_summarize(&d, &s, &err) == MG_OK);
-        cr_expect(s.kl.mean == 0 && s.kl.max == 0 && s.logit_max_abs == 0 && s.kl.same_top == 1 && s.kl.dp_rms == 0);
+        cr_expect(s.kl.mean == 0 && s.kl.kl.max == 0 && s.logit_max_abs == 0 && s.kl.same_top == 1 && s.kl.dp_rms == 0);
         cr_expect_float_eq(s.logit_cosine, 1, 1e-15);
         mg_drift_release(&d);
         cr_assert(mg_drift_add(&d, &ra, &rb, ROWS, pool, &err) == MG_OK);

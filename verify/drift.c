@@ -127,9 +127,6 @@ static mg_status add_row(mg_drift *d, const row_result *r, uint32_t bin, mg_erro
     if (r->kind > d->kl_kind) d->kl_kind = r->kind;
     d->no_logits = d->no_logits || r->no_logits;
     d->no_five = d->no_five || r->no_five;
-    const double dn = r->nll_cand - r->nll_ref;
-    d->sum_dn += dn;
-    d->sum_dn2 += dn * dn;
     return MG_OK;
 }
 
@@ -176,9 +173,7 @@ mg_status mg_drift_summarize(mg_drift *d, mg_drift_summary *s, mg_error *err) {
     s->kl = mg_kl_stats_summary(&d->stats);
     s->logit_max_abs = d->logit_max_abs;
     s->logit_rms = sqrt(d->diff_sq / (double)d->n_logits);
-    const double n = (double)s->n, mean = d->sum_dn / n, var = d->sum_dn2 / n - mean * mean;
-    s->ln_ratio = mean;
-    s->ln_ratio_stderr = s->n > 1 && var > 0 ? sqrt(var / (n - 1)) : 0;
+    const double n = (double)s->n;
     s->top5 = (double)d->top_shared / (MG_DRIFT_TOP * n);
     s->logit_cosine = d->ref_sq > 0 && d->cand_sq > 0 ? d->dot / sqrt(d->ref_sq * d->cand_sq) : 0;
     s->kl_kind = d->kl_kind;

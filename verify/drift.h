@@ -37,7 +37,6 @@ typedef struct mg_drift {
     double bin_kl[MG_DRIFT_BINS];
     uint64_t bin_n[MG_DRIFT_BINS];
     uint64_t top_shared;     /* of MG_DRIFT_TOP per position */
-    double sum_dn, sum_dn2;  /* nll of candidate minus reference: paired, so its error is small */
     mg_kl_kind kl_kind;      /* what the divergences are; not exact where a side is recorded */
     double sum_kl_upper;     /* of MG_KL_LOWER */
     bool no_logits, no_five; /* logits, or the best five tokens, are not known everywhere */
@@ -62,8 +61,7 @@ typedef struct mg_drift_summary {
     mg_kl_kind kl_kind;
     double kl_upper;                               /* of the mean, NaN when nothing bounds it; equal to it when exact */
     double logit_max_abs, logit_rms, logit_cosine; /* NaN where a side has no logits */
-    double top5, /* NaN where it is not known */ ln_ratio,
-        ln_ratio_stderr; /* ln_ratio: of the perplexities, candidate to reference */
+    double top5;                                   /* NaN where it is not known */
 } mg_drift_summary;
 /* Sorts what was collected: nothing may be added afterwards. MG_ERR_USAGE when no position was scored. */
 mg_status mg_drift_summarize(mg_drift *d, mg_drift_summary *out, mg_error *err) MG_MUST_CHECK;

@@ -27,10 +27,7 @@ static mg_json *kl_json(const mg_drift_summary *s) {
     mg_json_set_f64(o, "mean", s->kl.mean);
     mg_json_set_f64(o, "mean_upper", s->kl_upper);
     mg_json_set_f64(o, "stderr", s->kl.stderr_);
-    mg_json_set_f64(o, "median", s->kl.median);
-    mg_json_set_f64(o, "p99", s->kl.p99);
-    mg_json_set_f64(o, "p999", s->kl.p999);
-    mg_json_set_f64(o, "max", s->kl.max);
+    mg_spread_json(o, &s->kl.kl);
     return o;
 }
 
@@ -44,8 +41,8 @@ static mg_json *pair_json(const mg_peers *p, const mg_peer_pair *k) {
     mg_json_set_f64(ppl, "a", s->ppl_reference);
     mg_json_set_f64(ppl, "b", s->ppl_candidate);
     mg_json_set_f64(ppl, "ratio", s->ppl_candidate / s->ppl_reference);
-    mg_json_set_f64(ppl, "ln_ratio", s->ln_ratio);
-    mg_json_set_f64(ppl, "ln_ratio_stderr", s->ln_ratio_stderr);
+    mg_json_set_f64(ppl, "ln_ratio", s->kl.ln_ratio);
+    mg_json_set_f64(ppl, "ln_ratio_stderr", s->kl.ln_ratio_stderr);
     mg_json_set(o, "ppl", ppl);
     mg_json_set_f64(o, "top1_agreement", s->kl.same_top);
     mg_json_set_f64(o, "top1_stderr", s->kl.same_top_stderr);

@@ -98,18 +98,30 @@ void mg_html_cell(FILE *f, double x, int digits) {
 
 /* ---- plots ---- */
 
-void mg_html_axes(FILE *f, const char *title, double top, const char *x0, const char *x1) {
+static void frame(FILE *f, const char *title, const char *x0, const char *x1) {
     fprintf(f, "<svg class=\"plot\" viewBox=\"0 0 %d %d\" role=\"img\"><title>", MG_PLOT_LEFT + MG_PLOT_W + 8,
             MG_PLOT_H + BOTTOM);
     mg_html_escaped(f, title);
     fprintf(f, "</title><path d=\"M%d 4V%dH%d\" fill=\"none\" stroke=\"var(--line)\"/>", MG_PLOT_LEFT, MG_PLOT_H,
             MG_PLOT_LEFT + MG_PLOT_W);
-    fprintf(
-        f,
-        "<text x=\"%d\" y=\"13\" text-anchor=\"end\">%.3g</text><text x=\"%d\" y=\"%d\" text-anchor=\"end\">0</text>",
-        MG_PLOT_LEFT - 6, top, MG_PLOT_LEFT - 6, MG_PLOT_H);
     fprintf(f, "<text x=\"%d\" y=\"%d\">%s</text><text x=\"%d\" y=\"%d\" text-anchor=\"end\">%s</text>", MG_PLOT_LEFT,
             MG_PLOT_H + 17, x0, MG_PLOT_LEFT + MG_PLOT_W, MG_PLOT_H + 17, x1);
+}
+
+static void axis_label(FILE *f, int y, double x) {
+    fprintf(f, "<text x=\"%d\" y=\"%d\" text-anchor=\"end\">%.3g</text>", MG_PLOT_LEFT - 6, y, x);
+}
+
+void mg_html_axes(FILE *f, const char *title, double top, const char *x0, const char *x1) {
+    frame(f, title, x0, x1);
+    axis_label(f, 13, top);
+    axis_label(f, MG_PLOT_H, 0);
+}
+
+void mg_html_log_axes(FILE *f, const char *title, double low, double high, const char *x0, const char *x1) {
+    frame(f, title, x0, x1);
+    axis_label(f, 13, high);
+    axis_label(f, MG_PLOT_H - 4, low);
 }
 
 /* The largest of the numbers that path names in each element of list (NULL path: the elements themselves), and how many
@@ -179,49 +191,6 @@ static void load_plot(FILE *f, const mg_json *layer) {
 }
 
 /* ---- tables ---- */
-
-static void summary_table(FILE *f, const mg_json *list, const mg_json *floor) {
-    static const struct {
-        const char *title, *path;
-        int digits;
-    } columns[] = {{"mean KL", "kl.mean", 4},
-                   {"±", "kl.stderr", 2},
-                   {"p99 KL", "kl.p99", 4},
-                   {"max KL", "kl.max", 4},
-                   {"top-1", "top1_agreement", 5},
-                   {"rms Δp", "delta_p.rms", 4},
-                   {"perplexity", "ppl.candidate", 6},
-                   {"reference", "ppl.reference", 6},
-                   {"ratio", "ppl.ratio", 6}};
-    fputs("<div class=\"scroll\"><table><tr><th>candidate</th><th class=\"left\">verdict</th>", f);
-    for (size_t i = 0; i < sizeof columns / sizeof *columns; i++) fprintf(f, "<th>%s</th>", columns[i].title);
-    fputs("</tr>", f);
-    for (const mg_json *c = mg_json_first(list); c; c = mg_json_next(c)) {
-        const char *verdict = mg_json_str(mg_json_get(c, "verdict"));
-        fputs("<tr><td>", f);
-        mg_html_escaped(f, mg_json_str(mg_json_get(c, "path")));
-        fprintf(f, "</td><td class=\"left %s\">%s</td>", verdict ? verdict : "dim", verdict ? verdict : "–");
-        for (size_t i = 0; i < sizeof columns / sizeof *columns; i++) {
-            const double x = mg_html_num(c, columns[i].path);
-            if (isnan(x) || strncmp(columns[i].path, "kl.", 3) || !strcmp(columns[i].path, "kl.stderr"))
-                mg_html_cell(f, x, columns[i].digits);
-            else
-                fprintf(f, "<td>%s%.*g</td>", mg_html_at_least(c), columns[i].digits, x);
-        }
-        fputs("</tr>", f);
-    }
-    if (floor) {
-        fprintf(f, "<tr class=\"dim\"><td>noise floor (%s)</td><td class=\"left\">–</td>",
-                mg_json_str(mg_json_get(floor, "precision")));
-        for (size_t i = 0; i < sizeof columns / sizeof *columns; i++)
-            mg_html_cell(f, mg_html_num(floor, columns[i].path), columns[i].digits);
-        fputs("</tr>", f);
-    }
-    fputs("</table></div><p class=\"dim\">KL in nats per scored position; top-1: share of positions with the same most "
-          "likely token; Δp: difference of the probability of the token that follows, 0 to 1.",
-          f);
-    fputs(floor ? " Noise floor: the reference against itself in that arithmetic.</p>" : "</p>", f);
-}
 
 static void routing_table(FILE *f, const mg_json *routing) {
     if (mg_json_len(routing) == 0) return;
@@ -317,6 +286,7 @@ static void candidate(FILE *f, const mg_json *c) {
         mg_html_tensor_plot(f, mg_json_get(c, "tensors"));
         fputs("</div>", f);
     }
+    mg_html_figures(f, c);
     mg_html_attribution(f, mg_json_get(c, "attribution"));
     mg_html_classes(f, mg_json_get(c, "classes"));
     mg_html_worst(f, mg_json_get(c, "worst"));
@@ -326,6 +296,7 @@ static void candidate(FILE *f, const mg_json *c) {
 }
 
 mg_status mg_report_html(char **out, size_t *size, const mg_report *r, const mg_json *json, mg_error *err) {
+    const mg_json *list = mg_json_get(json, "candidates");
     *out = NULL;
     FILE *f = open_memstream(out, size);
     if (!f) return mg_fail_nomem(err, 1);
@@ -339,9 +310,12 @@ mg_status mg_report_html(char **out, size_t *size, const mg_report *r, const mg_
         fprintf(f, " <span class=\"dim\">(sha256 %s)</span>", r->text_sha256);
     }
     fputs(".</p>", f);
-    const mg_json *list = mg_json_get(json, "candidates");
-    summary_table(f, list, mg_json_get(json, "floor"));
+    mg_status st = mg_html_summary(f, list, mg_json_get(json, "floor"), err);
     for (const mg_json *c = mg_json_first(list); c; c = mg_json_next(c)) candidate(f, c);
     mg_html_end(f);
-    return mg_text_finish(f, out, size, err);
+    if (st == MG_OK) return mg_text_finish(f, out, size, err);
+    fclose(f);
+    free(*out);
+    *out = NULL;
+    return st;
 }

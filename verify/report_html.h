@@ -32,8 +32,16 @@ void mg_html_cell(FILE *f, double x, int digits);
 /* Begin a plot: the vertical axis from 0 to top, labels at both ends of the horizontal one. The caller ends the svg. */
 void mg_html_axes(FILE *f, const char *title, double top, const char *x0, const char *x1);
 
+/* The table of all candidates, smallest first, and for more than one of them mean KL against size. floor may be NULL.
+ */
+mg_status mg_html_summary(FILE *f, const mg_json *candidates, const mg_json *floor, mg_error *err) MG_MUST_CHECK;
+
+/* The same with a logarithmic vertical axis from low, 8 units above the bottom, to high, 8 below the top. */
+void mg_html_log_axes(FILE *f, const char *title, double low, double high, const char *x0, const char *x1);
+
 /* Sections of one candidate; nothing is written where the result has none. */
 void mg_html_histogram(FILE *f, const mg_json *histogram);
+void mg_html_figures(FILE *f, const mg_json *candidate);
 void mg_html_classes(FILE *f, const mg_json *classes);
 void mg_html_worst(FILE *f, const mg_json *worst);
 void mg_html_flips(FILE *f, const mg_json *routing);

@@ -16,9 +16,12 @@ static mg_json *ppl_json(const mg_drift_summary *s) {
     mg_json_set_f64(o, "candidate_stderr", s->ppl_candidate_stderr);
     const double ratio = s->ppl_candidate / s->ppl_reference;
     mg_json_set_f64(o, "ratio", ratio);
-    mg_json_set_f64(o, "ratio_stderr", ratio * s->ln_ratio_stderr);
-    mg_json_set_f64(o, "ln_ratio", s->ln_ratio);
-    mg_json_set_f64(o, "ln_ratio_stderr", s->ln_ratio_stderr);
+    mg_json_set_f64(o, "ratio_stderr", ratio * s->kl.ln_ratio_stderr);
+    mg_json_set_f64(o, "ln_ratio", s->kl.ln_ratio);
+    mg_json_set_f64(o, "ln_ratio_stderr", s->kl.ln_ratio_stderr);
+    mg_json_set_f64(o, "difference", s->kl.difference);
+    mg_json_set_f64(o, "difference_stderr", s->kl.difference_stderr);
+    mg_json_set_f64(o, "correlation", s->kl.correlation);
     return o;
 }
 
@@ -101,12 +104,7 @@ static mg_json *kl_json(const mg_drift *d, const mg_drift_summary *s) {
     mg_json_set_f64(o, "mean", s->kl.mean);
     mg_json_set_f64(o, "mean_upper", s->kl_upper);
     mg_json_set_f64(o, "stderr", s->kl.stderr_);
-    mg_json_set_f64(o, "median", s->kl.median);
-    mg_json_set_f64(o, "p90", s->kl.p90);
-    mg_json_set_f64(o, "p95", s->kl.p95);
-    mg_json_set_f64(o, "p99", s->kl.p99);
-    mg_json_set_f64(o, "p999", s->kl.p999);
-    mg_json_set_f64(o, "max", s->kl.max);
+    mg_spread_json(o, &s->kl.kl);
     for (uint32_t b = 0; b < MG_DRIFT_BINS; b++)
         mg_json_push(bins, d->bin_n[b] ? mg_json_new_f64(d->bin_kl[b] / (double)d->bin_n[b]) : mg_json_new_null());
     mg_json_set(o, "by_position", bins);
@@ -226,6 +224,7 @@ static mg_json *candidate_json(const mg_candidate *c, const mg_report *r) {
         mg_json_set_f64(dp, "rms", s->kl.dp_rms);
         mg_json_set_f64(dp, "mean_stderr", s->kl.dp_mean_stderr);
         mg_json_set_f64(dp, "rms_stderr", s->kl.dp_rms_stderr);
+        mg_spread_json(dp, &s->kl.dp);
         mg_json_set(o, "delta_p", dp);
         mg_json_set_f64(logits, "max_abs", s->logit_max_abs);
         mg_json_set_f64(logits, "rms", s->logit_rms);

@@ -31,6 +31,44 @@ void mg_html_histogram(FILE *f, const mg_json *h) {
     fputs("</svg></div>", f);
 }
 
+/* How KL and the change of probability are spread over the positions, and what is said of all of them together. */
+void mg_html_figures(FILE *f, const mg_json *c) {
+    static const char *const points[] = {"min", "p001", "p01", "p05", "p10",  "p25", "median",
+                                         "p75", "p90",  "p95", "p99", "p999", "max"};
+    static const char *const heads[] = {"min",  "0.1 %", "1 %",  "5 %",  "10 %",   "25 %", "median",
+                                        "75 %", "90 %",  "95 %", "99 %", "99.9 %", "max"};
+    static const struct { const char *title, *path; } rows[] = {{"KL, nats", "kl"}, {"Δp", "delta_p"}};
+    if (!mg_json_get(c, "kl")) return;
+    fputs("<h3>Spread over the positions</h3><div class=\"scroll\"><table><tr><th>percentile</th>", f);
+    for (size_t i = 0; i < sizeof heads / sizeof *heads; i++) fprintf(f, "<th>%s</th>", heads[i]);
+    fputs("</tr>", f);
+    for (size_t r = 0; r < sizeof rows / sizeof *rows; r++) {
+        fprintf(f, "<tr><td>%s</td>", rows[r].title);
+        for (size_t i = 0; i < sizeof points / sizeof *points; i++)
+            mg_html_cell(f, mg_html_num(mg_json_get(c, rows[r].path), points[i]), 3);
+        fputs("</tr>", f);
+    }
+    fputs("</table></div>", f);
+    static const struct {
+        const char *title, *path, *error;
+    } figures[] = {{"perplexity ratio", "ppl.ratio", "ppl.ratio_stderr"},
+                   {"perplexity difference", "ppl.difference", "ppl.difference_stderr"},
+                   {"correlation of ln p", "ppl.correlation", NULL},
+                   {"mean Δp", "delta_p.mean", "delta_p.mean_stderr"},
+                   {"rms Δp", "delta_p.rms", "delta_p.rms_stderr"},
+                   {"same top token", "top1_agreement", "top1_stderr"},
+                   {"of the top five", "top5_agreement", NULL},
+                   {"cosine of logits", "logits.cosine", NULL}};
+    fputs("<h3>Paired figures</h3><div class=\"scroll\"><table><tr><th>figure</th><th>value</th><th>±</th></tr>", f);
+    for (size_t i = 0; i < sizeof figures / sizeof *figures; i++) {
+        fprintf(f, "<tr><td>%s</td>", figures[i].title);
+        mg_html_cell(f, mg_html_num(c, figures[i].path), 7);
+        mg_html_cell(f, figures[i].error ? mg_html_num(c, figures[i].error) : (double)NAN, 2);
+        fputs("</tr>", f);
+    }
+    fputs("</table></div>", f);
+}
+
 void mg_html_classes(FILE *f, const mg_json *classes) {
     if (mg_json_len(classes) == 0) return;
     fputs("<h3>By kind of token</h3><div class=\"scroll\"><table><tr><th>next token</th><th>positions</th><th>mean "

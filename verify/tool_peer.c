@@ -41,10 +41,11 @@ static void print_text(const run *r) {
         printf("%u and %u\n", k->a + 1, k->b + 1);
         printf("  KL divergence   %u from %u: %smean %.6g +/- %.2g, max %.6g; %u from %u: %smean %.6g +/- %.2g, max "
                "%.6g\n",
-               k->b + 1, k->a + 1, s->kl_kind == MG_KL_LOWER ? "at least " : "", s->kl.mean, s->kl.stderr_, s->kl.max,
-               k->a + 1, k->b + 1, t->kl_kind == MG_KL_LOWER ? "at least " : "", t->kl.mean, t->kl.stderr_, t->kl.max);
-        printf("  perplexity      %u to %u: ln ratio %.6g +/- %.2g\n", k->b + 1, k->a + 1, s->ln_ratio,
-               s->ln_ratio_stderr);
+               k->b + 1, k->a + 1, s->kl_kind == MG_KL_LOWER ? "at least " : "", s->kl.mean, s->kl.stderr_,
+               s->kl.kl.max, k->a + 1, k->b + 1, t->kl_kind == MG_KL_LOWER ? "at least " : "", t->kl.mean,
+               t->kl.stderr_, t->kl.kl.max);
+        printf("  perplexity      %u to %u: ln ratio %.6g +/- %.2g\n", k->b + 1, k->a + 1, s->kl.ln_ratio,
+               s->kl.ln_ratio_stderr);
         printf("  same top token  %.3f +/- %.3f %%\n", 100 * s->kl.same_top, 100 * s->kl.same_top_stderr);
     }
 }

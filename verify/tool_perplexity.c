@@ -103,15 +103,24 @@ typedef struct outcome {
     bool pareto;
 } outcome;
 
+static void print_spread(const mg_spread *s, double scale, const char *unit) {
+    printf("                   min %.6f, 1%% %.6f, 5%% %.6f, 10%% %.6f, 25%% %.6f, median %.6f,\n", scale * s->min,
+           scale * s->p01, scale * s->p05, scale * s->p10, scale * s->p25, scale * s->median);
+    printf("                   75%% %.6f, 90%% %.6f, 95%% %.6f, 99%% %.6f, 99.9%% %.6f, max %.6f%s\n", scale * s->p75,
+           scale * s->p90, scale * s->p95, scale * s->p99, scale * s->p999, scale * s->max, unit);
+}
+
 static void print_kl(const outcome *o) {
-    const mg_kl_summary s = o->kl;
-    printf("  ratio to base    %.6f (base perplexity %.6f)\n", o->ppl / o->base_ppl, o->base_ppl);
-    printf(
-        "  KL divergence    mean %.6f +/- %.6f, median %.6f, 90%% %.6f, 95%% %.6f, 99%% %.6f, 99.9%% %.6f, max %.6f\n",
-        s.mean, s.stderr_, s.median, s.p90, s.p95, s.p99, s.p999, s.max);
-    printf("  delta p          mean %.3f +/- %.3f %%, RMS %.3f +/- %.3f %%\n", 100 * s.dp_mean, 100 * s.dp_mean_stderr,
-           100 * s.dp_rms, 100 * s.dp_rms_stderr);
-    printf("  same top token   %.3f +/- %.3f %%\n", 100 * s.same_top, 100 * s.same_top_stderr);
+    const mg_kl_summary *s = &o->kl;
+    const double ratio = o->ppl / o->base_ppl;
+    printf("  against the base perplexity %.6f, ratio %.6f +/- %.6f, difference %.6f +/- %.6f, correlation %.2f %%\n",
+           o->base_ppl, ratio, ratio * s->ln_ratio_stderr, s->difference, s->difference_stderr, 100 * s->correlation);
+    printf("  KL divergence    mean %.6f +/- %.6f\n", s->mean, s->stderr_);
+    print_spread(&s->kl, 1, "");
+    printf("  delta p          mean %.3f +/- %.3f %%, RMS %.3f +/- %.3f %%\n", 100 * s->dp_mean,
+           100 * s->dp_mean_stderr, 100 * s->dp_rms, 100 * s->dp_rms_stderr);
+    print_spread(&s->dp, 100, " %");
+    printf("  same top token   %.3f +/- %.3f %%\n", 100 * s->same_top, 100 * s->same_top_stderr);
 }
 
 static mg_json *result_json(const outcome *r, bool with_kl) {
@@ -124,19 +133,27 @@ static mg_json *result_json(const outcome *r, bool with_kl) {
     mg_json_set_f64(o, "bpw", r->n_weights ? 8 * (double)r->bytes / (double)r->n_weights : 0);
     mg_json_set_bool(o, "pareto", r->pareto);
     if (!with_kl) return o;
-    const mg_kl_summary s = r->kl;
+    const mg_kl_summary *s = &r->kl;
     mg_json *k = mg_json_new_object(), *d = mg_json_new_object();
     mg_json_set_f64(o, "base_ppl", r->base_ppl);
-    const struct {
-        const char *name;
-        double v;
-    } rows[] = {{"mean", s.mean}, {"stderr", s.stderr_}, {"median", s.median}, {"p90", s.p90}, {"p95", s.p95},
-                {"p99", s.p99},   {"p999", s.p999},      {"max", s.max},       {"min", s.min}};
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) mg_json_set_f64(k, rows[i].name, rows[i].v);
+    mg_json_set_f64(o, "ratio", r->ppl / r->base_ppl);
+    mg_json_set_f64(o, "ratio_stderr", r->ppl / r->base_ppl * s->ln_ratio_stderr);
+    mg_json_set_f64(o, "ln_ratio", s->ln_ratio);
+    mg_json_set_f64(o, "ln_ratio_stderr", s->ln_ratio_stderr);
+    mg_json_set_f64(o, "difference", s->difference);
+    mg_json_set_f64(o, "difference_stderr", s->difference_stderr);
+    mg_json_set_f64(o, "correlation", s->correlation);
+    mg_json_set_f64(k, "mean", s->mean);
+    mg_json_set_f64(k, "stderr", s->stderr_);
+    mg_spread_json(k, &s->kl);
     mg_json_set(o, "kl", k);
-    mg_json_set_f64(o, "top1_agreement", s.same_top);
-    mg_json_set_f64(d, "mean", s.dp_mean);
-    mg_json_set_f64(d, "rms", s.dp_rms);
+    mg_json_set_f64(o, "top1_agreement", s->same_top);
+    mg_json_set_f64(o, "top1_stderr", s->same_top_stderr);
+    mg_json_set_f64(d, "mean", s->dp_mean);
+    mg_json_set_f64(d, "mean_stderr", s->dp_mean_stderr);
+    mg_json_set_f64(d, "rms", s->dp_rms);
+    mg_json_set_f64(d, "rms_stderr", s->dp_rms_stderr);
+    mg_spread_json(d, &s->dp);
     mg_json_set(o, "delta_p", d);
     return o;
 }

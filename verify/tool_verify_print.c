@@ -21,16 +21,20 @@ static void print_table(mg_candidate *const *by_size, uint32_t n) {
 
 static void print_drift(const mg_candidate *c) {
     const mg_drift_summary *s = &c->summary;
-    printf("  KL divergence   %smean %.6g +/- %.2g, median %.6g, p99 %.6g, p99.9 %.6g, max %.6g\n",
-           s->kl_kind == MG_KL_LOWER ? "at least: " : "", s->kl.mean, s->kl.stderr_, s->kl.median, s->kl.p99,
-           s->kl.p999, s->kl.max);
+    const mg_spread *kl = &s->kl.kl, *dp = &s->kl.dp;
+    printf("  KL divergence   %smean %.6g +/- %.2g, median %.6g, p90 %.6g, p95 %.6g, p99 %.6g, p99.9 %.6g, max %.6g\n",
+           s->kl_kind == MG_KL_LOWER ? "at least: " : "", s->kl.mean, s->kl.stderr_, kl->median, kl->p90, kl->p95,
+           kl->p99, kl->p999, kl->max);
     if (s->kl_kind == MG_KL_LOWER && !isnan(s->kl_upper)) printf("                  mean at most %.6g\n", s->kl_upper);
     const double ratio = s->ppl_candidate / s->ppl_reference;
-    printf("  perplexity      %.6g (reference %.6g, ratio %.6f +/- %.6f)\n", s->ppl_candidate, s->ppl_reference, ratio,
-           ratio * s->ln_ratio_stderr);
+    printf("  perplexity      %.6g (reference %.6g, ratio %.6f +/- %.6f, correlation %.4f)\n", s->ppl_candidate,
+           s->ppl_reference, ratio, ratio * s->kl.ln_ratio_stderr, s->kl.correlation);
     printf("  same top token  %.3f +/- %.3f %%", 100 * s->kl.same_top, 100 * s->kl.same_top_stderr);
     if (!isnan(s->top5)) printf(", of the top five %.3f %%", 100 * s->top5);
-    printf(", delta p mean %.4f %%, rms %.4f %%\n", 100 * s->kl.dp_mean, 100 * s->kl.dp_rms);
+    printf("\n  delta p         mean %.4f +/- %.4f %%, rms %.4f +/- %.4f %%, p1 %.3f %%, p5 %.3f %%, p95 %.3f %%, p99 "
+           "%.3f %%\n",
+           100 * s->kl.dp_mean, 100 * s->kl.dp_mean_stderr, 100 * s->kl.dp_rms, 100 * s->kl.dp_rms_stderr,
+           100 * dp->p01, 100 * dp->p05, 100 * dp->p95, 100 * dp->p99);
     if (!isnan(s->logit_rms))
         printf("  logits          max |difference| %.6g, rms %.6g, cosine %.9f\n", s->logit_max_abs, s->logit_rms,
                s->logit_cosine);
@@ -93,7 +97,7 @@ static void print_tokenizer(const mg_tokenizer_diff *d) {
 static void print_floor(const mg_candidate *c) {
     const mg_drift_summary *s = &c->summary;
     printf("  noise floor     mean KL %.6g +/- %.2g, max %.6g, same top token %.3f %%: the reference itself in %s\n",
-           s->kl.mean, s->kl.stderr_, s->kl.max, 100 * s->kl.same_top, mg_precision_name(c->precision));
+           s->kl.mean, s->kl.stderr_, s->kl.kl.max, 100 * s->kl.same_top, mg_precision_name(c->precision));
 }
 
 void mg_tool_verify_print(const mg_report *r, mg_candidate *const *by_size, const mg_json *json, bool all) {

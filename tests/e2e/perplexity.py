@@ -137,6 +137,14 @@ near(r["kl"]["p99"], kl[int(p)] + (p - int(p)) * (kl[int(p) + 1] - kl[int(p)]), 
 near(r["top1_agreement"], top, 1e-9, "top-1 agreement")
 near(r["delta_p"]["mean"], sum(dp) / len(dp), 1e-4, "mean delta p")
 near(r["delta_p"]["rms"], math.sqrt(sum(d * d for d in dp) / len(dp)), 1e-4, "RMS delta p")
+near(r["delta_p"]["min"], min(dp), 1e-4, "smallest delta p")
+near(r["delta_p"]["max"], max(dp), 1e-4, "largest delta p")
+same([r["delta_p"][k] for k in ("min", "p001", "p01", "p05", "p10", "p25", "median", "p75", "p90", "p95", "p99", "p999", "max")],
+     sorted(v for k, v in r["delta_p"].items() if "mean" not in k and "rms" not in k), "percentiles ascend")
+near(r["difference"], r["ppl"] - r["base_ppl"], 1e-12, "difference of the perplexities")
+near(r["ratio"], math.exp(r["ln_ratio"]), 1e-9, "ratio of the perplexities")
+near(r["ratio_stderr"], r["ratio"] * r["ln_ratio_stderr"], 1e-9, "its error")
+check(0.5 < r["correlation"] < 1 and 0 < r["difference_stderr"] < r["stderr"] + 1, f"paired figures: {r}")
 near(r["base_ppl"], math.exp(sum(-br[t] for br, t in zip(read, targets)) / len(targets)), 1e-6, "base perplexity")
 check("same top token" in run("perplexity", PROSE, "--kl-divergence-base", base, "--kl-divergence").out, "plain text")
 several = [PROSE, BASE, small, "--kl-divergence-base", base, "--kl-divergence"]

@@ -80,6 +80,15 @@ def percentile(values, fraction):
     return values[i] + (p - i) * (values[min(i + 1, len(values) - 1)] - values[i])
 
 
+SPREAD = {"p001": 0.001, "p01": 0.01, "p05": 0.05, "p10": 0.1, "p25": 0.25, "median": 0.5, "p75": 0.75, "p90": 0.9, "p95": 0.95, "p99": 0.99,
+          "p999": 0.999}
+
+
+def covariance(x, y):
+    mx, my = sum(x) / len(x), sum(y) / len(y)
+    return sum((a - mx) * (b - my) for a, b in zip(x, y)) / len(x)
+
+
 def figures(a, b):
     """What verify should say of captures a (reference) and b. Token rows score every position but the last."""
     tokens = [list(map(int, line.split())) for line in ROWS.read_text().splitlines()]
@@ -95,6 +104,9 @@ def figures(a, b):
     flat_a, flat_b = [v for i in keep for v in la[i]], [v for i in keep for v in lb[i]]
     diff = [y - x for x, y in zip(flat_a, flat_b)]
     mean = sum(kl) / len(kl)
+    na, nb = [-pa[i][target[i]] for i in keep], [-pb[i][target[i]] for i in keep]
+    va, vb, cov = covariance(na, na), covariance(nb, nb), covariance(na, nb)
+    qa, qb = math.exp(sum(na) / len(na)), math.exp(sum(nb) / len(nb))
     out = {
         "ppl.reference": math.exp(-sum(pa[i][target[i]] for i in keep) / len(keep)),
         "ppl.candidate": math.exp(-sum(pb[i][target[i]] for i in keep) / len(keep)),
@@ -103,7 +115,11 @@ def figures(a, b):
         "worst[0].kl": max(kl), "kl.mean": mean, "kl.max": max(kl), "kl.median": percentile(kl, 0.5), "kl.p99": percentile(kl, 0.99),
         "kl.p999": percentile(kl, 0.999),
         "kl.stderr": math.sqrt((sum(k * k for k in kl) / len(kl) - mean * mean) / (len(kl) - 1)),
-        "kl.p90": percentile(kl, 0.9), "kl.p95": percentile(kl, 0.95),
+        "kl.p90": percentile(kl, 0.9), "kl.p95": percentile(kl, 0.95), "kl.min": min(kl), "kl.p10": percentile(kl, 0.1),
+        "delta_p.min": min(dp), "delta_p.max": max(dp), **{f"delta_p.{k}": percentile(dp, f) for k, f in SPREAD.items()},
+        "ppl.correlation": cov / math.sqrt(va * vb), "ppl.difference": qb - qa,
+        "ppl.difference_stderr": math.sqrt((qa * qa * va + qb * qb * vb - 2 * qa * qb * cov) / (len(kl) - 1)),
+        "ppl.ratio_stderr": qb / qa * math.sqrt((va + vb - 2 * cov) / (len(kl) - 1)),
         "top5_agreement": sum(len(set(top(la[i], 5)) & set(top(lb[i], 5))) for i in keep) / (5 * len(keep)),
         "top1_agreement": sum(first(la[i]) == first(lb[i]) for i in keep) / len(keep),
         "delta_p.mean": sum(dp) / len(dp), "delta_p.rms": math.sqrt(sum(d * d for d in dp) / len(dp)),
@@ -149,7 +165,7 @@ same([c["path"] for c in both["candidates"]], [str(Q8), str(Q4)], "paths")
 for c, name in zip(both["candidates"], ("q8", "q4")):
     for path, want in figures(captures["ref"], captures[name]).items():
         # f32 exponentials on one side, doubles on the other; differences of nearly equal numbers keep fewer digits
-        tolerance = 2e-3 if path.startswith(("kl", "worst", "ppl.ln", "delta_p", "routing")) else 1e-6
+        tolerance = 2e-3 if path.startswith(("kl", "worst", "ppl.ln", "ppl.d", "ppl.ratio_", "delta_p", "routing")) else 1e-6
         near(follow(c, path), want, tolerance, f"{name}: {path}")
     same(sum(c["kl"]["histogram"]["counts"]), both["tokens"], "positions of the histogram")
     same(sum(k["tokens"] for k in c["classes"]), both["tokens"], "positions of the classes")
