@@ -50,8 +50,6 @@ typedef struct mg_convert_gguf_options {
     const char *dir_name; /* directory name for these heuristics; NULL: last component of the checkpoint's path */
     const char
         *side_dir; /* where README.md, generation_config.json and the tokenizer files are; NULL: the checkpoint's dir */
-    const mg_kvs *keys;  /* of a GGUF that the model was made from: its tokenizer keys, licence, tags and languages,
-                            instead of what side files say; NULL: none */
     bool no_tokenizer;   /* leave tokenizer keys out */
     bool *had_tokenizer; /* may be NULL: whether tokenizer keys were written; the tool warns when false */
 } mg_convert_gguf_options;

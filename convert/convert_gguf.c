@@ -268,16 +268,16 @@ static mg_status family_tokens(mg_kvs *kv, const mg_model *m, mg_error *err) {
 }
 
 /* What a GGUF says of the vocabulary, and of the model in the words of its card. */
-static mg_status inherited_keys(mg_kvs *kv, const mg_convert_gguf_options *opt, bool *had, mg_error *err) {
+static mg_status inherited_keys(mg_kvs *kv, const mg_kvs *from, const mg_convert_gguf_options *opt, bool *had,
+                                mg_error *err) {
     static const char *const card[] = {"general.license", "general.license.name", "general.license.link",
                                        "general.tags", "general.languages"};
     for (size_t i = 0; i < sizeof card / sizeof *card; i++) {
-        const mg_kv *k = mg_kvs_get(opt->keys, card[i]);
+        const mg_kv *k = mg_kvs_get(from, card[i]);
         if (k && !mg_kvs_get(kv, card[i])) MG_TRY(mg_kvs_copy(kv, k, err));
     }
-    for (uint32_t i = 0; i < opt->keys->n && !opt->no_tokenizer; i++)
-        if (!strncmp(opt->keys->items[i].key.data, "tokenizer.", 10))
-            MG_TRY(mg_kvs_copy(kv, &opt->keys->items[i], err));
+    for (uint32_t i = 0; i < from->n && !opt->no_tokenizer; i++)
+        if (!strncmp(from->items[i].key.data, "tokenizer.", 10)) MG_TRY(mg_kvs_copy(kv, &from->items[i], err));
     *had = mg_kvs_get(kv, "tokenizer.ggml.tokens") != NULL;
     return MG_OK;
 }
@@ -295,12 +295,12 @@ static mg_status from_hf_keys(mg_kvs *kv, mg_model *m, const mg_targets *ts, con
     MG_TRY(mg_gguf_meta_append(kv, &in, err));
     MG_TRY(mg_arch_gguf_keys(kv, m->arch, &m->hp, opt->file_type, err));
     MG_TRY(mg_kvs_set_u32(kv, "general.quantization_version", 2, err));
-    if (opt->keys)
-        MG_TRY(inherited_keys(kv, opt, &had, err));
+    if (m->ckpt->vocab)
+        MG_TRY(inherited_keys(kv, m->ckpt->vocab, opt, &had, err));
     else if (side && !opt->no_tokenizer)
         MG_TRY(mg_gguf_vocab_append(kv, side, (uint64_t)mg_hp_i(m, MG_K_VOCAB), &had, err));
     if (opt->had_tokenizer) *opt->had_tokenizer = had;
-    return had && !opt->keys ? family_tokens(kv, m, err) : MG_OK;
+    return had && !m->ckpt->vocab ? family_tokens(kv, m, err) : MG_OK;
 }
 
 /* Keys of a GGUF source in their order; what describes the encoding is replaced where it stands. */

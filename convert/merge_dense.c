@@ -223,7 +223,8 @@ static mg_status run_init(job *j, const char *dir, uint64_t shard_size, mg_error
     MG_TRY(mg_donor_copy_sides(&r->donors[0], r->plan, r->out, err));
     MG_TRY(mg_plan_add_side_file(r->plan, r->out, "mergekit_config.yml", j->spec->text, j->spec->text_size, err));
     MG_TRY(mg_plan_checkpoint(r->plan, r->out, &r->ckpt, err));
-    if (!r->donors[0].ckpt->kv) r->ckpt->dir = r->donors[0].ckpt->dir; /* the tokenizer files are the base's */
+    r->ckpt->vocab = r->donors[0].ckpt->kv;
+    if (!r->ckpt->vocab) r->ckpt->dir = r->donors[0].ckpt->dir; /* the tokenizer files are the base's */
     return MG_OK;
 }
 

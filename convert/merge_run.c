@@ -315,8 +315,8 @@ static mg_status run_init(mg_merge_run *r, const mg_merge_spec *spec, const mg_m
     r->merge->seed = opt->seed;
     MG_TRY(mg_merge_plan(r->merge, r->plan, opt->dir, opt->shard_size, &r->out, err));
     MG_TRY(mg_plan_checkpoint(r->plan, r->out, &r->ckpt, err));
-    if (!r->merge->donors[0].ckpt->kv)
-        r->ckpt->dir = r->merge->donors[0].ckpt->dir; /* tokenizer files are the base's */
+    r->ckpt->vocab = r->merge->donors[0].ckpt->kv;
+    if (!r->ckpt->vocab) r->ckpt->dir = r->merge->donors[0].ckpt->dir; /* tokenizer files are the base's */
     MG_TRY(mg_model_open(&r->model, r->ckpt, err));
     bool shared_router = false;
     for (uint32_t l = 0; l < (uint32_t)mg_hp_i(r->model, MG_K_LAYERS); l++)

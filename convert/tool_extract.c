@@ -164,9 +164,10 @@ static mg_status to_gguf(const args *a, one *o, mg_model *m, const char *path, u
     uint64_t file_type = UINT32_MAX;
     mg_dtype dtype = a->dtype;
     MG_TRY(mg_plan_checkpoint(o->plan, *out, &o->ckpt, err));
+    o->ckpt->vocab = m->ckpt->kv;
     if (!m->ckpt->kv) o->ckpt->dir = m->ckpt->dir; /* tokenizer files and model card */
     MG_TRY(mg_model_open(&o->dense, o->ckpt, err));
-    mg_convert_gguf_options opt = {.keys = m->ckpt->kv};
+    mg_convert_gguf_options opt = {0};
     if (m->ckpt->kv && dtype == MG_DTYPE_COUNT) {
         const mg_kv *v = mg_kvs_get(m->ckpt->kv, "general.file_type");
         if (!v || !mg_kv_u64(v, &file_type)) file_type = 0;

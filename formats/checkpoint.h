@@ -45,6 +45,8 @@ struct mg_checkpoint {
     const mg_json
         *params; /* params.json of a Mistral- or Meta-native release; NULL otherwise. Its tensors have native names */
     const mg_kvs *kv;          /* GGUF metadata; NULL otherwise */
+    const mg_kvs *vocab;       /* of a plan made from a GGUF: that file's metadata, whose tokenizer is the model's; NULL
+                                  otherwise */
     const mg_kvs *st_metadata; /* safetensors __metadata__ of the first file as strings; may be NULL */
     uint64_t alignment;        /* GGUF: general.alignment in force; 0 otherwise */
     const char *const

@@ -161,6 +161,7 @@ mg_status mg_tokenizer_open_dir(mg_tokenizer **out, const char *dir, mg_error *e
 mg_status mg_tokenizer_open_model(mg_tokenizer **out, const mg_checkpoint *c, mg_error *err) {
     *out = NULL;
     if (c->kv) return mg_tokenizer_open_kv(out, c->kv, c->path, err);
+    if (c->vocab) return mg_tokenizer_open_kv(out, c->vocab, c->path, err);
     return c->dir ? mg_tokenizer_open_dir(out, c->dir, err) : MG_OK;
 }
 

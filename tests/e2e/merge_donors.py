@@ -102,6 +102,28 @@ check((WORK / "gguf_base/tokenizer.json").exists(), "the tokenizer comes out of 
 ids = [run("tokenize", WORK / d, "--file", common.SAMPLES / "text/code.txt", "--json").json()["ids"] for d in ("gguf_base", "dir_base")]
 same(ids[0], ids[1], "tokens of both results")
 
+(WORK / "chat.jinja").write_text("{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}")
+run("edit", WORK / "base.gguf", WORK / "chatty.gguf", "--set-file", f"tokenizer.chat_template={WORK}/chat.jinja", "--set", "general.license=apache-2.0", "-q")
+yml = recipe("gguf_gguf", DONORS / "code", base=WORK / "chatty.gguf", gate="fit")
+run("merge", yml, WORK / "moe.gguf", "--to", "BF16", "-q")
+run("merge", yml, WORK / "moe_dir", "-q")
+run("convert", WORK / "dir_base", WORK / "dir_base.gguf", "--outtype", "bf16", "-q")
+(kv, tensors), (base_kv, _), (want_kv, want) = (common.read_gguf(WORK / f) for f in ("moe.gguf", "chatty.gguf", "dir_base.gguf"))
+vocabulary = {k: v for k, v in base_kv.items() if k.startswith("tokenizer.")}
+same({k: v for k, v in kv.items() if k.startswith("tokenizer.")}, vocabulary, "tokenizer keys of a GGUF base in a GGUF")
+same((vocabulary["tokenizer.chat_template"], kv["general.license"]), ((WORK / "chat.jinja").read_text(), "apache-2.0"), "template and licence")
+same(sorted(kv.keys() ^ want_kv.keys()), ["general.license", "tokenizer.chat_template"], "keys beside those of a directory base")
+same({n: t.sha256() for n, t in tensors.items()}, {n: t.sha256() for n, t in want.items()}, "tensors of both")
+found = json.loads((WORK / "moe_dir/tokenizer_config.json").read_text())
+same(found["chat_template"], (WORK / "chat.jinja").read_text(), "the template in a directory")
+(WORK / "few.txt").write_text((common.SAMPLES / "text/code.txt").read_text()[:600])
+ppl = [run("perplexity", m, "--text", WORK / "few.txt", "--ctx", 64, "--json", "-q").json()["results"][0]["ppl"] for m in (yml, WORK / "moe_dir", WORK / "moe.gguf")]
+same(ppl[0], ppl[1], "a recipe with a GGUF base reads text")
+same(ppl[1], ppl[2], "directory and GGUF")
+(WORK / "mean.yml").write_text(f"merge_method: linear\nbase_model: {WORK}/chatty.gguf\nmodels:\n  - model: {DONORS}/prose\n  - model: {DONORS}/code\nparameters: {{weight: 1}}\ndtype: bfloat16\n")
+run("merge", WORK / "mean.yml", WORK / "mean.gguf", "--to", "Q8_0", "-q")
+same({k: v for k, v in common.read_gguf(WORK / "mean.gguf")[0].items() if k.startswith("tokenizer.")}, vocabulary, "tokenizer keys of a dense merge")
+
 # ---- other tokens ----
 alien = variant("alien", code)
 (alien / "tokenizer.model").unlink()
