@@ -98,6 +98,8 @@ static mg_status hash_bytes(mg_exec *x, uint32_t out, uint64_t n, bool tensor, m
         if (tensor && x->opt->manifest) mg_xxh128_update(h->xxh, buf, (size_t)k);
         h->next.at += k;
         n -= k;
+        if (!x->opt->verify_copies) /* which reads everything once more */
+            MG_TRY(mg_outset_settle(x->sets[x->outs[out].set].set, x->outs[out].index[h->next.file], h->next.at, err));
         if (mg_interrupted()) return mg_fail(err, (mg_status)mg_interrupted(), "interrupted");
     }
     return MG_OK;

@@ -35,6 +35,7 @@ static mg_status job_unit(mg_outset *s, unsigned seed, uint64_t unit, mg_error *
     job_fill(seed, 1, e[1].offset, bytes + JOB_A, JOB_B);
     MG_TRY(mg_outset_write(s, 0, e[0].offset, bytes, JOB_A, err));
     MG_TRY(mg_outset_write(s, 1, e[1].offset, bytes + JOB_A, JOB_B, err));
+    MG_TRY(mg_outset_settle(s, 0, e[0].offset + JOB_A, err));
     return mg_outset_unit_done(s, unit, mg_xxh128_of(bytes, sizeof bytes), err);
 }
 
@@ -56,6 +57,7 @@ static mg_status job_body(mg_outset *s, unsigned seed, mg_error *err) {
 
 static inline mg_status job_run(const char *dir, unsigned seed, bool force, bool restart, mg_error *err) {
     mg_outset_options opt = {.force = force, .restart = restart};
+    setenv("MOEGRAFT_SETTLE_BLOCK", "4096", 1);
     mg_outset *s;
     MG_TRY(mg_outset_new(&s, dir, "set", mg_xxh128_of(&seed, sizeof seed), &opt, err));
     mg_status st = job_body(s, seed, err);

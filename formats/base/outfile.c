@@ -131,8 +131,7 @@ mg_status mg_outset_add(mg_outset *s, const char *name, uint64_t size, uint32_t 
     return MG_OK;
 }
 
-/* The place of an error in file i: under the name it has now. */
-static mg_status in_file(const mg_outset *s, size_t i, mg_status st, mg_error *err) {
+mg_status mg_outset_in_file(const mg_outset *s, size_t i, mg_status st, mg_error *err) {
     return mg_outset_place(s, s->files[i].renamed ? s->specs[i].name : s->files[i].part, st, err);
 }
 
@@ -142,7 +141,7 @@ static mg_status check_range(const mg_outset *s, uint32_t file, uint64_t offset,
                    (unsigned long long)n, file);
 }
 
-static mg_status broken(mg_outset *s, mg_status st) {
+mg_status mg_outset_broken(mg_outset *s, mg_status st) {
     int none = MG_OK;
     atomic_compare_exchange_strong(&s->broken, &none, (int)st);
     return st;
@@ -173,7 +172,7 @@ mg_status mg_outset_write(mg_outset *s, uint32_t file, uint64_t offset, const vo
     /* what has its final name already is not touched unless it is damaged */
     if (f->renamed && holds(f->fd, offset, data, n)) return MG_OK;
     mg_status st = mg_fd_write(f->fd, offset, data, n, err);
-    if (st != MG_OK) return in_file(s, file, broken(s, st), err);
+    if (st != MG_OK) return mg_outset_in_file(s, file, mg_outset_broken(s, st), err);
     atomic_store(&f->dirty, true); /* after the bytes: a flush that clears the mark has synced them */
     atomic_fetch_add(&s->unsynced, n);
     mg_crash_point("write: bytes written");
@@ -182,7 +181,7 @@ mg_status mg_outset_write(mg_outset *s, uint32_t file, uint64_t offset, const vo
 
 mg_status mg_outset_read(mg_outset *s, uint32_t file, uint64_t offset, void *dst, uint64_t n, mg_error *err) {
     MG_TRY(check_range(s, file, offset, n, err));
-    return in_file(s, file, mg_fd_read(s->files[file].fd, offset, dst, n, err), err);
+    return mg_outset_in_file(s, file, mg_fd_read(s->files[file].fd, offset, dst, n, err), err);
 }
 
 static void mark_done(mg_outset *s, uint64_t unit) {
@@ -226,7 +225,8 @@ static mg_status sync_files(mg_outset *s, bool whole, mg_error *err) {
         bool dirty = atomic_exchange(&f->dirty, false);
         if (!dirty && !whole) continue;
         if ((whole ? fsync(f->fd) : fdatasync(f->fd)) != 0)
-            return in_file(s, i, broken(s, mg_fail_errno(err, "cannot bring the data to disk")), err);
+            return mg_outset_in_file(s, i, mg_outset_broken(s, mg_fail_errno(err, "cannot bring the data to disk")),
+                                     err);
         mg_crash_point("flush: a file synced");
     }
     return MG_OK;
@@ -249,7 +249,7 @@ static mg_status flush_locked(mg_outset *s, mg_error *err) {
         mg_crash_point("flush: data on disk");
         s->disposable = false;
         st = mg_journal_append(&s->journal, taken, n, true, err);
-        if (st != MG_OK) broken(s, st);
+        if (st != MG_OK) mg_outset_broken(s, st);
         mg_crash_point("flush: records on disk");
     }
     free(taken);
@@ -300,7 +300,7 @@ static mg_status record_commit(mg_outset *s, mg_error *err) {
     s->disposable = false;
     mg_status st = mg_journal_append(&s->journal, block, s->n_files + 1, true, err);
     free(block);
-    return st == MG_OK ? MG_OK : broken(s, st);
+    return st == MG_OK ? MG_OK : mg_outset_broken(s, st);
 }
 
 int mg_outset_rename(int dirfd, const char *from, const char *to, bool force) {
@@ -368,7 +368,7 @@ static void leave(mg_outset *s) {
         pthread_mutex_lock(&s->sync_lock);
         mg_status st = flush_locked(s, NULL);
         pthread_mutex_unlock(&s->sync_lock);
-        if (st != MG_OK) broken(s, st); /* nothing was claimed; the rerun does it again */
+        if (st != MG_OK) mg_outset_broken(s, st); /* nothing was claimed; the rerun does it again */
     }
     if (s->finished || s->journal.fd < 0 || !s->disposable) return;
     for (size_t i = 0; i < s->n_files; i++)

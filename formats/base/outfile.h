@@ -70,6 +70,11 @@ mg_status mg_outset_unit_done(mg_outset *s, uint64_t unit, mg_xxh128 hash, mg_er
 mg_status mg_outset_read(mg_outset *s, uint32_t file, uint64_t offset, void *dst, uint64_t n,
                          mg_error *err) MG_MUST_CHECK;
 
+/* The bytes of a file before `end` are final and this run has read back what it wants of them: sets of 256 MiB and more
+ * (MOEGRAFT_SETTLE_BLOCK=N: every set, N bytes at a time) bring them to disk now and take them out of the page cache.
+ * Nothing is claimed by it. One caller at a time for a file. */
+mg_status mg_outset_settle(mg_outset *s, uint32_t file, uint64_t end, mg_error *err) MG_MUST_CHECK;
+
 /* Everything written (MG_ERR_INTERNAL while a unit is neither confirmed by is_done nor reported by unit_done): fsync
  * files, note the commit and the files' inodes in the journal, rename in declaration order, fsync directory, remove the
  * journal. A rerun after a kill in the middle goes through the same calls: files that already have their final name are

@@ -257,5 +257,6 @@ mg_status mg_outset_start(mg_outset *s, uint64_t n_units, mg_error *err) {
     mg_journal_image_release(&image);
     s->started = r == MG_OK;
     s->last_sync = mg_outset_clock();
+    mg_outset_settle_init(s);
     return r;
 }

@@ -10,11 +10,12 @@
 #include "formats/base/strmap.h"
 
 typedef struct mg_outset_file {
-    char part[264];    /* ".NAME.part" */
-    int fd;            /* -1 before start */
-    uint64_t inode;    /* of the bytes, under whichever name */
-    bool renamed;      /* an earlier run already gave it its final name */
-    atomic_bool dirty; /* written since the last fdatasync */
+    char part[264];         /* ".NAME.part" */
+    int fd;                 /* -1 before start */
+    uint64_t inode;         /* of the bytes, under whichever name */
+    bool renamed;           /* an earlier run already gave it its final name */
+    atomic_bool dirty;      /* written since the last fdatasync */
+    uint64_t sent, dropped; /* outfile_settle.c: on their way to disk, and out of the page cache, up to here */
 } mg_outset_file;
 
 struct mg_outset {
@@ -43,14 +44,21 @@ struct mg_outset {
     size_t n_queue, cap_queue;
     double last_sync; /* monotonic seconds */
 
-    pthread_mutex_t sync_lock;     /* one flush at a time; taken before lock, never while holding it */
-    atomic_uint_fast64_t unsynced; /* bytes written since the last flush */
-    uint64_t sync_bytes;           /* flush after so many */
-    atomic_int broken;             /* mg_status of a failure after which nothing may be claimed any more */
+    pthread_mutex_t sync_lock;         /* one flush at a time; taken before lock, never while holding it */
+    atomic_uint_fast64_t unsynced;     /* bytes written since the last flush */
+    uint64_t sync_bytes;               /* flush after so many */
+    atomic_int broken;                 /* mg_status of a failure after which nothing may be claimed any more */
+    atomic_uint_fast64_t settle_block; /* bytes that outfile_settle.c sends at a time; 0: it leaves this set alone */
 };
 
 /* Add file and the directory to an error. Returns st. */
 mg_status mg_outset_place(const mg_outset *s, const char *file, mg_status st, mg_error *err);
+/* The place of an error in file i, under the name it has now. Returns st. */
+mg_status mg_outset_in_file(const mg_outset *s, size_t i, mg_status st, mg_error *err);
+/* Nothing may be claimed any more. Returns st. */
+mg_status mg_outset_broken(mg_outset *s, mg_status st);
+/* Decide whether the set, whose files are all declared, is worth settling (outfile_settle.c). */
+void mg_outset_settle_init(mg_outset *s);
 double mg_outset_clock(void);
 /* rename within a directory that, unless force, refuses a target that exists (EEXIST). As rename: 0, or -1 and errno.
  */

@@ -6,7 +6,7 @@ import common
 from common import DATA, WORK, check, run, same
 
 # Journal often: small jobs would otherwise only ever start anew.
-SYNC = {"MOEGRAFT_SYNC_BYTES": 1 << 16}
+SYNC = {"MOEGRAFT_SYNC_BYTES": 1 << 16, "MOEGRAFT_SETTLE_BLOCK": 1 << 14}
 
 # A merge of the small model: few bytes, the same steps. Its donors are one model, which only `random` gates accept.
 tiny = DATA / "models/tiny/mistral"
