@@ -1,9 +1,10 @@
 /* stage_inputs.c - see stage_inputs.h. */
 #include "convert/stage_inputs.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+
+#include "quant/group_kernels.h"
 
 /* Where the forward pass shows an input, in the order in which a layer has them. */
 static const struct {
@@ -95,8 +96,11 @@ static mg_status on_tap(void *ctx, const mg_tap *t, mg_error *err) {
     if (t->cols != x->gram.d)
         return mg_fail(err, MG_ERR_INTERNAL, "an input of %llu columns, expected %llu", (unsigned long long)t->cols,
                        (unsigned long long)x->gram.d);
-    for (uint64_t i = 0; i < t->rows * t->cols; i++)
-        x->most = fabsf(t->data[i]) > x->most ? fabsf(t->data[i]) : x->most;
+    float lo, hi;
+    if (t->rows && t->cols && mg_group_kernels_get()->range(t->data, t->rows * t->cols, &lo, &hi)) {
+        if (-lo > x->most) x->most = -lo;
+        if (hi > x->most) x->most = hi;
+    } /* else the matrix will have numbers that are not finite, which mg_gram_finish reports */
     return mg_gram_rows(&x->gram, t->data, inside ? t->weight : NULL, t->rows, in->pool, err);
 }
 

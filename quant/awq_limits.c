@@ -44,22 +44,44 @@ typedef struct bench {
     uint64_t first, reach; /* panels of G that hold the group: the first, and the columns of all */
 } bench;
 
+/* Rows at..at + n of one panel of G, p its first column in the group: over the scaled inputs. */
+static void load_panel(const limits_run *r, const bench *b, uint64_t p) {
+    const uint64_t from = b->at + p, have = b->n - p < MG_GEMM_NR ? b->n - p : MG_GEMM_NR;
+    const float *inverse = b->inverse + b->at;
+    float *to = b->block + p * b->n;
+    if (from % MG_GEMM_NR == 0 && have == MG_GEMM_NR) { /* the usual case: a panel is a panel of G */
+        const float *g = r->use->gram->g + (from * r->cols) + b->at * MG_GEMM_NR;
+        for (uint64_t i = 0; i < b->n; i++)
+            for (uint64_t j = 0; j < MG_GEMM_NR; j++)
+                to[i * MG_GEMM_NR + j] = g[i * MG_GEMM_NR + j] * (inverse[i] * inverse[p + j]);
+        return;
+    }
+    for (uint64_t i = 0; i < b->n; i++)
+        for (uint64_t j = 0; j < MG_GEMM_NR; j++)
+            to[i * MG_GEMM_NR + j] =
+                j < have ? mg_gram_at(r->use->gram, b->at + i, from + j) * (inverse[i] * inverse[p + j]) : 0.0f;
+}
+
 static void load_group(const limits_run *r, bench *b, uint64_t group) {
     b->at = group * r->size;
     b->n = r->cols - b->at < r->size ? r->cols - b->at : r->size;
     b->width = whole(b->n);
     b->first = b->at / MG_GEMM_NR;
     b->reach = whole(b->at + b->n) - b->first * MG_GEMM_NR;
-    const float *inverse = b->inverse + b->at;
-    for (uint64_t p = 0; p < b->n; p += MG_GEMM_NR)
-        for (uint64_t i = 0; i < b->n; i++)
-            for (uint64_t j = p; j < p + MG_GEMM_NR; j++)
-                b->block[p * b->n + i * MG_GEMM_NR + j - p] =
-                    j < b->n ? mg_gram_at(r->use->gram, b->at + i, b->at + j) * (inverse[i] * inverse[j]) : 0.0f;
+    for (uint64_t p = 0; p < b->n; p += MG_GEMM_NR) load_panel(r, b, p);
 }
 
-static float *error_at(const limits_run *r, const bench *b, uint64_t row, uint64_t k) {
+/* Errors of a row from column k on; mr from one to the next. */
+static float *errors_at(const limits_run *r, const bench *b, uint64_t row, uint64_t k) {
     return &b->errors[row / b->mr * b->mr * r->cols + k * b->mr + row % b->mr];
+}
+
+/* They become e (NULL: 0) over the scale. */
+static void set_errors(const limits_run *r, const bench *b, uint64_t row, uint64_t at, uint64_t n, const float *e) {
+    const uint64_t mr = b->mr;
+    const float *inverse = b->inverse + at;
+    float *to = errors_at(r, b, row, at);
+    for (uint64_t k = 0; k < n; k++) to[k * mr] = e ? e[k] * inverse[k] : 0.0f;
 }
 
 /* Errors of all rows times the group's columns of G. */
@@ -74,23 +96,9 @@ static float *other_of(const bench *b, uint64_t i) {
 
 /* b of all rows, over the scaled inputs; the group's own errors are taken out of the sum. */
 static void load_others(const limits_run *r, const bench *b) {
-    for (uint64_t i = 0; i < b->rows; i++)
-        for (uint64_t k = 0; k < b->n; k++) *error_at(r, b, i, b->at + k) = 0.0f;
+    for (uint64_t i = 0; i < b->rows; i++) set_errors(r, b, i, b->at, b->n, NULL);
     times_group(r, b);
     for (uint64_t i = 0; i < b->rows; i++) mg_math_get()->mul(other_of(b, i), b->inverse + b->at, b->n);
-}
-
-/* Errors t .. t + m of the tries as a sliver. */
-static void pack_errors(const bench *b, uint64_t t, uint64_t m) {
-    const uint64_t mr = b->mr, n = b->n;
-    const float *e = b->e + t * n;
-    if (m == TRIES && mr == TRIES) { /* the usual case, without inner loops */
-        for (uint64_t i = 0; i < n; i++)
-            for (uint64_t c = 0; c < TRIES; c++) b->packed[i * TRIES + c] = e[c * n + i];
-        return;
-    }
-    for (uint64_t i = 0; i < n; i++)
-        for (uint64_t c = 0; c < mr; c++) b->packed[i * mr + c] = c < m ? e[c * n + i] : 0.0f;
 }
 
 /* loss[t] = e[t] G e[t]^T + 2 e[t] . other. */
@@ -99,9 +107,11 @@ static void losses(const bench *b, const float *other, double *loss) {
     const uint64_t mr = b->mr, n = b->n;
     for (uint64_t t = 0; t < TRIES; t += mr) {
         const uint64_t m = TRIES - t < mr ? TRIES - t : mr;
-        pack_errors(b, t, m);
+        const float *e[TRIES];
+        for (uint64_t i = 0; i < m; i++) e[i] = b->e + (t + i) * n;
+        math->pack_x(b->packed, e, (uint32_t)m, n);
         math->gemm((uint32_t)m, n, b->packed, b->block, MG_GEMM_NR * n, b->width / MG_GEMM_NR, b->y + t * b->width,
-                   b->width, true);
+                   b->width, MG_GEMM_NR, true);
     }
     for (uint64_t t = 0; t < TRIES; t++) {
         const float *y = b->y + t * b->width, *e = b->e + t * n;
@@ -168,7 +178,7 @@ static mg_status one_row(const limits_run *r, const bench *b, uint64_t i, uint64
         factors(sweep, batch, at, f);
         MG_TRY(try_ranges(r, b, w, other, range, f, at, &best, keep, batch ? NULL : &first, err));
     }
-    for (uint64_t k = 0; k < b->n; k++) *error_at(r, b, i, b->at + k) = keep[k] * b->inverse[b->at + k];
+    set_errors(r, b, i, b->at, b->n, keep);
     *gain += best - first;
     return MG_OK;
 }
@@ -184,16 +194,17 @@ static mg_status start(const limits_run *r, bench *b, double *plain, mg_error *e
             MG_TRY(mg_group_choose(r->scheme, lo, hi, &p, err));
             const mg_group_step step = mg_group_step_of(r->scheme, &p);
             mg_group_kernels_get()->error(&step, b->w + i * r->cols + at, n, b->e);
-            for (uint64_t k = 0; k < n; k++) *error_at(r, b, i, at + k) = b->e[k] * b->inverse[at + k];
+            set_errors(r, b, i, at, n, b->e);
             b->factor[(i * r->groups + g) * 2] = b->factor[(i * r->groups + g) * 2 + 1] = 1.0f;
         }
     *plain = 0;
     for (uint64_t g = 0; g < r->groups; g++) { /* e . (e G), a group of columns at a time */
         load_group(r, b, g);
         times_group(r, b);
-        for (uint64_t i = 0; i < b->rows; i++)
-            for (uint64_t k = 0; k < b->n; k++)
-                *plain += (double)other_of(b, i)[k] * (double)*error_at(r, b, i, b->at + k);
+        for (uint64_t i = 0; i < b->rows; i++) {
+            const float *other = other_of(b, i), *e = errors_at(r, b, i, b->at);
+            for (uint64_t k = 0; k < b->n; k++) *plain += (double)other[k] * (double)e[k * b->mr];
+        }
     }
     return MG_OK;
 }

@@ -154,7 +154,7 @@ static double round_panel(const sweep *s, uint64_t p) {
     double loss = 0;
     for (uint64_t i = 0; i < s->rows; i += s->mr)
         math->gemm((uint32_t)(s->rows - i < s->mr ? s->rows - i : s->mr), first, s->errors + i * d, u, 0, 1,
-                   s->fed + i * NR, NR, true);
+                   s->fed + i * NR, NR, NR, true);
     for (uint64_t i = 0; i < s->rows; i++) {
         const float *sliver = s->errors + i / s->mr * s->mr * d + first * s->mr + i % s->mr;
         for (uint64_t c = 0; c < n; c++) {

@@ -107,7 +107,7 @@ static mg_status attention_ticket(void *ctx, uint64_t ticket, unsigned worker, m
 
     const uint64_t d = a->kv.dim, cap = s->kv.cap, keys = t.hi - t.lo;
     const float *k = s->kv.k + head * cap * d + t.lo * d;
-    a->math->gemm(t.m, d, t.q, k, d * W, round_up(keys, W) / W, t.score, t.ld, true);
+    a->math->gemm(t.m, d, t.q, k, d * W, round_up(keys, W) / W, t.score, t.ld, W, true);
 
     float l[MG_GEMM_MAX_MR];
     for (uint32_t i = 0; i < t.m; i++) {
@@ -124,7 +124,7 @@ static mg_status attention_ticket(void *ctx, uint64_t ticket, unsigned worker, m
 
     const uint64_t vp = round_up(a->kv.v_dim, W) / W;
     const float *v = s->kv.v + (head * vp * cap + t.lo) * W;
-    a->math->gemm(t.m, keys, t.weight, v, cap * W, vp, t.out, vp * W, true);
+    a->math->gemm(t.m, keys, t.weight, v, cap * W, vp, t.out, vp * W, W, true);
     for (uint32_t i = 0; i < t.m; i++) {
         uint64_t pair = r0 + i;
         float *o = a->out + ((s->row + pair / r->group) * a->heads + head * r->group + pair % r->group) * a->kv.v_dim;

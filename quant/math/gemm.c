@@ -30,7 +30,7 @@ static void ragged_panel(const mg_math *t, uint32_t m, uint64_t kc, const float 
     float tile[MG_GEMM_MAX_MR * MG_GEMM_NR] = {0};
     if (!first)
         for (uint32_t r = 0; r < m; r++) memcpy(tile + r * MG_GEMM_NR, y + r * ldy, cols * sizeof *y);
-    t->gemm(m, kc, xs, panel, 0, 1, tile, MG_GEMM_NR, first);
+    t->gemm(m, kc, xs, panel, 0, 1, tile, MG_GEMM_NR, MG_GEMM_NR, first);
     for (uint32_t r = 0; r < m; r++) memcpy(y + r * ldy, tile + r * MG_GEMM_NR, cols * sizeof *y);
 }
 
@@ -41,7 +41,7 @@ void mg_gemm_chunk(const mg_math *t, uint64_t m, const float *xp, uint64_t k, ui
     for (uint64_t r = 0; r < m; r += t->mr) {
         const float *xs = xp + r * k + k0 * t->mr;
         uint32_t rows = (uint32_t)(m - r < t->mr ? m - r : t->mr);
-        t->gemm(rows, kc, xs, chunk, stride, panels, y + r * ldy, ldy, first);
+        t->gemm(rows, kc, xs, chunk, stride, panels, y + r * ldy, ldy, MG_GEMM_NR, first);
         if (tail)
             ragged_panel(t, rows, kc, xs, chunk + panels * stride, tail, y + r * ldy + panels * MG_GEMM_NR, ldy, first);
     }

@@ -61,12 +61,13 @@ typedef struct block_run {
 
 /* Columns from .. from + width of the block, [n][width]; columns beyond d are +0. */
 static inline __attribute__((always_inline)) void copy_columns(const block_run *r, uint64_t from, const uint64_t width,
-                                                               uint64_t have, float *dst) {
-    for (uint64_t t = 0; t < r->n; t++) {
-        const float *x = r->x + t * r->g->d + from;
-        float *y = dst + t * width;
-        for (uint64_t j = 0; j < have; j++) y[j] = r->weight ? x[j] * r->weight[t] : x[j];
-        for (uint64_t j = have; j < width; j++) y[j] = 0.0f;
+                                                               uint64_t have, float *restrict dst) {
+    const uint64_t d = r->g->d, n = r->n;
+    const float *restrict x = r->x + from, *restrict weight = r->weight;
+    for (uint64_t t = 0; t < n; t++, x += d, dst += width) {
+        const float w = weight ? weight[t] : 1.0f; /* times 1 changes no number */
+        for (uint64_t j = 0; j < have; j++) dst[j] = x[j] * w;
+        for (uint64_t j = have; j < width; j++) dst[j] = 0.0f;
     }
 }
 
@@ -108,9 +109,9 @@ static mg_status product_ticket(void *ctx, uint64_t ticket, unsigned worker, mg_
     const float *slivers = g->packed + panel_floats(d);
     for (uint64_t s = ticket * SLIVERS_PER_TICKET; s < (ticket + 1) * SLIVERS_PER_TICKET && s * mr < d; s++) {
         const uint64_t row = s * mr, rows = d - row < mr ? d - row : mr;
-        for (uint64_t p = 0; p < panels_of(row + rows); p++) /* up to the diagonal */
-            r->math->gemm((uint32_t)rows, r->n, slivers + row * r->n, g->packed + p * MG_GEMM_NR * r->n, 0, 1,
-                          g->g + (p * d + row) * MG_GEMM_NR, MG_GEMM_NR, false);
+        r->math->gemm((uint32_t)rows, r->n, slivers + row * r->n, g->packed, MG_GEMM_NR * r->n,
+                      panels_of(row + rows), /* up to the diagonal */
+                      g->g + row * MG_GEMM_NR, MG_GEMM_NR, d * MG_GEMM_NR, false);
     }
     return MG_OK;
 }
@@ -124,8 +125,9 @@ static mg_status add_block(mg_gram *g, const float *x, const float *weight, uint
 
 static void keep(mg_gram *g, const float *x, const float *weight, uint64_t n) {
     float *to = g->pending + g->waiting * g->d;
-    for (uint64_t t = 0; t < n; t++)
-        for (uint64_t j = 0; j < g->d; j++) to[t * g->d + j] = weight ? x[t * g->d + j] * weight[t] : x[t * g->d + j];
+    memcpy(to, x, (size_t)(n * g->d) * sizeof *to);
+    for (uint64_t t = 0; weight && t < n; t++)
+        for (uint64_t j = 0; j < g->d; j++) to[t * g->d + j] *= weight[t];
     g->waiting += n;
 }
 
@@ -181,6 +183,6 @@ void mg_gram_times(const mg_gram *g, const float *x, uint64_t m, uint64_t first,
         kc = d - k < MG_GEMM_KC ? d - k : MG_GEMM_KC;
         for (uint64_t r = 0; r < m; r += mr)
             math->gemm((uint32_t)(m - r < mr ? m - r : mr), kc, x + r * d + k * mr, g->g + (first * d + k) * MG_GEMM_NR,
-                       d * MG_GEMM_NR, panels, y + r * ldy, ldy, k == 0);
+                       d * MG_GEMM_NR, panels, y + r * ldy, ldy, MG_GEMM_NR, k == 0);
     }
 }

@@ -15,11 +15,11 @@
 /* Largest mr of any twin, for scratch. */
 #define MG_GEMM_MAX_MR 16
 
-/* c[m][16 * panels] (row stride ldc) = xs * panels by rule G; m <= mr rows are stored. xs [k][mr]; panel p at
- * wp + p * panel_stride. first: c starts from +0; otherwise the blocks are added to what c holds, so K may be given in
+/* c[m][16 * panels] (row stride ldc) = xs * panels by rule G; m <= mr rows are stored. xs [k][mr]; panel p of the weights
+ * at wp + p * panel_stride, of the result at c + p * next (16 where its rows lie in one piece). first: c starts from +0; otherwise the blocks are added to what c holds, so K may be given in
  * chunks that are multiples of 256 in ascending order. Reads nothing outside k, writes m rows only. */
 typedef void mg_kernel_gemm(uint32_t m, uint64_t k, const float *xs, const float *wp, uint64_t panel_stride,
-                            uint64_t panels, float *c, uint64_t ldc, bool first);
+                            uint64_t panels, float *c, uint64_t ldc, uint64_t next, bool first);
 /* One panel dst [k][16] from n <= 16 rows of src (row stride ld); columns n..15 become +0. */
 typedef void mg_kernel_pack(float *dst, const float *src, uint64_t ld, uint32_t n, uint64_t k);
 /* One sliver dst [k][mr] from n <= mr rows; places n..mr-1 become +0. */

@@ -210,7 +210,7 @@ static void time_pack_rows(const math_bench *b, float *x, float *y) { /* mr of s
 /* Twelve rows times a panel: as many products per element of x. */
 static void time_gemm(const math_bench *b, float *x, float *y) {
     for (uint32_t r = 0; r < 12; r += b->table->mr)
-        KERNEL(gemm, b)(b->table->mr, GEMM_K, weights, x, COLUMNS, 1, y, MG_GEMM_NR, true);
+        KERNEL(gemm, b)(b->table->mr, GEMM_K, weights, x, COLUMNS, 1, y, MG_GEMM_NR, MG_GEMM_NR, true);
 }
 
 /* Elements are products of doubles: sixteen rows onto one. */

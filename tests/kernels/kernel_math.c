@@ -178,8 +178,10 @@ static uint64_t try_gemm(math_case *c) {
     uint64_t k = c->index % 2 ? ks[kt_below(8)] : 1 + kt_below(MOST / MG_GEMM_MAX_MR), panels = 1 + kt_below(9);
     while (panels * k * MG_GEMM_NR > 4 * MOST) panels--;
     if (panels == 0) return try_gemm(c);
-    uint64_t stride = k * MG_GEMM_NR, ldc = panels * MG_GEMM_NR + kt_below(3),
-             cells = m ? (m - 1) * ldc + panels * 16 : 0;
+    const bool apart = kt_next() & 1; /* panels of the result one after the other, or side by side */
+    const uint64_t stride = k * MG_GEMM_NR, ldc = (apart ? 1 : panels) * MG_GEMM_NR + kt_below(3);
+    const uint64_t next = apart ? m * ldc + kt_below(3) : MG_GEMM_NR;
+    const uint64_t cells = m ? (m - 1) * ldc + (panels - 1) * next + MG_GEMM_NR : 0;
     bool first = kt_next() & 1;
     const float *x = input(c, 0, m * k, false), *w = input(c, 1, panels * stride, false),
                 *c0 = input(c, 2, cells, false);
@@ -187,10 +189,10 @@ static uint64_t try_gemm(math_case *c) {
     for (uint32_t r = 0, n; r < m; r += n) {
         n = m - r < c->table[0]->mr ? m - r : c->table[0]->mr;
         KERNEL(gemm, c->table[0], c->field)
-        (n, k, sliver(c, c->table[0], x + r * k, n, k), w, stride, panels, y + r * ldc, ldc, first);
+        (n, k, sliver(c, c->table[0], x + r * k, n, k), w, stride, panels, y + r * ldc, ldc, next, first);
     }
     KERNEL(gemm, c->table[1], c->field)
-    (m, k, sliver(c, c->table[1], x, m, k), w, stride, panels, output(c, 1, cells, c0), ldc, first);
+    (m, k, sliver(c, c->table[1], x, m, k), w, stride, panels, output(c, 1, cells, c0), ldc, next, first);
     compare(c, cells);
     return cells;
 }
