@@ -13,7 +13,7 @@
 #include "formats/base/checked.h"
 #include "quant/gptq.h"
 
-#define STAGE_VERSION  3u /* part of the id: raise when a formula changes */
+#define STAGE_VERSION  4u /* part of the id: raise when a formula changes */
 #define DEFAULT_MEMORY (256ull << 20)
 
 /* One pass over the model: AWQ or GPTQ. */
@@ -98,13 +98,16 @@ static mg_status share_memory(mg_group_stage *s, mg_error *err) {
     uint64_t matrices = 0, factor = 0, need;
     for (uint32_t l = 0; l < s->layers; l++) MG_TRY(layer_needs(s->model, l, &matrices, &factor, err));
     if (!s->opt.gptq) factor = 0;
+    const bool blocks = s->opt.awq && !s->opt.gptq; /* AWQ runs them for its last candidates */
+    const uint64_t exact = blocks ? mg_stage_exact_bytes((uint64_t)mg_hp_i(s->model, MG_K_HIDDEN)) : 0;
     if (!mg_add_u64(matrices, factor, &need)) need = UINT64_MAX;
+    if (exact && !mg_add_u64(need, exact, &need)) need = UINT64_MAX;
     const uint64_t all = s->opt.memory ? s->opt.memory : DEFAULT_MEMORY;
     if (s->opt.memory && need >= all)
         return mg_fail(err, MG_ERR_LIMIT,
                        "the statistics of a layer need %" PRIu64 " KiB, expected less than --memory (%" PRIu64 " KiB)",
                        (need >> 10) + 1, all >> 10);
-    s->matrices = (all / 2 > need ? all / 2 : need) - factor;
+    s->matrices = (all / 2 > need ? all / 2 : need) - factor - exact;
     s->streams = all / 2 > need || !s->opt.memory ? all / 2 : all - need;
     return MG_OK;
 }

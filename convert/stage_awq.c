@@ -19,10 +19,11 @@ static mg_status add_vector(mg_stage_work *w, mg_role role, uint32_t expert, mg_
     return mg_stage_layer_add(&w->out, &p, err);
 }
 
-/* A norm or bias, which must be a vector of n values, divided by s. A norm's quotients are BF16, as s was chosen for.
- */
-static mg_status divide_vector(mg_stage_work *w, mg_role role, uint32_t expert, const float *s, uint64_t n,
-                               mg_error *err) {
+/* A norm or bias, which must be a vector of n values, divided by s: *out is the caller's, NULL when there is none. A
+ * norm's quotients are BF16, as s was chosen for. */
+static mg_status divided(mg_stage_work *w, mg_role role, uint32_t expert, const float *s, uint64_t n, float **out,
+                         mg_error *err) {
+    *out = NULL;
     const mg_bound *b = role == MG_ROLE_COUNT ? NULL : mg_model_find(w->model, role, w->layer, expert);
     if (!b) return MG_OK;
     if (b->shape[b->rank - 1] != n || mg_bound_rows(b) != 1)
@@ -37,7 +38,18 @@ static mg_status divide_vector(mg_stage_work *w, mg_role role, uint32_t expert, 
         v[k] = v[k] / s[k];
         if (norm) v[k] = mg_bf16_to_f32(mg_f32_to_bf16(v[k]));
     }
-    if (st == MG_OK) st = add_vector(w, role, expert, MG_STAGE_VALUES, v, n, err);
+    if (st == MG_OK)
+        *out = v;
+    else
+        free(v);
+    return st;
+}
+
+static mg_status divide_vector(mg_stage_work *w, mg_role role, uint32_t expert, const float *s, uint64_t n,
+                               mg_error *err) {
+    float *v;
+    MG_TRY(divided(w, role, expert, s, n, &v, err));
+    mg_status st = v ? add_vector(w, role, expert, MG_STAGE_VALUES, v, n, err) : MG_OK;
     free(v);
     return st;
 }
@@ -70,6 +82,8 @@ typedef struct job {
     uint32_t *tie;
     float *absorbs, *s, *by_producer;
     uint64_t producer_rows;
+    mg_variant *tried; /* a candidate under exact judgement, and its scales */
+    const float *trying;
 } job;
 
 static uint32_t count_of(const mg_stage_work *w, mg_role role) {
@@ -157,6 +171,48 @@ static mg_status add_limits(mg_stage_work *w, job *j, mg_role role, uint32_t exp
     return MG_OK;
 }
 
+/* ---- candidates judged by the block's output ---- */
+
+static mg_status try_reader(mg_stage_work *w, job *j, mg_role role, uint32_t expert, const mg_bound *b, mg_error *err) {
+    (void)b;
+    mg_patch p = MG_PATCH_INIT(role, w->layer, expert);
+    p.col = j->trying;
+    p.round = mg_stage_rounds(role) ? &w->opt->scheme : NULL;
+    return mg_variant_set(j->tried, &p, err);
+}
+
+static mg_status try_vector(mg_stage_work *w, const job *j, mg_role role, const float *values, mg_error *err) {
+    mg_patch p = MG_PATCH_INIT(role, w->layer, 0);
+    p.values = values;
+    return values ? mg_variant_set(j->tried, &p, err) : MG_OK;
+}
+
+/* The block with the norm divided by s, and its readers multiplied and rounded: mg_awq_exact_fn. */
+typedef struct exact_job {
+    mg_stage_work *w;
+    job *j;
+} exact_job;
+
+static mg_status exact_loss(void *ctx, const float *s, double *loss, mg_error *err) {
+    const exact_job *x = ctx;
+    mg_stage_work *w = x->w;
+    job *j = x->j;
+    float *norm = NULL, *bias = NULL;
+    j->tried = w->exact.variant;
+    j->trying = s;
+    mg_status st = divided(w, j->in->norm, 0, s, j->cols, &norm, err);
+    if (st == MG_OK) st = divided(w, j->in->bias, 0, s, j->cols, &bias, err);
+    if (st == MG_OK) st = try_vector(w, j, j->in->norm, norm, err);
+    if (st == MG_OK) st = try_vector(w, j, j->in->bias, bias, err);
+    if (st == MG_OK) st = each_reader(w, j, try_reader, err);
+    if (st == MG_OK)
+        st = mg_stage_exact_loss(&w->exact, j->input == MG_IN_ATTN ? MG_PART_ATTN : MG_PART_FFN, loss, err);
+    mg_variant_clear(w->exact.variant);
+    free(norm);
+    free(bias);
+    return st;
+}
+
 /* Who absorbs: false when nothing can. */
 static mg_status absorber(mg_stage_work *w, job *j, bool *can, mg_error *err) {
     const mg_role role = j->in->norm != MG_ROLE_COUNT ? j->in->norm : j->in->rows;
@@ -233,8 +289,14 @@ static mg_status scale(mg_stage_work *w, job *j, mg_error *err) {
     if (!can) return MG_OK;
     j->s = malloc((size_t)j->cols * sizeof *j->s);
     if (!j->s) return mg_fail_nomem(err, j->cols * sizeof *j->s);
-    const mg_awq_group g = {
-        .uses = j->uses, .n_uses = j->n_uses, .cols = j->cols, .tie = j->tie, .absorbs = j->absorbs};
+    exact_job x = {w, j};
+    const mg_awq_group g = {.uses = j->uses,
+                            .n_uses = j->n_uses,
+                            .cols = j->cols,
+                            .tie = j->tie,
+                            .absorbs = j->absorbs,
+                            .exact = j->in->norm != MG_ROLE_COUNT ? exact_loss : NULL,
+                            .exact_ctx = &x};
     mg_awq_scales found = {.s = j->s};
     MG_TRY(mg_awq_search(&g, &w->opt->scheme, w->opt->pool, &found, err));
     bool fit = true;
@@ -248,6 +310,11 @@ static mg_status scale(mg_stage_work *w, job *j, mg_error *err) {
     mg_json_set_f64(note, "ratio", found.ratio);
     mg_json_set_f64(note, "plain", found.plain);
     mg_json_set_f64(note, "loss", found.loss);
+    if (found.n_exact) {
+        mg_json_set_i64(note, "candidates", found.n_exact);
+        mg_json_set_f64(note, "block_plain", found.exact_plain);
+        mg_json_set_f64(note, "block_loss", found.exact_loss);
+    }
     mg_json_push((mg_json *)mg_json_get(w->note, "awq"), note);
     return found.identity ? MG_OK : fold(w, j, err);
 }
@@ -283,7 +350,7 @@ mg_status mg_stage_awq(mg_stage_work *w, mg_error *err) {
     enum { ALL = 0x7fff };
     bool *done = calloc((size_t)w->in.n + 1, sizeof *done);
     if (!done) return mg_fail_nomem(err, w->in.n);
-    mg_status st = MG_OK;
+    mg_status st = w->opt->gptq ? MG_OK : mg_stage_exact_init(&w->exact, w->stream, w->model, w->layer, err);
     while (st == MG_OK && mg_stage_want(w, ALL, done)) {
         bool last = true;
         for (uint32_t i = 0; i < w->in.n; i++) last = last && done[i];
@@ -291,6 +358,7 @@ mg_status mg_stage_awq(mg_stage_work *w, mg_error *err) {
         if (st == MG_OK) st = gathered(w, err);
         mg_stage_inputs_clear(&w->in);
     }
+    mg_stage_exact_release(&w->exact);
     free(done);
     return st;
 }

@@ -3,6 +3,7 @@
 #define MG_CONVERT_STAGE_LAYER_H
 
 #include "convert/group_stage.h"
+#include "convert/stage_exact.h"
 #include "convert/stage_inputs.h"
 #include "quant/gptq.h"
 
@@ -12,6 +13,7 @@ typedef struct mg_stage_work {
     mg_model *model;
     mg_stage_stream *stream;
     mg_stage_inputs in;
+    mg_stage_exact exact; /* AWQ */
     mg_stage_layer out;
     mg_json *note;
     uint32_t layer;

@@ -5,7 +5,7 @@
 #include <string.h>
 
 /* Whole sequences until a batch would pass `tokens`. */
-static mg_status cut(mg_stage_stream *s, uint64_t tokens, uint64_t *largest, mg_error *err) {
+static mg_status cut(mg_stage_stream *s, uint64_t tokens, mg_error *err) {
     const mg_stage_text *t = s->text;
     s->batches = calloc((size_t)t->n_seqs + 1, sizeof *s->batches);
     if (!s->batches) return mg_fail_nomem(err, t->n_seqs * sizeof *s->batches);
@@ -20,7 +20,7 @@ static mg_status cut(mg_stage_stream *s, uint64_t tokens, uint64_t *largest, mg_
         b->batch.n_seqs++;
         b->batch.n_tokens += t->len[i];
         at += t->len[i];
-        if (b->batch.n_tokens > *largest) *largest = b->batch.n_tokens;
+        if (b->batch.n_tokens > s->largest) s->largest = b->batch.n_tokens;
     }
     return at == t->n_tokens ? MG_OK : mg_fail(err, MG_ERR_INTERNAL, "sequences do not add up");
 }
@@ -49,12 +49,11 @@ static void turn(mg_stage_stream *s) {
 
 mg_status mg_stage_stream_init(mg_stage_stream *s, const mg_evaluator *eval, mg_model *m, const mg_stage_text *text,
                                uint64_t memory, mg_error *err) {
-    uint64_t largest = 0;
     *s = (mg_stage_stream){.eval = eval, .text = text, .hidden = (uint64_t)mg_hp_i(m, MG_K_HIDDEN)};
     const uint64_t each = text->token_bytes + 4 * s->hidden;
-    MG_TRY(cut(s, memory / 2 / each, &largest, err));
+    MG_TRY(cut(s, memory / 2 / each, err));
     const bool fits = text->n_tokens <= memory / 2 / (4 * s->hidden);
-    s->buf = malloc((size_t)(largest * s->hidden + 1) * sizeof *s->buf);
+    s->buf = malloc((size_t)(s->largest * s->hidden + 1) * sizeof *s->buf);
     if (fits) s->x = malloc((size_t)(text->n_tokens * s->hidden + 1) * sizeof *s->x);
     if (!s->buf || (fits && !s->x)) return mg_fail_nomem(err, text->n_tokens * s->hidden * sizeof *s->x);
     if (!fits) MG_TRY(mg_zcapture_new(&s->out, NULL, err));
@@ -88,4 +87,14 @@ mg_status mg_stage_stream_run(mg_stage_stream *s, mg_model *m, uint32_t layer, u
     }
     turn(s);
     return MG_OK;
+}
+
+mg_status mg_stage_stream_first(mg_stage_stream *s, uint64_t n, float *x, mg_error *err) {
+    const size_t bytes = (size_t)(n * s->hidden) * sizeof *x;
+    if (!s->in) {
+        memcpy(x, s->x, bytes);
+        return MG_OK;
+    }
+    MG_TRY(mg_zcapture_rewind(s->in, err));
+    return mg_zcapture_read(s->in, x, bytes, err);
 }

@@ -23,6 +23,7 @@ typedef struct mg_stage_stream {
         uint64_t token; /* the first */
     } * batches;
     uint32_t n_batches;
+    uint64_t largest;      /* tokens of the largest batch */
     float *x;              /* [n_tokens][hidden], NULL when spilled */
     mg_zcapture *in, *out; /* when spilled: before and after the layer under way */
     float *buf;            /* [largest batch][hidden] */
@@ -35,5 +36,8 @@ void mg_stage_stream_release(mg_stage_stream *s);
 /* Run parts of a layer of m over all tokens, with tap. keep: what comes out is the stream from now on. */
 mg_status mg_stage_stream_run(mg_stage_stream *s, mg_model *m, uint32_t layer, unsigned parts, bool keep, mg_tap_fn tap,
                               void *ctx, mg_error *err) MG_MUST_CHECK;
+
+/* The first n tokens of the stream as it is, into x [n][hidden]. */
+mg_status mg_stage_stream_first(mg_stage_stream *s, uint64_t n, float *x, mg_error *err) MG_MUST_CHECK;
 
 #endif

@@ -16,6 +16,7 @@ enum {
     FINAL = 4,                      /* judged by the whole Gram matrix */
     ROWS = 48,                      /* of a ticket */
 };
+#define CLOSE 1.1 /* a second candidate whose loss is within this of the best is judged exactly as well */
 
 typedef struct search {
     const mg_awq_group *g;
@@ -296,9 +297,32 @@ static void shortlist(search *s, const double *loss) {
     s->n_tried = n;
 }
 
+/* The better of the last candidates, s->tried[0] (plain rounding) and the two with the least loss, by what they do
+ * further on. None is taken that is worse than plain rounding by either loss. */
+static mg_status judge_exactly(const search *s, const double *loss, uint32_t *best, mg_awq_scales *out, mg_error *err) {
+    const mg_awq_group *g = s->g;
+    uint32_t last[3] = {0, *best, 0}, n = 2;
+    double least = 0;
+    for (uint32_t c = 1; c < s->n_tried; c++)
+        if (c != *best && loss[c] < loss[0] && (last[2] == 0 || loss[c] < loss[last[2]])) last[2] = c;
+    n += last[2] != 0 && loss[last[2]] <= CLOSE * loss[*best];
+    for (uint32_t i = 0; i < n; i++) {
+        double exact;
+        MG_TRY(g->exact(g->exact_ctx, s->scale + s->tried[last[i]] * g->cols, &exact, err));
+        if (i == 0) out->exact_plain = exact;
+        if (i && !(exact < least)) continue;
+        least = exact;
+        *best = last[i];
+    }
+    out->n_exact = n;
+    out->exact_loss = least;
+    return MG_OK;
+}
+
 static mg_status choose(search *s, mg_pool *pool, mg_awq_scales *out, mg_error *err) {
+    const mg_awq_group *g = s->g;
     double loss[CANDIDATES] = {0};
-    const uint64_t cols = s->g->cols;
+    const uint64_t cols = g->cols;
     MG_TRY(statistics(s, pool, err));
     for (uint64_t k = 0; k < cols; k++) s->scale[k] = 1.0f;
     for (uint32_t c = 1; c < CANDIDATES; c++) {
@@ -309,14 +333,18 @@ static mg_status choose(search *s, mg_pool *pool, mg_awq_scales *out, mg_error *
     for (uint32_t c = 0; c < CANDIDATES; c++) s->tried[c] = c;
     s->n_tried = CANDIDATES;
     MG_TRY(judge(s, pool, diagonal_ticket, loss, err));
-    if (!s->g->uses[0].pivot) {
+    if (!g->uses[0].pivot) {
         shortlist(s, loss);
         MG_TRY(judge(s, pool, whole_ticket, loss, err));
     }
     uint32_t best = 0;
     for (uint32_t c = 1; c < s->n_tried; c++)
         if (loss[c] < loss[best]) best = c;
-    *out = (mg_awq_scales){.s = out->s, .identity = best == 0, .plain = loss[0], .loss = loss[best]};
+    *out = (mg_awq_scales){.s = out->s};
+    if (best && g->exact && !g->uses[0].pivot) MG_TRY(judge_exactly(s, loss, &best, out, err));
+    out->identity = best == 0;
+    out->plain = loss[0];
+    out->loss = loss[best];
     out->by_weight = formula(s->tried[best], &out->ratio);
     memcpy(out->s, s->scale + s->tried[best] * cols, (size_t)cols * sizeof *out->s);
     return MG_OK;

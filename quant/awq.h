@@ -7,7 +7,8 @@
  * Candidates are s = x^r and s = x^r / w^(1-r) for r = 0 .. 1 in steps of a tenth, and s = 1, which is plain rounding
  * and wins ties: the result is never worse than it. x: root mean square of the channel; w: mean over rows of |W| over
  * the largest of its group. s is divided by sqrt(max s * min s). All candidates are judged by the diagonal of G, the
- * best few by all of it.
+ * best few by all of it, and where the caller can tell what a candidate does to more than the weights' own outputs, by
+ * that the best two and 1.
  *
  * Before GPTQ the loss is sum of D_k dW_k^2 instead (quant/gptq.h): scales turn D_k into D_k / s_k^2 and nothing else,
  * so this is the loss GPTQ will be left with, but for the luck of rounding.
@@ -32,6 +33,9 @@ typedef struct mg_awq_use {
                            then, instead of gram. NULL: it will be rounded to nearest */
 } mg_awq_use;
 
+/* What rounding under scales s [cols] costs further on. */
+typedef mg_status (*mg_awq_exact_fn)(void *ctx, const float *s, double *loss, mg_error *err);
+
 /* Weights whose inputs are scaled together. */
 typedef struct mg_awq_group {
     const mg_awq_use *uses;
@@ -40,6 +44,8 @@ typedef struct mg_awq_group {
     const uint32_t *tie;  /* [cols]: columns of one number, below cols, share a scale; NULL: each has its own */
     const float *absorbs; /* [cols] norm weights that are divided by s: s is chosen so that the quotient is a BF16 (and
                              an F16), and folding exact; NULL: anything */
+    mg_awq_exact_fn exact; /* for the last candidates, unless pivots are given; NULL: G is all there is to know */
+    void *exact_ctx;
 } mg_awq_group;
 
 typedef struct mg_awq_scales {
@@ -48,6 +54,8 @@ typedef struct mg_awq_scales {
     bool by_weight; /* s = x^ratio / w^(1-ratio), else x^ratio */
     double ratio;
     double plain, loss; /* of plain rounding, and with s */
+    uint32_t n_exact;   /* candidates that were judged exactly, plain rounding among them; 0: none were close */
+    double exact_plain, exact_loss;
 } mg_awq_scales;
 
 mg_status mg_awq_search(const mg_awq_group *g, const mg_group_scheme *scheme, mg_pool *pool, mg_awq_scales *out,

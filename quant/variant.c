@@ -89,6 +89,26 @@ static mg_status code_rows(const entry *e, uint64_t row, uint64_t n, float *dst,
     return st;
 }
 
+static mg_status round_rows(const entry *e, uint64_t n, float *dst, mg_error *err) {
+    const mg_group_scheme *s = e->p.round;
+    const uint64_t size = s->group_size && s->group_size < e->cols ? s->group_size : e->cols;
+    for (uint64_t r = 0; r < n; r++)
+        for (uint64_t at = 0; at < e->cols; at += size) {
+            float *w = dst + r * e->cols + at, lo, hi;
+            const uint64_t len = e->cols - at < size ? e->cols - at : size;
+            uint8_t codes[256];
+            mg_group_params p;
+            MG_TRY(mg_group_range(w, len, &lo, &hi, err));
+            MG_TRY(mg_group_choose(s, lo, hi, &p, err));
+            for (uint64_t k = 0; k < len; k += sizeof codes) {
+                const uint64_t m = len - k < sizeof codes ? len - k : sizeof codes;
+                mg_group_round(s, &p, w + k, m, codes);
+                mg_group_unround(s, &p, codes, m, w + k);
+            }
+        }
+    return MG_OK;
+}
+
 static mg_status eval_rows(mg_variant *v, const entry *e, uint64_t row, uint64_t n, float *dst, mg_error *err) {
     const mg_patch *p = &e->p;
     if (p->values) {
@@ -101,7 +121,8 @@ static mg_status eval_rows(mg_variant *v, const entry *e, uint64_t row, uint64_t
         for (uint64_t k = 0; k < e->cols; k++) dst[r * e->cols + k] *= p->col[k];
     for (uint64_t r = 0; p->row && r < n; r++)
         for (uint64_t k = 0; k < e->cols; k++) dst[r * e->cols + k] *= p->row[row + r];
-    return p->limits || p->limits_at != MG_STRMAP_NONE ? limit_rows(e, row, n, dst, err) : MG_OK;
+    if (p->limits || p->limits_at != MG_STRMAP_NONE) MG_TRY(limit_rows(e, row, n, dst, err));
+    return p->round ? round_rows(e, n, dst, err) : MG_OK;
 }
 
 /* n bytes at `at`: whole aligned rows straight into dst, others through a scratch row. */

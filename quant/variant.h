@@ -3,7 +3,7 @@
  * write it.
  *
  * A replaced weight is F32 in logical order, computed as it is read:
- *     w'[n][k] = clamp((w[n][k] * col[k]) * row[n], limits[n][k / group])
+ *     w'[n][k] = clamp((w[n][k] * col[k]) * row[n], limits[n][k / group]), rounded in groups if asked for
  * or (code - zero) * scale (quant/group_encode.h), or values in memory.
  *
  * A whole stored tensor can be replaced too, by the same shape in another type, as bytes: what several roles share, and
@@ -12,6 +12,7 @@
 #define MG_QUANT_VARIANT_H
 
 #include "formats/arch/model.h"
+#include "quant/group_encode.h"
 
 /* What replaces one weight. All arrays and stage are borrowed until the patch is taken back or the variant freed. A
  * vector (norm, bias) is one row. */
@@ -23,6 +24,7 @@ typedef struct mg_patch {
     const float *row;     /* [rows], NULL: 1 */
     uint64_t group;       /* columns that share limits or a scale */
     const float *limits;  /* [rows][groups][2]: lowest and highest value; NULL: none */
+    const mg_group_scheme *round; /* round to nearest in its groups after all that; NULL: not */
     const uint8_t *codes; /* [rows][cols]: these with scales and zeros [rows][groups] */
     const float *scales;
     const uint8_t *zeros;
