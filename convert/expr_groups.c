@@ -61,19 +61,18 @@ mg_status mg_expr_group_encode(mg_plan *p, const mg_expr *weight, const mg_expr 
     return add_parts(p, children, global ? 2 : 1, form, parts, err);
 }
 
-mg_status mg_expr_group_pack(mg_plan *p, const mg_expr *codes, const mg_expr *scales, const mg_expr *zeros,
+mg_status mg_expr_group_pack(mg_plan *p, const mg_expr *codes, const mg_expr *scales, const mg_expr *offsets,
                              const mg_group_form *form, const mg_expr *parts[MG_GROUP_MAX_PARTS], mg_error *err) {
-    const mg_expr *children[3] = {codes, scales, zeros};
+    const mg_expr *children[3] = {codes, scales, offsets};
+    const mg_dtype third = form->scheme.rule == MG_GROUP_EDGE ? MG_F32 : MG_U8;
     const uint64_t shape[2] = {form->rows, form->groups};
     MG_TRY(mg_tensor_expect_shape(&scales->t, 2, shape, err));
-    MG_TRY(mg_tensor_expect_shape(&zeros->t, 2, shape, err));
-    if (codes->t.dtype != MG_U8 || scales->t.dtype != MG_F32 || zeros->t.dtype != MG_U8)
-        return mg_fail(err, MG_ERR_FORMAT, "groups: codes, scales and zeros are %s, %s, %s, expected U8, F32, U8",
-                       mg_dtype_get(codes->t.dtype)->name, mg_dtype_get(scales->t.dtype)->name,
-                       mg_dtype_get(zeros->t.dtype)->name);
-    if (form->scheme.rule == MG_GROUP_EDGE)
-        return mg_fail(err, MG_ERR_UNSUPPORTED, "groups: %s stores biases, not zeros",
-                       mg_group_format_name(form->format));
+    MG_TRY(mg_tensor_expect_shape(&offsets->t, 2, shape, err));
+    if (codes->t.dtype != MG_U8 || scales->t.dtype != MG_F32 || offsets->t.dtype != third)
+        return mg_fail(err, MG_ERR_FORMAT, "groups: codes, scales and %s are %s, %s, %s, expected U8, F32, %s",
+                       third == MG_F32 ? "biases" : "zeros", mg_dtype_get(codes->t.dtype)->name,
+                       mg_dtype_get(scales->t.dtype)->name, mg_dtype_get(offsets->t.dtype)->name,
+                       mg_dtype_get(third)->name);
     return add_parts(p, children, 3, form, parts, err);
 }
 
@@ -156,7 +155,7 @@ static mg_status check_bits(const uint8_t *x, uint64_t n, uint32_t bits, mg_erro
     return all >> bits ? mg_fail(err, MG_ERR_FORMAT, "a code or zero needs more than %u bits", bits) : MG_OK;
 }
 
-/* Chosen elsewhere: columns of the slabs out of codes, groups of the slabs out of scales and zeros. */
+/* Chosen elsewhere: columns of the slabs out of codes, groups of the slabs out of scales and zeros or biases. */
 static mg_status take_band(slabs *s, uint64_t row, uint64_t n, mg_error *err) {
     const mg_group_form *f = s->e->form;
     const uint64_t group = f->by_group ? s->col / f->slab_cols : 0, groups = s->q.groups;
@@ -166,10 +165,13 @@ static mg_status take_band(slabs *s, uint64_t row, uint64_t n, mg_error *err) {
     MG_TRY(mg_expr_eval(s->e->children[1], s->ev, row, n, s->tile, err));
     for (uint64_t i = 0; i < n; i++)
         memcpy(s->q.scales + i * groups, (const float *)s->tile + i * f->groups + group, groups * sizeof(float));
+    MG_TRY(check_bits(s->q.codes, n * s->q.cols, f->scheme.bits, err));
     MG_TRY(mg_expr_eval(s->e->children[2], s->ev, row, n, s->tile, err));
+    for (uint64_t i = 0; s->q.biases && i < n; i++)
+        memcpy(s->q.biases + i * groups, (const float *)s->tile + i * f->groups + group, groups * sizeof(float));
+    if (s->q.biases) return MG_OK;
     for (uint64_t i = 0; i < n; i++)
         memcpy(s->q.zeros + i * groups, (const uint8_t *)s->tile + i * f->groups + group, groups);
-    MG_TRY(check_bits(s->q.codes, n * s->q.cols, f->scheme.bits, err));
     return check_bits(s->q.zeros, n * groups, f->scheme.bits, err);
 }
 

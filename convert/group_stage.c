@@ -375,12 +375,13 @@ mg_model *mg_group_stage_rounded(mg_group_stage *s) {
 }
 
 bool mg_group_stage_codes(const mg_group_stage *s, mg_role role, uint32_t layer, uint32_t expert, mg_checkpoint **c,
-                          uint32_t *codes, uint32_t *scales, uint32_t *zeros) {
+                          uint32_t *codes, uint32_t *scales, uint32_t *offsets) {
     if (!s->opt.gptq) return false;
     *codes = mg_stage_set_find(&s->gptq.set, role, layer, expert, MG_STAGE_CODES);
     *scales = mg_stage_set_find(&s->gptq.set, role, layer, expert, MG_STAGE_SCALES);
-    *zeros = mg_stage_set_find(&s->gptq.set, role, layer, expert, MG_STAGE_ZEROS);
-    if (*codes == MG_STRMAP_NONE || *scales == MG_STRMAP_NONE || *zeros == MG_STRMAP_NONE) return false;
+    *offsets = mg_stage_set_find(&s->gptq.set, role, layer, expert,
+                                 s->opt.scheme.rule == MG_GROUP_EDGE ? MG_STAGE_BIASES : MG_STAGE_ZEROS);
+    if (*codes == MG_STRMAP_NONE || *scales == MG_STRMAP_NONE || *offsets == MG_STRMAP_NONE) return false;
     *c = s->gptq.set.layers[layer];
     return true;
 }

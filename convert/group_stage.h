@@ -59,9 +59,10 @@ mg_model *mg_group_stage_rounded(mg_group_stage *s);
 /* Digest of what tensors under opt->types were made with besides the model: text, damping, version. No times, no paths.
  */
 mg_status mg_group_stage_text_id(const mg_group_stage *s, mg_xxh128 *id, mg_error *err) MG_MUST_CHECK;
-/* GPTQ's codes, scales and zeros of a weight, as tensors of a checkpoint. false: it has none. */
+/* GPTQ's codes, scales and zeros (or biases, as the scheme has them) of a weight, as tensors of a checkpoint. false: it
+ * has none. */
 bool mg_group_stage_codes(const mg_group_stage *s, mg_role role, uint32_t layer, uint32_t expert, mg_checkpoint **c,
-                          uint32_t *codes, uint32_t *scales, uint32_t *zeros);
+                          uint32_t *codes, uint32_t *scales, uint32_t *offsets);
 /* {"layers":[{"layer","awq":[{"input","scales","ratio","plain","loss"}...],"limits":{...},"gptq":[...],"tokens":[...],
  * "few":n}...],...}: the caller's. */
 mg_status mg_group_stage_report(const mg_group_stage *s, mg_json **out, mg_error *err) MG_MUST_CHECK;

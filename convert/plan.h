@@ -88,8 +88,8 @@ mg_status mg_expr_group_global(mg_plan *p, const mg_expr *const *weights, uint32
 mg_status mg_expr_group_encode(mg_plan *p, const mg_expr *weight, const mg_expr *global, const mg_group_form *form,
                                const mg_expr *parts[MG_GROUP_MAX_PARTS], mg_error *err) MG_MUST_CHECK;
 /* The same from codes U8 [out, in], scales [out, groups] (F32 that the form's scale type holds exactly) and zeros U8
- * [out, groups] that a stage has chosen. Which group a column belongs to is not asked: g_idx is stored beside them. */
-mg_status mg_expr_group_pack(mg_plan *p, const mg_expr *codes, const mg_expr *scales, const mg_expr *zeros,
+ * [out, groups], or biases F32 like scales where the format has these, that a stage has chosen. Which group a column belongs to is not asked: g_idx is stored beside them. */
+mg_status mg_expr_group_pack(mg_plan *p, const mg_expr *codes, const mg_expr *scales, const mg_expr *offsets,
                              const mg_group_form *form, const mg_expr *parts[MG_GROUP_MAX_PARTS],
                              mg_error *err) MG_MUST_CHECK;
 

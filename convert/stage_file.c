@@ -14,8 +14,9 @@
 static const struct {
     const char *name;
     mg_dtype dtype;
-} whats[MG_STAGE_WHATS] = {{"values", MG_F32}, {"col", MG_F32},    {"row", MG_F32},  {"limits", MG_F32},
-                           {"codes", MG_U8},   {"scales", MG_F32}, {"zeros", MG_U8}, {"blocks", MG_U8}};
+} whats[MG_STAGE_WHATS] = {{"values", MG_F32}, {"col", MG_F32},    {"row", MG_F32},
+                           {"limits", MG_F32}, {"codes", MG_U8},   {"scales", MG_F32},
+                           {"zeros", MG_U8},   {"biases", MG_F32}, {"blocks", MG_U8}};
 
 static void piece_name(char *buf, size_t size, mg_role role, uint32_t expert, mg_stage_what what) {
     snprintf(buf, size, "%s.%u.%s", mg_role_name(role), expert, whats[what].name);
@@ -192,6 +193,7 @@ static mg_status apply_weight(mg_stage_set *s, const uint64_t *group, mg_role ro
     p.codes_at = at[MG_STAGE_CODES];
     p.scales_at = at[MG_STAGE_SCALES];
     p.zeros_at = at[MG_STAGE_ZEROS];
+    p.biases_at = at[MG_STAGE_BIASES];
     return mg_variant_set(v, &p, err);
 }
 

@@ -15,6 +15,7 @@ typedef enum mg_stage_what {
     MG_STAGE_CODES,  /* U8 [rows, cols] */
     MG_STAGE_SCALES, /* F32 [rows, groups] */
     MG_STAGE_ZEROS,  /* U8 [rows, groups] */
+    MG_STAGE_BIASES, /* F32 [rows, groups], instead of zeros */
     MG_STAGE_BLOCKS, /* U8 [rows, row bytes] of a ggml type; stored rows, not logical ones */
     MG_STAGE_WHATS
 } mg_stage_what;

@@ -19,6 +19,7 @@ static mg_status take(mg_stage_work *w, mg_variant *v, mg_role role, uint32_t ex
     patch.codes = q->codes;
     patch.scales = q->scales;
     patch.zeros = q->zeros;
+    patch.biases = q->biases;
     q->codes = NULL;
     MG_TRY(mg_stage_layer_add(&w->out, &p, err));
     p.shape[1] = q->groups;
@@ -26,8 +27,9 @@ static mg_status take(mg_stage_work *w, mg_variant *v, mg_role role, uint32_t ex
     p.data = q->scales;
     q->scales = NULL;
     MG_TRY(mg_stage_layer_add(&w->out, &p, err));
-    p.what = MG_STAGE_ZEROS;
-    p.data = q->zeros;
+    p.what = q->biases ? MG_STAGE_BIASES : MG_STAGE_ZEROS;
+    p.data = q->biases ? (void *)q->biases : q->zeros;
+    q->biases = NULL;
     q->zeros = NULL;
     MG_TRY(mg_stage_layer_add(&w->out, &p, err));
     return mg_variant_set(v, &patch, err);

@@ -104,8 +104,6 @@ static mg_status take_method(run *r, const mg_tool_groups *g, const mg_common *c
         return mg_fail(err, MG_ERR_USAGE, "%s needs calibration text: --text FILE or --tokens FILE", want);
     if (r->fold_only && r->gptq)
         return mg_fail(err, MG_ERR_USAGE, "--fold-only writes floats: it goes with the method awq");
-    if (r->gptq && r->opt.format == MG_FORMAT_MLX)
-        return mg_fail(err, MG_ERR_UNSUPPORTED, "GPTQ into MLX's biases is not built yet; --method awq is");
     return MG_OK;
 }
 

@@ -41,9 +41,9 @@ typedef struct mg_awq_group {
     const mg_awq_use *uses;
     uint32_t n_uses;
     uint64_t cols;
-    const uint32_t *tie;  /* [cols]: columns of one number, below cols, share a scale; NULL: each has its own */
-    const float *absorbs; /* [cols] norm weights that are divided by s: s is chosen so that the quotient is a BF16 (and
-                             an F16), and folding exact; NULL: anything */
+    const uint32_t *tie;   /* [cols]: columns of one number, below cols, share a scale; NULL: each has its own */
+    const float *absorbs;  /* [cols] norm weights that are divided by s: s is chosen so that the quotient is a BF16 (and
+                              an F16), and folding exact; NULL: anything */
     mg_awq_exact_fn exact; /* for the last candidates, unless pivots are given; NULL: G is all there is to know */
     void *exact_ctx;
 } mg_awq_group;

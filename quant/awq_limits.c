@@ -2,8 +2,9 @@
  *
  * Groups are gone through one after the other, and each takes the range with which its errors e cost least beside those
  * of all other groups: e G_gg e^T + 2 e . b with b = (errors of the others) G. Inputs are correlated, so errors of one
- * group can make up for those of another, and a range is a choice among fifty roundings, in four sweeps. The whole
- * range is among the candidates, so the sum never rises.
+ * group can make up for those of another, and a range is a choice among fifty roundings, in four sweeps; among 220 in
+ * twenty at 3 bits and below, where errors are large and a better choice shows. The whole range is among the
+ * candidates, so the sum never rises.
  *
  * Six ranges at a time, because products over a block take six rows at a time (quant/math). */
 #include <stdlib.h>
@@ -13,13 +14,14 @@
 #include "quant/math/gemm.h"
 #include "quant/read_f32.h"
 
-enum { TRIES = 6, ROWS = 48, SWEEPS = 4, BATCHES = 2, POINTS = 96 /* set aside for a sweep */ };
+enum { TRIES = 6, ROWS = 48, BATCHES = 2, POINTS = 96 /* set aside for a sweep */ };
 
 typedef struct limits_run {
     const mg_awq_use *use;
     const float *col;
     const mg_group_scheme *scheme;
     uint64_t rows, cols, size, groups;
+    int sweeps;
     float *limits;
     double *plain, *loss; /* [tickets] */
 } limits_run;
@@ -154,13 +156,14 @@ static mg_status try_ranges(const limits_run *r, const bench *b, const float *w,
 /* What a batch tries for the ends of a range: first both ends drawn in together, then each end for itself about the
  * best so far, ever closer. Every range is a new roll of the dice as well, so none is tried twice: points fill the
  * square evenly (multiples of the inverse powers of the plastic number, 0.7549 and 0.5698 of 2^32). */
-static void factors(int sweep, int batch, const float at[2], float f[TRIES][2]) {
-    static const float shrink[TRIES] = {1, .95f, .9f, .84f, .77f, .68f}, about[SWEEPS] = {.25f, .2f, .15f, .1f};
+static void factors(int sweep, int sweeps, int batch, const float at[2], float f[TRIES][2]) {
+    static const float shrink[TRIES] = {1, .95f, .9f, .84f, .77f, .68f};
+    const float about = .25f - .15f * (float)sweep / (float)(sweeps - 1);
     for (int t = 0; t < TRIES; t++) {
         const uint32_t k = (uint32_t)(sweep * POINTS + batch * TRIES + t);
         for (int i = 0; i < 2; i++) {
             const float point = (float)(k * (i ? 2447445414u : 3242174889u) >> 8) * 0x1p-24f;
-            const float move = sweep || batch ? 1.0f + about[sweep] * (2.0f * point - 1.0f) : shrink[t];
+            const float move = sweep || batch ? 1.0f + about * (2.0f * point - 1.0f) : shrink[t];
             f[t][i] = at[i] * move < 1.0f ? at[i] * move : 1.0f;
         }
     }
@@ -175,7 +178,7 @@ static mg_status one_row(const limits_run *r, const bench *b, uint64_t i, uint64
     double first = 0, best = 0;
     MG_TRY(mg_group_range(w, b->n, &range[0], &range[1], err));
     for (int batch = 0; batch < BATCHES; batch++) {
-        factors(sweep, batch, at, f);
+        factors(sweep, r->sweeps, batch, at, f);
         MG_TRY(try_ranges(r, b, w, other, range, f, at, &best, keep, batch ? NULL : &first, err));
     }
     set_errors(r, b, i, b->at, b->n, keep);
@@ -229,7 +232,7 @@ static mg_status ticket_rows(const limits_run *r, bench *b, uint64_t row, uint64
     MG_TRY(start(r, b, &r->plain[ticket], err));
     r->loss[ticket] = r->plain[ticket];
     float *keep = b->packed + MG_GEMM_MAX_MR * r->size;
-    for (int sweep = 0; sweep < SWEEPS; sweep++)
+    for (int sweep = 0; sweep < r->sweeps; sweep++)
         for (uint64_t g = 0; g < r->groups; g++) {
             load_group(r, b, g);
             load_others(r, b);
@@ -269,6 +272,7 @@ static mg_status limits_ticket(void *ctx, uint64_t ticket, unsigned worker, mg_e
 mg_status mg_awq_limits(const mg_awq_use *use, const float *col, const mg_group_scheme *scheme, mg_pool *pool,
                         float *limits, double *plain, double *loss, mg_error *err) {
     limits_run r = {.use = use, .col = col, .scheme = scheme, .limits = limits};
+    r.sweeps = scheme->bits <= 3 ? 20 : 4;
     r.rows = mg_bound_rows(use->bound);
     r.cols = use->gram->d;
     r.size = scheme->group_size && scheme->group_size < r.cols ? scheme->group_size : r.cols;

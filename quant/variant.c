@@ -61,28 +61,37 @@ static mg_status limit_rows(const entry *e, uint64_t row, uint64_t n, float *dst
     return MG_OK;
 }
 
+/* Codes of n rows with their parameters; zeros or biases are NULL. */
 static void decode_rows(const entry *e, uint64_t n, const uint8_t *codes, const float *scales, const uint8_t *zeros,
-                        float *dst) {
+                        const float *biases, float *dst) {
     const mg_group_kernels *kernels = mg_group_kernels_get();
     for (uint64_t g = 0; g < n * e->groups; g++) {
         const uint64_t k = g % e->groups * e->p.group, at = g / e->groups * e->cols + k, left = e->cols - k;
-        kernels->values(codes + at, left < e->p.group ? left : e->p.group, (float)zeros[g], scales[g], dst + at);
+        const uint64_t len = left < e->p.group ? left : e->p.group;
+        if (biases)
+            kernels->affine(codes + at, len, scales[g], biases[g], dst + at);
+        else
+            kernels->values(codes + at, len, (float)zeros[g], scales[g], dst + at);
     }
 }
 
 static mg_status code_rows(const entry *e, uint64_t row, uint64_t n, float *dst, mg_error *err) {
     const mg_patch *p = &e->p;
+    const uint64_t first = row * e->groups, each = n * e->groups;
     if (p->codes) {
-        decode_rows(e, n, p->codes + row * e->cols, p->scales + row * e->groups, p->zeros + row * e->groups, dst);
+        decode_rows(e, n, p->codes + row * e->cols, p->scales + first, p->zeros ? p->zeros + first : NULL,
+                    p->biases ? p->biases + first : NULL, dst);
         return MG_OK;
     }
-    uint8_t *codes = malloc((size_t)(n * e->cols)), *zeros = malloc((size_t)(n * e->groups));
-    float *scales = malloc((size_t)(n * e->groups) * sizeof *scales);
+    const bool edge = p->biases_at != MG_STRMAP_NONE;
+    uint8_t *codes = malloc((size_t)(n * e->cols)), *zeros = malloc((size_t)each + 1);
+    float *scales = malloc((size_t)(2 * each) * sizeof *scales), *biases = scales ? scales + each : NULL;
     mg_status st = codes && zeros && scales ? MG_OK : mg_fail_nomem(err, n * e->cols);
     if (st == MG_OK) st = stage_rows(e, p->codes_at, row, n, e->cols, 1, codes, err);
     if (st == MG_OK) st = stage_rows(e, p->scales_at, row, n, e->groups, sizeof *scales, scales, err);
-    if (st == MG_OK) st = stage_rows(e, p->zeros_at, row, n, e->groups, 1, zeros, err);
-    if (st == MG_OK) decode_rows(e, n, codes, scales, zeros, dst);
+    if (st == MG_OK && edge) st = stage_rows(e, p->biases_at, row, n, e->groups, sizeof *biases, biases, err);
+    if (st == MG_OK && !edge) st = stage_rows(e, p->zeros_at, row, n, e->groups, 1, zeros, err);
+    if (st == MG_OK) decode_rows(e, n, codes, scales, zeros, edge ? biases : NULL, dst);
     free(codes);
     free(zeros);
     free(scales);

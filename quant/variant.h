@@ -4,7 +4,7 @@
  *
  * A replaced weight is F32 in logical order, computed as it is read:
  *     w'[n][k] = clamp((w[n][k] * col[k]) * row[n], limits[n][k / group]), rounded in groups if asked for
- * or (code - zero) * scale (quant/group_encode.h), or values in memory.
+ * or (code - zero) * scale, or code * scale + bias (quant/group_encode.h), or values in memory.
  *
  * A whole stored tensor can be replaced too, by the same shape in another type, as bytes: what several roles share, and
  * what the views of roles turn into rows, stays as it is. */
@@ -19,23 +19,24 @@
 typedef struct mg_patch {
     mg_role role;
     uint32_t layer, expert;
-    const float *values;  /* [rows][cols]: these, and nothing else below */
-    const float *col;     /* [cols], NULL: 1 */
-    const float *row;     /* [rows], NULL: 1 */
-    uint64_t group;       /* columns that share limits or a scale */
-    const float *limits;  /* [rows][groups][2]: lowest and highest value; NULL: none */
+    const float *values;          /* [rows][cols]: these, and nothing else below */
+    const float *col;             /* [cols], NULL: 1 */
+    const float *row;             /* [rows], NULL: 1 */
+    uint64_t group;               /* columns that share limits or a scale */
+    const float *limits;          /* [rows][groups][2]: lowest and highest value; NULL: none */
     const mg_group_scheme *round; /* round to nearest in its groups after all that; NULL: not */
-    const uint8_t *codes; /* [rows][cols]: these with scales and zeros [rows][groups] */
+    const uint8_t *codes;         /* [rows][cols]: these with scales, and zeros or biases, [rows][groups] */
     const float *scales;
     const uint8_t *zeros;
+    const float *biases;
     /* The same, not in memory but in tensors of a checkpoint: MG_STRMAP_NONE or the number. */
     mg_checkpoint *stage;
-    uint32_t limits_at, codes_at, scales_at, zeros_at;
+    uint32_t limits_at, codes_at, scales_at, zeros_at, biases_at;
 } mg_patch;
 #define MG_PATCH_INIT(r, l, e)                                                                                         \
     {                                                                                                                  \
         .role = (r), .layer = (l), .expert = (e), .limits_at = MG_STRMAP_NONE, .codes_at = MG_STRMAP_NONE,             \
-        .scales_at = MG_STRMAP_NONE, .zeros_at = MG_STRMAP_NONE                                                        \
+        .scales_at = MG_STRMAP_NONE, .zeros_at = MG_STRMAP_NONE, .biases_at = MG_STRMAP_NONE                           \
     }
 
 typedef struct mg_variant mg_variant;

@@ -63,9 +63,41 @@ for method in ("rtn", "awq", "gptq", "awq+gptq"):
     kl[method] = divergence(PROSE, method, "--text", EVAL, "--ctx", 256)
 common.check(kl["awq"] < 0.8 * kl["rtn"], f"AWQ is not better than rounding: {kl}")
 common.check(kl["gptq"] < 0.5 * kl["rtn"] and kl["awq+gptq"] < 0.5 * kl["rtn"], f"GPTQ is not better than rounding: {kl}")
+for method in ("rtn", "gptq", "awq+gptq"):  # codes with scales and biases
+    what = ("RTN",) if method == "rtn" else ("GPTQ", "--method", method, *TEXT)
+    calibrated(PROSE, f"mlx-{method}", *what, "--group-size", 64, "--format", "mlx")
+    kl[f"mlx-{method}"] = divergence(PROSE, f"mlx-{method}", "--text", EVAL, "--ctx", 256)
+common.check(max(kl["mlx-gptq"], kl["mlx-awq+gptq"]) < 0.5 * kl["mlx-rtn"], f"GPTQ into MLX is not better than rounding: {kl}")
 for layer in report("awq")["awq"]:
     for x in layer["limits"]:
         common.check(x["loss"] <= x["plain"], f"limits worse than rounding: {x}")
+
+# ---- the last candidates are judged by the block's output: the same figure from the forward pass of a model with only these rounded ----
+
+
+def hidden(model):
+    common.run("forward", model, "--tokens", IDS, "-o", common.WORK / "hidden.safetensors", "--capture", "hidden", "--force")
+    return common.read_safetensors(common.WORK / "hidden.safetensors")[1]["hidden.1"].floats()
+
+
+for name in ("llama", "mixtral"):
+    source = TINY / name
+    calibrated(source, "judged", "AWQ", "--tokens", IDS, "--group-size", -1)
+    calibrated(source, "rounded", "RTN", "--group-size", -1)
+    common.run("convert", common.WORK / "rounded", common.WORK / f"{name}-dense", "--outtype", "f32")
+    rounded, mixed = common.read_hf_dir(common.WORK / f"{name}-dense"), common.fresh(f"{name}-mixed")
+    shutil.copy(source / "config.json", mixed)
+    widened = {k: common.Tensor("F32", t.shape, struct.pack(f"<{len(t.floats())}f", *t.floats())) for k, t in common.read_hf_dir(source).items()}
+    inside = {k: rounded[k] for k in widened if "layers.0." in k and k.split(".")[-2] in ("gate_proj", "up_proj", "w1", "w3")}
+    common.check(len(inside) >= 2, f"{name}: no gate and up among {list(widened)}")
+    common.write_safetensors(mixed / "model.safetensors", {**widened, **inside}, {"format": "pt"})
+    want = sum((a - b) ** 2 for a, b in zip(hidden(source), hidden(mixed)))
+    found = [x for layer in report("judged")["awq"] for x in layer["awq"]]
+    blocks = [x for x in found if "block_plain" in x]
+    common.check(all(x["block_loss"] <= x["block_plain"] and x["candidates"] in (2, 3) for x in blocks), f"{name}: {blocks}")
+    common.check({x["input"] for x in blocks} <= {"attention", "feed-forward"} and len(blocks) > 2, f"{name}: {blocks}")
+    got = next(x["block_plain"] for x in report("judged")["awq"][0]["awq"] if x["input"] == "feed-forward")
+    common.check(abs(got - want) < 1e-4 * want, f"{name}: the block's loss is {got}, expected {want}")  # f32 activations, some 1e-7 each
 
 # ---- the same bytes ----
 
@@ -80,7 +112,8 @@ def contents(out):
 
 for number, (kind, model, memory, options) in enumerate([
         ("AWQ", PROSE, "8MiB", ("--method", "awq+gptq", *TEXT)), ("AWQ", TINY / "mixtral", "3MiB", ("--tokens", IDS, "--group-size", -1)),
-        ("GPTQ", TINY / "phi3", "1MiB", ("--tokens", IDS, "--group-size", 32, "--symmetric"))]):
+        ("GPTQ", TINY / "phi3", "1MiB", ("--tokens", IDS, "--group-size", 32, "--symmetric")),
+        ("GPTQ", TINY / "llama", "1MiB", ("--tokens", IDS, "--group-size", 32, "--format", "mlx"))]):
     calibrated(model, "one", kind, *options, "-t", 1)
     calibrated(model, "two", kind, *options, "-t", 3, env={"MOEGRAFT_ISA": "scalar" if number else "avx2"})
     calibrated(model, "small", kind, *options, "--memory", memory)  # little more than a layer's matrices: the stream is spilled
@@ -181,7 +214,7 @@ for key, value in (("embed_tokens", 1e5), ("input_layernorm", 1e5), ("up_proj", 
 
 for options, code, said in ((("AWQ",), 2, "calibration text"), (("RTN", "--tokens", IDS), 2, "no text"), (("AWQ", "--method", "best", "--tokens", IDS), 2, "best"),
                             (("RTN", "--method", "awq", "--tokens", IDS), 2, "AWQ or GPTQ"), (("GPTQ", "--fold-only", "--tokens", IDS), 2, "fold-only"),
-                            (("GPTQ", "--format", "mlx", "--tokens", IDS), 4, "MLX"), (("AWQ", "--tokens", IDS, "--group-size", 128), 4, "multiple of the group"),
+                            (("AWQ", "--tokens", IDS, "--group-size", 128), 4, "multiple of the group"),
                             (("AWQ", "--tokens", IDS, "--imatrix", "x.gguf"), 2, "--imatrix")):
     done = calibrated(TINY / "llama", "none", *options, expect=code)
     common.check(said in done.err, f"{options}: {done.err}")
