@@ -88,7 +88,21 @@ static bool is_hash(mg_xxh128 h, const char *hex) {
     return strcmp(text, hex) == 0;
 }
 
-/* Values in memory: those of the same hash and size in the plan that was given for them. */
+/* Is this the digest of n bytes of 0? More than a plan would hold in memory are not asked about. */
+static mg_status is_zeros(uint64_t n, const char *hash, bool *yes, mg_error *err) {
+    enum { CHUNK = 4096 };
+    static const uint8_t none[CHUNK];
+    mg_xxh128_state *s;
+    *yes = false;
+    if (n > (uint64_t)1 << 30) return MG_OK;
+    MG_TRY(mg_xxh128_new(&s, err));
+    for (uint64_t at = 0; at < n; at += CHUNK) mg_xxh128_update(s, none, (size_t)(n - at < CHUNK ? n - at : CHUNK));
+    *yes = is_hash(mg_xxh128_final(s), hash);
+    mg_xxh128_free(s);
+    return MG_OK;
+}
+
+/* Values in memory: zeros, or those of the same hash and size in the plan that was given for them. */
 static mg_status memory(node *k, const char *kind, const mg_expr **out) {
     mg_tensor t = {0};
     const char *hash;
@@ -98,6 +112,9 @@ static mg_status memory(node *k, const char *kind, const mg_expr **out) {
     k->at = k->at ? mg_json_next(k->at) : NULL;
     MG_TRY(take_str(k, &hash));
     if (!mg_tensor_set_sizes(&t)) return bad(k, "a shape");
+    bool zeros;
+    MG_TRY(is_zeros(t.n_bytes, hash, &zeros, k->err));
+    if (zeros) return mg_expr_zeros(k->s->plan, t.dtype, t.rank, t.shape, out, k->err);
     for (uint32_t i = 0; k->s->values && i < k->s->values->n_nodes; i++) {
         const mg_expr *e = k->s->values->nodes[i];
         const void *data = (e->slot ? e->slot : e)->data;
@@ -107,7 +124,8 @@ static mg_status memory(node *k, const char *kind, const mg_expr **out) {
     }
     if (k->s->values)
         return mg_fail(k->err, MG_ERR_INTEGRITY, "the recipe given computes other values (%s %s)", kind, hash);
-    return mg_fail(k->err, MG_ERR_UNSUPPORTED, "values that were computed (%s): give the merge recipe as well", kind);
+    return mg_fail(k->err, MG_ERR_UNSUPPORTED, "values that were computed (%s)%s", kind,
+                   strcmp(kind, "slot") == 0 ? ": give the merge recipe as well" : "");
 }
 
 /* ---- nodes ---- */

@@ -77,6 +77,48 @@ static mg_status file_json(const char *dir, const char *name, mg_json **out, mg_
     return MG_OK;
 }
 
+/* Small files beside the weights that say how a model computes and what its tokens are: stages go by them. */
+static const char *const sides[] = {"config.json",
+                                    "params.json",
+                                    "tokenizer.json",
+                                    "tokenizer.model",
+                                    "tokenizer_config.json",
+                                    "special_tokens_map.json",
+                                    "added_tokens.json",
+                                    "vocab.json",
+                                    "merges.txt",
+                                    "chat_template.jinja",
+                                    "chat_template.json"};
+
+mg_status mg_manifest_side(const char *dir, const char *name, uint64_t *size, char hex[33], mg_error *err) {
+    enum { SIDE_CAP = 256 << 20 };
+    char path[4096], *data;
+    size_t n;
+    MG_TRY(mg_path_join(path, sizeof path, dir, name, err));
+    MG_TRY(mg_file_slurp(path, SIDE_CAP, &data, &n, err));
+    const mg_xxh128 h = mg_xxh128_of(data, n);
+    mg_hex(h.bytes, sizeof h.bytes, hex);
+    *size = n;
+    free(data);
+    return MG_OK;
+}
+
+static mg_status sides_json(const char *dir, mg_json *to, mg_error *err) {
+    for (size_t i = 0; i < sizeof sides / sizeof *sides; i++) {
+        char path[4096], hex[33];
+        uint64_t size;
+        MG_TRY(mg_path_join(path, sizeof path, dir, sides[i], err));
+        if (!mg_path_exists(path) || mg_path_is_dir(path)) continue;
+        MG_TRY(mg_manifest_side(dir, sides[i], &size, hex, err));
+        mg_json *f = mg_json_new_object();
+        mg_json_set_str(f, "name", sides[i]);
+        mg_json_set_u64(f, "size", size);
+        mg_json_set_str(f, "xxh3", hex);
+        mg_json_push(to, f);
+    }
+    return MG_OK;
+}
+
 static mg_status input_json(const mg_checkpoint *c, mg_json **out, mg_error *err) {
     mg_json *files = mg_json_new_array();
     *out = mg_json_new_object();
@@ -89,7 +131,10 @@ static mg_status input_json(const mg_checkpoint *c, mg_json **out, mg_error *err
         MG_TRY(file_json(c->dir, c->files[i], &f, err));
         mg_json_push(files, f);
     }
-    return MG_OK;
+    if (!c->dir || !c->config || mg_stage_is(c)) return MG_OK;
+    mg_json *beside = mg_json_new_array();
+    mg_json_set(*out, "sides", beside);
+    return sides_json(c->dir, beside, err);
 }
 
 static mg_json *tensor_json(const mg_plan *p, const mg_plan_output *o, uint32_t i, const mg_tensor_hash *hash) {
@@ -102,9 +147,9 @@ static mg_json *tensor_json(const mg_plan *p, const mg_plan_output *o, uint32_t 
     mg_json_set_str(j, "file", o->files[t->file].name);
     mg_json_set_u64(j, "offset", t->offset);
     mg_json_set_u64(j, "bytes", t->e->t.n_bytes);
-    mg_json_set(j, "recipe", mg_expr_json(t->e));
-    if (p->hash_sources && t->e->op == MG_EX_CAST)
-        mg_json_set(j, "source_xxh3", hex_or_zeros(hash ? hash->source : NULL, 32));
+    mg_json_set(j, "recipe", mg_expr_json(t->recipe));
+    if (p->hash_sources && t->recipe->op == MG_EX_CAST)
+        mg_json_set(j, "source_xxh3", hex_or_zeros(t->source ? t->source : hash ? hash->source : NULL, 32));
     mg_json_set(j, "xxh3", hex_or_zeros(hash ? hash->xxh3 : NULL, 32));
     return j;
 }
@@ -195,6 +240,10 @@ mg_status mg_manifest_text(mg_plan *p, uint32_t out, const mg_tensor_hash *hashe
     text_buf b = {0};
     mg_json *item = NULL;
     mg_status st = put_head(&b, o, err);
+    if (p->made) {
+        puts_to(&b, ",\n\"made\":");
+        puts_to(&b, p->made);
+    }
     open_list(&b, "inputs");
     for (uint32_t i = 0; i < p->n_inputs && st == MG_OK; i++) {
         puts_to(&b, i ? ",\n" : "\n");

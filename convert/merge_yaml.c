@@ -75,10 +75,32 @@ static mg_status check_cached(const char *name, mg_error *err) {
                    why.message);
 }
 
+static const char *const *known_names, *const *known_paths;
+static size_t n_known;
+
+void mg_merge_yaml_known(const char *const *names, const char *const *paths, size_t n) {
+    known_names = names;
+    known_paths = paths;
+    n_known = n;
+}
+
+static const char *known(const char *name) {
+    size_t n = strlen(name);
+    while (n > 1 && name[n - 1] == '/') n--;
+    for (size_t i = 0; i < n_known; i++) {
+        const size_t k = strlen(known_names[i]);
+        if (n >= k && memcmp(name + n - k, known_names[i], k) == 0 && (n == k || name[n - k - 1] == '/'))
+            return known_paths[i];
+    }
+    return NULL;
+}
+
 static mg_status resolve_one(const char *dir, const char *name, char *out, size_t size, mg_error *err) {
     char beside[4096];
     mg_hf_name hub;
-    if (name[0] != '/' && !is_forced(name)) {
+    const bool is_known = known(name) != NULL;
+    if (is_known) name = known(name);
+    if (!is_known && name[0] != '/' && !is_forced(name)) {
         MG_TRY(mg_path_join(beside, sizeof beside, dir, name, err));
         if (mg_path_exists(beside)) name = beside;
     }

@@ -27,4 +27,8 @@ mg_status mg_merge_yaml_tokenizer(const mg_yaml *root, bool *any_vocab, mg_error
 /* The folder of a recipe's path, "." for a bare name. */
 void mg_merge_yaml_dir(const char *path, char *buf, size_t size);
 
+/* From now on models whose path ends in one of names[n] are paths[i] to all recipes, wherever these say they are. To be
+ * called before recipes are opened, from one thread; the arrays outlive every use, n 0 ends it. */
+void mg_merge_yaml_known(const char *const *names, const char *const *paths, size_t n);
+
 #endif

@@ -31,6 +31,7 @@ void mg_plan_free(mg_plan *p) {
     free(p->inputs);
     free(p->nodes);
     free(p->result_files);
+    free(p->made);
     mg_strmap_release(&p->interned);
     mg_arena_release(&p->arena);
     free(p);
@@ -104,13 +105,22 @@ mg_status mg_plan_add_tensor(mg_plan *p, uint32_t out, const char *name, const m
     memset(t, 0, sizeof *t);
     t->name = mg_arena_strdup(&p->arena, name);
     if (!t->name) return mg_fail_nomem(err, strlen(name));
-    t->e = e;
+    t->e = t->recipe = e;
     uint32_t before = MG_STRMAP_NONE;
     MG_TRY(mg_strmap_put(&o->names, t->name, strlen(t->name), o->n_tensors, &before, err));
     if (before != MG_STRMAP_NONE)
         return mg_fail(err, MG_ERR_INTERNAL, "tensor '%s' is written twice into '%s'", name, o->path);
     o->n_tensors++;
     p->laid_out = false;
+    return MG_OK;
+}
+
+mg_status mg_plan_add_reused(mg_plan *p, uint32_t out, const char *name, const mg_expr *e, const mg_expr *encoded,
+                             const char *source, mg_error *err) {
+    MG_TRY(mg_plan_add_tensor(p, out, name, e, err));
+    mg_plan_tensor *t = &p->outputs[out]->tensors[p->outputs[out]->n_tensors - 1];
+    t->recipe = encoded;
+    t->source = source;
     return MG_OK;
 }
 

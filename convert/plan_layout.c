@@ -288,6 +288,7 @@ mg_status mg_plan_id(mg_plan *p, mg_xxh128 *id, mg_error *err) {
     for (uint32_t i = 0; i < p->n_nodes && st == MG_OK; i++) st = mg_expr_hash(p->nodes[i], s, err);
     put_u64(s, p->n_outputs);
     for (uint32_t i = 0; i < p->n_outputs && st == MG_OK; i++) put_output(s, p->outputs[i]);
+    if (p->made) put_str(s, p->made); /* it is part of a file */
     if (st == MG_OK) *id = mg_xxh128_final(s);
     mg_xxh128_free(s);
     return st;

@@ -13,9 +13,11 @@
 typedef struct mg_plan_tensor {
     const char *name;
     const mg_expr *e;
-    uint32_t part;   /* wanted file of a set (mg_plan_set_parts) */
-    uint32_t file;   /* in the output's files */
-    uint64_t offset; /* absolute, in that file */
+    const mg_expr *recipe; /* what the manifest says of it: e, or what e was proved to equal */
+    const char *source;    /* digest of what that was encoded from, where it is known; else NULL */
+    uint32_t part;         /* wanted file of a set (mg_plan_set_parts) */
+    uint32_t file;         /* in the output's files */
+    uint64_t offset;       /* absolute, in that file */
 } mg_plan_tensor;
 
 /* A file of an output. Tensors are written by units; everything else (headers, config, side files) is `head`, written
@@ -70,6 +72,7 @@ struct mg_plan {
     void *result_files;  /* owned: mg_exec_result.files */
     uint64_t unit_bytes; /* MG_UNIT_BYTES; tests use smaller ones */
     bool hash_sources;   /* the manifest has source_xxh3 (mg_exec_options) */
+    char *made;          /* owned: JSON of mg_plan_set_record, NULL: nothing is recorded */
 };
 
 /* Copy *proto into the plan after computing its sizes, or return the equal node that exists. Children, factors, weights
@@ -80,6 +83,11 @@ mg_status mg_plan_grow(void *array_ptr, uint32_t *cap, uint32_t n, size_t item, 
 mg_status mg_plan_output_get(mg_plan *p, uint32_t out, mg_plan_output **o, mg_error *err) MG_MUST_CHECK;
 /* The expression behind tensor t of a plan checkpoint; NULL when c is no plan checkpoint. */
 const mg_expr *mg_plan_checkpoint_expr(const mg_checkpoint *c, uint32_t t);
+
+/* mg_plan_add_tensor of a copy e that is proved to equal `encoded`, whose source has the digest `source`: the manifest
+ * says how it is made, not where it was copied from. */
+mg_status mg_plan_add_reused(mg_plan *p, uint32_t out, const char *name, const mg_expr *e, const mg_expr *encoded,
+                             const char *source, mg_error *err) MG_MUST_CHECK;
 
 /* ---- units (plan_unit.c) ---- */
 /* Outputs whose expressions are `core` itself, or one cast or part of it: core is evaluated once, each member encodes.
@@ -122,6 +130,9 @@ mg_status mg_manifest_text(mg_plan *p, uint32_t out, const mg_tensor_hash *hashe
 /* XXH3-128 of a file's first and last 64 KiB and its size: cheap, and independent of times and places. */
 mg_status mg_manifest_edges(const char *dir, const char *name, uint64_t *file_size, char hex[33],
                             mg_error *err) MG_MUST_CHECK;
+/* Size and XXH3-128 of a small file. */
+mg_status mg_manifest_side(const char *dir, const char *name, uint64_t *size, char hex[33],
+                           mg_error *err) MG_MUST_CHECK;
 /* Its plain file name: "NAME.manifest.json", NAME = the output file, or "model" in a directory. Arena string. */
 const char *mg_manifest_name(mg_plan *p, uint32_t out);
 

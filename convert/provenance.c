@@ -43,6 +43,7 @@ static mg_status read_lists(mg_provenance *p, mg_error *err) {
     if (!tool || strcmp(tool, "moegraft") != 0 || !mg_json_u64(mg_json_get(p->manifest, "schema"), &schema))
         return mg_fail(err, MG_ERR_FORMAT, "this is no manifest of ours");
     if (schema != 1) return mg_fail(err, MG_ERR_UNSUPPORTED, "manifest schema %llu", (unsigned long long)schema);
+    p->made = mg_json_get(p->manifest, "made");
     p->n_inputs = (uint32_t)mg_json_len(inputs);
     p->n_tensors = (uint32_t)mg_json_len(tensors);
     MG_TRY(MG_ARENA_NEW(&p->arena, &p->inputs, p->n_inputs + 1u, err));
@@ -51,6 +52,7 @@ static mg_status read_lists(mg_provenance *p, mg_error *err) {
     for (const mg_json *v = mg_json_first(inputs); v; v = mg_json_next(v), i++) {
         p->inputs[i].name = mg_json_str(mg_json_get(v, "name"));
         p->inputs[i].files = mg_json_get(v, "files");
+        p->inputs[i].sides = mg_json_get(v, "sides");
         p->inputs[i].stage = mg_json_str(mg_json_get(v, "stage"));
         if (!p->inputs[i].name) return mg_fail(err, MG_ERR_FORMAT, "input %u of the manifest has no name", i);
         MG_TRY(mg_path_check_plain(p->inputs[i].name, err));
@@ -122,8 +124,15 @@ mg_status mg_provenance_select(mg_provenance *p, const char *regex, uint64_t sam
 
 /* ---- inputs ---- */
 
-/* Are the files of `in` those in dir? *why names the first that is not. */
-static bool same_files(const mg_proof_input *in, const char *dir, char *why, size_t size) {
+static bool has_file(const mg_checkpoint *c, const char *name) {
+    for (uint32_t i = 0; i < c->n_files; i++)
+        if (strcmp(c->files[i], name) == 0) return true;
+    return false;
+}
+
+/* Are the files of c those of `in`? *why names the first that is not. */
+static bool same_files(const mg_proof_input *in, const mg_checkpoint *c, char *why, size_t size) {
+    const char *dir = c->dir;
     for (const mg_json *f = mg_json_first(in->files); f; f = mg_json_next(f)) {
         const char *name = mg_json_str(mg_json_get(f, "name")), *hash = mg_json_str(mg_json_get(f, "edges_xxh3"));
         uint64_t want = 0, got = 0;
@@ -133,7 +142,9 @@ static bool same_files(const mg_proof_input *in, const char *dir, char *why, siz
             snprintf(why, size, "the manifest does not say what its files were");
             return false;
         }
-        if (mg_manifest_edges(dir, name, &got, hex, &e) != MG_OK)
+        if (!has_file(c, name))
+            snprintf(why, size, "it has no %s", name);
+        else if (mg_manifest_edges(dir, name, &got, hex, &e) != MG_OK)
             snprintf(why, size, "%s cannot be read", name);
         else if (got != want)
             snprintf(why, size, "%s has %llu bytes, it had %llu", name, (unsigned long long)got,
@@ -171,7 +182,7 @@ static mg_group_keep kept(const mg_provenance *p) {
 /* Try one path for an input: open when its files are the same. A path of the input's name with other files is
  * remembered in `changed`. */
 static void try_path(mg_provenance *p, mg_proof_input *in, const char *path, char *changed, size_t size) {
-    char why[512];
+    char why[512] = "it has another number of files";
     mg_error e = {0};
     mg_checkpoint *c = NULL;
     if (in->ckpt || mg_group_checkpoint_open_keeping(&c, path, kept(p), &e) != MG_OK) {
@@ -179,7 +190,7 @@ static void try_path(mg_provenance *p, mg_proof_input *in, const char *path, cha
             snprintf(changed, size, "'%.400s': %.300s", path, e.message);
         return;
     }
-    if (c->dir && same_files(in, c->dir, why, sizeof why)) {
+    if (c->dir && mg_json_len(in->files) == c->n_files && same_files(in, c, why, sizeof why)) {
         in->ckpt = c;
         in->path = mg_arena_strdup(&p->arena, path);
         return;
@@ -195,8 +206,21 @@ static void try_in(mg_provenance *p, mg_proof_input *in, const char *folder, cha
         try_path(p, in, path, changed, size);
 }
 
+/* Mark the inputs that a recipe names. */
+static void mark(mg_provenance *p, const mg_json *recipe, unsigned depth) {
+    const mg_json *v = mg_json_first(recipe);
+    const char *op = mg_json_str(v);
+    uint64_t input;
+    if (op && strcmp(op, "source") == 0 && mg_json_u64(mg_json_next(v), &input) && input < p->n_inputs)
+        p->inputs[input].needed = true;
+    for (; v && depth < 2 * MG_EXPR_MAX_DEPTH; v = mg_json_next(v))
+        if (mg_json_type(v) == MG_JSON_ARRAY) mark(p, v, depth + 1);
+}
+
 mg_status mg_provenance_inputs(mg_provenance *p, const char *const *places, size_t n, mg_error *err) {
     char parent[4096 + 4];
+    for (uint32_t i = 0; i < p->n_tensors; i++)
+        if (p->tensors[i].proof != MG_PROOF_SKIPPED) mark(p, p->tensors[i].recipe, 0);
     snprintf(parent, sizeof parent, "%s/..", p->dir);
     for (uint32_t i = 0; i < p->n_inputs; i++) {
         mg_proof_input *in = &p->inputs[i];
@@ -207,10 +231,26 @@ mg_status mg_provenance_inputs(mg_provenance *p, const char *const *places, size
         }
         const char *const usual[] = {p->dir, parent, "."};
         for (size_t k = 0; k < sizeof usual / sizeof *usual; k++) try_in(p, in, usual[k], changed, sizeof changed);
-        if (in->ckpt || (in->stage && strcmp(in->stage, "file") == 0)) continue;
+        if (in->ckpt || !in->needed || (in->stage && strcmp(in->stage, "file") == 0)) continue;
         if (*changed) return mg_fail(err, MG_ERR_INTEGRITY, "input '%s' has changed: %s", in->name, changed);
         return mg_fail(err, MG_ERR_IO, "input '%s' is not found: name its path", in->name);
     }
+    return MG_OK;
+}
+
+mg_status mg_provenance_sides(const mg_provenance *p, mg_error *err) {
+    for (uint32_t i = 0; i < p->n_inputs; i++)
+        for (const mg_json *f = p->inputs[i].ckpt ? mg_json_first(p->inputs[i].sides) : NULL; f; f = mg_json_next(f)) {
+            const char *name = mg_json_str(mg_json_get(f, "name")), *want = mg_json_str(mg_json_get(f, "xxh3"));
+            char hex[33];
+            uint64_t size;
+            if (!name || !want) return mg_fail(err, MG_ERR_FORMAT, "input %u of the manifest: files without names", i);
+            MG_TRY(mg_path_check_plain(name, err));
+            MG_TRY(mg_manifest_side(p->inputs[i].ckpt->dir, name, &size, hex, err));
+            if (strcmp(hex, want) == 0) continue;
+            return mg_fail(err, MG_ERR_INTEGRITY, "'%s' of input '%s' has changed: its XXH3-128 is %s, it was %s", name,
+                           p->inputs[i].name, hex, want);
+        }
     return MG_OK;
 }
 
@@ -285,10 +325,18 @@ static void judge(const mg_provenance *p, mg_proof_tensor *t, const char *derive
         snprintf(t->note, sizeof t->note, "stored %s, stated %s, derived %s", stored, t->stated,
                  derived ? derived : "nothing");
     if (t->proof != MG_PROOF_DERIVED) return;
+    if (t->again) {
+        snprintf(t->note, sizeof t->note, "the work done again gives %s, stated %s", derived, t->stated);
+        if (strcmp(mg_dtype_get(t->e->t.dtype)->name, t->dtype) != 0)
+            snprintf(t->note, sizeof t->note, "the work done again gives it the type %s, not %s",
+                     mg_dtype_get(t->e->t.dtype)->name, t->dtype);
+        return;
+    }
     const char *changed = t->e ? folded(p, t->e) : NULL;
     if (changed) {
         t->proof = MG_PROOF_NOT_DERIVED;
-        snprintf(t->note, sizeof t->note, "a stage changed the weights of '%.200s' before", changed);
+        snprintf(t->note, sizeof t->note,
+                 "a stage changed the weights of '%.150s' before, and the manifest does not say how", changed);
         return;
     }
     t->note[0] = 0;
@@ -313,7 +361,7 @@ static mg_status prove(void *ctx, uint64_t ticket, unsigned worker, mg_error *er
 }
 
 /* The expression of a tensor, or why there is none. */
-static mg_status plan_tensor(mg_proof_tensor *t, const mg_recipe_scope *s, mg_error *err) {
+static mg_status plan_tensor(const mg_provenance *p, mg_proof_tensor *t, const mg_recipe_scope *s, mg_error *err) {
     mg_error why = {0};
     const mg_json *op = mg_json_first(t->recipe);
     if (op && mg_json_str(op) && strcmp(mg_json_str(op), "const") == 0) { /* from no input: the recipe is its hash */
@@ -325,7 +373,11 @@ static mg_status plan_tensor(mg_proof_tensor *t, const mg_recipe_scope *s, mg_er
     /* Blocks of a checkpoint that whoever made the output read as F32. */
     if (st == MG_OK && mg_dtype_is_block(t->e->t.dtype) && mg_dtype_from_name(t->dtype) == MG_F32)
         st = mg_expr_cast(s->plan, t->e, MG_F32, NULL, 0, &t->e, &why);
-    if (st == MG_OK && (t->e->t.n_bytes != t->bytes || strcmp(mg_dtype_get(t->e->t.dtype)->name, t->dtype) != 0))
+    const bool fits =
+        st == MG_OK && t->e->t.n_bytes == t->bytes && !strcmp(mg_dtype_get(t->e->t.dtype)->name, t->dtype);
+    if (st == MG_OK && !fits && folded(p, t->e)) /* weights that a stage changed are F32 */
+        st = mg_fail(&why, MG_ERR_UNSUPPORTED, "a stage changed the weights of '%s' before", folded(p, t->e));
+    if (st == MG_OK && !fits)
         st = mg_fail(&why, MG_ERR_FORMAT, "the recipe makes %llu bytes of %s, the manifest says %llu of %s",
                      (unsigned long long)t->e->t.n_bytes, mg_dtype_get(t->e->t.dtype)->name,
                      (unsigned long long)t->bytes, t->dtype);
@@ -340,15 +392,68 @@ static mg_status plan_tensor(mg_proof_tensor *t, const mg_recipe_scope *s, mg_er
     return st;
 }
 
-mg_status mg_provenance_run(mg_provenance *p, const mg_provenance_options *opt, mg_error *err) {
-    run r = {.p = p, .opt = opt};
+mg_status mg_provenance_plan(mg_provenance *p, const mg_provenance_options *opt, mg_error *err) {
     mg_checkpoint **inputs;
     MG_TRY(MG_ARENA_NEW(&p->arena, &inputs, p->n_inputs + 1u, err));
     for (uint32_t i = 0; i < p->n_inputs; i++) inputs[i] = p->inputs[i].ckpt;
     const mg_recipe_scope scope = {
         .plan = p->plan, .inputs = inputs, .n_inputs = p->n_inputs, .imatrix = opt->imatrix, .values = opt->values};
     for (uint32_t i = 0; i < p->n_tensors; i++)
-        if (p->tensors[i].proof != MG_PROOF_SKIPPED) MG_TRY(plan_tensor(&p->tensors[i], &scope, err));
+        if (p->tensors[i].proof != MG_PROOF_SKIPPED) MG_TRY(plan_tensor(p, &p->tensors[i], &scope, err));
+    return MG_OK;
+}
+
+/* ---- the work done again ---- */
+
+/* Stages of the manifest: none, some that recipes name, or one that decides what recipes do not show. */
+static bool has_stage(const mg_provenance *p, bool *always) {
+    const mg_json *list = mg_json_get(p->made, "stages");
+    *always = false;
+    for (const mg_json *v = mg_json_first(list); v; v = mg_json_next(v)) {
+        const char *when = mg_json_str(mg_json_next(mg_json_first(v)));
+        *always = *always || (when && strcmp(when, "always") == 0);
+    }
+    return mg_json_first(list) != NULL;
+}
+
+/* Does a tensor need the work done again? A constant (a shape, group numbers) is not worth a stage; where there is none
+ * the work is only a plan. */
+static bool lacks(const mg_provenance *p, const mg_proof_tensor *t) {
+    bool always;
+    const bool stages = has_stage(p, &always);
+    if (t->proof == MG_PROOF_SKIPPED) return false;
+    return always || (t->e ? folded(p, t->e) != NULL : !t->constant || !stages);
+}
+
+const mg_proof_tensor *mg_provenance_lacks(const mg_provenance *p) {
+    for (uint32_t i = 0; i < p->n_tensors; i++)
+        if (lacks(p, &p->tensors[i])) return &p->tensors[i];
+    return NULL;
+}
+
+mg_status mg_provenance_take(mg_provenance *p, const mg_plan *again, bool *found, mg_error *err) {
+    const char *output = mg_json_str(mg_json_get(p->manifest, "output"));
+    const mg_plan_output *o = NULL;
+    for (uint32_t i = 0; output && i < again->n_outputs; i++)
+        if (strcmp(again->outputs[i]->base, output) == 0) o = again->outputs[i];
+    *found = o != NULL;
+    for (uint32_t i = 0; o && i < p->n_tensors; i++) {
+        mg_proof_tensor *t = &p->tensors[i];
+        if (!lacks(p, t)) continue;
+        const uint32_t at = mg_strmap_get(&o->names, t->name, strlen(t->name));
+        if (at == MG_STRMAP_NONE) {
+            mg_status st = mg_fail(err, MG_ERR_INTEGRITY, "the work done again does not make it");
+            mg_error_at(err, NULL, t->name);
+            return st;
+        }
+        t->e = o->tensors[at].e;
+        t->again = true;
+    }
+    return MG_OK;
+}
+
+mg_status mg_provenance_prove(mg_provenance *p, const mg_provenance_options *opt, mg_error *err) {
+    run r = {.p = p, .opt = opt};
     const unsigned workers = opt->pool ? mg_pool_size(opt->pool) : 1;
     r.eval = calloc(workers, sizeof *r.eval);
     if (!r.eval) return mg_fail_nomem(err, workers * sizeof *r.eval);

@@ -13,7 +13,7 @@ typedef enum mg_proof {
     MG_PROOF_STORED,      /* the stored bytes are others */
     MG_PROOF_DERIVED,     /* what is derived now is not what was written: an input has changed */
     MG_PROOF_STATED,      /* derived and stored agree with each other, not with the manifest */
-    MG_PROOF_NOT_DERIVED, /* needs values that were not given; the stored bytes are as stated */
+    MG_PROOF_NOT_DERIVED, /* the manifest does not say how to make it again; the stored bytes are as stated */
     MG_PROOF_COUNT
 } mg_proof;
 
@@ -25,6 +25,7 @@ typedef struct mg_proof_tensor {
     mg_tensor t;          /* shape */
     const mg_expr *e;     /* NULL: a constant, or not derived */
     const char *constant; /* hash of a constant, as the recipe states it; else NULL */
+    bool again;           /* e comes from the tool's work done again, not from the recipe */
     mg_proof proof;
     char note[256]; /* what is wrong or missing */
 } mg_proof_tensor;
@@ -33,14 +34,17 @@ typedef struct mg_proof_input {
     const char *name;
     const char *stage; /* "folded": read with changes that a stage made; "file": its work file; NULL */
     const mg_json *files;
-    mg_checkpoint *ckpt; /* owned; NULL: a work file that is gone */
-    const char *path;    /* where it was found */
+    const mg_json *sides; /* small files beside it, or NULL */
+    bool needed;          /* by the recipe of a selected tensor */
+    mg_checkpoint *ckpt;  /* owned; NULL: a work file that is gone, or not found and not needed */
+    const char *path;     /* where it was found */
 } mg_proof_input;
 
 typedef struct mg_provenance {
     mg_arena arena;
     mg_json *manifest;
-    char dir[4096]; /* of the manifest, and of the files it describes */
+    const mg_json *made; /* what the tool was asked for (record.h), NULL: an older manifest */
+    char dir[4096];      /* of the manifest, and of the files it describes */
     mg_plan *plan;
     mg_proof_input *inputs;
     uint32_t n_inputs;
@@ -55,8 +59,9 @@ void mg_provenance_release(mg_provenance *p);
 /* Keep the tensors whose name matches a regular expression (NULL: all), and of those `sample` evenly spaced ones (0:
  * all). MG_ERR_USAGE when none is left. */
 mg_status mg_provenance_select(mg_provenance *p, const char *regex, uint64_t sample, mg_error *err) MG_MUST_CHECK;
-/* Find and open every input: at places[n] and in them, beside the manifest's folder or in it, in the working directory.
- * MG_ERR_IO names one that is nowhere (but for work files of stages), MG_ERR_INTEGRITY one whose files are others. */
+/* Find and open the inputs: at places[n] and in them, beside the manifest's folder or in it, in the working directory.
+ * MG_ERR_IO names one that is needed and nowhere (but for work files of stages), MG_ERR_INTEGRITY one whose files are
+ * others. */
 mg_status mg_provenance_inputs(mg_provenance *p, const char *const *places, size_t n, mg_error *err) MG_MUST_CHECK;
 
 typedef struct mg_provenance_options {
@@ -65,8 +70,17 @@ typedef struct mg_provenance_options {
     const mg_plan *values;     /* of the recipe that was merged; NULL */
     mg_progress *progress;     /* counts bytes */
 } mg_provenance_options;
+/* Read the recipes of the selected tensors. May be called again with more values. */
+mg_status mg_provenance_plan(mg_provenance *p, const mg_provenance_options *opt, mg_error *err) MG_MUST_CHECK;
+/* The first selected tensor whose recipe does not suffice, so that the tool's work has to be done again; NULL: none. */
+const mg_proof_tensor *mg_provenance_lacks(const mg_provenance *p);
+/* The tensors that lack something as `again`, the plan of the tool's work done again, makes them. It outlives
+ * mg_provenance_prove. *found: the manifest's output is among its outputs. */
+mg_status mg_provenance_take(mg_provenance *p, const mg_plan *again, bool *found, mg_error *err) MG_MUST_CHECK;
 /* Fill proof and note of every selected tensor. */
-mg_status mg_provenance_run(mg_provenance *p, const mg_provenance_options *opt, mg_error *err) MG_MUST_CHECK;
+mg_status mg_provenance_prove(mg_provenance *p, const mg_provenance_options *opt, mg_error *err) MG_MUST_CHECK;
+/* MG_ERR_INTEGRITY: a small file beside an input is another one than it was. */
+mg_status mg_provenance_sides(const mg_provenance *p, mg_error *err) MG_MUST_CHECK;
 /* "same", "output differs" ...: how a result is called. */
 const char *mg_proof_name(mg_proof p);
 

@@ -3,6 +3,7 @@
  * Everything that can be refused is refused here, before a byte is written. */
 #include "convert/quantize.h"
 
+#include "convert/plan_private.h"
 #include "convert/quantize_kv.h"
 #include "convert/reuse.h"
 #include "quant/codec.h"
@@ -246,7 +247,10 @@ static mg_status add_tensor(job *j, uint32_t k, uint32_t out, mg_error *err) {
     MG_TRY(source_expr(j, k, &e, err));
     if (t->target != t->source) {
         MG_TRY(encode_expr(j, k, &e, err));
-        if (j->opt->reuse) MG_TRY(mg_reuse_apply(j->opt->reuse, j->plan, t->name, &e, err));
+        const mg_expr *encoded = e;
+        const char *source = NULL;
+        if (j->opt->reuse) MG_TRY(mg_reuse_apply(j->opt->reuse, j->plan, t->name, &e, &source, err));
+        if (e != encoded) return mg_plan_add_reused(j->plan, out, t->name, e, encoded, source, err);
     } else if (t->needs_imatrix) {
         MG_TRY(check_imatrix(j, k, NULL, err));
     }

@@ -145,7 +145,8 @@ static bool same_layout(const mg_tensor *old, const mg_expr *e) {
     return memcmp(old->shape, e->t.shape, e->t.rank * sizeof e->t.shape[0]) == 0;
 }
 
-mg_status mg_reuse_apply(mg_reuse *r, mg_plan *p, const char *name, const mg_expr **e, mg_error *err) {
+mg_status mg_reuse_apply(mg_reuse *r, mg_plan *p, const char *name, const mg_expr **e, const char **source,
+                         mg_error *err) {
     char hex[33];
     const uint32_t k = mg_strmap_get(&r->by_name, name, strlen(name)), t = mg_checkpoint_find(r->ckpt, name);
     if (!r->comparable || k == MG_STRMAP_NONE || t == MG_STRMAP_NONE || (*e)->op != MG_EX_CAST) return MG_OK;
@@ -156,6 +157,8 @@ mg_status mg_reuse_apply(mg_reuse *r, mg_plan *p, const char *name, const mg_exp
     if (!same || !mg_json_str(mg_json_get(old, "source_xxh3"))) return MG_OK;
     MG_TRY(source_hash((*e)->children[0], &r->ev, hex, err));
     if (!says(old, "source_xxh3", hex)) return MG_OK;
+    *source = mg_arena_strdup(&p->arena, hex);
+    if (!*source) return mg_fail_nomem(err, sizeof hex);
     MG_TRY(stored_hash(r, t, hex, err));
     if (!says(old, "xxh3", hex)) {
         mg_status st = mg_fail(err, MG_ERR_INTEGRITY, "its bytes are not those its manifest states");

@@ -20,8 +20,10 @@ mg_status mg_reuse_open(mg_reuse **out, const char *path, mg_error *err) MG_MUST
 void mg_reuse_free(mg_reuse *r); /* after the plan that borrows from it */
 
 /* *e, an encoded tensor of plan p that will be stored as name, becomes a copy from the earlier file when that is proved
- * to be the same; else it stays. A tensor whose bytes do not match the earlier manifest is MG_ERR_INTEGRITY. */
-mg_status mg_reuse_apply(mg_reuse *r, mg_plan *p, const char *name, const mg_expr **e, mg_error *err) MG_MUST_CHECK;
+ * to be the same, and *source the digest of what it was encoded from (in p's arena); else both stay. A tensor whose
+ * bytes do not match the earlier manifest is MG_ERR_INTEGRITY. */
+mg_status mg_reuse_apply(mg_reuse *r, mg_plan *p, const char *name, const mg_expr **e, const char **source,
+                         mg_error *err) MG_MUST_CHECK;
 
 /* Tensors and bytes taken so far. */
 void mg_reuse_counts(const mg_reuse *r, uint32_t *tensors, uint64_t *bytes);

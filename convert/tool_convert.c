@@ -2,7 +2,7 @@
 #include "convert/convert.h"
 #include "convert/quantize_groups.h"
 #include "convert/restate.h"
-#include "convert/tool_plan.h"
+#include "convert/tool_runs.h"
 #include "formats/arch/arch.h"
 #include "formats/arch/arch_file.h"
 #include "formats/base/file.h"
@@ -14,7 +14,7 @@
 #include <string.h>
 #include <strings.h>
 
-static const mg_tool_info tool = {
+const mg_tool_info mg_tool_convert_info = {
     .name = "convert",
     .summary = "a model from one layout to another",
     .synopsis = "IN OUT",
@@ -34,6 +34,8 @@ typedef struct args {
     uint64_t shard_size, split_size, split_tensors;
     bool no_manifest, to_gguf, to_native;
     mg_dtype dtype; /* MG_DTYPE_COUNT: auto */
+    mg_record *record;
+    const mg_tool_sink *sink;
 } args;
 
 static mg_status read_outtype(args *a, mg_error *err) {
@@ -115,7 +117,7 @@ static mg_status parse(args *a, int argc, char **argv, bool *done, mg_error *err
         MG_COMMON_UNBUILT_OPTS,
         {0},
     };
-    mg_status st = mg_options_parse(&tool, opts, argc, argv, &pos, done, err);
+    mg_status st = mg_options_parse(&mg_tool_convert_info, opts, argc, argv, &pos, done, err);
     if (st == MG_OK && !*done) st = mg_common_finish(&a->c, err);
     if (st == MG_OK && !*done && pos.n != 2)
         st = mg_fail(err, MG_ERR_USAGE, "expected IN and OUT, found %zu arguments", pos.n);
@@ -125,6 +127,7 @@ static mg_status parse(args *a, int argc, char **argv, bool *done, mg_error *err
         st = read_outtype(a, err);
     }
     if (st == MG_OK && !*done) st = read_target(a, err);
+    if (st == MG_OK && !*done) st = mg_record_options(a->record, opts, err);
     mg_opt_list_release(&pos);
     return st;
 }
@@ -262,6 +265,11 @@ static mg_status plan_model(args *a, mg_plan *p, mg_model *m, uint32_t *out, mg_
     return a->to_gguf ? plan_gguf(a, p, m, out, err) : plan_hf(a, p, m, out, err);
 }
 
+static mg_status record(args *a, const mg_checkpoint *c, mg_error *err) {
+    MG_TRY(mg_record_word(a->record, MG_RECORD_MODEL, c->path, err));
+    return mg_record_word(a->record, MG_RECORD_OUTPUT, a->out, err);
+}
+
 static mg_status work(args *a, mg_plan *p, mg_checkpoint *c, mg_model *m, mg_error *err) {
     uint32_t out;
     MG_TRY(m ? plan_model(a, p, m, &out, err) : plan_copy(a, p, c, &out, err));
@@ -276,40 +284,38 @@ static mg_status work(args *a, mg_plan *p, mg_checkpoint *c, mg_model *m, mg_err
                           .manifest = !a->no_manifest};
     mg_tool_plan_style style = {.json = a->c.json, .quiet = a->c.quiet};
     if (a->c.dry_run) return mg_tool_plan_show(p, &out, 1, &eo, style, err);
-    return mg_tool_plan_execute(p, &eo, style, err);
+    MG_TRY(record(a, c, err));
+    return mg_tool_plan_execute(p, &eo, style, (mg_tool_job){a->record, a->sink}, err);
 }
 
-int main(int argc, char **argv) {
-    args a = {.outtype = "auto"};
-    mg_error err = {0};
+mg_status mg_tool_convert_run(int argc, char **argv, const mg_tool_sink *sink, mg_error *err) {
+    args a = {.outtype = "auto", .sink = sink};
     mg_checkpoint *c = NULL;
     mg_model *m = NULL;
     mg_plan *p = NULL;
     bool done = false;
     mg_common_init(&a.c);
-    mg_interrupt_install();
-    mg_status st = parse(&a, argc, argv, &done, &err);
+    mg_status st = mg_record_new(&a.record, mg_tool_convert_info.name, err);
+    if (st == MG_OK) st = parse(&a, argc, argv, &done, err);
     if (st == MG_OK && !done) {
         const mg_group_keep keep = a.dtype != MG_DTYPE_COUNT && a.dtype != MG_MXFP4 ? MG_KEEP_NONE
                                    : a.to_gguf                                      ? MG_KEEP_FP4
                                                                                     : MG_KEEP_MXFP4;
-        st = mg_group_checkpoint_open_keeping(&c, a.in, keep, &err);
+        st = mg_group_checkpoint_open_keeping(&c, a.in, keep, err);
         if (st == MG_OK && is_copy(&a, c)) { /* what is stored, not what it decodes to */
             mg_checkpoint_free(c);
             c = NULL;
-            st = mg_checkpoint_open(&c, a.in, &err);
+            st = mg_checkpoint_open(&c, a.in, err);
         } else if (st == MG_OK) {
-            st = mg_model_open(&m, c, &err);
+            st = mg_model_open(&m, c, err);
         }
-        if (st == MG_OK) st = mg_plan_new(&p, &err);
-        if (st == MG_OK) st = work(&a, p, c, m, &err);
+        if (st == MG_OK) st = mg_plan_new(&p, err);
+        if (st == MG_OK) st = work(&a, p, c, m, err);
     }
     mg_plan_free(p);
     mg_model_free(m);
     mg_checkpoint_free(c);
     mg_common_release(&a.c);
-    mg_tool_info t = tool;
-    if (st == MG_ERR_INTERRUPTED || st == MG_ERR_TERMINATED)
-        t.next = "the same command again continues where this one stopped";
-    return st == MG_OK ? 0 : mg_tool_fail(&t, &err);
+    mg_record_free(a.record);
+    return st;
 }

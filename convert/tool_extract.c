@@ -1,7 +1,7 @@
 /* tool_extract.c - moegraft-extract: experts of a mixture back as dense models. */
 #include "convert/convert.h"
 #include "convert/extract.h"
-#include "convert/tool_plan.h"
+#include "convert/tool_runs.h"
 #include "formats/base/file.h"
 #include "formats/arch/arch_file.h"
 #include "formats/base/options.h"
@@ -14,7 +14,7 @@
 #include <string.h>
 #include <strings.h>
 
-static const mg_tool_info tool = {
+const mg_tool_info mg_tool_extract_info = {
     .name = "extract",
     .summary = "take experts out of a mixture as dense models",
     .synopsis = "IN OUT --expert N\nIN OUT --all\nIN OUT --shared only",
@@ -36,6 +36,8 @@ typedef struct args {
     mg_extract_shared how;
     double factor, weight;
     mg_dtype dtype;
+    mg_record *record;
+    const mg_tool_sink *sink;
 } args;
 
 static mg_status number(const char *text, const char *option, double *out, mg_error *err) {
@@ -119,7 +121,7 @@ static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
     a->expert = UINT64_MAX;
     a->factor = 1;
     a->weight = (double)NAN;
-    MG_TRY(mg_options_parse(&tool, opts, argc, argv, &a->words, &a->done, err));
+    MG_TRY(mg_options_parse(&mg_tool_extract_info, opts, argc, argv, &a->words, &a->done, err));
     if (a->done) return MG_OK;
     MG_TRY(mg_common_finish(&a->c, err));
     if (a->words.n != 2) return mg_fail(err, MG_ERR_USAGE, "expected IN OUT");
@@ -127,7 +129,10 @@ static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
     MG_TRY(number(a->scale, "--scale", &a->factor, err));
     MG_TRY(number(a->shared_weight, "--shared-weight", &a->weight, err));
     MG_TRY(read_layout(a, err));
-    return read_outtype(a, err);
+    MG_TRY(read_outtype(a, err));
+    MG_TRY(mg_record_word(a->record, MG_RECORD_MODEL, a->words.items[0], err));
+    MG_TRY(mg_record_word(a->record, MG_RECORD_OUTPUT, a->words.items[1], err));
+    return mg_record_options(a->record, opts, err);
 }
 
 /* ---- one model ---- */
@@ -211,7 +216,7 @@ static mg_status extract_one(const args *a, mg_model *m, mg_extract_shared how, 
     mg_plan *plan = a->gguf ? o.gguf_plan : o.plan;
     if (st == MG_OK)
         st = a->c.dry_run ? mg_tool_plan_show(plan, &out, 1, &opt, style, err)
-                          : mg_tool_plan_execute(plan, &opt, style, err);
+                          : mg_tool_plan_execute(plan, &opt, style, (mg_tool_job){a->record, a->sink}, err);
     release(&o);
     return st;
 }
@@ -229,7 +234,7 @@ static mg_status extract_into(const args *a, mg_model *m, mg_extract_shared how,
 
 static mg_status extract_all(const args *a, mg_model *m, mg_error *err) {
     const bool shared = a->how == MG_SHARED_APART && (!a->shared || strcmp(a->shared, "apart") == 0);
-    if (!a->c.dry_run) MG_TRY(mg_path_mkdir(a->words.items[1], err));
+    if (!a->c.dry_run && !a->sink) MG_TRY(mg_path_mkdir(a->words.items[1], err));
     for (uint32_t e = 0; e < (uint32_t)mg_hp_i(m, MG_K_EXPERTS); e++) MG_TRY(extract_into(a, m, a->how, e, err));
     return shared && mg_hp_i(m, MG_K_SHARED_FFN) ? extract_into(a, m, MG_SHARED_ONLY, 0, err) : MG_OK;
 }
@@ -248,14 +253,14 @@ static mg_status work(const args *a, mg_error *err) {
     return st;
 }
 
-int main(int argc, char **argv) {
-    mg_error err = {0};
-    args a = {0};
-    mg_interrupt_install();
+mg_status mg_tool_extract_run(int argc, char **argv, const mg_tool_sink *sink, mg_error *err) {
+    args a = {.sink = sink};
     mg_common_init(&a.c);
-    mg_status st = parse(&a, argc, argv, &err);
-    if (st == MG_OK && !a.done) st = work(&a, &err);
+    mg_status st = mg_record_new(&a.record, mg_tool_extract_info.name, err);
+    if (st == MG_OK) st = parse(&a, argc, argv, err);
+    if (st == MG_OK && !a.done) st = work(&a, err);
     mg_opt_list_release(&a.words);
     mg_common_release(&a.c);
-    return st == MG_OK ? 0 : mg_tool_fail(&tool, &err);
+    mg_record_free(a.record);
+    return st;
 }

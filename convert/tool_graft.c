@@ -2,7 +2,7 @@
  * dense donors added, routers fitted anew, or the number of experts per token changed; all other bytes stay. */
 #include "convert/gates.h"
 #include "convert/graft.h"
-#include "convert/tool_plan.h"
+#include "convert/tool_runs.h"
 #include "formats/arch/arch.h"
 #include "formats/arch/arch_file.h"
 #include "formats/base/file.h"
@@ -15,7 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const mg_tool_info tool = {
+const mg_tool_info mg_tool_graft_info = {
     .name = "graft",
     .summary = "add, drop or re-gate experts of an existing mixture",
     .synopsis = "IN OUT [--drop N,M | --drop auto:P% --text F] [--add DONOR[:PROMPTS]... [--regate CONFIG]] "
@@ -34,6 +34,8 @@ typedef struct args {
     const char *drop, *regate, *gate;
     uint64_t seed;
     bool manifest, done;
+    mg_record *record;
+    const mg_tool_sink *sink;
 } args;
 
 typedef struct run {
@@ -75,14 +77,14 @@ static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
         MG_COMMON_UNBUILT_OPTS,
         {0},
     };
-    MG_TRY(mg_options_parse(&tool, opts, argc, argv, &a->words, &a->done, err));
+    MG_TRY(mg_options_parse(&mg_tool_graft_info, opts, argc, argv, &a->words, &a->done, err));
     if (a->done) return MG_OK;
     MG_TRY(mg_common_finish(&a->c, err));
     if (a->words.n != 2) return mg_fail(err, MG_ERR_USAGE, "expected IN OUT");
     if (!a->drop && !a->add.n && !a->regate && !a->c.experts_per_token)
         return mg_fail(err, MG_ERR_USAGE, "nothing to do: --drop, --add, --regate or --experts-per-token");
     if (a->gate && !a->regate) return mg_fail(err, MG_ERR_USAGE, "--gate needs --regate");
-    return MG_OK;
+    return mg_record_options(a->record, opts, err);
 }
 
 /* ---- which experts stay ---- */
@@ -288,12 +290,6 @@ static mg_status regate(run *r, mg_error *err) {
 
 /* ---- the run ---- */
 
-/* "DONOR:PROMPTS" in two at the last colon, where what follows is a file and the whole is no path. */
-static const char *prompts_of(const char *word) {
-    const char *colon = strrchr(word, ':');
-    return colon && !mg_path_exists(word) && mg_path_exists(colon + 1) ? colon + 1 : NULL;
-}
-
 static mg_status open_donors(run *r, mg_error *err) {
     r->g.n_add = (uint32_t)r->a->add.n;
     if (!r->g.n_add) return MG_OK;
@@ -301,7 +297,7 @@ static mg_status open_donors(run *r, mg_error *err) {
     r->donor_paths = calloc(r->g.n_add, sizeof *r->donor_paths);
     if (!r->g.donors || !r->donor_paths) return mg_fail_nomem(err, r->g.n_add * sizeof *r->g.donors);
     for (uint32_t i = 0; i < r->g.n_add; i++) {
-        const char *word = r->a->add.items[i], *prompts = prompts_of(word);
+        const char *word = r->a->add.items[i], *prompts = mg_record_prompts_of(word);
         size_t n = prompts ? (size_t)(prompts - word) - 1 : strlen(word);
         if (!(r->donor_paths[i] = strndup(word, n))) return mg_fail_nomem(err, n);
         r->g.donors[i].name = r->g.donors[i].path = r->donor_paths[i];
@@ -321,7 +317,7 @@ static mg_status add_others(run *r, mg_error *err) {
 
 static mg_status open_prompts(run *r, mg_error *err) {
     uint32_t with = 0;
-    for (uint32_t i = 0; i < r->g.n_add; i++) with += prompts_of(r->a->add.items[i]) != NULL;
+    for (uint32_t i = 0; i < r->g.n_add; i++) with += mg_record_prompts_of(r->a->add.items[i]) != NULL;
     if (!with) return MG_OK;
     if (with < r->g.n_add || r->a->regate)
         return mg_fail(err, MG_ERR_USAGE, "%s",
@@ -333,7 +329,7 @@ static mg_status open_prompts(run *r, mg_error *err) {
     for (uint32_t i = 0; i < with; i++) {
         mg_merge_expert *x = &r->added.experts[i + 1];
         *x = (mg_merge_expert){.source = r->donor_paths[i]};
-        MG_TRY(mg_prompts_load(&x->positive, &r->added.arena, prompts_of(r->a->add.items[i]), err));
+        MG_TRY(mg_prompts_load(&x->positive, &r->added.arena, mg_record_prompts_of(r->a->add.items[i]), err));
     }
     r->added.n_experts = with + 1;
     return MG_OK;
@@ -348,6 +344,16 @@ static mg_status make_plan(run *r, mg_error *err) {
     MG_TRY(mg_plan_new(&r->plan, err));
     MG_TRY(mg_graft_plan(r->plan, &r->g, r->a->words.items[1], &r->out, err));
     return r->g.regate ? regate(r, err) : MG_OK;
+}
+
+/* The words, and what took part. */
+static mg_status record(const run *r, mg_error *err) {
+    const args *a = r->a;
+    MG_TRY(mg_record_word(a->record, MG_RECORD_MODEL, r->t.ckpt->path, err));
+    MG_TRY(mg_record_word(a->record, MG_RECORD_OUTPUT, a->words.items[1], err));
+    if (r->spec && r->spec->gate_file && !a->gate) MG_TRY(mg_record_named(a->record, r->spec->gate_file, err));
+    if (a->drop && strncmp(a->drop, "auto:", 5) == 0) MG_TRY(mg_record_stage(a->record, "experts", true, err));
+    return r->g.regate ? mg_record_stage(a->record, "routers", false, err) : MG_OK;
 }
 
 static mg_status work(run *r, mg_error *err) {
@@ -370,8 +376,9 @@ static mg_status work(run *r, mg_error *err) {
                            .label = "graft",
                            .manifest = a->manifest};
     mg_tool_plan_style style = {.json = a->c.json, .quiet = a->c.quiet};
+    MG_TRY(record(r, err));
     return a->c.dry_run ? mg_tool_plan_show(r->plan, &r->out, 1, &opt, style, err)
-                        : mg_tool_plan_execute(r->plan, &opt, style, err);
+                        : mg_tool_plan_execute(r->plan, &opt, style, (mg_tool_job){a->record, a->sink}, err);
 }
 
 static void release(run *r) {
@@ -390,17 +397,17 @@ static void release(run *r) {
     mg_tool_model_close(&r->t);
 }
 
-int main(int argc, char **argv) {
-    mg_error err = {0};
-    args a = {0};
+mg_status mg_tool_graft_run(int argc, char **argv, const mg_tool_sink *sink, mg_error *err) {
+    args a = {.sink = sink};
     run r = {.a = &a};
-    mg_interrupt_install();
     mg_common_init(&a.c);
-    mg_status st = parse(&a, argc, argv, &err);
-    if (st == MG_OK && !a.done) st = work(&r, &err);
+    mg_status st = mg_record_new(&a.record, mg_tool_graft_info.name, err);
+    if (st == MG_OK) st = parse(&a, argc, argv, err);
+    if (st == MG_OK && !a.done) st = work(&r, err);
     release(&r);
     mg_opt_list_release(&a.words);
     mg_opt_list_release(&a.add);
     mg_common_release(&a.c);
-    return st == MG_OK ? 0 : mg_tool_fail(&tool, &err);
+    mg_record_free(a.record);
+    return st;
 }

@@ -313,7 +313,16 @@ static mg_status plan_calibrated(run *r, const mg_common *c, mg_error *err) {
     return add_report(r, err);
 }
 
-static mg_status work(run *r, const mg_exec_options *opt, const mg_common *c, mg_error *err) {
+/* The words, and what took part. */
+static mg_status record_words(const run *r, mg_record *record, mg_error *err) {
+    MG_TRY(mg_record_word(record, MG_RECORD_MODEL, r->ckpt->path, err));
+    MG_TRY(mg_record_word(record, MG_RECORD_OUTPUT, r->out, err));
+    MG_TRY(mg_record_word(record, MG_RECORD_TEXT, r->type, err));
+    return r->awq || r->gptq ? mg_record_stage(record, "calibration", false, err) : MG_OK;
+}
+
+static mg_status work(run *r, const mg_exec_options *opt, const mg_common *c, mg_record *record,
+                      const mg_tool_sink *sink, mg_error *err) {
     bool had_tokenizer = true;
     r->opt.had_tokenizer = &had_tokenizer;
     MG_TRY(open_input(r, c->dry_run, err));
@@ -325,7 +334,8 @@ static mg_status work(run *r, const mg_exec_options *opt, const mg_common *c, mg
     warn(r, c, had_tokenizer);
     if (c->dry_run) return show(r, opt, c, err);
     const mg_tool_plan_style style = {.json = c->json, .quiet = c->quiet, .sizes = true};
-    return mg_tool_plan_execute(r->plan, opt, style, err);
+    MG_TRY(record_words(r, record, err));
+    return mg_tool_plan_execute(r->plan, opt, style, (mg_tool_job){record, sink}, err);
 }
 
 mg_status mg_tool_groups_fold(const mg_tool_groups *g, mg_tool_calib *t, mg_checkpoint *ckpt, mg_model *m,
@@ -355,7 +365,7 @@ mg_status mg_tool_groups_fold(const mg_tool_groups *g, mg_tool_calib *t, mg_chec
 }
 
 mg_status mg_tool_groups_run(const mg_tool_groups *g, const mg_opt_list *words, const mg_exec_options *opt,
-                             const mg_common *common, mg_error *err) {
+                             const mg_common *common, mg_record *record, const mg_tool_sink *sink, mg_error *err) {
     run r = {0};
     uint64_t threads = 0;
     mg_exec_options o = *opt;
@@ -364,7 +374,7 @@ mg_status mg_tool_groups_run(const mg_tool_groups *g, const mg_opt_list *words, 
         st = mg_fail(err, MG_ERR_USAGE, "the thread count is given twice: as NTHREADS and with --threads");
     if (threads) o.threads = (unsigned)threads;
     if (st == MG_OK) st = take_options(&r, g, common, err);
-    if (st == MG_OK) st = work(&r, &o, common, err);
+    if (st == MG_OK) st = work(&r, &o, common, record, sink, err);
     mg_plan_free(r.plan);
     mg_tool_calib_close(&r.calib, st == MG_OK);
     mg_model_free(r.model);

@@ -23,8 +23,9 @@ const char *mg_tool_groups_option(const mg_tool_groups *g);
 struct mg_tool_calib;
 mg_status mg_tool_groups_fold(const mg_tool_groups *g, struct mg_tool_calib *t, mg_checkpoint *ckpt, mg_model *m,
                               const char *out, const mg_common *common, mg_error *err) MG_MUST_CHECK;
-/* Plan, then show or execute. */
+/* Plan, then show, execute or hand to the sink. record has the options; the words are added here. */
 mg_status mg_tool_groups_run(const mg_tool_groups *g, const mg_opt_list *words, const mg_exec_options *opt,
-                             const mg_common *common, mg_error *err) MG_MUST_CHECK;
+                             const mg_common *common, mg_record *record, const mg_tool_sink *sink,
+                             mg_error *err) MG_MUST_CHECK;
 
 #endif

@@ -1,8 +1,8 @@
 /* tool_merge.c - moegraft-merge: donors in, a mixture of experts out, as a Hugging Face directory or straight to GGUF
  * files of any type in one pass over the donors. Dense recipes (merge_method: linear) take the same way. */
 #include "convert/quantize.h"
-#include "convert/tool_plan.h"
 #include "convert/tool_recipe.h"
+#include "convert/tool_runs.h"
 
 #include "formats/arch/arch_file.h"
 #include <stdio.h>
@@ -11,7 +11,7 @@
 #include <strings.h>
 #include <unistd.h>
 
-static const mg_tool_info tool = {
+const mg_tool_info mg_tool_merge_info = {
     .name = "merge",
     .summary = "merge dense models into a mixture of experts",
     .synopsis = "CONFIG OUT [--to TYPE]\nCONFIG -o FILE=TYPE [-o FILE=TYPE]...",
@@ -27,6 +27,8 @@ typedef struct args {
     const char *to, *gate, *model_name, *compat;
     uint64_t seed, shard_size;
     bool same_models, manifest;
+    mg_record *record;
+    const mg_tool_sink *sink;
 } args;
 
 /* A quantized output: where and as what. */
@@ -74,7 +76,7 @@ static mg_status parse(args *a, int argc, char **argv, bool *done, mg_error *err
         MG_COMMON_UNBUILT_OPTS,
         {0},
     };
-    MG_TRY(mg_options_parse(&tool, opts, argc, argv, &a->words, done, err));
+    MG_TRY(mg_options_parse(&mg_tool_merge_info, opts, argc, argv, &a->words, done, err));
     if (*done) return MG_OK;
     MG_TRY(mg_common_finish(&a->c, err));
     if (a->compat && strcmp(a->compat, "mergekit") != 0)
@@ -82,7 +84,7 @@ static mg_status parse(args *a, int argc, char **argv, bool *done, mg_error *err
     size_t expected = a->outputs.n ? 1 : 2;
     if (a->words.n != expected || (a->to && a->outputs.n))
         return mg_fail(err, MG_ERR_USAGE, "expected CONFIG OUT [--to TYPE], or CONFIG and -o FILE=TYPE");
-    return MG_OK;
+    return mg_record_options(a->record, opts, err);
 }
 
 static void say(void *ctx, const char *text) {
@@ -178,6 +180,19 @@ static mg_status plan_targets(run *r, args *a, uint32_t *out, mg_error *err) {
     return MG_OK;
 }
 
+/* The words, and what took part. */
+static mg_status record(const run *r, args *a, mg_error *err) {
+    const mg_merge_spec *spec = r->recipe.spec;
+    MG_TRY(mg_record_word(a->record, MG_RECORD_FILE, a->words.items[0], err));
+    if (!a->outputs.n) MG_TRY(mg_record_word(a->record, MG_RECORD_OUTPUT, a->words.items[1], err));
+    for (size_t i = 0; a->outputs.n && i < r->n_targets; i++)
+        MG_TRY(mg_record_output(a->record, r->targets[i].path, r->targets[i].preset->name, err));
+    if (!spec) return MG_OK; /* dense: recipes of tensors say it all */
+    if (spec->gate_file && !a->gate) MG_TRY(mg_record_named(a->record, spec->gate_file, err));
+    if (spec->trunk_regmean) MG_TRY(mg_record_stage(a->record, "trunk", false, err));
+    return mg_record_stage(a->record, "routers", false, err);
+}
+
 static mg_status work(run *r, args *a, mg_error *err) {
     MG_TRY(parse_targets(r, a, err));
     const char *first = a->outputs.n ? r->targets[0].path : a->words.items[1];
@@ -198,24 +213,24 @@ static mg_status work(run *r, args *a, mg_error *err) {
                            .label = "merge",
                            .manifest = a->manifest};
     mg_tool_plan_style style = {.json = a->c.json, .quiet = a->c.quiet};
+    if (st == MG_OK) st = record(r, a, err);
     if (st == MG_OK)
         st = a->c.dry_run ? mg_tool_plan_show(plan, out, r->n_targets ? r->n_targets : 1, &opt, style, err)
-                          : mg_tool_plan_execute(plan, &opt, style, err);
+                          : mg_tool_plan_execute(plan, &opt, style, (mg_tool_job){a->record, a->sink}, err);
     free(out);
     if (st == MG_OK && kept(a, r->stage_path)) unlink(r->stage_path);
     if (st == MG_OK && kept(a, r->trunk_path)) unlink(r->trunk_path);
     return st;
 }
 
-int main(int argc, char **argv) {
-    mg_error err = {0};
-    args a = {0};
+mg_status mg_tool_merge_run(int argc, char **argv, const mg_tool_sink *sink, mg_error *err) {
+    args a = {.sink = sink};
     run r = {0};
     bool done = false;
-    mg_interrupt_install();
     mg_common_init(&a.c);
-    mg_status st = parse(&a, argc, argv, &done, &err);
-    if (st == MG_OK && !done) st = work(&r, &a, &err);
+    mg_status st = mg_record_new(&a.record, mg_tool_merge_info.name, err);
+    if (st == MG_OK) st = parse(&a, argc, argv, &done, err);
+    if (st == MG_OK && !done) st = work(&r, &a, err);
     mg_plan_free(r.gguf_plan);
     mg_quantize_source_close(&r.source);
     mg_tool_recipe_close(&r.recipe);
@@ -224,5 +239,6 @@ int main(int argc, char **argv) {
     mg_opt_list *lists[] = {&a.words, &a.outputs, &a.text};
     for (size_t i = 0; i < 3; i++) mg_opt_list_release(lists[i]);
     mg_common_release(&a.c);
-    return st == MG_OK ? 0 : mg_tool_fail(&tool, &err);
+    mg_record_free(a.record);
+    return st;
 }

@@ -72,8 +72,11 @@ static mg_status show_files(const mg_exec_result *res, mg_tool_plan_style style,
     return MG_OK;
 }
 
-mg_status mg_tool_plan_execute(mg_plan *p, const mg_exec_options *opt, mg_tool_plan_style style, mg_error *err) {
+mg_status mg_tool_plan_execute(mg_plan *p, const mg_exec_options *opt, mg_tool_plan_style style, mg_tool_job job,
+                               mg_error *err) {
     mg_exec_result res;
+    if (job.sink) return job.sink->use(job.sink->ctx, p, err);
+    if (opt->manifest) MG_TRY(mg_plan_set_record(p, job.record, err));
     MG_TRY(mg_plan_execute(p, opt, &res, err));
     MG_TRY(show_files(&res, style, err));
     mg_job_cost cost = {.label = opt->label, .read = res.bytes_read, .written = res.bytes_written};

@@ -3,7 +3,7 @@
 #ifndef MG_CONVERT_TOOL_PLAN_H
 #define MG_CONVERT_TOOL_PLAN_H
 
-#include "convert/plan.h"
+#include "convert/record.h"
 
 /* How to print. */
 typedef struct mg_tool_plan_style {
@@ -16,8 +16,21 @@ typedef struct mg_tool_plan_style {
 mg_status mg_tool_plan_show(mg_plan *p, const uint32_t *out, size_t n, const mg_exec_options *opt,
                             mg_tool_plan_style style, mg_error *err) MG_MUST_CHECK;
 
+/* Who takes a plan instead of it being executed: verify --provenance, which compares what it gives. Everything the plan
+ * reads lives until use returns. */
+typedef struct mg_tool_sink {
+    mg_status (*use)(void *ctx, mg_plan *p, mg_error *err);
+    void *ctx;
+} mg_tool_sink;
+
+/* Where a plan goes. */
+typedef struct mg_tool_job {
+    const mg_record *record;  /* for the manifests */
+    const mg_tool_sink *sink; /* NULL: it is executed */
+} mg_tool_job;
+
 /* Execute p; print a line per file (or {"schema":1,"files":[...]}) to stdout and, unless quiet, the cost to stderr. */
-mg_status mg_tool_plan_execute(mg_plan *p, const mg_exec_options *opt, mg_tool_plan_style style,
+mg_status mg_tool_plan_execute(mg_plan *p, const mg_exec_options *opt, mg_tool_plan_style style, mg_tool_job job,
                                mg_error *err) MG_MUST_CHECK;
 
 #endif

@@ -5,7 +5,7 @@
 #include "convert/reuse.h"
 #include "convert/tool_feedback.h"
 #include "convert/tool_groups.h"
-#include "convert/tool_plan.h"
+#include "convert/tool_runs.h"
 #include "convert/tool_solve.h"
 #include "formats/arch/arch_file.h"
 #include "formats/base/options.h"
@@ -17,7 +17,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-static const mg_tool_info tool = {
+const mg_tool_info mg_tool_quantize_info = {
     .name = "quantize",
     .summary = "store a model in 1 to 8 bit GGUF types, byte for byte as llama-quantize does",
     .synopsis =
@@ -42,6 +42,8 @@ typedef struct args {
     uint64_t target_size, samples;
     bool fixed, feedback, pure, leave_output, no_fallback, allow_requantize, no_manifest, keep_split;
     mg_tool_groups groups;
+    mg_record *record;
+    const mg_tool_sink *sink;
 } args;
 
 /* Everything that lives while the plan does. */
@@ -122,8 +124,10 @@ static mg_status parse(args *a, int argc, char **argv, bool *done, mg_error *err
         MG_COMMON_UNBUILT_OPTS,
         {0},
     };
-    MG_TRY(mg_options_parse(&tool, opts, argc, argv, &a->words, done, err));
-    return *done ? MG_OK : mg_common_finish(&a->common, err);
+    MG_TRY(mg_options_parse(&mg_tool_quantize_info, opts, argc, argv, &a->words, done, err));
+    if (*done) return MG_OK;
+    MG_TRY(mg_common_finish(&a->common, err));
+    return mg_record_options(a->record, opts, err);
 }
 
 static void args_release(args *a) {
@@ -417,7 +421,17 @@ static mg_status work_groups(args *a, mg_error *err) {
         if (ggml[i].given) return mg_fail(err, MG_ERR_USAGE, "%s is not for rounding into group formats", ggml[i].name);
     a->groups.allow_requantize = a->allow_requantize;
     a->groups.samples = a->samples;
-    return mg_tool_groups_run(&a->groups, &a->words, &opt, &a->common, err);
+    return mg_tool_groups_run(&a->groups, &a->words, &opt, &a->common, a->record, a->sink, err);
+}
+
+/* The words, and what took part. */
+static mg_status record(const run *r, args *a, mg_error *err) {
+    MG_TRY(mg_record_word(a->record, MG_RECORD_MODEL, r->in->path, err));
+    for (size_t i = 0; i < r->targets.n; i++)
+        MG_TRY(mg_record_output(a->record, r->targets.items[i].path, r->targets.items[i].preset->name, err));
+    if (a->groups.fold_only) MG_TRY(mg_record_stage(a->record, "folding", false, err));
+    if (a->feedback) MG_TRY(mg_record_stage(a->record, "feedback", false, err));
+    return has_target(a) ? mg_record_stage(a->record, "types", true, err) : MG_OK;
 }
 
 static mg_status work(run *r, args *a, mg_error *err) {
@@ -431,25 +445,25 @@ static mg_status work(run *r, args *a, mg_error *err) {
     MG_TRY(set_options(r, a, err));
     MG_TRY(check_text(r, a, err));
     MG_TRY(make_plan(r, a, err));
-    if (has_target(a)) MG_TRY(report_solution(r, a, err));
+    if (has_target(a) && !a->sink) MG_TRY(report_solution(r, a, err));
     mg_exec_options opt = exec_options(a);
     if (r->targets.threads) opt.threads = (unsigned)r->targets.threads;
     mg_tool_plan_style style = {.json = a->common.json, .quiet = a->common.quiet, .sizes = true};
     if (a->common.dry_run) return mg_tool_plan_show(r->plan, r->out, r->targets.n, &opt, style, err);
-    return mg_tool_plan_execute(r->plan, &opt, style, err);
+    MG_TRY(record(r, a, err));
+    return mg_tool_plan_execute(r->plan, &opt, style, (mg_tool_job){a->record, a->sink}, err);
 }
 
-int main(int argc, char **argv) {
-    mg_error err = {0};
-    args a = {0};
+mg_status mg_tool_quantize_run(int argc, char **argv, const mg_tool_sink *sink, mg_error *err) {
+    args a = {.sink = sink};
     run r = {0};
     bool done = false;
-    mg_interrupt_install();
     mg_common_init(&a.common);
     mg_arena_init(&r.arena, 0);
     mg_type_rules_init(&r.rules);
-    mg_status st = parse(&a, argc, argv, &done, &err);
-    if (st == MG_OK && !done) st = work(&r, &a, &err);
+    mg_status st = mg_record_new(&a.record, mg_tool_quantize_info.name, err);
+    if (st == MG_OK) st = parse(&a, argc, argv, &done, err);
+    if (st == MG_OK && !done) st = work(&r, &a, err);
     mg_plan_free(r.plan);
     mg_tool_feedback_close(&r.feedback, st == MG_OK);
     mg_quantize_source_close(&r.source);
@@ -463,5 +477,6 @@ int main(int argc, char **argv) {
     mg_quantize_targets_release(&r.targets);
     mg_arena_release(&r.arena);
     args_release(&a);
-    return st == MG_OK ? 0 : mg_tool_fail(&tool, &err);
+    mg_record_free(a.record);
+    return st;
 }

@@ -7,6 +7,7 @@
 #include "convert/provenance.h"
 #include "convert/tool_recipe.h"
 #include "verify/tool_inputs.h"
+#include "verify/tool_replay.h"
 
 typedef struct run {
     const mg_tool_provenance *o;
@@ -16,26 +17,31 @@ typedef struct run {
     mg_imatrix *imatrix;
     const char **places;
     size_t n_places;
+    bool proven; /* by work done again */
     uint32_t n[MG_PROOF_COUNT];
 } run;
 
-/* The paths that are models or folders of them; a recipe is opened, which computes its routers. */
+/* A manifest without `made`: a recipe among the paths is opened, which computes its routers. */
+static mg_status open_recipe(run *r, mg_error *err) {
+    const mg_opt_list *paths = r->o->paths;
+    const char *recipe = NULL;
+    for (size_t i = 0; i < paths->n; i++) {
+        if (!mg_tool_is_recipe(paths->items[i])) continue;
+        if (recipe) return mg_fail(err, MG_ERR_USAGE, "--provenance takes one recipe");
+        recipe = paths->items[i];
+    }
+    if (!recipe || r->p.made) return MG_OK;
+    const mg_tool_recipe_options opt = {.same_models = true, .run = {.dir = recipe}}; /* never written */
+    return mg_tool_recipe_open(&r->recipe, recipe, r->pool, &opt, err);
+}
+
 static mg_status take_paths(run *r, mg_error *err) {
     const mg_opt_list *paths = r->o->paths;
-    bool have = false;
-    r->places = calloc(paths->n + 1, sizeof *r->places);
+    r->places = calloc(paths->n + 2, sizeof *r->places);
     if (!r->places) return mg_fail_nomem(err, paths->n * sizeof *r->places);
-    for (size_t i = 0; i < paths->n; i++) {
-        if (!mg_tool_is_recipe(paths->items[i])) {
-            r->places[r->n_places++] = paths->items[i];
-            continue;
-        }
-        if (have) return mg_fail(err, MG_ERR_USAGE, "--provenance takes one recipe");
-        have = true;
-        const mg_tool_recipe_options opt = {.same_models = true, .run = {.dir = paths->items[i]}}; /* never written */
-        MG_TRY(mg_tool_recipe_open(&r->recipe, paths->items[i], r->pool, &opt, err));
-    }
-    return MG_OK;
+    for (size_t i = 0; i < paths->n; i++) r->places[r->n_places++] = paths->items[i];
+    if (r->o->imatrix) r->places[r->n_places++] = r->o->imatrix;
+    return open_recipe(r, err);
 }
 
 static mg_json *result_json(const run *r) {
@@ -100,10 +106,51 @@ static mg_status verdict(const run *r, uint32_t *failed, mg_error *err) {
     if (*failed) return MG_OK;
     if (r->n[MG_PROOF_DERIVED]) {
         const mg_proof_tensor *t = first(r, MG_PROOF_DERIVED);
-        return mg_fail(err, MG_ERR_INTEGRITY, "'%s' is not what its inputs give now: %s has changed", t->name, t->note);
+        return mg_fail(err, MG_ERR_INTEGRITY, "'%s' is not what its inputs give now: %s%s", t->name, t->note,
+                       t->again ? "" : " has changed");
     }
     if (r->n[MG_PROOF_SAME]) return MG_OK;
     return mg_fail(err, MG_ERR_UNSUPPORTED, "nothing could be derived: %s", first(r, MG_PROOF_NOT_DERIVED)->note);
+}
+
+/* ---- deriving ---- */
+
+/* Importance weights are found in the matrix by their hash, which needs no work to be done again. */
+static mg_status plan(run *r, const mg_tool_replay *again, mg_error *err) {
+    const char *path = r->o->imatrix;
+    MG_TRY(mg_provenance_plan(&r->p, &(mg_provenance_options){.imatrix = r->imatrix, .values = r->recipe.plan}, err));
+    if (!mg_provenance_lacks(&r->p) || r->imatrix) return MG_OK;
+    if (r->p.made) MG_TRY(mg_tool_replay_file(again, "--imatrix", &path, err));
+    if (!path) return MG_OK;
+    MG_TRY(mg_imatrix_load(&r->imatrix, path, err));
+    return mg_provenance_plan(&r->p, &(mg_provenance_options){.imatrix = r->imatrix, .values = r->recipe.plan}, err);
+}
+
+static mg_status prove(run *r, mg_error *err) {
+    mg_provenance_options opt = {.pool = r->pool};
+    MG_TRY(mg_progress_new(&opt.progress, r->o->common->progress, "provenance", r->p.selected_bytes, err));
+    mg_status st = mg_provenance_prove(&r->p, &opt, err);
+    mg_progress_free(opt.progress);
+    return st;
+}
+
+/* The plan of the tool's work done again. */
+static mg_status compare(void *ctx, mg_plan *again, mg_error *err) {
+    run *r = ctx;
+    bool found;
+    MG_TRY(mg_provenance_take(&r->p, again, &found, err));
+    r->proven = r->proven || found; /* extract --all makes one plan for each */
+    return found ? prove(r, err) : MG_OK;
+}
+
+static mg_status derive(run *r, mg_error *err) {
+    const mg_tool_replay again = {
+        .p = &r->p, .places = r->places, .n_places = r->n_places, .work = r->o->work, .common = r->o->common};
+    const mg_tool_sink sink = {compare, r};
+    MG_TRY(plan(r, &again, err));
+    if (!r->p.made || !mg_provenance_lacks(&r->p)) return prove(r, err);
+    MG_TRY(mg_tool_replay_run(&again, &sink, err));
+    return r->proven ? MG_OK : mg_fail(err, MG_ERR_FORMAT, "the work that the manifest records does not make it");
 }
 
 static mg_status work(run *r, uint32_t *failed, mg_error *err) {
@@ -112,17 +159,12 @@ static mg_status work(run *r, uint32_t *failed, mg_error *err) {
     MG_TRY(mg_provenance_open(&r->p, r->o->manifest, err));
     MG_TRY(mg_provenance_select(&r->p, r->o->tensors, r->o->sample, err));
     MG_TRY(take_paths(r, err));
-    if (r->o->imatrix) MG_TRY(mg_imatrix_load(&r->imatrix, r->o->imatrix, err));
     MG_TRY(mg_provenance_inputs(&r->p, r->places, r->n_places, err));
-    mg_provenance_options opt = {.pool = r->pool, .imatrix = r->imatrix, .values = r->recipe.plan};
-    MG_TRY(mg_progress_new(&opt.progress, c->progress, "provenance", r->p.selected_bytes, err));
-    mg_status st = mg_provenance_run(&r->p, &opt, err);
-    mg_progress_free(opt.progress);
-    MG_TRY(st);
+    MG_TRY(derive(r, err));
     for (uint32_t i = 0; i < r->p.n_tensors; i++) r->n[r->p.tensors[i].proof]++;
     if (c->json) {
         mg_json *json = result_json(r);
-        st = mg_tool_print_json(json, err);
+        mg_status st = mg_tool_print_json(json, err);
         mg_json_free(json);
         MG_TRY(st);
     } else {

@@ -5,9 +5,9 @@
 #include "formats/base/options.h"
 
 typedef struct mg_tool_provenance {
-    const char *manifest, *tensors, *imatrix; /* the last two may be NULL */
-    uint64_t sample;                          /* 0: all */
-    const mg_opt_list *paths;                 /* inputs, folders that hold them, and at most one merge recipe */
+    const char *manifest, *tensors, *imatrix, *work; /* the last three may be NULL */
+    uint64_t sample;                                 /* 0: all */
+    const mg_opt_list *paths; /* inputs, texts, recipes and other files that took part, or folders that hold them */
     const mg_common *common;
 } mg_tool_provenance;
 

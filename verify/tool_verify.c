@@ -55,12 +55,15 @@ static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
          "which weights cause the drift: exchange up to N parts of the reference one at a time, worst first"},
         {"--provenance", MG_OPT_STR, &a->provenance.manifest, "MANIFEST",
          "derive the output again from what its manifest names and compare hashes; PATHs are the inputs (or folders of "
-         "them) and the merge recipe"},
+         "them) and the files that took part: recipe, texts, router rows, importance matrix"},
         {"--tensors", MG_OPT_STR, &a->provenance.tensors, "REGEX",
          "with --provenance: only tensors whose name matches"},
         {"--sample", MG_OPT_U64, &a->provenance.sample, "N", "with --provenance: N of them, evenly spaced"},
         {"--imatrix", MG_OPT_STR, &a->provenance.imatrix, "FILE",
          "with --provenance: the importance matrix that was quantized with"},
+        {"--work", MG_OPT_STR, &a->provenance.work, "DIR",
+         "with --provenance: where calibration done again keeps its layers until all is done (default: beside the "
+         "manifest)"},
         {"--peer", MG_OPT_FLAG, &a->peer, NULL,
          "compare all models with each other, none being the reference: KL both ways, paired perplexities, agreement"},
         {"--precision", MG_OPT_STR, &a->precision_word, "f32|f64|bf16|f16",
@@ -91,8 +94,8 @@ static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
                        a->markdown || a->precision_word || a->c.text.n || a->c.tokens.n
                    ? mg_fail(err, MG_ERR_USAGE, "--provenance compares hashes and goes with no other comparison")
                    : MG_OK;
-    if (a->provenance.tensors || a->provenance.sample || a->provenance.imatrix)
-        return mg_fail(err, MG_ERR_USAGE, "--tensors, --sample and --imatrix go with --provenance");
+    if (a->provenance.tensors || a->provenance.sample || a->provenance.imatrix || a->provenance.work)
+        return mg_fail(err, MG_ERR_USAGE, "--tensors, --sample, --imatrix and --work go with --provenance");
     if (a->pos.n < 2)
         return mg_fail(err, MG_ERR_USAGE, "a reference and at least one candidate are needed (two models for --peer)");
     MG_TRY(mg_precision_parse(a->precision_word, &a->precision, err));

@@ -385,6 +385,14 @@ static mg_status read_arch(const reader *r, const mg_yaml *root, mg_arch *a) {
     return st;
 }
 
+/* Paths in the order of loading; registering refuses more. */
+static const char *loaded[64];
+static uint32_t n_loaded;
+
+const char *mg_arch_loaded(uint32_t i) {
+    return i < n_loaded ? loaded[i] : NULL;
+}
+
 mg_status mg_arch_load(const char *path, mg_error *err) {
     static mg_arena arena; /* of every description, for the life of the process */
     static bool ready;
@@ -397,6 +405,7 @@ mg_status mg_arch_load(const char *path, mg_error *err) {
     mg_status st = MG_ARENA_NEW(&arena, &a, 1, err);
     if (st == MG_OK) st = read_arch(&r, mg_yaml_root(doc), a);
     if (st == MG_OK) st = mg_arch_register(a, err);
+    if (st == MG_OK) loaded[n_loaded++] = mg_arena_strdup(&arena, path);
     mg_yaml_free(doc);
     return st;
 }

@@ -12,6 +12,9 @@
  * stays for the life of the process. MG_ERR_FORMAT names file, line, field, found and expected. */
 mg_status mg_arch_load(const char *path, mg_error *err) MG_MUST_CHECK;
 
+/* The path of the i-th description that was loaded, NULL beyond the last. */
+const char *mg_arch_loaded(uint32_t i);
+
 /* The option; it loads as it is parsed. */
 extern const mg_opt_call mg_arch_load_call;
 #define MG_ARCH_OPT                                                                                                    \
