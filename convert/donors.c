@@ -6,9 +6,13 @@
 #include "convert/lora.h"
 #include "convert/same_tokenizer.h"
 #include "formats/arch/arch.h"
+#include "formats/group_config.h"
 #include "quant/group_checkpoint.h"
+#include "quant/read_f32.h"
 
+#include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 static mg_status open_files(mg_donor *d, mg_error *err) {
@@ -40,11 +44,44 @@ mg_status mg_donor_copy_sides(const mg_donor *base, mg_plan *p, uint32_t out, mg
     return mg_hf_vocab_add(p, out, base->ckpt->kv, &had, err);
 }
 
+static bool is_awq(const mg_checkpoint *c) {
+    const mg_group_config *g = mg_group_checkpoint_config(c);
+    return g && g->method == MG_GROUPS_AWQ;
+}
+
+mg_status mg_donor_fit_norm(mg_plan *p, mg_model *m, const mg_donor *d, uint32_t layer, const mg_expr **e,
+                            mg_error *err) {
+    const mg_bound *a = mg_model_find(m, MG_R_FFN_NORM, layer, 0),
+                   *b = mg_model_find(d->model, MG_R_FFN_NORM, layer, 0);
+    if (!a || !b || a->shape[0] != b->shape[0] || (!is_awq(m->ckpt) && !is_awq(d->files))) return MG_OK;
+    const uint64_t n = a->shape[0];
+    float *have = malloc((size_t)(2 * n) * sizeof *have);
+    if (!have) return mg_fail_nomem(err, 2 * n * sizeof *have);
+    float *want = have + n;
+    bool same = true;
+    mg_status st = mg_read_f32(m, a, 0, 1, have, err);
+    if (st == MG_OK) st = mg_read_f32(d->model, b, 0, 1, want, err);
+    for (uint64_t k = 0; st == MG_OK && k < n; k++) {
+        same = same && have[k] == want[k];
+        want[k] = have[k] == want[k] ? 1 : want[k] / have[k];
+        if (!isfinite(want[k]))
+            st = mg_fail(err, MG_ERR_UNSUPPORTED,
+                         "channel %llu of the norm of layer %u is %g: '%s' cannot be fitted to it",
+                         (unsigned long long)k, layer, (double)have[k], d->name);
+    }
+    const mg_expr *v;
+    if (st == MG_OK && !same) st = mg_expr_const(p, MG_F32, 1, &n, want, &v, err);
+    if (st == MG_OK && !same) st = mg_expr_columns(p, *e, v, e, err);
+    free(have);
+    return st;
+}
+
 mg_status mg_donors_open(mg_donor *d, uint32_t n, mg_error *err) {
     for (uint32_t i = 0; i < n; i++) {
         for (uint32_t k = 0; k < i && !d[i].shared; k++) {
             if (strcmp(d[k].path, d[i].path) != 0) continue;
             d[i].ckpt = d[k].ckpt;
+            d[i].files = d[k].files;
             d[i].config = d[k].config;
             d[i].model = d[k].model;
             d[i].shared = true;

@@ -26,6 +26,12 @@ void mg_donors_close(mg_donor *d, uint32_t n);
 /* The base's side files into a directory output: what is beside it, or tokenizer files made of a GGUF's keys. */
 mg_status mg_donor_copy_sides(const mg_donor *base, mg_plan *p, uint32_t out, mg_error *err) MG_MUST_CHECK;
 
+/* *e, a projection of the donor's whose inputs are normed, for the norm of a layer of m: its columns times n_donor /
+ * n_m where one of the two is an AWQ model, which has scales folded into its norms and taken out of what reads them. Of
+ * other models norms are left alone, as merging does. */
+mg_status mg_donor_fit_norm(mg_plan *p, mg_model *m, const mg_donor *d, uint32_t layer, const mg_expr **e,
+                            mg_error *err) MG_MUST_CHECK;
+
 enum {
     MG_DONORS_ANY_DEPTH = 1, /* numbers of layers may differ */
     MG_DONORS_MIXTURES = 2, /* donors may be mixtures of families that have experts in common with the base's; what they

@@ -274,6 +274,19 @@ static mg_status eval_lowrank(const mg_expr *e, mg_eval *ev, uint64_t row, uint6
     return st;
 }
 
+static mg_status eval_columns(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_t n, float *dst, mg_error *err) {
+    const uint64_t cols = mg_expr_cols(e);
+    void *v;
+    MG_TRY(mg_eval_push(ev, cols * sizeof(float), &v, err));
+    mg_status st = mg_expr_eval_f32(e->children[1], ev, 0, 1, v, err);
+    if (st == MG_OK) st = mg_expr_eval_f32(e->children[0], ev, row, n, dst, err);
+    const float *factor = v;
+    for (uint64_t i = 0; st == MG_OK && i < n; i++)
+        for (uint64_t k = 0; k < cols; k++) dst[i * cols + k] *= factor[k];
+    mg_eval_pop(ev);
+    return st;
+}
+
 /* ---- rows from several children ---- */
 
 static mg_status eval_below(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_t n, uint8_t *dst, mg_error *err) {
@@ -350,6 +363,8 @@ mg_status mg_expr_eval(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_t n, 
         return eval_noise(e, ev, row, n, dst, err);
     case MG_EX_LOWRANK:
         return eval_lowrank(e, ev, row, n, dst, err);
+    case MG_EX_COLUMNS:
+        return eval_columns(e, ev, row, n, dst, err);
     case MG_EX_BLEND:
         return eval_blend(e, ev, row, n, dst, err);
     case MG_EX_VIEW:

@@ -306,6 +306,10 @@ static mg_status inner(node *k, const char *op, const mg_expr **out) {
         MG_TRY(take_children(k, 1, MAX_CHILDREN));
         return mg_expr_beside(k->s->plan, k->child, k->n, out, k->err);
     }
+    if (strcmp(op, "columns") == 0) {
+        MG_TRY(take_children(k, 2, 2));
+        return mg_expr_columns(k->s->plan, k->child[0], k->child[1], out, k->err);
+    }
     if (strcmp(op, "cast") == 0) return cast(k, out);
     if (strcmp(op, "linear") == 0) return linear(k, out);
     if (strcmp(op, "blend") == 0) return blend(k, out);

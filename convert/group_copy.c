@@ -1,6 +1,7 @@
 /* group_copy.c - see group_copy.h. */
 #include "convert/group_copy.h"
 
+#include "convert/quantize_groups.h"
 #include "formats/base/file.h"
 #include "formats/group_layouts.h"
 #include "quant/group_checkpoint.h"
@@ -109,6 +110,115 @@ mg_status mg_group_copy(mg_plan *p, uint32_t out, mg_checkpoint *view, uint32_t 
     }
     if (!found) return mg_fail(err, MG_ERR_INTERNAL, "the codes of '%s' have an unknown suffix", m->name);
     return names ? remember(names, name, to, err) : MG_OK;
+}
+
+/* ---- another weight beside them ---- */
+
+static uint32_t part_of(const mg_checkpoint *stored, const mg_group_matrix *m, const char *suffix) {
+    char name[1024];
+    const size_t n = strlen(m->name) - strlen(".weight");
+    if (snprintf(name, sizeof name, "%.*s%s", (int)n, m->name, suffix) >= (int)sizeof name) return MG_STRMAP_NONE;
+    return mg_checkpoint_find(stored, name);
+}
+
+static bool same_tensor(const mg_tensor *a, const mg_tensor *b) {
+    bool same = a->dtype == b->dtype && a->rank == b->rank;
+    for (uint32_t i = 0; same && i < a->rank; i++) same = a->shape[i] == b->shape[i];
+    return same;
+}
+
+bool mg_group_same_layout(mg_checkpoint *a, uint32_t ta, mg_checkpoint *b, uint32_t tb) {
+    const mg_group_matrix *ma = mg_group_checkpoint_matrix(a, ta), *mb = mg_group_checkpoint_matrix(b, tb);
+    size_t n;
+    mg_error quiet = {0};
+    if (!ma || !mb || module_of(ma->name, &n, &quiet) != MG_OK || module_of(mb->name, &n, &quiet) != MG_OK)
+        return false;
+    if (mg_group_checkpoint_config(a)->method != mg_group_checkpoint_config(b)->method || ma->value != mb->value ||
+        ma->codes.bits != mb->codes.bits || ma->codes.per_word != mb->codes.per_word ||
+        ma->codes.awq_order != mb->codes.awq_order || ma->zero_fixed != mb->zero_fixed ||
+        ma->zero_add != mb->zero_add || ma->group_size != mb->group_size || ma->row_block != mb->row_block)
+        return false;
+    mg_checkpoint *sa = mg_group_checkpoint_stored(a, ta, &ta), *sb = mg_group_checkpoint_stored(b, tb, &tb);
+    for (size_t i = 0; i < sizeof suffixes / sizeof *suffixes; i++) {
+        const uint32_t pa = part_of(sa, ma, suffixes[i]), pb = part_of(sb, mb, suffixes[i]);
+        if ((pa == MG_STRMAP_NONE) != (pb == MG_STRMAP_NONE)) return false;
+        if (pa != MG_STRMAP_NONE && !same_tensor(&sa->tensors[pa], &sb->tensors[pb])) return false;
+    }
+    return true;
+}
+
+/* The format that writes what config says and m is; FORMAT_COUNT: none. */
+static mg_group_format format_of(const mg_group_config *c, const mg_group_matrix *m) {
+    const bool blocks = m->value == MG_CODE_E4M3 && m->row_block == MG_FP8_BLOCK && m->group_size == MG_FP8_BLOCK;
+    switch (c->method) {
+    case MG_GROUPS_AWQ:
+        return MG_FORMAT_AWQ;
+    case MG_GROUPS_GPTQ:
+        return c->zero_minus_one ? MG_FORMAT_GPTQ : MG_FORMAT_GPTQ_V2;
+    case MG_GROUPS_MLX:
+        return MG_FORMAT_MLX;
+    case MG_GROUPS_FP8:
+        return blocks ? MG_FORMAT_FP8_BLOCK : MG_FORMAT_COUNT;
+    case MG_GROUPS_CT:
+        if (m->value == MG_CODE_INT) return m->codes.word_bytes == 4 ? MG_FORMAT_CT : MG_FORMAT_COUNT;
+        if (m->value == MG_CODE_E2M1 && m->scale_dtype == MG_F8_E8M0) return MG_FORMAT_MXFP4A16;
+        if (m->value != MG_CODE_E4M3) return MG_FORMAT_COUNT;
+        return blocks                                ? MG_FORMAT_FP8_BLOCK
+               : m->row_block == 1 && m->groups == 1 ? MG_FORMAT_FP8_DYNAMIC
+                                                     : MG_FORMAT_COUNT;
+    default:
+        return MG_FORMAT_COUNT;
+    }
+}
+
+/* DeepSeek's FP8 calls its scales otherwise. */
+static const char *stored_suffix(const mg_checkpoint *stored, const mg_group_matrix *m, const char *suffix) {
+    if (strcmp(suffix, ".weight_scale") == 0 && part_of(stored, m, suffix) == MG_STRMAP_NONE)
+        return ".weight_scale_inv";
+    return suffix;
+}
+
+static mg_status form_like(mg_group_form *f, const mg_group_config *c, const mg_group_matrix *m, mg_error *err) {
+    const mg_group_format format = format_of(c, m);
+    if (format == MG_FORMAT_COUNT)
+        return mg_fail(err, MG_ERR_UNSUPPORTED, "weights stored like '%s' are read, but not made", m->name);
+    const bool symmetric = m->zeros.tensor == MG_STRMAP_NONE || c->symmetric;
+    const mg_group_scheme s =
+        mg_group_format_scheme(format, m->codes.bits, m->group_size == m->cols ? 0 : m->group_size,
+                               symmetric && format != MG_FORMAT_MLX, m->scale_dtype);
+    return mg_group_form_init(f, format, &s, m->rows, m->cols, err);
+}
+
+mg_status mg_group_round_like(mg_plan *p, uint32_t out, mg_checkpoint *view, uint32_t t, const char *name,
+                              const mg_expr *w, mg_group_names *names, mg_error *err) {
+    const mg_group_matrix *m = mg_group_checkpoint_matrix(view, t);
+    const mg_expr *parts[MG_GROUP_MAX_PARTS + 1];
+    const char *suffix[MG_GROUP_MAX_PARTS + 1], *companion;
+    mg_checkpoint *stored = mg_group_checkpoint_stored(view, t, &t);
+    mg_group_form f;
+    size_t module = 0;
+    MG_TRY(module_of(name, &module, err));
+    MG_TRY(form_like(&f, mg_group_checkpoint_config(view), m, err));
+    MG_TRY(mg_expr_group_encode(p, w, NULL, &f, parts, err));
+    uint32_t n = f.n_parts, have = 0;
+    for (uint32_t i = 0; i < n; i++) suffix[i] = stored_suffix(stored, m, f.parts[i].suffix);
+    MG_TRY(mg_groups_companion(p, &f, &companion, &parts[n], err));
+    if (companion && part_of(stored, m, companion) != MG_STRMAP_NONE) suffix[n++] = companion;
+    for (size_t i = 0; i < sizeof suffixes / sizeof *suffixes; i++)
+        have += part_of(stored, m, suffixes[i]) != MG_STRMAP_NONE;
+    for (uint32_t i = 0; i < n; i++) {
+        const uint32_t at = part_of(stored, m, suffix[i]);
+        mg_tensor like = {.dtype = mg_expr_dtype(parts[i])};
+        like.rank = mg_expr_shape(parts[i], like.shape);
+        if (have != n || at == MG_STRMAP_NONE || !same_tensor(&like, &stored->tensors[at]))
+            return mg_fail(err, MG_ERR_UNSUPPORTED, "'%s' is stored in parts that %s does not make ('%s')", m->name,
+                           mg_group_format_name(f.format), suffix[i]);
+        char full[1024];
+        if (snprintf(full, sizeof full, "%.*s%s", (int)module, name, suffix[i]) >= (int)sizeof full)
+            return mg_fail(err, MG_ERR_LIMIT, "a name is too long");
+        MG_TRY(mg_plan_add_tensor(p, out, full, parts[i], err));
+    }
+    return names ? remember(names, name, module, err) : MG_OK;
 }
 
 /* ---- what config.json says ---- */

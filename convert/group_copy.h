@@ -19,6 +19,12 @@ void mg_group_names_release(mg_group_names *n);
  * names (may be NULL) learns of a quantized module. */
 mg_status mg_group_copy(mg_plan *p, uint32_t out, mg_checkpoint *view, uint32_t t, const char *name,
                         mg_group_names *names, mg_error *err) MG_MUST_CHECK;
+/* Are tensors of two such views stored in one way, part by part, so that a copy of one can stand beside the other? */
+bool mg_group_same_layout(mg_checkpoint *a, uint32_t ta, mg_checkpoint *b, uint32_t tb);
+/* Add w, a weight of the size of tensor t of a view, rounded to nearest in t's own format under the name `name`.
+ * MG_ERR_UNSUPPORTED: a format that is not written, or stored in a way that is not. */
+mg_status mg_group_round_like(mg_plan *p, uint32_t out, mg_checkpoint *view, uint32_t t, const char *name,
+                              const mg_expr *w, mg_group_names *names, mg_error *err) MG_MUST_CHECK;
 /* The expression of a tensor of such a view that is not quantized, over the files themselves. */
 mg_status mg_group_copy_plain(mg_plan *p, mg_checkpoint *view, uint32_t t, const mg_expr **out,
                               mg_error *err) MG_MUST_CHECK;

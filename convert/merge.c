@@ -377,6 +377,8 @@ static mg_status expert_expr(const mg_merge *m, mg_plan *p, const mg_part *part,
     if (role == MG_ROLE_COUNT)
         return mg_fail(err, MG_ERR_UNSUPPORTED, "'%s' has a weight that a dense donor lacks", name);
     MG_TRY(donor_expr(d, p, role, part->layer, u->expert, out, err));
+    if (part->role == MG_R_EXPERT_GATE || part->role == MG_R_EXPERT_UP)
+        MG_TRY(mg_donor_fit_norm(p, m->donors[0].model, d, part->layer, out, err));
     MG_TRY(slice_of(p, u, down, out, err));
     double scale = down ? x->residual_scale * u->slices : 1;
     if (m->spec->shared_exact && down) scale *= 0.5; /* half of the block comes from the shared expert */
@@ -391,6 +393,8 @@ static mg_status shared_expr(const mg_merge *m, mg_plan *p, const mg_part *part,
     double scale = role == MG_R_FFN_DOWN ? x->residual_scale : 1;
     if (m->spec->shared_exact && role == MG_R_FFN_DOWN && !m->shared_routers[part->layer]) scale *= 0.5;
     MG_TRY(donor_expr(&m->donors[e + 1], p, role, part->layer, 0, out, err));
+    if (role == MG_R_FFN_GATE || role == MG_R_FFN_UP)
+        MG_TRY(mg_donor_fit_norm(p, m->donors[0].model, &m->donors[e + 1], part->layer, out, err));
     return altered(m, p, x, scale, name, e, out, err);
 }
 

@@ -50,27 +50,23 @@ static mg_status add_suffixed(job *j, const char *module, const char *suffix, co
 }
 
 /* Group of each column, in order. */
-static mg_status ordered(job *j, const mg_group_form *f, const mg_expr **out, mg_error *err) {
+static mg_status ordered(mg_plan *p, const mg_group_form *f, const mg_expr **out, mg_error *err) {
     int32_t *g = malloc(f->cols * sizeof *g);
     if (!g) return mg_fail_nomem(err, f->cols * sizeof *g);
     for (uint64_t k = 0; k < f->cols; k++) g[k] = (int32_t)(k / f->slab_cols);
-    mg_status st = mg_expr_const(j->plan, MG_I32, 1, &f->cols, g, out, err);
+    mg_status st = mg_expr_const(p, MG_I32, 1, &f->cols, g, out, err);
     free(g);
     return st;
 }
 
-/* What a format stores beside codes, scales and zeros. */
-static mg_status add_companions(job *j, const char *module, const mg_group_form *f, mg_error *err) {
-    const mg_expr *e;
-    if (f->format == MG_FORMAT_GPTQ || f->format == MG_FORMAT_GPTQ_V2) {
-        MG_TRY(ordered(j, f, &e, err));
-        return add_suffixed(j, module, ".g_idx", e, err);
-    }
-    if (f->format != MG_FORMAT_CT) return MG_OK;
+mg_status mg_groups_companion(mg_plan *p, const mg_group_form *f, const char **suffix, const mg_expr **out,
+                              mg_error *err) {
+    const bool gptq = f->format == MG_FORMAT_GPTQ || f->format == MG_FORMAT_GPTQ_V2;
+    *suffix = gptq ? ".g_idx" : f->format == MG_FORMAT_CT ? ".weight_shape" : NULL;
+    if (gptq) return ordered(p, f, out, err);
     const int64_t shape[2] = {(int64_t)f->rows, (int64_t)f->cols};
     const uint64_t two = 2;
-    MG_TRY(mg_expr_const(j->plan, MG_I64, 1, &two, shape, &e, err));
-    return add_suffixed(j, module, ".weight_shape", e, err);
+    return *suffix ? mg_expr_const(p, MG_I64, 1, &two, shape, out, err) : MG_OK;
 }
 
 /* ---- weights that kernels join share NVFP4's global scale ---- */
@@ -151,7 +147,10 @@ static mg_status add_quantized(job *j, const char *module, const mg_target *t, c
         MG_TRY(o->make ? o->make(o->ctx, j->plan, t, e, &form, parts, err)
                        : mg_expr_group_encode(j->plan, e, global, &form, parts, err));
     for (uint32_t i = 0; i < form.n_parts; i++) MG_TRY(add_suffixed(j, module, form.parts[i].suffix, parts[i], err));
-    MG_TRY(add_companions(j, module, &form, err));
+    const char *suffix;
+    const mg_expr *companion;
+    MG_TRY(mg_groups_companion(j->plan, &form, &suffix, &companion, err));
+    if (suffix) MG_TRY(add_suffixed(j, module, suffix, companion, err));
     j->names.quantized[j->names.n_quantized++] = module;
     return MG_OK;
 }

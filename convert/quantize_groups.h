@@ -43,6 +43,10 @@ mg_group_scheme mg_groups_scheme(const mg_model *m, const mg_groups_options *opt
 mg_status mg_quantize_plan_groups(mg_plan *p, mg_model *m, const char *dir, const mg_groups_options *opt,
                                   mg_groups_report *report, uint32_t *out, mg_error *err) MG_MUST_CHECK;
 
+/* What a format stores beside codes, scales and zeros: *suffix NULL for nothing. */
+mg_status mg_groups_companion(mg_plan *p, const mg_group_form *f, const char **suffix, const mg_expr **out,
+                              mg_error *err) MG_MUST_CHECK;
+
 /* ---- values (groups_scan.c) ---- */
 
 typedef struct mg_groups_values {

@@ -6,6 +6,7 @@
 #include "formats/arch/arch.h"
 #include "formats/arch/arch_file.h"
 #include "formats/base/file.h"
+#include "quant/group_checkpoint.h"
 #include "quant/read_f32.h"
 #include "verify/builtin_text.h"
 #include "verify/tool_model.h"
@@ -24,7 +25,9 @@ const mg_tool_info mg_tool_graft_info = {
         "  moegraft-graft moe4 moe3 --drop 2                        a directory without its third expert\n"
         "  moegraft-graft moe4-Q4_K_M.gguf new.gguf --regate moe.yml    new routers, all other blocks as they are\n"
         "  moegraft-graft moe8 moe6 --drop auto:25% --text notes.txt    those that do least for this text\n"
-        "  moegraft-graft moe4 moe5 --add donor:its.txt     a fifth expert, its router row fitted to its prompts\n",
+        "  moegraft-graft moe4 moe5 --add donor:its.txt     a fifth expert, its router row fitted to its prompts\n"
+        "  moegraft-graft moe4-AWQ moe3-AWQ --drop 2        codes as they are (GPTQ, compressed-tensors, MLX ... "
+        "too)\n",
     .next = "moegraft graft --help",
 };
 
@@ -60,7 +63,8 @@ static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
          "experts to leave out, counted from 0; auto: in every layer the P percent whose weighted output on --text is "
          "smallest"},
         {"--add", MG_OPT_LIST, &a->add, "DONOR[:PROMPTS]",
-         "a dense model appended as an expert; repeatable. PROMPTS, a file of one text per line or a JSON list: its "
+         "a dense model appended as an expert, in the type of the others (rounded to nearest unless it is stored in "
+         "it); repeatable. PROMPTS, a file of one text per line or a JSON list: its "
          "router row is fitted to them against --text (or a page of our own), the other rows stay; without: --regate"},
         {"--regate", MG_OPT_STR, &a->regate, "CONFIG",
          "fit all routers anew to the prompts of a merge recipe, one list per expert of the result"},
@@ -270,10 +274,15 @@ static mg_status fit_added(run *r, mg_error *err) {
     return fit(r, &r->added, &map, err);
 }
 
-static mg_status regate(run *r, mg_error *err) {
+/* The result as a model; its weights may be in groups, which must still be what config.json says of them. */
+static mg_status open_result(run *r, mg_error *err) {
     MG_TRY(mg_plan_checkpoint(r->plan, r->out, &r->ckpt, err));
     r->ckpt->dir = r->t.ckpt->dir;
-    MG_TRY(mg_model_open(&r->result, r->ckpt, err));
+    if (mg_group_checkpoint_is_view(r->t.ckpt)) MG_TRY(mg_group_checkpoint_wrap(&r->ckpt, r->ckpt, err));
+    return mg_model_open(&r->result, r->ckpt, err);
+}
+
+static mg_status regate(run *r, mg_error *err) {
     if (r->added.n_experts) return fit_added(r, err);
     if (r->spec->gate_mode == MG_GATE_FIT) return fit(r, r->spec, NULL, err);
     uint64_t n = (uint64_t)r->spec->n_experts * (uint64_t)mg_hp_i(r->t.m, MG_K_HIDDEN);
@@ -343,6 +352,11 @@ static mg_status make_plan(run *r, mg_error *err) {
     if (!r->g.routers) return mg_fail_nomem(err, r->layers * sizeof *r->g.routers);
     MG_TRY(mg_plan_new(&r->plan, err));
     MG_TRY(mg_graft_plan(r->plan, &r->g, r->a->words.items[1], &r->out, err));
+    if (r->g.n_add && !r->a->c.quiet)
+        fprintf(stderr,
+                "moegraft-graft: of the matrices added %u are copied as they are stored, %u rounded to nearest\n",
+                r->g.n_copied, r->g.n_rounded);
+    if (r->g.regate || mg_group_checkpoint_is_view(r->t.ckpt)) MG_TRY(open_result(r, err));
     return r->g.regate ? regate(r, err) : MG_OK;
 }
 

@@ -311,7 +311,9 @@ static mg_status fill(dense *d, mg_checkpoint *inner, mg_group_keep keep, mg_err
 static mg_status wrap(mg_checkpoint **out, mg_checkpoint *inner, mg_group_keep keep, mg_error *err) {
     *out = inner;
     if (inner->container == MG_CONTAINER_GGUF) return mg_gguf_scales_wrap(out, inner, err);
-    if (inner->container != MG_CONTAINER_HF_DIR && inner->container != MG_CONTAINER_SAFETENSORS) return MG_OK;
+    if (inner->container != MG_CONTAINER_HF_DIR && inner->container != MG_CONTAINER_SAFETENSORS &&
+        inner->container != MG_CONTAINER_PLAN)
+        return MG_OK;
     dense *d = calloc(1, sizeof *d);
     if (!d) return mg_fail_nomem(err, sizeof *d);
     mg_status st = fill(d, inner, keep, err);
@@ -339,6 +341,10 @@ const mg_group_matrix *mg_group_checkpoint_matrix(const mg_checkpoint *c, uint32
     const dense *d = (const dense *)c;
     const uint32_t stored = d->stored[t];
     return d->layout.use[stored] == MG_USE_MATRIX ? &d->layout.matrices[d->layout.matrix_of[stored]] : NULL;
+}
+
+const mg_group_config *mg_group_checkpoint_config(const mg_checkpoint *c) {
+    return c->ops == &ops ? &((const dense *)c)->layout.config : NULL;
 }
 
 bool mg_group_checkpoint_is_view(const mg_checkpoint *c) {

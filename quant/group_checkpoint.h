@@ -42,6 +42,9 @@ mg_checkpoint *mg_group_checkpoint_stored(mg_checkpoint *c, uint32_t t, uint32_t
 /* How the weight that is tensor t of a view is stored; NULL when it is not quantized. */
 const struct mg_group_matrix *mg_group_checkpoint_matrix(const mg_checkpoint *c, uint32_t t);
 
+/* What config.json says of it; NULL of what is no view. */
+const struct mg_group_config *mg_group_checkpoint_config(const mg_checkpoint *c);
+
 /* Is c such a view, with weights of full f32 precision whatever its other tensors are? */
 bool mg_group_checkpoint_is_view(const mg_checkpoint *c);
 

@@ -3,6 +3,7 @@ a base that is a GGUF; vocabularies that differ in order, size and padding. Name
 import json
 import shutil
 import struct
+from pathlib import Path
 
 import common
 from common import DATA, WORK, Tensor, check, read_safetensors, run, same, sha256, write_safetensors
@@ -123,6 +124,38 @@ same(ppl[1], ppl[2], "directory and GGUF")
 (WORK / "mean.yml").write_text(f"merge_method: linear\nbase_model: {WORK}/chatty.gguf\nmodels:\n  - model: {DONORS}/prose\n  - model: {DONORS}/code\nparameters: {{weight: 1}}\ndtype: bfloat16\n")
 run("merge", WORK / "mean.yml", WORK / "mean.gguf", "--to", "Q8_0", "-q")
 same({k: v for k, v in common.read_gguf(WORK / "mean.gguf")[0].items() if k.startswith("tokenizer.")}, vocabulary, "tokenizer keys of a dense merge")
+
+# ---- group formats; of AWQ the scales that are folded into norms are taken out of the block again ----
+for form in (["RTN", "--format", "gptq", "--group-size", 64], ["RTN", "--format", "mlx"], ["RTN", "--format", "compressed-tensors"], ["FP8_BLOCK"], ["MXFP4A16"]):
+    run("quantize", DONORS / "code", WORK / "codes", *form, "-q", "--force")
+    run("convert", WORK / "codes", WORK / "decoded", "--outtype", "f32", "-q", "--force")
+    same(*(hashes({n: t for n, t in merge("from_codes", WORK / d)[0].items() if n in W}) for d in ("codes", "decoded")), f"{form}: decoded as they are read")
+(WORK / "calibration.txt").write_text((common.SAMPLES / "text/code.txt").read_text()[:3000])
+run("quantize", DONORS / "code", WORK / "awq", "AWQ", "--group-size", 64, "--text", WORK / "calibration.txt", "--ctx", 128, "-q")
+folded, found = common.read_hf_dir(WORK / "awq"), merge("from_awq", WORK / "awq")[0]
+n_awq, n_base = (t["model.layers.2.post_attention_layernorm.weight"].floats() for t in (folded, base))
+check(max(b / a for a, b in zip(n_awq, n_base)) > 1.1, "AWQ folds nothing here")
+run("convert", WORK / "awq", WORK / "decoded", "--outtype", "f32", "-q", "--force")
+gate = read_safetensors(WORK / "decoded/model.safetensors")[1]["model.layers.2.mlp.gate_proj.weight"].floats()
+want = [g * a / b for g, a, b in zip(gate, n_awq * 512, n_base * 512)]
+worst = max(abs(g - w) - abs(w) * 2**-8 for g, w in zip(found[W[0]].floats(), want))
+check(worst <= 1e-7, f"gate of an AWQ donor behind the base's norm: {worst}")  # bfloat16 of it
+
+# ---- tied quantized donors, quantized shards ----
+run("convert", WORK / "tied", WORK / "tied.gguf", "-q")
+run("quantize", WORK / "tied.gguf", WORK / "tied-q8.gguf", "Q8_0", "-q")
+same(*({n: h for n, h in hashes(merge(f"from_{Path(d).stem}", WORK / d)[0]).items() if n in W} for d in ("tied-q8.gguf", "code-q8.gguf")), "a tied GGUF of blocks")
+run("convert", WORK / "code-q8.gguf", WORK / "cut.gguf", "--split-max-size", "1M", "-q")
+same(hashes(merge("from_cut", WORK / "cut-00001-of-00004.gguf")[0]), hashes(merge("from_q8", WORK / "code-q8.gguf")[0]), "a GGUF in four files")
+run("quantize", DONORS / "code", WORK / "codes", "RTN", "-q", "--force")
+before = hashes(merge("from_codes1", WORK / "codes")[0])
+whole = read_safetensors(WORK / "codes/model.safetensors")[1]
+names = sorted(whole)
+for part, members in (parts := {"model-00001-of-00002.safetensors": names[::2], "model-00002-of-00002.safetensors": names[1::2]}).items():
+    write_safetensors(WORK / "codes" / part, {n: whole[n] for n in members}, {"format": "pt"})
+(WORK / "codes/model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": {n: p for p, ns in parts.items() for n in ns}}))
+(WORK / "codes/model.safetensors").unlink()
+same(hashes(merge("from_codes2", WORK / "codes")[0]), before, "AWQ in two files, codes and scales apart")
 
 # ---- other tokens ----
 alien = variant("alien", code)
