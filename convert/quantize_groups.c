@@ -180,9 +180,11 @@ static mg_status add_target(job *j, const mg_target *t, mg_error *err) {
         return mg_fail(err, MG_ERR_USAGE, "it is %s already; --allow-requantize permits another loss",
                        mg_dtype_get(item.source)->name);
     if (mg_role_is_linear(item.role) && item.rank > 2)
-        return mg_fail(err, MG_ERR_UNSUPPORTED,
-                       "this family keeps its experts in tensors of %u dimensions; group formats store matrices",
-                       item.rank);
+        return mg_fail(
+            err, MG_ERR_UNSUPPORTED,
+            "this family keeps its experts in tensors of %u dimensions, and no loader reads such experts, or "
+            "slices of them, from a group format; GGUF types hold them",
+            item.rank);
     if (item.rank == 2 && ends_in_weight(item.name)) {
         const char *module = mg_arena_strndup(&j->arena, item.name, strlen(item.name) - 7);
         if (!module) return mg_fail_nomem(err, strlen(item.name));
@@ -247,7 +249,7 @@ static mg_status fill(job *j, const char *dir, mg_error *err) {
     mg_hparams hp = j->m->hp;
     MG_TRY(mg_convert_recover_rope(j->m, &hp, err));
     MG_TRY(mg_plan_add_output(j->plan, MG_OUT_HF_DIR, dir, &j->out, err));
-    mg_status st = mg_arch_targets(&ts, j->m->arch, &hp, j->m->layers, MG_LAYOUT_HF, mg_convert_has_for_dir, j->m, err);
+    mg_status st = mg_arch_targets_matrices(&ts, j->m->arch, &hp, j->m->layers, mg_convert_has_for_dir, j->m, err);
     j->targets = &ts;
     if (st == MG_OK && j->opt->format == MG_FORMAT_NVFP4A16) st = index_targets(j, err);
     if (st == MG_OK) st = add_targets(j, &ts, err);

@@ -262,6 +262,21 @@ static bool old_names(const view *v, hit *h) {
     return false;
 }
 
+/* Experts in tensors of their own, of a family whose files stack them. */
+static bool split_experts(const view *v, hit *h) {
+    for (uint32_t i = 0; i < v->layout.n_matrices; i++) {
+        const char *name = v->layout.matrices[i].name;
+        const uint32_t t = mg_checkpoint_find(v->dense, name);
+        const mg_role r = role_of(v, name);
+        if (r == MG_ROLE_COUNT || v->dense->tensors[t].rank != 2 || !mg_arch_stacks(v->m->arch, r)) continue;
+        h->tensor = name;
+        snprintf(h->text, sizeof h->text,
+                 "it looks for all experts of a layer in one tensor; vLLM takes them one by one");
+        return true;
+    }
+    return false;
+}
+
 static bool random_experts(const view *v, hit *h) {
     if (!has_experts(v) || (!is_method(v, MG_GROUPS_AWQ) && !is_method(v, MG_GROUPS_GPTQ))) return false;
     snprintf(h->text, sizeof h->text,
@@ -373,6 +388,10 @@ static const struct rule {
     {FOR(VLLM) | FOR(AUTOAWQ) | FOR(MLX), true, "names", new_names,
      "vLLM expert_params_mapping, AutoAWQ models, mlx-lm sanitize: names of the original releases"},
     {FOR(GPTQMODEL), true, "names", old_names, "measured: GPTQModel 7.7 with transformers 5"},
+    {FOR(TRANSFORMERS5) | FOR(AUTOAWQ) | FOR(GPTQMODEL) | FOR(MLX), true, "stacks", split_experts,
+     "transformers and mlx-lm: such families' modules hold stacks (ParallelExperts); AutoAWQ and GPTQModel define none "
+     "of "
+     "them; vLLM: their load_weights names slices of stacks w1, w2, w3 and passes other names on"},
     {FOR(TRANSFORMERS5), true, "experts", random_experts, "measured: transformers 5.23, load report says MISSING"},
     {FOR(TRANSFORMERS5), true, "experts", asymmetric_experts,
      "measured: transformers 5.23 with compressed-tensors 0.20"},
@@ -421,7 +440,10 @@ mg_status mg_loader_parse(const char *text, mg_loader *loader, uint32_t *tp, mg_
 static mg_status judge(view *v, mg_loader loader, mg_loader_fn found, void *ctx, mg_error *err) {
     MG_TRY(mg_group_layout_init(&v->layout, v->c, err));
     MG_TRY(mg_model_open(&v->m, v->dense, err));
-    MG_TRY(mg_arch_targets(&v->names, v->m->arch, &v->m->hp, v->m->layers, MG_LAYOUT_HF, mg_model_has, v->m, err));
+    MG_TRY(
+        v->layout.n_matrices
+            ? mg_arch_targets_matrices(&v->names, v->m->arch, &v->m->hp, v->m->layers, mg_model_has, v->m, err)
+            : mg_arch_targets(&v->names, v->m->arch, &v->m->hp, v->m->layers, MG_LAYOUT_HF, mg_model_has, v->m, err));
     for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {
         hit h = {0};
         if (!(rules[i].loaders >> loader & 1) || !rules[i].test(v, &h)) continue;

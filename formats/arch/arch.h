@@ -433,6 +433,12 @@ mg_status mg_arch_targets(mg_targets *out, const mg_arch *arch, const mg_hparams
 /* The same of layout HF, but weights whose family stores them in blocks of MXFP4 too have that form. */
 mg_status mg_arch_targets_blocks(mg_targets *out, const mg_arch *arch, const mg_hparams *hp, const mg_layer *layers,
                                  mg_has_fn has, const void *ctx, mg_error *err) MG_MUST_CHECK;
+/* The same of layout HF, but matrices of experts are tensors of their own where the family has such names, and not parts
+ * of a stack. */
+mg_status mg_arch_targets_matrices(mg_targets *out, const mg_arch *arch, const mg_hparams *hp, const mg_layer *layers,
+                                   mg_has_fn has, const void *ctx, mg_error *err) MG_MUST_CHECK;
+/* Do the family's own files keep this weight of an expert in one tensor with those of others? */
+bool mg_arch_stacks(const mg_arch *arch, mg_role role);
 /* Does m hold everything that its family stores in blocks as MXFP4? false when the family has no such form. */
 bool mg_model_has_blocks(const mg_model *m);
 void mg_targets_release(mg_targets *t);

@@ -2,7 +2,9 @@
  *
  * Granite's attention and multipliers. Every layer routes: the k largest router logits, then a softmax over those k.
  * Files keep an expert's gate and up in one tensor stacked over the experts, input_linear [E, 2i, h], gate's rows
- * first, and down as output_linear [E, h, i]. The variant with shared experts is another class and not read here.
+ * first, and down as output_linear [E, h, i]. Quantized in groups, matrices of experts are tensors of their own under
+ * the names that vLLM gives the slices of these stacks when it loads them. The variant with shared experts is another
+ * class and not read here.
  *
  * GGUF "granitemoe": converted as a Llama is, rotary pairs next to each other; gate and up are taken apart. */
 #include "formats/arch/arch_rows.h"
@@ -32,9 +34,12 @@ static const mg_tensor_row tensors[] = {
     LLAMA_TENSORS_ATTENTION,
     LLAMA_TENSORS_ATTN_BIAS,
     ROUTER_("model.layers.{l}.block_sparse_moe.router.layer.weight"),
-    EXPERT_GATE_(FUSED_("model.layers.{l}.block_sparse_moe.input_linear.weight", GATE_ROWS_)),
-    EXPERT_UP_(FUSED_("model.layers.{l}.block_sparse_moe.input_linear.weight", UP_ROWS_)),
-    EXPERT_DOWN_(STACKED_("model.layers.{l}.block_sparse_moe.output_linear.weight", HIDDEN, EXPERT_FFN)),
+    EXPERT_GATE_(FUSED_("model.layers.{l}.block_sparse_moe.input_linear.weight", GATE_ROWS_),
+                 NAME_("model.layers.{l}.block_sparse_moe.experts.{e}.w1.weight")),
+    EXPERT_UP_(FUSED_("model.layers.{l}.block_sparse_moe.input_linear.weight", UP_ROWS_),
+               NAME_("model.layers.{l}.block_sparse_moe.experts.{e}.w3.weight")),
+    EXPERT_DOWN_(STACKED_("model.layers.{l}.block_sparse_moe.output_linear.weight", HIDDEN, EXPERT_FFN),
+                 NAME_("model.layers.{l}.block_sparse_moe.experts.{e}.w2.weight")),
 };
 /* clang-format on */
 

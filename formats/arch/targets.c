@@ -25,7 +25,8 @@ typedef struct builder {
     const mg_hparams *hp;
     const mg_layer *layers;
     mg_layout layout;
-    bool blocks; /* forms of blocks where there are any */
+    bool blocks;   /* forms of blocks where there are any */
+    bool matrices; /* forms that are one expert's matrix where there are any */
     mg_has_fn has;
     const void *ctx;
     mg_strmap names;
@@ -146,9 +147,17 @@ static const mg_form *blocks_form(const mg_tensor_row *r) {
     return NULL;
 }
 
+/* The form of a row that is one weight as it is; NULL when the family stores none such. */
+static const mg_form *matrix_form(const mg_tensor_row *r) {
+    if (mg_role_scope(r->role) != MG_SCOPE_EXPERT) return NULL;
+    for (uint32_t f = 0; f < MG_MAX_FORMS && r->forms[MG_LAYOUT_HF][f].pattern; f++)
+        if (r->forms[MG_LAYOUT_HF][f].views[0].kind == MG_VIEW_END) return &r->forms[MG_LAYOUT_HF][f];
+    return NULL;
+}
+
 static mg_status add_piece(builder *b, uint32_t row, uint32_t l, uint32_t e, bool generated) {
     const mg_tensor_row *r = &b->arch->tensors[row];
-    const mg_form *f = b->blocks ? blocks_form(r) : NULL;
+    const mg_form *f = b->blocks ? blocks_form(r) : b->matrices ? matrix_form(r) : NULL;
     if (!f) f = &r->forms[b->layout][0];
     mg_view chain[MG_MAX_VIEWS];
     inverse_chain inv;
@@ -175,8 +184,7 @@ static mg_status add_piece(builder *b, uint32_t row, uint32_t l, uint32_t e, boo
     uint32_t index;
     MG_TRY(target_named(b, name, &like, &index));
     const uint64_t n = product(shape, rank), inner = shape[0] ? n / shape[0] : 0;
-    if (n == 0 || product(stored, like.rank) == 0)
-        return mg_fail(b->err, MG_ERR_FORMAT, "'%s' has no elements", name);
+    if (n == 0 || product(stored, like.rank) == 0) return mg_fail(b->err, MG_ERR_FORMAT, "'%s' has no elements", name);
     if (inv.groups.kind == MG_VIEW_END)
         return put_piece(b, stored, like.rank, (piece){index, {r->role, l, e, 0, 0, 0}, inv.first + inv.nth * n, n});
     const uint64_t run = inv.groups.b, step = inv.groups.step;
@@ -304,6 +312,20 @@ mg_status mg_arch_targets_blocks(mg_targets *out, const mg_arch *arch, const mg_
     b.ctx = ctx;
     b.err = err;
     return targets(&b);
+}
+
+mg_status mg_arch_targets_matrices(mg_targets *out, const mg_arch *arch, const mg_hparams *hp, const mg_layer *layers,
+                                   mg_has_fn has, const void *ctx, mg_error *err) {
+    builder b = {.out = out, .arch = arch, .hp = hp, .layers = layers, .layout = MG_LAYOUT_HF, .matrices = true};
+    b.has = has;
+    b.ctx = ctx;
+    b.err = err;
+    return targets(&b);
+}
+
+bool mg_arch_stacks(const mg_arch *arch, mg_role role) {
+    const mg_tensor_row *r = mg_role_scope(role) == MG_SCOPE_EXPERT ? mg_arch_row(arch, role) : NULL;
+    return r && r->forms[MG_LAYOUT_HF][0].views[0].kind != MG_VIEW_END;
 }
 
 bool mg_model_has_blocks(const mg_model *m) {

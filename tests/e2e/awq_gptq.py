@@ -29,7 +29,7 @@ def divergence(reference, candidate, *text):
 # ---- every consumer of a norm is scaled: unquantized logits stay ----
 
 FAMILIES = ("llama", "mixtral", "qwen2_moe", "qwen3", "qwen3_moe", "gemma2", "gemma3_text", "olmo2", "phi3", "stablelm", "deepseek_v2",
-            "ernie4_5_moe", "mesh_k2", "nekomind", "granite")
+            "ernie4_5_moe", "mesh_k2", "nekomind", "granite", "granitemoe", "gpt_oss")
 for name in FAMILIES:
     calibrated(TINY / name, "fold", "AWQ", "--fold-only", "--tokens", IDS, "--bits", 3, "--group-size", 32)
     found = report("fold")
@@ -169,6 +169,18 @@ for kind in ("AWQ", "GPTQ"):
     common.check(layer["few"] > 0 and 0 in layer["tokens"], f"silent experts are not reported: {layer['tokens']}")
     common.check("saw fewer than" in done.err, f"no warning: {done.err}")
     common.check(divergence(silent, "out", "--tokens", IDS) < 0.05, f"{kind} with silent experts")
+
+# ---- a family that stacks its experts: in group formats each is a matrix of its own, which reading finds again ----
+
+for kind, form in (("AWQ", "awq"), ("GPTQ", "compressed-tensors")):
+    source = TINY / "granitemoe"
+    calibrated(source, "out", kind, "--format", form, "--tokens", IDS, "--group-size", -1)
+    names = [n for n in common.read_hf_dir(common.WORK / "out") if ".experts." in n]
+    common.check(len({n.split(".experts.")[1].split(".")[0] for n in names}) > 1 and not any("_linear" in n for n in names), f"experts: {names[:3]}")
+    common.check(divergence(source, "out", "--tokens", IDS) < 0.05, f"{kind} of stacked experts as {form}")
+    common.run("convert", common.WORK / "out", common.WORK / f"{form}-stacks", "--outtype", "f32")
+    common.same({n: t.shape for n, t in common.read_hf_dir(common.WORK / f"{form}-stacks").items()}, {n: t.shape for n, t in common.read_hf_dir(source).items()},
+                "decoded, the stacks are back")
 
 # ---- weights of zeros, activations beyond F16 ----
 

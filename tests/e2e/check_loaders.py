@@ -55,6 +55,13 @@ judged(legacy, "transformers5", "experts")
 judged(v5, "vllm", "names")
 judged(v5, "autoawq", "names")
 judged(v5, "gptqmodel")
+stacked = made("stacked", "granitemoe", "--group-size", "-1")  # the family's own files have all experts of a layer in one tensor
+judged(stacked, "vllm")
+judged(TINY / "granitemoe", "vllm")
+for engine, *others in (("transformers5", "experts"), ("autoawq",), ("gptqmodel",)):
+    judged(stacked, engine, "stacks", *others)
+for engine in ("autoawq", "gptqmodel", "transformers5", "mlx"):
+    judged(TINY / "granitemoe", engine)
 judged(made("lost", "mixtral", "--group-size", "-1", modules_to_not_convert=None), "vllm", "skip list")
 judged(made("wide", "mixtral", "--group-size", "-1", "--layout", "v5", modules_to_not_convert=["gate"]), "autoawq", "names", "skip list")
 ignored = [f"model.layers.{i}.block_sparse_moe.gate" for i in range(3)]

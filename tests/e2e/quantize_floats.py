@@ -205,7 +205,7 @@ for code, says, *args in ((4, "48 input features", moe, NEVER, "MXFP4A16"), (2, 
                           (2, "--method", wide, NEVER, "FP8_DYNAMIC", "--method", "awq"), (2, "not of 'awq'", wide, NEVER, "FP8_DYNAMIC", "--format", "awq"),
                           (2, "--format 'fp8_block'", wide, NEVER, "RTN", "--format", "fp8_block"), (4, "FP8_DYNAMIC", wide, NEVER, "FP8"),
                           (4, "NVFP4A16", wide, NEVER, "NVFP4", "--format", "compressed-tensors"), (2, "name the directory", wide, "FP8_DYNAMIC"),
-                          (4, "3 dimensions", TINY / "granitemoe", NEVER, "FP8_DYNAMIC")):
+                          (4, "3 dimensions", TINY / "gpt_oss", NEVER, "FP8_DYNAMIC")):
     common.refused(code, [says], args[2:], "quantize", *args)
 bad = common.fresh("bad")
 for value, says in (("inf", "finite"), ("nan", "finite")):

@@ -207,7 +207,7 @@ refused(2, "--layout 'x'", LLAMA, N, "RTN", "--layout", "x")
 refused(2, "--pure", LLAMA, N, "RTN", "--pure")
 refused(2, "--bits is for group formats", LLAMA, N, "Q8_0", "--bits", "4")
 refused(2, "name the directory", LLAMA, "RTN")
-refused(4, "3 dimensions", common.DATA / "models" / "tiny" / "granitemoe", N, "RTN", "--group-size", "-1")
+refused(4, "no loader reads", common.DATA / "models" / "tiny" / "gpt_oss", N, "RTN", "--group-size", "-1")
 refused(2, "only --dry-run", MOE / "config.json", N, "RTN")
 
 # A weight whose scale no F16 can hold, and one that is not finite: the row is named, nothing appears.

@@ -1,5 +1,5 @@
-"""AWQ and GPTQ directories of ours in the programs that they are for: no tensor missing, logits within a KL of 1e-4 of our own
-forward pass on the same files. Needs gptqmodel and optimum beside transformers 5; AutoAWQ, which wants transformers 4.51, is asked
+"""AWQ, GPTQ and compressed-tensors directories of ours in the programs that they are for: no tensor missing, logits within a KL of
+1e-4 of our own forward pass on the same files. Needs gptqmodel, optimum and compressed-tensors beside transformers 5; AutoAWQ, which wants transformers 4.51, is asked
 when AUTOAWQ_PYTHON names an interpreter that has it, and mlx-lm (mlx has a CPU build) when MLX_PYTHON does. All on a CPU."""
 import os
 import subprocess
@@ -64,6 +64,17 @@ assert len(kinds) > 1, f"no quantized layer: {kinds}"
 with torch.no_grad():
     save_file({"logits": model.eval()(load_file(ids)["input_ids"]).logits.float()}, out)
 """
+COMPRESSED = """
+import sys, torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, CompressedTensorsConfig
+folder, ids, out = sys.argv[1:]
+model, info = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, device_map="cpu", output_loading_info=True,
+                                                   quantization_config=CompressedTensorsConfig(dequantize=True))
+assert not any(info.values()), info
+with torch.no_grad():
+    save_file({"logits": model.eval()(load_file(ids)["input_ids"]).logits.float()}, out)
+"""
 MLX = """
 import pathlib, sys
 import mlx.core as mx
@@ -117,3 +128,8 @@ check("GPTQModel", sys.executable, GPTQMODEL, dense, "GPTQ", *TEXT, "--group-siz
 check("GPTQModel", sys.executable, GPTQMODEL, dense, "GPTQ", *TEXT, "--bits", "3", "--format", "gptq_v2", engine="gptqmodel", extra=["gptq_torch"])
 for options in (["--symmetric"], ["--bits", "8", "--symmetric", "--group-size", "-1"], ["--group-size", "64"]):
     check("transformers + optimum", sys.executable, TRANSFORMERS, dense, "GPTQ", *TEXT, *options, engine="transformers5")
+CT = ["--format", "compressed-tensors"]
+for source in (dense, mixture):
+    check("transformers, decoded", sys.executable, COMPRESSED, source, "AWQ", *TEXT, "--group-size", "64", "--symmetric", *CT, engine="transformers5")
+    check("transformers, decoded", sys.executable, COMPRESSED, source, "GPTQ", *TEXT, "--bits", "8", "--symmetric", *CT, engine="transformers5")
+check("transformers, decoded", sys.executable, COMPRESSED, dense, "AWQ", *TEXT, "--group-size", "64", *CT, engine="transformers5")
