@@ -37,7 +37,7 @@ const mg_tool_info mg_tool_quantize_info = {
 typedef struct args {
     mg_common common;
     mg_opt_list words, outputs, rules, rule_files, include, exclude, overrides, prune;
-    const char *imatrix_path, *output_type, *embd_type, *target_types, *reuse;
+    const char *imatrix_path, *output_type, *embd_type, *target_types, *reuse, *attribution;
     double target_bpw;
     uint64_t target_size, samples;
     bool fixed, feedback, pure, leave_output, no_fallback, allow_requantize, no_manifest, keep_split;
@@ -87,6 +87,9 @@ static mg_status parse(args *a, int argc, char **argv, bool *done, mg_error *err
          "choose every tensor's type for this many bits per weight; the recipe goes to OUT.types.txt"},
         {"--target-size", MG_OPT_SIZE, &a->target_size, "SIZE", "the same for a file of this size"},
         {"--target-types", MG_OPT_STR, &a->target_types, "T,T", "choose among these types only"},
+        {"--attribution", MG_OPT_STR, &a->attribution, "FILE",
+         "choose by the --json result of verify --attribute instead of measuring: no text is needed, the model is not "
+         "run"},
         {"--samples", MG_OPT_U64, &a->samples, "N",
          "windows of text to use (default: 16 to measure on; all for --feedback, AWQ, GPTQ)"},
         {NULL, MG_OPT_GROUP, NULL, NULL, "Importance matrix"},
@@ -222,7 +225,7 @@ static mg_status check_feedback(const run *r, const args *a, mg_error *err) {
 static mg_status check_text(const run *r, const args *a, mg_error *err) {
     const bool text = a->common.text.n || a->common.tokens.n;
     if (a->groups.fold_only) {
-        if (has_target(a) || a->target_types || a->imatrix_path || a->feedback)
+        if (has_target(a) || a->target_types || a->imatrix_path || a->feedback || a->attribution)
             return mg_fail(err, MG_ERR_USAGE,
                            "--fold-only changes what inputs weigh: not with --imatrix, --feedback, --target-bpw or "
                            "--target-size");
@@ -230,10 +233,10 @@ static mg_status check_text(const run *r, const args *a, mg_error *err) {
     }
     if (a->feedback) MG_TRY(check_feedback(r, a, err));
     if (!has_target(a)) {
-        if (a->target_types || (!a->feedback && (text || a->samples)))
+        if (a->target_types || a->attribution || (!a->feedback && (text || a->samples)))
             return mg_fail(err, MG_ERR_USAGE,
-                           "--text, --tokens, --samples and --target-types need --target-bpw or --target-size (the "
-                           "first three may go with --feedback)");
+                           "--text, --tokens, --samples, --target-types and --attribution need --target-bpw or "
+                           "--target-size (the first three may go with --feedback)");
         return MG_OK;
     }
     if (a->target_bpw != 0 && a->target_size)
@@ -241,7 +244,9 @@ static mg_status check_text(const run *r, const args *a, mg_error *err) {
     if (a->target_bpw != 0 && !(a->target_bpw > 0 && a->target_bpw <= 32))
         return mg_fail(err, MG_ERR_USAGE, "--target-bpw %g: expected bits per weight, above 0 and at most 32",
                        a->target_bpw);
-    if (!text) return mg_fail(err, MG_ERR_USAGE, "types are chosen by measuring on text: give --text FILE");
+    if (!text && !a->attribution)
+        return mg_fail(err, MG_ERR_USAGE,
+                       "types are chosen by measuring on text: give --text FILE (or --attribution FILE)");
     if (r->targets.n != 1) return mg_fail(err, MG_ERR_USAGE, "a target is for one output at a time");
     if (!mg_dtype_is_block(r->targets.items[0].preset->dtype))
         return mg_fail(err, MG_ERR_USAGE, "a target needs a quantized TYPE, %s is none",
@@ -259,6 +264,7 @@ static mg_tool_solve_options solve_options(run *r, const args *a) {
                                    .size = a->target_size,
                                    .types = a->target_types,
                                    .samples = a->samples,
+                                   .attribution = a->attribution,
                                    .say = say,
                                    .say_ctx = (void *)(uintptr_t)&a->common.quiet};
 }
@@ -272,13 +278,19 @@ static mg_status solve(run *r, const args *a, mg_error *err) {
 /* What was found, and the recipe; before the file itself, which may take long and be interrupted. */
 static mg_status report_solution(run *r, const args *a, mg_error *err) {
     const mg_tool_solve_options opt = solve_options(r, a);
+    const char *how = a->attribution ? "estimated" : "measured";
     double kl;
     char text[256];
-    MG_TRY(mg_tool_solve_check(&opt, r->plan, r->out[0], &kl, err));
-    snprintf(text, sizeof text,
-             "expected divergence %.6f nats per token, measured with all tensors quantized (%.6f as the sum of %u "
-             "tensors alone)",
-             kl, r->solution.sum, r->solution.n_tensors);
+    if (a->common.text.n || a->common.tokens.n) {
+        MG_TRY(mg_tool_solve_check(&opt, r->plan, r->out[0], &kl, err));
+        snprintf(text, sizeof text,
+                 "expected divergence %.6f nats per token, measured with all tensors quantized (%.6f as the sum of %u "
+                 "tensors %s alone)",
+                 kl, r->solution.sum, r->solution.n_tensors, how);
+    } else {
+        snprintf(text, sizeof text, "expected divergence %.6f nats per token, the sum of %u tensors %s alone",
+                 r->solution.sum, r->solution.n_tensors, how);
+    }
     say(opt.say_ctx, text);
     return a->common.dry_run ? MG_OK : mg_tool_solve_write(&opt, &r->solution, err);
 }

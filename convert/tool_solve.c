@@ -3,6 +3,7 @@
 #include "convert/tool_solve.h"
 
 #include "convert/quantize_variant.h"
+#include "convert/tool_attribution.h"
 #include "formats/arch/arch.h"
 #include "quant/codec.h"
 #include "quant/type_solver.h"
@@ -266,7 +267,31 @@ static mg_status check_budget(const solve *s, mg_error *err) {
                    (unsigned long long)least, (unsigned long long)s->budget);
 }
 
+/* The same from what verify --attribute has measured of another quantization: only errors of weights are new. */
+static mg_status estimate(solve *s, mg_error *err) {
+    double *slope;
+    mg_progress *progress;
+    MG_TRY(MG_ARENA_NEW(&s->arena, &slope, s->n_items, err));
+    MG_TRY(mg_tool_attribution_load(slope, s->opt->attribution, s->reference, s->items, s->n_items, err));
+    MG_TRY(mg_progress_new(&progress, s->opt->common->progress, "encode", s->n_trials, err));
+    mg_status st = MG_OK;
+    for (uint32_t i = 0; st == MG_OK && i < s->n_trials; i++) {
+        const mg_quantize_item *item = &s->items[s->trials[i].item];
+        mg_model *m;
+        double error = 0;
+        st = open_trial(s, i, &m, err);
+        if (st != MG_OK) break;
+        st = at_name(mg_tool_attribution_error(&error, s->reference, item, m, s->pass.pool, err), item->name, err);
+        close_trial(s, i, m);
+        s->probes[i].kl = slope[s->trials[i].item] * error;
+        mg_progress_add(progress, 1, NULL);
+    }
+    mg_progress_free(progress);
+    return st;
+}
+
 static mg_status measure(solve *s, mg_error *err) {
+    if (s->opt->attribution) return estimate(s, err);
     mg_progress *progress;
     MG_TRY(mg_progress_new(&progress, s->opt->common->progress, "measure", s->n_trials * s->windows.n, err));
     mg_progress_unit(progress, "windows");
@@ -283,7 +308,7 @@ static mg_status prepare(solve *s, mg_error *err) {
     MG_TRY(mg_forward_check(s->reference, err));
     MG_TRY(mg_tool_pass_new(&s->pass, o->common, err));
     s->have_pass = true;
-    return take_windows(s, err);
+    return o->common->text.n || o->common->tokens.n ? take_windows(s, err) : MG_OK;
 }
 
 static void release(solve *s) {

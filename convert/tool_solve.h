@@ -11,18 +11,20 @@ typedef struct mg_tool_solve_options {
     mg_checkpoint *in;       /* as opened: whose tokenizer it is */
     mg_checkpoint *gguf;     /* its GGUF form */
     const mg_quantize_options *quantize;
-    const char *out;   /* the file that will be written */
-    double bpw;        /* bits per weight of all tensors, or 0 */
-    uint64_t size;     /* bytes of the file, or 0 */
-    const char *types; /* candidates, "Q3_K,Q4_K"; NULL: every K and I type that fits */
-    uint64_t samples;  /* windows of text to measure on; 0: 16 */
+    const char *out;         /* the file that will be written */
+    double bpw;              /* bits per weight of all tensors, or 0 */
+    uint64_t size;           /* bytes of the file, or 0 */
+    const char *types;       /* candidates, "Q3_K,Q4_K"; NULL: every K and I type that fits */
+    uint64_t samples;        /* windows of text to measure on; 0: 16 */
+    const char *attribution; /* result of verify --attribute to go by instead of measuring; NULL. Text is then only for
+                                mg_tool_solve_check */
     void (*say)(void *ctx, const char *text);
     void *say_ctx;
 } mg_tool_solve_options;
 
 typedef struct mg_tool_solution {
     char *recipe;       /* rules for --tensor-type-file, malloc'ed */
-    double sum;         /* divergences of the chosen types, each measured alone, added up */
+    double sum;         /* divergences of the chosen types, each measured (or estimated) alone, added up */
     uint32_t n_tensors; /* whose type was chosen */
 } mg_tool_solution;
 

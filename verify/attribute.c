@@ -1,6 +1,10 @@
 /* attribute.c - see attribute.h. */
 #include "verify/attribute.h"
 
+#include "quant/weight_error.h"
+
+#include <math.h>
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -89,7 +93,14 @@ static bool can_open(const mg_model *cand, const mg_attribution_part *p) {
     return p->role == MG_ROLE_COUNT || (p->expert == MG_ATTRIBUTE_ALL && count_of(cand, p->role) > 1);
 }
 
-/* Children of the part with the most drift; false when no part is left to open. */
+static int by_bytes(const void *x, const void *y) {
+    const mg_attribution_part *a = x, *b = y;
+    if (a->bytes != b->bytes) return a->bytes > b->bytes ? -1 : 1;
+    return strcmp(a->name, b->name);
+}
+
+/* Children of the part with the most drift, the largest first, so that a budget is not spent on norms; false when no
+ * part is left to open. */
 static mg_status open_worst(mg_attribution *a, const mg_model *ref, const mg_model *cand, bool *opened, mg_error *err) {
     uint32_t best = UINT32_MAX;
     for (uint32_t i = 0; i < a->n; i++)
@@ -97,30 +108,43 @@ static mg_status open_worst(mg_attribution *a, const mg_model *ref, const mg_mod
     *opened = best != UINT32_MAX;
     if (!*opened) return MG_OK;
     a->parts[best].opened = true;
+    const uint32_t first = a->n;
     const mg_attribution_part p = a->parts[best]; /* adding moves the list */
     if (p.role != MG_ROLE_COUNT) {
         for (uint32_t e = 0; e < count_of(cand, p.role); e++) MG_TRY(add_role(a, ref, cand, p.role, p.layer, e, err));
-        return MG_OK;
+    } else {
+        for (int role = 0; role < MG_ROLE_COUNT; role++)
+            if (mg_role_scope((mg_role)role) != MG_SCOPE_MODEL)
+                MG_TRY(add_role(a, ref, cand, (mg_role)role, p.layer, MG_ATTRIBUTE_ALL, err));
     }
-    for (int role = 0; role < MG_ROLE_COUNT; role++)
-        if (mg_role_scope((mg_role)role) != MG_SCOPE_MODEL)
-            MG_TRY(add_role(a, ref, cand, (mg_role)role, p.layer, MG_ATTRIBUTE_ALL, err));
+    if (a->n > first) qsort(a->parts + first, a->n - first, sizeof *a->parts, by_bytes);
     return MG_OK;
 }
 
 /* ---- measuring ---- */
 
-static mg_status take(mg_overlay *o, const mg_model *m, const mg_attribution_part *p, mg_error *err) {
+/* One weight of the part exchanged, and what it differs by. */
+static mg_status take_one(mg_overlay *o, mg_model *ref, mg_weight_error *error, mg_role role, uint32_t l, uint32_t e,
+                          mg_pool *pool, mg_error *err) {
+    MG_TRY(mg_overlay_take(o, role, l, e, err));
+    mg_model *m = mg_overlay_model(o);
+    const mg_bound *a = mg_model_find(ref, role, l, e), *b = mg_model_find(m, role, l, e);
+    return a && b && is_weight(role) ? mg_weight_error_add(error, ref, a, m, b, pool, err) : MG_OK;
+}
+
+static mg_status take(mg_overlay *o, mg_model *ref, mg_attribution_part *p, mg_pool *pool, mg_error *err) {
     const uint32_t l = p->layer == MG_ATTRIBUTE_ALL ? 0 : p->layer;
+    mg_weight_error error = {0};
     mg_overlay_reset(o);
     for (int role = 0; role < MG_ROLE_COUNT; role++) {
         const mg_role r = (mg_role)role;
         const bool wanted = p->role == MG_ROLE_COUNT ? mg_role_scope(r) != MG_SCOPE_MODEL : r == p->role;
         if (!wanted) continue;
-        const uint32_t n = count_of(m, r), one = p->expert;
+        const uint32_t n = count_of(ref, r), one = p->expert;
         for (uint32_t e = one == MG_ATTRIBUTE_ALL ? 0 : one; e < (one == MG_ATTRIBUTE_ALL ? n : one + 1); e++)
-            MG_TRY(mg_overlay_take(o, r, l, e, err));
+            MG_TRY(take_one(o, ref, &error, r, l, e, pool, err));
     }
+    p->error = mg_weight_error_relative(&error);
     return MG_OK;
 }
 
@@ -132,7 +156,7 @@ static mg_status measure(mg_attribution *a, uint32_t from, uint32_t n, mg_overla
     for (uint32_t i = 0; st == MG_OK && i < n; i++) {
         c[i].path = a->parts[from + i].name;
         c[i].model = mg_overlay_model(overlays[i]);
-        st = take(overlays[i], ref, &a->parts[from + i], err);
+        st = take(overlays[i], ref, &a->parts[from + i], opt->pool, err);
     }
     if (st == MG_OK) st = mg_compare_run(&(mg_walk_source){.model = ref, .path = "reference"}, c, n, opt, err);
     for (uint32_t i = 0; i < n; i++) {
@@ -206,6 +230,7 @@ mg_status mg_attribution_json(mg_json **out, const mg_attribution *a, mg_error *
         set_place(x, "layer", p->layer);
         set_place(x, "expert", p->expert);
         mg_json_set_u64(x, "bytes", p->bytes);
+        mg_json_set_f64(x, "error", sqrt(p->error));
         mg_json_set_f64(kl, "mean", p->kl);
         mg_json_set_f64(kl, "stderr", p->kl_stderr);
         mg_json_set(x, "kl", kl);

@@ -17,6 +17,7 @@ typedef struct mg_attribution_part {
     mg_role role;           /* MG_ROLE_COUNT: a whole layer */
     uint32_t layer, expert; /* MG_ATTRIBUTE_ALL where that has no meaning */
     uint64_t bytes;         /* stored in the candidate */
+    double error;           /* sum of squared differences over sum of squares of all its weights; of measured parts */
     bool measured, opened;
     double kl, kl_stderr, ppl; /* of the reference with this part of the candidate */
 } mg_attribution_part;

@@ -26,7 +26,7 @@ static const char style[] =
     ".scroll{overflow-x:auto}table{border-collapse:collapse;font-variant-numeric:tabular-nums}"
     "td,th{padding:.2rem .55rem;border-bottom:1px solid var(--line);text-align:right;white-space:nowrap}"
     "td:first-child,th:first-child{text-align:left;padding-left:0}.left{text-align:left}"
-    "svg{display:block;max-width:100%;height:auto}.plot{width:33rem}.plots{display:flex;flex-wrap:wrap;gap:0 2rem}text{fill:var(--dim);font-size:12px}"
+    "svg{display:block;max-width:100%;height:auto}.plot{width:33rem}.plots{display:flex;flex-wrap:wrap;gap:0 2rem}.tables{gap:0 5rem}text{fill:var(--dim);font-size:12px}"
     ".dim{color:var(--dim)}.pass{color:var(--ok);font-weight:600}.fail{color:var(--bad);font-weight:600}"
     ".a{fill:var(--a)}.bad{fill:var(--bad)}table.text td:first-child{white-space:normal;min-width:16rem}.b{fill:var(--b)}.key{font-weight:600}.ka{color:var(--a)}.kb{color:var(--b)}"
     "code{font-size:.93em}";
@@ -109,7 +109,7 @@ static void frame(FILE *f, const char *title, const char *x0, const char *x1) {
 }
 
 static void axis_label(FILE *f, int y, double x) {
-    fprintf(f, "<text x=\"%d\" y=\"%d\" text-anchor=\"end\">%.3g</text>", MG_PLOT_LEFT - 6, y, x);
+    fprintf(f, "<text x=\"%d\" y=\"%d\" text-anchor=\"end\">%.4g</text>", MG_PLOT_LEFT - 6, y, x);
 }
 
 void mg_html_axes(FILE *f, const char *title, double top, const char *x0, const char *x1) {
@@ -308,6 +308,8 @@ mg_status mg_report_html(char **out, size_t *size, const mg_report *r, const mg_
         fprintf(f, ", %llu scored positions of ", (unsigned long long)r->tokens);
         mg_html_escaped(f, r->text_name);
         fprintf(f, " <span class=\"dim\">(sha256 %s)</span>", r->text_sha256);
+        const double ppl = mg_html_num(mg_json_first(list), "ppl.reference");
+        if (!isnan(ppl)) fprintf(f, ", perplexity of the reference %.6g", ppl);
     }
     fputs(".</p>", f);
     mg_status st = mg_html_summary(f, list, mg_json_get(json, "floor"), err);

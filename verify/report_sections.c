@@ -31,35 +31,39 @@ void mg_html_histogram(FILE *f, const mg_json *h) {
     fputs("</svg></div>", f);
 }
 
-/* How KL and the change of probability are spread over the positions, and what is said of all of them together. */
-void mg_html_figures(FILE *f, const mg_json *c) {
-    static const char *const points[] = {"min", "p001", "p01", "p05", "p10",  "p25", "median",
-                                         "p75", "p90",  "p95", "p99", "p999", "max"};
-    static const char *const heads[] = {"min",  "0.1 %", "1 %",  "5 %",  "10 %",   "25 %", "median",
-                                        "75 %", "90 %",  "95 %", "99 %", "99.9 %", "max"};
-    static const struct { const char *title, *path; } rows[] = {{"KL, nats", "kl"}, {"Δp", "delta_p"}};
-    if (!mg_json_get(c, "kl")) return;
-    fputs("<h3>Spread over the positions</h3><div class=\"scroll\"><table><tr><th>percentile</th>", f);
-    for (size_t i = 0; i < sizeof heads / sizeof *heads; i++) fprintf(f, "<th>%s</th>", heads[i]);
-    fputs("</tr>", f);
-    for (size_t r = 0; r < sizeof rows / sizeof *rows; r++) {
-        fprintf(f, "<tr><td>%s</td>", rows[r].title);
-        for (size_t i = 0; i < sizeof points / sizeof *points; i++)
-            mg_html_cell(f, mg_html_num(mg_json_get(c, rows[r].path), points[i]), 3);
+/* How KL and the change of probability are spread over the positions. */
+static void spread_table(FILE *f, const mg_json *c) {
+    static const struct {
+        const char *title, *name;
+    } points[] = {{"smallest", "min"}, {"0.1 %", "p001"},    {"1 %", "p01"},    {"5 %", "p05"},  {"10 %", "p10"},
+                  {"25 %", "p25"},     {"median", "median"}, {"75 %", "p75"},   {"90 %", "p90"}, {"95 %", "p95"},
+                  {"99 %", "p99"},     {"99.9 %", "p999"},   {"largest", "max"}};
+    fputs("<div><h3>Spread over the positions</h3><table><tr><th>percentile</th><th>KL, nats</th><th>Δp</th></tr>", f);
+    for (size_t i = 0; i < sizeof points / sizeof *points; i++) {
+        fprintf(f, "<tr><td>%s</td>", points[i].title);
+        mg_html_cell(f, mg_html_num(mg_json_get(c, "kl"), points[i].name), 4);
+        mg_html_cell(f, mg_html_num(mg_json_get(c, "delta_p"), points[i].name), 4);
         fputs("</tr>", f);
     }
     fputs("</table></div>", f);
+}
+
+/* What is said of all positions together, with errors. */
+static void paired_table(FILE *f, const mg_json *c) {
     static const struct {
         const char *title, *path, *error;
-    } figures[] = {{"perplexity ratio", "ppl.ratio", "ppl.ratio_stderr"},
-                   {"perplexity difference", "ppl.difference", "ppl.difference_stderr"},
+    } figures[] = {{"perplexity", "ppl.candidate", "ppl.candidate_stderr"},
+                   {"ratio to the reference's", "ppl.ratio", "ppl.ratio_stderr"},
+                   {"difference from it", "ppl.difference", "ppl.difference_stderr"},
                    {"correlation of ln p", "ppl.correlation", NULL},
                    {"mean Δp", "delta_p.mean", "delta_p.mean_stderr"},
                    {"rms Δp", "delta_p.rms", "delta_p.rms_stderr"},
                    {"same top token", "top1_agreement", "top1_stderr"},
                    {"of the top five", "top5_agreement", NULL},
-                   {"cosine of logits", "logits.cosine", NULL}};
-    fputs("<h3>Paired figures</h3><div class=\"scroll\"><table><tr><th>figure</th><th>value</th><th>±</th></tr>", f);
+                   {"logits: cosine", "logits.cosine", NULL},
+                   {"rms of the difference", "logits.rms", NULL},
+                   {"largest difference", "logits.max_abs", NULL}};
+    fputs("<div><h3>Paired figures</h3><table><tr><th>figure</th><th>value</th><th>±</th></tr>", f);
     for (size_t i = 0; i < sizeof figures / sizeof *figures; i++) {
         fprintf(f, "<tr><td>%s</td>", figures[i].title);
         mg_html_cell(f, mg_html_num(c, figures[i].path), 7);
@@ -67,6 +71,17 @@ void mg_html_figures(FILE *f, const mg_json *c) {
         fputs("</tr>", f);
     }
     fputs("</table></div>", f);
+}
+
+void mg_html_figures(FILE *f, const mg_json *c) {
+    if (!mg_json_get(c, "kl")) return;
+    fputs("<div class=\"plots tables\">", f);
+    spread_table(f, c);
+    paired_table(f, c);
+    fputs(
+        "</div><p class=\"dim\">Δp: difference of the probability of the token that follows, 0 to 1. Errors of paired "
+        "figures are those of differences position by position.</p>",
+        f);
 }
 
 void mg_html_classes(FILE *f, const mg_json *classes) {

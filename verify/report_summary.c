@@ -13,14 +13,10 @@ static const struct {
 } columns[] = {{"bits", "bpw", 4},
                {"mean KL", "kl.mean", 4},
                {"±", "kl.stderr", 2},
-               {"median", "kl.median", 4},
-               {"p95", "kl.p95", 4},
                {"p99", "kl.p99", 4},
                {"max", "kl.max", 4},
                {"top-1", "top1_agreement", 5},
-               {"rms Δp", "delta_p.rms", 4},
                {"perplexity", "ppl.candidate", 6},
-               {"reference", "ppl.reference", 6},
                {"ratio", "ppl.ratio", 6}};
 #define N_COLUMNS (sizeof columns / sizeof *columns)
 
@@ -58,7 +54,7 @@ static void summary_table(FILE *f, const mg_json *const *by_size, size_t n, cons
         fputs("</tr>", f);
     }
     fputs("</table></div><p class=\"dim\">KL (mean to max) in nats per scored position; top-1: share of positions with "
-          "the same most likely token; Δp: difference of the probability of the token that follows, 0 to 1.",
+          "the same most likely token.",
           f);
     if (sizes) fputs(" Smallest first; * no other is both smaller and closer.", f);
     fputs(floor ? " Noise floor: the reference against itself in that arithmetic.</p>" : "</p>", f);

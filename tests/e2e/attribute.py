@@ -60,6 +60,9 @@ one = verify(REF, with_tensors("one", {name: Tensor("F32", TENSORS[name].shape, 
 found, = (p for p in r["attribution"]["parts"] if p["name"] == "blk.2.attn_v.weight")
 same((found["kl"]["mean"], found["kl"]["stderr"], found["ppl"]), (one["kl"]["mean"], one["kl"]["stderr"], one["ppl"]["candidate"]),
      "one weight exchanged by hand")
+x = TENSORS[name].floats()
+want = (sum((p - q) ** 2 for p, q in zip(x, y)) / sum(p * p for p in x)) ** 0.5
+check(abs(found["error"] - want) < 1e-12, f"relative error {found['error']}, expected {want}")
 same((found["role"], found["layer"], found["expert"], found["bytes"]), ("attn_v", 2, None, len(raw)), "what it is")
 
 # The budget, and the same result whatever runs it.
