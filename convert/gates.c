@@ -161,7 +161,7 @@ static mg_status sum_embeddings(prompt_sum *s, const mg_prompt_batch *p, mg_mode
 static mg_status sum_prompts(prompt_sum *s, mg_gate_mode mode, const mg_prompts *prompts, mg_model *base,
                              const mg_tokenizer *tok, const mg_evaluator *ev, mg_error *err) {
     mg_prompt_batch p = {0};
-    mg_status st = mg_prompt_batch_add(&p, prompts, 0, false, base, tok, err);
+    mg_status st = mg_prompt_batch_add(&p, prompts, base, tok, err);
     if (st == MG_OK && p.batch.n_tokens == 0) st = mg_fail(err, MG_ERR_CONFLICT, "the prompts of an expert are empty");
     uint64_t bytes = p.batch.n_tokens * s->hidden * sizeof(float);
     float *x = st == MG_OK ? malloc(bytes) : NULL;

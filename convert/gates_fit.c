@@ -1,8 +1,9 @@
-/* gates_fit.c - routers fitted at their true input: for every layer, in order, the prompts are run through the model
- * being built up to the input of that layer's router; a multinomial logistic regression finds the rows whose softmax
- * best says which expert's prompts each token came from; the rows become the router and the layer's experts run with
- * it. The beginning-of-sequence position, equal for all prompts, is left out. Classes weigh the same however many
- * tokens they have. The ridge is relative to the mean square of the inputs, so that scaling a model does not change it.
+/* gates_fit.c - routers fitted at their true input: for every layer, in order, the prompts (joined to windows) are run
+ * through the model being built up to the input of that layer's router; a multinomial logistic regression finds the
+ * rows whose softmax best says which expert's prompts each token came from; the rows become the router and the layer's
+ * experts run with it. The beginning-of-sequence position, equal for all prompts, is left out. Classes weigh the same
+ * however many tokens they have. The ridge is relative to the mean square of the inputs, so that scaling a model does
+ * not change it.
  */
 #include "convert/logreg.h"
 #include "convert/gates.h"
@@ -52,8 +53,8 @@ typedef struct fit {
 
 static mg_status add_prompts(fit *f, const mg_tokenizer *tok, mg_error *err) {
     for (uint32_t e = 0; e < f->spec->n_experts; e++) {
-        MG_TRY(mg_prompt_batch_add(&f->p, &f->spec->experts[e].positive, e, false, f->moe, tok, err));
-        MG_TRY(mg_prompt_batch_add(&f->p, &f->spec->experts[e].negative, e, true, f->moe, tok, err));
+        MG_TRY(mg_prompt_batch_add_joined(&f->p, &f->spec->experts[e].positive, e, false, f->moe, tok, err));
+        MG_TRY(mg_prompt_batch_add_joined(&f->p, &f->spec->experts[e].negative, e, true, f->moe, tok, err));
     }
     return MG_OK;
 }
@@ -100,7 +101,7 @@ static mg_status count_rows(fit *f, mg_error *err) {
         }
     mg_status st = MG_OK;
     for (uint32_t e = 0; st == MG_OK && e < experts; e++)
-        if (!count[e])
+        if (!count[e] && !count[experts + e])
             st = mg_fail(err, MG_ERR_CONFLICT, "the prompts of expert '%s' are empty", f->spec->experts[e].source);
     for (uint64_t i = 0; i < f->rows; i++)
         f->share[i] = 1.0 / ((double)experts * (double)count[f->expert[i] + (f->negative[i] ? experts : 0)]);
@@ -192,7 +193,7 @@ static double mean_square(const float *x, uint64_t n) {
 static double accuracy(const fit *f, const double *w) {
     uint64_t hit = 0, n = 0;
     for (uint64_t i = 0; i < f->rows; i++) {
-        if (f->negative[i] || f->weight[i] == 0) continue;
+        if (f->weight[i] == 0) continue;
         uint32_t best = 0;
         double top = 0;
         for (uint32_t c = 0; c < f->classes; c++) {
@@ -204,7 +205,7 @@ static double accuracy(const fit *f, const double *w) {
                 best = c;
             }
         }
-        hit += best == f->label[i];
+        hit += (best == f->label[i]) != f->negative[i];
         n++;
     }
     return n ? (double)hit / (double)n : 0;

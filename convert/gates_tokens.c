@@ -49,8 +49,8 @@ static mg_status add_sequence(mg_prompt_batch *b, const int32_t *ids, size_t n, 
     return MG_OK;
 }
 
-static mg_status add_one(mg_prompt_batch *b, const char *text, uint32_t label, bool negative, const mg_model *m,
-                         const mg_tokenizer *tok, mg_error *err) {
+static mg_status add_one(mg_prompt_batch *b, const char *text, const mg_model *m, const mg_tokenizer *tok,
+                         mg_error *err) {
     mg_ids ids = {0};
     int32_t bos = mg_tokenizer_bos(tok);
     mg_status st = bos >= 0 ? mg_ids_push(&ids, bos, err) : MG_OK;
@@ -58,42 +58,59 @@ static mg_status add_one(mg_prompt_batch *b, const char *text, uint32_t label, b
     int64_t context = mg_hp_i(m, MG_K_CONTEXT);
     if (context > 0 && ids.n > (uint64_t)context) ids.n = (size_t)context;
     if (st == MG_OK) st = check_ids(&ids, m, err);
-    if (st == MG_OK && ids.n) st = add_sequence(b, ids.ids, ids.n, label, negative, err);
+    if (st == MG_OK && ids.n) st = add_sequence(b, ids.ids, ids.n, 0, false, err);
     mg_ids_release(&ids);
     return st;
 }
 
-mg_status mg_prompt_batch_add(mg_prompt_batch *b, const mg_prompts *prompts, uint32_t label, bool negative,
-                              const mg_model *m, const mg_tokenizer *tok, mg_error *err) {
-    for (uint32_t i = 0; i < prompts->n; i++) MG_TRY(add_one(b, prompts->text[i], label, negative, m, tok, err));
+mg_status mg_prompt_batch_add(mg_prompt_batch *b, const mg_prompts *prompts, const mg_model *m, const mg_tokenizer *tok,
+                              mg_error *err) {
+    for (uint32_t i = 0; i < prompts->n; i++) MG_TRY(add_one(b, prompts->text[i], m, tok, err));
     return MG_OK;
 }
 
-static mg_status add_windows(mg_prompt_batch *b, const mg_ids *ids, uint32_t window, int32_t bos, mg_error *err) {
+/* ---- joined ---- */
+
+static char *join_lines(const mg_prompts *prompts, size_t *n) {
+    size_t total = 1;
+    for (uint32_t i = 0; i < prompts->n; i++) total += strlen(prompts->text[i]) + 1;
+    char *text = malloc(total), *end = text;
+    for (uint32_t i = 0; text && i < prompts->n; i++) {
+        size_t k = strlen(prompts->text[i]);
+        if (i) *end++ = '\n';
+        memcpy(end, prompts->text[i], k);
+        end += k;
+    }
+    *n = text ? (size_t)(end - text) : total;
+    return text;
+}
+
+static mg_status add_windows(mg_prompt_batch *b, const mg_ids *ids, uint32_t window, int32_t bos, uint32_t label,
+                             bool negative, mg_error *err) {
     mg_ids part = {0};
     mg_status st = MG_OK;
     for (size_t i = 0; st == MG_OK && i < ids->n;) {
         part.n = 0;
         if (bos >= 0) st = mg_ids_push(&part, bos, err);
         while (st == MG_OK && part.n < window && i < ids->n) st = mg_ids_push(&part, ids->ids[i++], err);
-        if (st == MG_OK) st = add_sequence(b, part.ids, part.n, 0, false, err);
+        if (st == MG_OK) st = add_sequence(b, part.ids, part.n, label, negative, err);
     }
     mg_ids_release(&part);
     return st;
 }
 
-mg_status mg_prompt_batch_add_joined(mg_prompt_batch *b, const mg_prompts *prompts, uint32_t window, const mg_model *m,
-                                     const mg_tokenizer *tok, mg_error *err) {
+mg_status mg_prompt_batch_add_joined(mg_prompt_batch *b, const mg_prompts *prompts, uint32_t label, bool negative,
+                                     const mg_model *m, const mg_tokenizer *tok, mg_error *err) {
+    size_t n;
     mg_ids ids = {0};
-    mg_status st = MG_OK;
-    for (uint32_t i = 0; st == MG_OK && i < prompts->n; i++) {
-        if (i) st = mg_tokenizer_encode(tok, "\n", 1, 0, &ids, err);
-        if (st == MG_OK) st = mg_tokenizer_encode(tok, prompts->text[i], strlen(prompts->text[i]), 0, &ids, err);
-    }
+    char *text = join_lines(prompts, &n);
+    if (!text) return mg_fail_nomem(err, n);
+    mg_status st = n ? mg_tokenizer_encode(tok, text, n, 0, &ids, err) : MG_OK;
+    free(text);
     int64_t context = mg_hp_i(m, MG_K_CONTEXT);
-    if (context > 1 && window > context) window = (uint32_t)context;
+    uint32_t window = context > 1 && context < MG_PROMPT_WINDOW ? (uint32_t)context : MG_PROMPT_WINDOW;
     if (st == MG_OK) st = check_ids(&ids, m, err);
-    if (st == MG_OK) st = add_windows(b, &ids, window, mg_tokenizer_bos(tok), err);
+    if (st == MG_OK) st = add_windows(b, &ids, window, mg_tokenizer_bos(tok), label, negative, err);
     mg_ids_release(&ids);
     return st;
 }

@@ -19,12 +19,17 @@ typedef struct mg_prompt_batch {
 /* Append prompts, each tokenized alone: the model's beginning-of-sequence token (where it has one), then the text
  * without special tokens, as mergekit-moe feeds them. Prompts longer than the model's context are cut there. Token ids
  * outside the embedding: MG_ERR_CONFLICT. Start from a zeroed batch. */
-mg_status mg_prompt_batch_add(mg_prompt_batch *b, const mg_prompts *prompts, uint32_t label, bool negative,
-                              const mg_model *m, const mg_tokenizer *tok, mg_error *err) MG_MUST_CHECK;
-/* The prompts of one expert as one text, a line each, in sequences of at most `window` tokens that all begin with the
- * beginning-of-sequence token. */
-mg_status mg_prompt_batch_add_joined(mg_prompt_batch *b, const mg_prompts *prompts, uint32_t window, const mg_model *m,
-                                     const mg_tokenizer *tok, mg_error *err) MG_MUST_CHECK;
+mg_status mg_prompt_batch_add(mg_prompt_batch *b, const mg_prompts *prompts, const mg_model *m, const mg_tokenizer *tok,
+                              mg_error *err) MG_MUST_CHECK;
+
+/* Long enough for attention to be at work as in real use: what is fitted on single short prompts fits those only
+ * (docs/merge.md has the figures). */
+#define MG_PROMPT_WINDOW 256u
+
+/* The prompts of one expert as one text, a line each, tokenized as a whole, in sequences of at most MG_PROMPT_WINDOW
+ * tokens (or the model's context) that all begin with the beginning-of-sequence token. */
+mg_status mg_prompt_batch_add_joined(mg_prompt_batch *b, const mg_prompts *prompts, uint32_t label, bool negative,
+                                     const mg_model *m, const mg_tokenizer *tok, mg_error *err) MG_MUST_CHECK;
 void mg_prompt_batch_release(mg_prompt_batch *b);
 
 #endif

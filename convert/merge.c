@@ -302,8 +302,8 @@ static mg_status trunk_expr(const mg_merge *m, mg_plan *p, const mg_part *part, 
     } else {
         bool in_layer = mg_role_scope(part->role) != MG_SCOPE_MODEL;
         mg_blend b;
-        MG_TRY(mg_dense_blend(s, 0, name, in_layer && layers > 1 ? (double)part->layer / (layers - 1) : in_layer, &b,
-                              err));
+        MG_TRY(mg_dense_blend(s, 0, name, NULL, in_layer && layers > 1 ? (double)part->layer / (layers - 1) : in_layer,
+                              &b, err));
         for (uint32_t i = 0; i < b.n; i++) {
             const mg_donor *d = &m->donors[m->first_trunk + i];
             MG_TRY(donor_expr(d, p, part->role, part->layer, part->expert, &inputs[i], err));

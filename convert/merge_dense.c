@@ -3,6 +3,7 @@
 
 #include "convert/convert_common.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -149,13 +150,28 @@ static mg_status source_expr(const job *j, mg_donor *d, const mg_target *t, uint
     return mg_dense_donor_expr(j->run->plan, d, t, layer, out, err);
 }
 
+/* The target's name with another layer's number, the first component that is `layer`. */
+static mg_status name_in_layer(job *j, const char *name, uint32_t layer, uint32_t other, const char **out,
+                               mg_error *err) {
+    char number[16];
+    int n = snprintf(number, sizeof number, ".%u.", layer);
+    const char *at = strstr(name, number);
+    *out = at ? mg_arena_printf(&j->run->arena, "%.*s.%u.%s", (int)(at - name), name, other, at + n) : name;
+    return *out ? MG_OK : mg_fail_nomem(err, strlen(name));
+}
+
 static mg_status blended(job *j, const mg_target *t, const mg_expr **out, mg_error *err) {
     const mg_expr *inputs[MG_BLEND_MAX];
+    const char *names[MG_BLEND_MAX];
     uint32_t slice, layer;
     double at;
     mg_blend b;
     place_of(j, t, &slice, &layer, &at);
-    MG_TRY(mg_dense_blend(j->spec, slice, t->name, at, &b, err));
+    for (uint32_t i = 0; i < j->spec->slices[slice].n_sources; i++) {
+        names[i] = t->name;
+        if (layer != UINT32_MAX) MG_TRY(name_in_layer(j, t->name, layer, source_layer(j, i, layer), &names[i], err));
+    }
+    MG_TRY(mg_dense_blend(j->spec, slice, t->name, names, at, &b, err));
     for (uint32_t i = 0; i < b.n; i++)
         MG_TRY(source_expr(j, &j->run->donors[j->first_donor[slice] + i], t,
                            layer == UINT32_MAX ? layer : source_layer(j, i, layer), &inputs[i], err));

@@ -176,8 +176,8 @@ static mg_status shared(const lookup *q, const mg_blend_info *info, mg_blend *ou
     return MG_OK;
 }
 
-mg_status mg_dense_blend(const mg_dense_spec *s, uint32_t slice, const char *tensor, double t, mg_blend *out,
-                         mg_error *err) {
+mg_status mg_dense_blend(const mg_dense_spec *s, uint32_t slice, const char *tensor, const char *const *inputs,
+                         double t, mg_blend *out, mg_error *err) {
     const mg_dense_slice *sl = &s->slices[slice];
     const mg_blend_info *info = mg_blend_info_of(s->method);
     lookup q = {s, sl, NULL, tensor, t};
@@ -191,6 +191,7 @@ mg_status mg_dense_blend(const mg_dense_spec *s, uint32_t slice, const char *ten
     MG_TRY(shared(&q, info, out, err));
     for (uint32_t i = 0; i < out->n; i++) {
         q.source = &sl->sources[i];
+        if (inputs) q.tensor = inputs[i];
         MG_TRY(of_input(&q, info, i, out, err));
     }
     return MG_OK;

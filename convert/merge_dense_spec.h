@@ -51,9 +51,11 @@ void mg_dense_spec_free(mg_dense_spec *s);
 mg_status mg_dense_spec_trunk(mg_dense_spec **out, const char *dir, const mg_yaml *v, const char *method,
                               const char *base, const char *const *experts, uint32_t n, mg_error *err) MG_MUST_CHECK;
 
-/* The blend of one output tensor: parameters of slice `slice` at place t (0 to 1 over its layers, 0 outside layers),
- * filters matched against tensor. Precedence as mergekit's: source, slice, recipe, default. */
-mg_status mg_dense_blend(const mg_dense_spec *s, uint32_t slice, const char *tensor, double t, mg_blend *out,
-                         mg_error *err) MG_MUST_CHECK;
+/* The blend of one output tensor: parameters of slice `slice` at place t (0 to 1 over its layers, 0 outside layers).
+ * Filters of what all models share are matched against tensor, those of a model's parameters against its own tensor's
+ * name in inputs, one for each source (NULL: tensor as well). Precedence as mergekit's: source, slice, recipe, default.
+ */
+mg_status mg_dense_blend(const mg_dense_spec *s, uint32_t slice, const char *tensor, const char *const *inputs,
+                         double t, mg_blend *out, mg_error *err) MG_MUST_CHECK;
 
 #endif

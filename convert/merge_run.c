@@ -13,7 +13,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#define STAGE_VERSION 3u /* part of the stage id: raise when a formula changes */
+#define STAGE_VERSION 4u  /* part of the stage id: raise when a formula changes */
+#define MAX_SHOWN     16u /* experts whose gates are compared pair by pair in what is said */
 
 typedef struct gate_work {
     mg_merge_run *run;
@@ -200,6 +201,26 @@ static mg_status compute_rows(gate_work *g, mg_error *err) {
     }
 }
 
+/* Cosines of every pair, the mean over the layers that route: a line for each expert with those before it. */
+static void show_cosines(const gate_work *g) {
+    char line[16 + 8 * MAX_SHOWN];
+    note(g->opt, "cosines between gates, mean over layers:");
+    for (uint32_t i = 1; i < g->routed; i++) {
+        int n = snprintf(line, sizeof line, "  expert %-3u", i);
+        for (uint32_t j = 0; j < i; j++) {
+            double sum = 0;
+            uint32_t layers = 0;
+            for (uint32_t l = 0; l < g->shape.layers; l++) {
+                if (!g->run->merge->routers[l]) continue;
+                sum += gate_cosine(g, l, i, j);
+                layers++;
+            }
+            n += snprintf(line + n, sizeof line - (size_t)n, " %6.3f", layers ? sum / layers : 0);
+        }
+        note(g->opt, "%s", line);
+    }
+}
+
 /* Rows must be finite; two that nearly coincide are worth a word, since the router can then hardly tell the experts
  * apart. */
 static mg_status inspect_rows(const gate_work *g, mg_error *err) {
@@ -218,6 +239,7 @@ static mg_status inspect_rows(const gate_work *g, mg_error *err) {
                 a = i;
                 b = j;
             }
+    if (g->routed > 1 && g->routed <= MAX_SHOWN) show_cosines(g);
     if (g->routed > 1)
         note(g->opt, "most alike gates: experts %u and %u in layer %u, cosine %.3f%s", a, b, at, worst,
              worst > 0.98 ? "; the router can hardly tell them apart" : "");

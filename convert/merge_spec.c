@@ -404,9 +404,12 @@ mg_status mg_merge_spec_check(const mg_merge_spec *s, bool same_models_ok, mg_er
     bool same_all = s->n_experts > 1, same_sources = s->n_experts > 1;
     for (uint32_t i = 0; i < s->n_experts; i++) {
         const mg_merge_expert *e = &s->experts[i], *first = &s->experts[0];
-        if (!random && e->positive.n == 0)
-            return mg_fail(err, MG_ERR_CONFLICT, "expert %u ('%s') has no positive prompts, which gate mode '%s' needs",
-                           i, e->source, mg_gate_mode_name(s->gate_mode));
+        const bool excluded = e->negative.n > 0; /* fit: anyone's tokens but this expert's say enough */
+        if (!random && e->positive.n == 0 && !(excluded && s->gate_mode == MG_GATE_FIT))
+            return mg_fail(err, MG_ERR_CONFLICT,
+                           "expert %u ('%s') has no positive prompts, which gate mode '%s' needs%s", i, e->source,
+                           mg_gate_mode_name(s->gate_mode),
+                           excluded ? " ([\"\"] stands for the beginning of sequence alone)" : "");
         same_all =
             same_all && same_prompts(&e->positive, &first->positive) && same_prompts(&e->negative, &first->negative);
         same_sources = same_sources && strcmp(e->path, first->path) == 0 && same_picks(e, first);

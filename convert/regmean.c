@@ -13,8 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define WINDOW 256u /* tokens of a sequence: long enough for attention to be at work */
-#define RIDGE  1e-6
+#define RIDGE 1e-6
 
 /* Where the inputs of a weight are seen. */
 typedef enum input { IN_ATTN, IN_ATTN_O, IN_HEAD, N_INPUTS } input;
@@ -178,7 +177,7 @@ static mg_status add_prompts(work *w, uint32_t i, mg_error *err) {
     MG_TRY(mg_tokenizer_open_model(&tok, d->ckpt, err));
     if (!tok)
         return mg_fail(err, MG_ERR_CONFLICT, "'%s' has no tokenizer files, and regmean needs a tokenizer", d->name);
-    mg_status st = mg_prompt_batch_add_joined(&w->batch[i], w->r->text[i], WINDOW, d->model, tok, err);
+    mg_status st = mg_prompt_batch_add_joined(&w->batch[i], w->r->text[i], 0, false, d->model, tok, err);
     mg_tokenizer_free(tok);
     if (st != MG_OK) return st;
     uint64_t n = w->batch[i].batch.n_tokens, hidden = (uint64_t)mg_hp_i(d->model, MG_K_HIDDEN);

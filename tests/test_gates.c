@@ -114,7 +114,8 @@ static void check_mode(mg_gate_mode mode) {
     static float rows[LAYERS * EXPERTS * HIDDEN];
     mg_merge_spec spec = spec_of(mode);
     mg_error err = {0};
-    cr_assert(mg_gates_from_prompts(&spec, spec.n_experts, model, tok, &network, rows, &err) == MG_OK, "%s", err.message);
+    cr_assert(mg_gates_from_prompts(&spec, spec.n_experts, model, tok, &network, rows, &err) == MG_OK, "%s",
+              err.message);
     for (uint32_t l = 0; l < LAYERS; l++)
         for (uint32_t e = 0; e < EXPERTS; e++) {
             double pos[HIDDEN], neg[HIDDEN] = {0};
@@ -159,7 +160,8 @@ Test(gates, fit) {
     mg_fit_report reports[LAYERS];
     mg_error err = {0};
     for (int l = 0; l < LAYERS; l++) model->layers[l].moe = true; /* a dense model stands in for the mixture */
-    cr_assert(mg_gates_fit(&spec, NULL, model, tok, &network, NULL, supply, NULL, reports, &err) == MG_OK, "%s", err.message);
+    cr_assert(mg_gates_fit(&spec, NULL, model, tok, &network, NULL, supply, NULL, reports, &err) == MG_OK, "%s",
+              err.message);
     cr_expect_eq(supplied, LAYERS);
     cr_expect_eq(layers_run, LAYERS - 1);
     for (uint32_t l = 0; l < LAYERS; l++) {
@@ -189,6 +191,12 @@ Test(gates, empty_prompts_are_refused) {
     mg_error err = {0};
     experts[1].positive = (mg_prompts){nothing, 1}; /* only its beginning-of-sequence token: nothing to fit */
     mg_merge_spec spec = spec_of(MG_GATE_FIT);
+    supplied = 0;
+    for (int l = 0; l < LAYERS; l++) model->layers[l].moe = true;
+    cr_assert(keep.negative.n > 0 &&
+                  mg_gates_fit(&spec, NULL, model, tok, &network, NULL, supply, NULL, NULL, &err) == MG_OK,
+              "what it must not get is enough: %s", err.message);
+    experts[1].negative.n = 0;
     cr_expect_eq(mg_gates_fit(&spec, NULL, model, tok, &network, NULL, supply, NULL, NULL, &err), MG_ERR_CONFLICT);
     cr_expect(strstr(err.message, "'second'"), "%s", err.message);
     experts[1].positive.n = 0;

@@ -326,6 +326,27 @@ for layer, w in ((0, 0.2), (1, 0.5), (2, 0.8)):
     want = mix((1 - w, w), (values("base", n), values("code", n.replace(f".{layer}.", f".{layer + 1}."))))
     check(norm([a - b for a, b in zip(found[n].floats(), want)]) <= 1e-6 * norm(want), f"{n} of the slice")
 
+# ---- filters: those of a model see its own tensors' names, those of the recipe the result's (tests/oracle/merge_dense.py) ----
+(WORK / "filters.yml").write_text(f"""merge_method: linear
+dtype: float32
+parameters: {{normalize: [{{filter: layers.0., value: false}}, {{value: true}}]}}
+slices:
+  - sources:
+      - model: {DONORS}/code
+        layer_range: [1, 4]
+        parameters: {{weight: [{{filter: layers.2., value: 3}}, {{value: 2}}]}}
+""")
+found = merged(WORK / "filters.yml")
+for layer, w in ((0, 2), (1, 1), (2, 1)):
+    n = f"model.layers.{layer}.input_layernorm.weight"
+    same(found[n].floats(), [w * v for v in values("code", n.replace(f".{layer}.", f".{layer + 1}."))], f"{n}: normalize by the result's name")
+(WORK / "filters.yml").write_text((WORK / "filters.yml").read_text().replace("[{filter: layers.0., value: false}, {value: true}]", "false"))
+run("merge", WORK / "filters.yml", WORK / "filters", "-q", "--force")
+found = common.read_safetensors(WORK / "filters/model.safetensors")[1]
+for layer, w in ((0, 2), (1, 3), (2, 2)):
+    n = f"model.layers.{layer}.input_layernorm.weight"
+    same(found[n].floats(), [w * v for v in values("code", n.replace(f".{layer}.", f".{layer + 1}."))], f"{n}: weight by the model's name")
+
 
 # ---- refusals ----
 def refuse(code, words, text):
