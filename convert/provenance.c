@@ -36,6 +36,21 @@ static mg_status read_tensor(mg_proof_tensor *t, const mg_json *v, mg_error *err
     return mg_path_check_plain(t->file, err);
 }
 
+static mg_status read_files(mg_provenance *p, mg_error *err) {
+    const mg_json *files = mg_json_get(p->manifest, "files");
+    p->n_files = (uint32_t)mg_json_len(files);
+    MG_TRY(MG_ARENA_NEW(&p->arena, &p->files, p->n_files + 1u, err));
+    uint32_t i = 0;
+    for (const mg_json *v = mg_json_first(files); v; v = mg_json_next(v), i++) {
+        p->files[i] = (mg_proof_file){.name = mg_json_str(mg_json_get(v, "name")),
+                                      .stated = mg_json_str(mg_json_get(v, "sha256"))};
+        if (!p->files[i].name || !p->files[i].stated)
+            return mg_fail(err, MG_ERR_FORMAT, "file %u of the manifest lacks name or sha256", i);
+        MG_TRY(mg_path_check_plain(p->files[i].name, err));
+    }
+    return MG_OK;
+}
+
 static mg_status read_lists(mg_provenance *p, mg_error *err) {
     const mg_json *inputs = mg_json_get(p->manifest, "inputs"), *tensors = mg_json_get(p->manifest, "tensors");
     const char *tool = mg_json_str(mg_json_get(p->manifest, "tool"));
@@ -60,7 +75,7 @@ static mg_status read_lists(mg_provenance *p, mg_error *err) {
     i = 0;
     for (const mg_json *v = mg_json_first(tensors); v; v = mg_json_next(v), i++)
         MG_TRY(read_tensor(&p->tensors[i], v, err));
-    return MG_OK;
+    return read_files(p, err);
 }
 
 mg_status mg_provenance_open(mg_provenance *p, const char *manifest, mg_error *err) {
@@ -78,6 +93,7 @@ mg_status mg_provenance_open(mg_provenance *p, const char *manifest, mg_error *e
 
 void mg_provenance_release(mg_provenance *p) {
     mg_plan_free(p->plan);
+    mg_checkpoint_free(p->output);
     for (uint32_t i = 0; p->inputs && i < p->n_inputs; i++) mg_checkpoint_free(p->inputs[i].ckpt);
     mg_json_free(p->manifest);
     mg_arena_release(&p->arena);
@@ -272,31 +288,6 @@ static mg_status hash_rows(const mg_expr *e, mg_eval *ev, char hex[33], mg_error
     return st;
 }
 
-static mg_status hash_stored(const run *r, const mg_proof_tensor *t, mg_eval *ev, char hex[33], mg_error *err) {
-    enum { CHUNK = 1 << 20 };
-    char path[8192];
-    mg_file f;
-    void *buf;
-    mg_xxh128_state *s;
-    ev->depth = 0;
-    MG_TRY(mg_eval_push(ev, CHUNK, &buf, err));
-    MG_TRY(mg_path_join(path, sizeof path, r->p->dir, t->file, err));
-    MG_TRY(mg_xxh128_new(&s, err));
-    mg_status st = mg_file_open_pieces(&f, path, err);
-    const bool open = st == MG_OK;
-    for (uint64_t at = 0; st == MG_OK && at < t->bytes; at += CHUNK) {
-        const uint64_t n = t->bytes - at < CHUNK ? t->bytes - at : CHUNK;
-        st = mg_file_read(&f, t->offset + at, buf, n, err);
-        if (st == MG_OK) mg_xxh128_update(s, buf, (size_t)n);
-    }
-    if (open) mg_file_close(&f);
-    const mg_xxh128 h = mg_xxh128_final(s);
-    mg_xxh128_free(s);
-    mg_eval_pop(ev);
-    mg_hex(h.bytes, sizeof h.bytes, hex);
-    return st;
-}
-
 /* The inputs that an expression reads, in words. */
 static void name_sources(const mg_provenance *p, const mg_expr *e, char *text, size_t size) {
     const size_t at = strlen(text);
@@ -321,7 +312,7 @@ static void judge(const mg_provenance *p, mg_proof_tensor *t, const char *derive
     const bool d = derived && strcmp(derived, t->stated) == 0, s = strcmp(stored, t->stated) == 0;
     if (!s) t->proof = derived && !d && strcmp(derived, stored) == 0 ? MG_PROOF_STATED : MG_PROOF_STORED;
     if (s && derived) t->proof = d ? MG_PROOF_SAME : MG_PROOF_DERIVED;
-    if (t->proof == MG_PROOF_STORED || t->proof == MG_PROOF_STATED)
+    if (*stored && (t->proof == MG_PROOF_STORED || t->proof == MG_PROOF_STATED))
         snprintf(t->note, sizeof t->note, "stored %s, stated %s, derived %s", stored, t->stated,
                  derived ? derived : "nothing");
     if (t->proof != MG_PROOF_DERIVED) return;
@@ -349,7 +340,7 @@ static mg_status prove(void *ctx, uint64_t ticket, unsigned worker, mg_error *er
     mg_proof_tensor *t = &r->p->tensors[ticket];
     char stored[33], derived[33];
     if (t->proof == MG_PROOF_SKIPPED) return MG_OK;
-    mg_status st = hash_stored(r, t, &r->eval[worker], stored, err);
+    mg_status st = mg_provenance_hash_stored(r->p, t, stored, err);
     if (st == MG_OK && t->e) st = hash_rows(t->e, &r->eval[worker], derived, err);
     if (st != MG_OK) {
         mg_error_at(err, NULL, t->name);

@@ -40,6 +40,13 @@ typedef struct mg_proof_input {
     const char *path;     /* where it was found */
 } mg_proof_input;
 
+/* A file of the output. */
+typedef struct mg_proof_file {
+    const char *name, *stated; /* sha256 */
+    char found[65];            /* "": there is none */
+    bool differs;
+} mg_proof_file;
+
 typedef struct mg_provenance {
     mg_arena arena;
     mg_json *manifest;
@@ -50,6 +57,9 @@ typedef struct mg_provenance {
     uint32_t n_inputs;
     mg_proof_tensor *tensors;
     uint32_t n_tensors;
+    mg_proof_file *files;
+    uint32_t n_files;
+    mg_checkpoint *output; /* after mg_provenance_open_output */
     uint64_t selected_bytes;
 } mg_provenance;
 
@@ -77,7 +87,14 @@ const mg_proof_tensor *mg_provenance_lacks(const mg_provenance *p);
 /* The tensors that lack something as `again`, the plan of the tool's work done again, makes them. It outlives
  * mg_provenance_prove. *found: the manifest's output is among its outputs. */
 mg_status mg_provenance_take(mg_provenance *p, const mg_plan *again, bool *found, mg_error *err) MG_MUST_CHECK;
-/* Fill proof and note of every selected tensor. */
+/* Open the output as any reader does, by its own headers. */
+mg_status mg_provenance_open_output(mg_provenance *p, mg_error *err) MG_MUST_CHECK;
+/* XXH3-128 of a tensor's bytes in the output; "" and a note when it is not there as stated. */
+mg_status mg_provenance_hash_stored(const mg_provenance *p, mg_proof_tensor *t, char hex[33],
+                                    mg_error *err) MG_MUST_CHECK;
+/* Compare whole files of the output (headers, config, tokenizer) with the manifest; *differ: how many are others. */
+mg_status mg_provenance_files(mg_provenance *p, mg_pool *pool, uint32_t *differ, mg_error *err) MG_MUST_CHECK;
+/* Fill proof and note of every selected tensor; the output is open. */
 mg_status mg_provenance_prove(mg_provenance *p, const mg_provenance_options *opt, mg_error *err) MG_MUST_CHECK;
 /* MG_ERR_INTEGRITY: a small file beside an input is another one than it was. */
 mg_status mg_provenance_sides(const mg_provenance *p, mg_error *err) MG_MUST_CHECK;

@@ -17,7 +17,8 @@ typedef struct run {
     mg_imatrix *imatrix;
     const char **places;
     size_t n_places;
-    bool proven; /* by work done again */
+    bool proven;      /* by work done again */
+    uint32_t n_files; /* that are others than stated */
     uint32_t n[MG_PROOF_COUNT];
 } run;
 
@@ -44,6 +45,21 @@ static mg_status take_paths(run *r, mg_error *err) {
     return open_recipe(r, err);
 }
 
+/* Files that are others than stated. */
+static mg_json *files_json(const run *r) {
+    mg_json *files = mg_json_new_array();
+    for (uint32_t i = 0; i < r->p.n_files; i++) {
+        const mg_proof_file *f = &r->p.files[i];
+        if (!f->differs) continue;
+        mg_json *v = mg_json_new_object();
+        mg_json_set_str(v, "name", f->name);
+        mg_json_set_str(v, "stated", f->stated);
+        mg_json_set(v, "found", f->found[0] ? mg_json_new_str(f->found) : mg_json_new_null());
+        mg_json_push(files, v);
+    }
+    return files;
+}
+
 static mg_json *result_json(const run *r) {
     mg_json *o = mg_json_new_object(), *inputs = mg_json_new_array(), *tensors = mg_json_new_array();
     mg_json *counts = mg_json_new_object();
@@ -68,6 +84,7 @@ static mg_json *result_json(const run *r) {
     mg_json_set(o, "inputs", inputs);
     mg_json_set(o, "counts", counts);
     mg_json_set(o, "tensors", tensors); /* those that are not proven */
+    mg_json_set(o, "files", files_json(r));
     return o;
 }
 
@@ -89,6 +106,10 @@ static void print_text(const run *r) {
     print_result(r, MG_PROOF_STATED);
     print_result(r, MG_PROOF_DERIVED);
     print_result(r, MG_PROOF_NOT_DERIVED);
+    for (uint32_t i = 0; i < r->p.n_files; i++)
+        if (r->p.files[i].differs)
+            printf("  file differs     %s: found %s, stated %s\n", r->p.files[i].name,
+                   r->p.files[i].found[0] ? r->p.files[i].found : "nothing", r->p.files[i].stated);
     printf("%u tensors derived again and equal, %u not derived, %u of the output differ, %u of changed inputs\n",
            r->n[MG_PROOF_SAME], r->n[MG_PROOF_NOT_DERIVED], r->n[MG_PROOF_STORED] + r->n[MG_PROOF_STATED],
            r->n[MG_PROOF_DERIVED]);
@@ -102,7 +123,7 @@ static const mg_proof_tensor *first(const run *r, mg_proof proof) {
 }
 
 static mg_status verdict(const run *r, uint32_t *failed, mg_error *err) {
-    *failed = r->n[MG_PROOF_STORED] + r->n[MG_PROOF_STATED];
+    *failed = r->n[MG_PROOF_STORED] + r->n[MG_PROOF_STATED] + r->n_files;
     if (*failed) return MG_OK;
     if (r->n[MG_PROOF_DERIVED]) {
         const mg_proof_tensor *t = first(r, MG_PROOF_DERIVED);
@@ -160,7 +181,9 @@ static mg_status work(run *r, uint32_t *failed, mg_error *err) {
     MG_TRY(mg_provenance_select(&r->p, r->o->tensors, r->o->sample, err));
     MG_TRY(take_paths(r, err));
     MG_TRY(mg_provenance_inputs(&r->p, r->places, r->n_places, err));
+    MG_TRY(mg_provenance_open_output(&r->p, err));
     MG_TRY(derive(r, err));
+    if (!r->o->tensors && !r->o->sample) MG_TRY(mg_provenance_files(&r->p, r->pool, &r->n_files, err));
     for (uint32_t i = 0; i < r->p.n_tensors; i++) r->n[r->p.tensors[i].proof]++;
     if (c->json) {
         mg_json *json = result_json(r);

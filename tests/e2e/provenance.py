@@ -128,6 +128,31 @@ check(prove(bad / "model.manifest.json", DONORS, expect=3).err.count(victim["fil
 (bad / victim["file"]).unlink()
 check(victim["file"] in prove(bad / "model.manifest.json", DONORS, expect=5).err, "an output that is gone")
 
+# A header that leads to another expert's bytes: every byte of data is where the manifest says, and readers find others.
+swapped = copy(WORK / "moe")
+path = swapped / "model.safetensors"
+data = path.read_bytes()
+a, b = (f"model.layers.2.block_sparse_moe.experts.{e}.w1.weight".encode() for e in (0, 1))
+header = 8 + int.from_bytes(data[:8], "little")
+path.write_bytes(data[:header].replace(a, b"\0" * len(a)).replace(b, a).replace(b"\0" * len(a), b) + data[header:])
+r = prove(swapped / "model.manifest.json", DONORS, expect=1)
+check("2 of the output differ" in r.out and f"output differs   {a.decode()}: stored" in r.out, r.out)
+check("file differs     model.safetensors: found" in r.out, r.out)
+# Keys and other files edited: tensors are where the new header says, the file is not the one that was written.
+edited = WORK / "edited.gguf"
+shutil.copy(WORK / "q.gguf", edited)
+(WORK / "edited.gguf.manifest.json").write_text((WORK / "q.gguf.manifest.json").read_text().replace("q.gguf", "edited.gguf"))
+proven(WORK / "edited.gguf.manifest.json")
+run("edit", edited, "--set", "general.name=" + "long name " * 40, "-q")
+found, result = counts(WORK / "edited.gguf.manifest.json", "--tensors", ".")
+same(found, {"same": n_moe - 4 * 4 * 3 + 4 * 3}, "tensors of an edited file")
+r = prove(WORK / "edited.gguf.manifest.json", expect=1)
+check("0 of the output differ" in r.out and "file differs     edited.gguf" in r.out, r.out)
+other_config = copy(WORK / "moe")
+(other_config / "config.json").write_bytes((other_config / "config.json").read_bytes() + b" ")
+r = prove(other_config / "model.manifest.json", DONORS, "--json", expect=1)
+same([f["name"] for f in r.json()["files"]], ["config.json"], "files that differ")
+
 donors = WORK / "donors"
 shutil.copytree(DONORS, donors)
 header, tensors = 8 + int.from_bytes((donors / "math/model.safetensors").read_bytes()[:8], "little"), None

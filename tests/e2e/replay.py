@@ -78,8 +78,10 @@ def made(name):
 
 # ---- merges ----
 run("merge", RECIPE, HOME / "moe", "--text", f"code={MORE}", "--manifest", "-q", "-t", 1, cwd=DONORS)
-(HOME / "moe/mergekit_moe_config.yml").unlink()
 replayed(made("moe"), DONORS, FILES)
+(HOME / "moe/mergekit_moe_config.yml").rename(WORK / "kept.yml")  # it would do for the recipe
+r = prove(made("moe"), DONORS, FILES, expect=1)
+check("file differs     mergekit_moe_config.yml: found nothing" in r.out, r.out)
 flipped(made("moe"), "layers.2.block_sparse_moe.gate", DONORS, FILES)
 altered(made("moe"), MORE, DONORS, FILES)
 altered(made("moe"), RECIPE, DONORS, FILES)
