@@ -120,6 +120,10 @@ static bool not_multiple_of_32(const view *v, hit *h) {
 }
 
 static bool mlx_group(const view *v, hit *h) {
+    if (is_method(v, MG_GROUPS_AWQ) && v->layout.config.group_size == 0) { /* one size is passed on for all weights */
+        snprintf(h->text, sizeof h->text, "groups of whole rows, expected 32, 64 or 128");
+        return true;
+    }
     for (uint32_t i = 0; i < v->layout.n_matrices; i++) {
         const uint64_t g = v->layout.matrices[i].group_size;
         if (g == 32 || g == 64 || g == 128) continue;

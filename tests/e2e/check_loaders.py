@@ -1,11 +1,14 @@
 """check --for: what each loader would make of a directory, by the rules of quant/loader_rules.c, on models written to keep or
 to break them."""
 import json
+import re
 import shutil
 
 import common
+import group_layouts as gl
 
 TINY = common.DATA / "models" / "tiny"
+FIRED, SILENT = set(), set()  # sources of rules that were broken; loaders that had nothing to say
 
 
 def made(name, model, *options, **config):
@@ -27,6 +30,9 @@ def judged(path, engine, *broken, notes=()):
     common.same([f["rule"] for f in findings if f["fatal"]], list(broken), f"{path.name} for {engine}: {findings}")
     common.same([f["rule"] for f in findings if not f["fatal"]], list(notes), f"{path.name} for {engine}: {findings}")
     common.check(all(f["source"] and f["text"] for f in findings), f"{path.name} for {engine}: {findings}")
+    FIRED.update(f["source"] for f in findings)
+    if not findings:
+        SILENT.add(engine.split(":")[0])
     return findings
 
 
@@ -84,6 +90,49 @@ common.run("convert", TINY / "llama", common.WORK / "l.gguf", "-q")
 judged(common.WORK / "l.gguf", "llama.cpp")
 judged(common.WORK / "l.gguf", "vllm", "container")
 judged(TINY / "llama", "autoawq")
+# ---- the rest of the table ----
+
+judged(made("mlx-wide", "llama", "--group-size", "-1"), "mlx", "group")
+judged(made("gptq-act", "llama", "--group-size", "32", "--format", "gptq", "--symmetric", desc_act=True), "vllm:tp=2", notes=["act-order"])
+judged(common.WORK / "gptq-act", "vllm")
+common.run("convert", TINY / "mesh_k1", common.WORK / "own.gguf", "-q")
+judged(common.WORK / "own.gguf", "llama.cpp", "architecture")
+judged(TINY / "mistral_swa", "llama.cpp", "container", notes=["metadata"])
+wide = common.fresh("narrow")  # 48 x 64, which our writer refuses
+shutil.copy(TINY / "mixtral" / "config.json", wide)
+whole = json.loads((wide / "config.json").read_text())
+whole["quantization_config"] = {"quant_method": "gptq", "bits": 4, "group_size": 32, "desc_act": False, "sym": False,
+                                "dynamic": {r"-:(?!model\.layers\.0\.mlp\.experts\.0\.gate_proj$)": {}}}
+(wide / "config.json").write_text(json.dumps(whole))
+tensors = {n.replace("block_sparse_moe", "mlp").replace("w1", "gate_proj").replace("w2", "down_proj").replace("w3", "up_proj"): t
+           for n, t in common.read_hf_dir(TINY / "mixtral").items()}
+one = "model.layers.0.mlp.experts.0.gate_proj"
+del tensors[f"{one}.weight"]
+tensors.update(gl.gptq(gl.rng_for("narrow"), one, 48, 64)[0])
+common.write_safetensors(wide / "model.safetensors", tensors)
+judged(wide, "gptqmodel", "32")
+floats = {}
+for scheme in ("FP8_BLOCK", "NVFP4A16"):
+    floats[scheme] = common.WORK / scheme
+    common.run("quantize", TINY / "mixtral", floats[scheme], scheme, "-q")
+    judged(floats[scheme], "transformers5", "experts")
+judged(floats["FP8_BLOCK"], "vllm", "blocks x tp")
+
+# The same list means other modules to each: "gate" is in gate_proj, and an ending of nothing.
+listed = made("listed", "llama", "--group-size", "32", modules_to_not_convert=["gate"])
+judged(listed, "vllm", "skip list")
+judged(listed, "autoawq", "skip list")
+judged(listed, "transformers5")
+judged(made("listed-end", "llama", "--group-size", "32", modules_to_not_convert=["mlp.up_proj"]), "transformers5", "skip list")
+
+# Every rule of the table was broken above, and every loader was content with something.
+table = (common.SAMPLES.parent / "quant" / "loader_rules.c").read_text().split("} rules[] = {")[1].split("\n};")[0]
+entries = [e for e in re.split(r"\n    \{", table) if "FOR(" in e]
+sources = ["".join(re.findall(r'"([^"]*)"', e.split(",", 3)[3])) for e in entries]
+common.check(len(sources) > 25 and all(sources), f"{len(sources)} rules read from the table")
+common.same(sorted(set(sources) - FIRED), [], "rules that nothing here breaks")
+common.same(SILENT, {"vllm", "transformers5", "autoawq", "gptqmodel", "llama.cpp", "mlx"}, "loaders that were content")
+
 text = common.run("check", v5, "--for", "vllm", expect=1)
 common.check("wrong for vllm: names: model.layers.0.mlp" in text.out and "1 rules of vllm are broken" in text.err, text.out + text.err)
 for wrong in ("x", "vllm:tp=0", "vllm:tp=x", "mlx:tp=2", "vllm:"):
