@@ -179,6 +179,10 @@ static mg_json *weight_json(const mg_weight_stat *s) {
     mg_json_set_u64(o, "worst_row", s->worst_row);
     mg_json_set_u64(o, "worst_column", s->worst_col);
     mg_json_set_f64(o, "limit", s->limits.block);
+    const bool changed = mg_weight_exact_broken(&s->exact);
+    mg_json_set_u64(o, "changed", changed ? s->exact.odd : 0);
+    mg_json_set(o, "changed_row", changed ? mg_json_new_u64(s->exact.row) : mg_json_new_null());
+    mg_json_set(o, "changed_column", changed ? mg_json_new_u64(s->exact.col) : mg_json_new_null());
     mg_json_set_f64(o, "error", s->error);
     mg_json_set_f64(o, "error_limit", s->limits.total);
     mg_json_set_bool(o, "missing", s->missing);

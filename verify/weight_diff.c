@@ -108,6 +108,16 @@ static mg_status read_both(const work *w, const pair *p, uint64_t row, uint64_t 
     return MG_OK;
 }
 
+/* Whether the very values can be asked for. An added offset rounds once more, undone factors round anew. */
+static bool is_exact(const pair *p) {
+    const mg_weight_stat *s = p->stat;
+    if (s->reference == s->candidate || !mg_weight_exact_has(s->candidate) || p->undo) return false;
+    if (p->a->shape[p->a->rank - 1] % mg_dtype_get(s->candidate)->block) return false;
+    for (unsigned i = 0; i < MG_MAX_VIEWS; i++)
+        if (p->a->views[i].kind == MG_VIEW_ADD || p->b->views[i].kind == MG_VIEW_ADD) return false;
+    return true;
+}
+
 static mg_status compare(const work *w, const pair *p, float *buf, uint64_t tile, mg_error *err) {
     uint64_t rows = mg_bound_rows(p->a), cols = p->a->shape[p->a->rank - 1];
     mg_weight_stat *stat = p->stat;
@@ -120,10 +130,13 @@ static mg_status compare(const work *w, const pair *p, float *buf, uint64_t tile
     stat->n = rows * cols;
     double floor_rms = MG_WEIGHT_FLOOR * sqrt(s.ref_sq / (double)(stat->n ? stat->n : 1));
     mg_worst_block worst = {0};
+    const bool exact = is_exact(p);
+    stat->exact = (mg_weight_exact){0};
     for (uint64_t r = 0; s.diff_sq != 0 && r < rows; r += tile) {
         uint64_t n = rows - r < tile ? rows - r : tile;
         MG_TRY(read_both(w, p, r, n, cols, buf, err));
         mg_worst_block_scan(&worst, buf, buf + n * cols, r, n, cols, floor_rms);
+        if (exact) MG_TRY(mg_weight_exact_scan(&stat->exact, stat->candidate, buf, buf + n * cols, r, n, cols, err));
     }
     stat->worst_block = worst.error;
     stat->worst_row = worst.row;
@@ -284,7 +297,7 @@ static double badness(const mg_weight_stat *s) {
     if (s->missing) return (double)INFINITY;
     if (s->worst_block == 0 || s->refolded) return 0;
     if (s->limits.block == 0) return 1e6 * (1 + s->worst_block);
-    return fmax(s->worst_block / s->limits.block, s->error / s->limits.total);
+    return fmax(s->worst_block / s->limits.block, s->error / s->limits.total) + mg_weight_exact_broken(&s->exact);
 }
 
 static int by_badness(const void *x, const void *y) {

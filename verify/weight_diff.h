@@ -6,6 +6,8 @@
  * reference's rms counts at least a tenth of the whole weight's. A block far above what its type can do is damage (a
  * doubled scale gives about 1), and so is a whole weight above it (swapped experts of donors that are much alike).
  *
+ * Types that round in one way are held to the very values that encoding the reference gives (weight_exact.h).
+ *
  * Scaled weights (AWQ and its kin): a norm divided by factors and the columns of what reads it multiplied by them
  * compute the same. Where more of a norm's readers agree with the reference after undoing the factors that its norm
  * shows than without, they are compared that way, and a reader that was left unscaled is what stands out. */
@@ -15,6 +17,7 @@
 #include "formats/arch/model.h"
 #include "formats/base/pool.h"
 #include "formats/base/progress.h"
+#include "verify/weight_exact.h"
 
 /* What storing in a type explains: the largest worst_block, and the largest error of a whole weight. Measured on
  * gaussian, heavy-tailed and real weights, with room to spare (docs/verify.md has the table, tests/test_weight_limits.c
@@ -37,6 +40,7 @@ typedef struct mg_weight_stat {
     uint64_t worst_row, worst_col;
     double error;            /* rms(difference) / rms(reference) of the whole weight: 10^(-snr_db / 20) */
     mg_weight_limits limits; /* what worst_block and error may be for these types */
+    mg_weight_exact exact;   /* of types that round in one way, against a reference of another type */
     bool refolded;           /* the norm has other scales and what reads it has the inverse: not damaged for it */
     bool missing;            /* the candidate lacks this weight, or its shape differs */
 } mg_weight_stat;
@@ -51,7 +55,8 @@ typedef struct mg_weight_diff {
 /* Is this more than rounding? */
 static inline bool mg_weight_damaged(const mg_weight_stat *s) {
     if (s->refolded) return false;
-    return s->missing || s->worst_block > s->limits.block || s->error > s->limits.total;
+    return s->missing || s->worst_block > s->limits.block || s->error > s->limits.total ||
+           mg_weight_exact_broken(&s->exact);
 }
 
 /* The worst block of a weight, found piece by piece: start from zeros, then any number of mg_worst_block_scan. */

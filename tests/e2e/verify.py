@@ -368,6 +368,24 @@ same((t["worst_row"], t["worst_column"]), (700, 64), "place of the flipped bit")
 damaged(patched("low.gguf", Q4, "output.weight", lambda d: flip(d, 18 * 77 + 9, 0)), ["output.weight"], reference=Q4)
 
 
+# Types that round in one way are held to the very values: the lowest bit of one weight is enough, in any of them and in a tensor of
+# a megabyte, and its place is said. A detour through F16 is no change.
+for kind in ("F32", "F16"):
+    run("convert", REF, WORK / f"wide-{kind}.gguf", "--outtype", kind.lower(), "-q")
+run("convert", WORK / "wide-F16.gguf", WORK / "wide-F16F32.gguf", "--outtype", "f32", "-q")
+run("quantize", WORK / "wide-F16.gguf", WORK / "wide-F16Q8_0.gguf", "Q8_0", "-q")
+for name in ("F32", "F16", "F16F32", "F16Q8_0"):
+    c = result(REF, WORK / f"wide-{name}.gguf", "--weights", "--tokens", FEW)["candidates"][0]
+    same((c["verdict"], {t["changed"] for t in c["tensors"]}), ("pass", {0}), f"{name}: nothing changed")
+for source, tensor, row_bytes, at, place in ((WORK / "wide-F32.gguf", "output.weight", 1024, 4 * 70, (700, 70)),
+                                             (WORK / "wide-F16.gguf", "blk.2.attn_output.weight", 512, 2 * 9, (77, 9)),
+                                             (WORK / "wide-F32.gguf", "blk.1.attn_norm.weight", 0, 4 * 33, (0, 33)),
+                                             (Q8, "token_embd.weight", 272, 34 * 2 + 2 + 5, (500, 64))):
+    r = damaged(patched("low.gguf", source, tensor, lambda d: flip(d, place[0] * row_bytes + at, 0)), [tensor])[0]
+    same((r["changed"], r["changed_row"], r["changed_column"]), (1, *place), f"lowest bit in {tensor} of {source.name}")
+check("1 of 8192 blocks are not what storing the reference gives, the first at row 500, column 64" in
+      verify(REF, WORK / "low.gguf", "--tokens", FEW, "--weights", "-q", expect=1).out, "plain text")
+
 # An offset of norms forgotten: the file holds w where it should hold 1 + w.
 gemma = DATA / "models/tiny/gemma2"
 run("convert", gemma, WORK / "gemma.gguf", "--outtype", "f32", "-q")
