@@ -9,67 +9,10 @@
 #include "formats/base/cpu.h"
 #include "formats/base/file.h"
 #include "formats/base/pool.h"
-#include "formats/gguf_set.h"
 #include "quant/scan.h"
 
-#include <dirent.h>
-#include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
-
-/* ---- output directories ---- */
-
-/* A stale weight file of another layout would be loaded beside or instead of ours. */
-static bool is_stale_weight(const mg_plan_output *o, const char *name) {
-    size_t n = strlen(name);
-    bool weight = (n > 12 && !strcmp(name + n - 12, ".safetensors")) || !strcmp(name, "model.safetensors.index.json");
-    for (uint32_t i = 0; weight && i < o->n_files; i++)
-        if (!strcmp(o->files[i].name, name)) return false;
-    return weight;
-}
-
-/* OUT may exist when it is empty, holds our journal (a resume), or --force is given. */
-static mg_status check_dir(const mg_plan_output *o, const char *set_name, bool force, mg_error *err) {
-    DIR *d = opendir(o->dir);
-    if (!d) return errno == ENOENT ? MG_OK : mg_fail_errno(err, "cannot list '%s'", o->dir);
-    char journal[512], used[256] = "", stale[256] = "";
-    snprintf(journal, sizeof journal, ".%s.journal", set_name);
-    bool resume = false;
-    for (struct dirent *e; (e = readdir(d));) {
-        if (!strcmp(e->d_name, journal)) resume = true;
-        if (e->d_name[0] == '.') continue;
-        snprintf(used, sizeof used, "%s", e->d_name);
-        if (is_stale_weight(o, e->d_name)) snprintf(stale, sizeof stale, "%s", e->d_name);
-    }
-    closedir(d);
-    if (stale[0])
-        return mg_fail(err, MG_ERR_USAGE, "'%s' holds '%s', which would be mixed up with the new model; remove it",
-                       o->dir, stale);
-    if (used[0] && !force && !resume)
-        return mg_fail(err, MG_ERR_USAGE, "'%s' exists and is not empty ('%s'); --force writes into it", o->dir, used);
-    return MG_OK;
-}
-
-/* Parts of another run with the same stem would be taken for ours, or ours for theirs. */
-static mg_status check_parts(const mg_plan_output *o, mg_error *err) {
-    size_t stem, n = mg_gguf_stem(o->base);
-    uint32_t no, count;
-    if (o->kind != MG_OUT_GGUF || o->n_files < 2) return MG_OK;
-    DIR *d = opendir(o->dir);
-    if (!d) return mg_fail_errno(err, "cannot list '%s'", o->dir);
-    mg_status st = MG_OK;
-    for (struct dirent *e; st == MG_OK && (e = readdir(d));) {
-        if (!mg_gguf_is_part_name(e->d_name, &stem, &no, &count) || stem != n || strncmp(e->d_name, o->base, n) != 0)
-            continue;
-        if (count != o->n_files)
-            st = mg_fail(err, MG_ERR_USAGE, "'%s/%s' is a part of another set of this name; remove it", o->dir,
-                         e->d_name);
-    }
-    closedir(d);
-    return st;
-}
 
 /* ---- sets ---- */
 
@@ -77,56 +20,44 @@ static mg_status add_file(mg_exec *x, uint32_t set, const char *name, uint64_t s
     return mg_outset_add(x->sets[set].set, name, size, index, err);
 }
 
+/* Text of an output's manifest, and its name. */
+static mg_status manifest(mg_exec *x, uint32_t out, const mg_tensor_hash *hashes, const char (*sha256)[65], char **text,
+                          const char **name, mg_error *err) {
+    if (x->stored) return mg_stored_manifest(x->stored, out, hashes, sha256, text, name, err);
+    MG_TRY(mg_manifest_text(x->p, out, hashes, sha256, text, err));
+    *name = mg_manifest_name(x->p, out);
+    if (*name) return MG_OK;
+    free(*text);
+    return mg_fail_nomem(err, 64);
+}
+
 static mg_status open_set(mg_exec *x, const mg_plan_output *o, uint32_t *set, mg_error *err) {
-    MG_TRY(check_parts(o, err));
+    MG_TRY(mg_exec_check_parts(o, err));
     for (*set = 0; *set < x->n_sets; (*set)++)
         if (!strcmp(x->sets[*set].dir, o->dir)) return MG_OK;
     if (o->kind == MG_OUT_HF_DIR) {
-        MG_TRY(check_dir(o, o->base, x->opt->force, err));
+        MG_TRY(mg_exec_check_dir(o, o->base, x->opt->force, err));
         MG_TRY(mg_path_mkdir(o->dir, err));
     }
-    mg_outset_options so = {.restart = x->opt->restart, .force = x->opt->force};
+    mg_outset_options so = {.restart = x->opt->restart,
+                            .force = x->opt->force,
+                            .rank = x->opt->rank,
+                            .world = x->opt->world,
+                            .shared = x->shared,
+                            .shared_size = x->shared_size};
+    if (x->opt->world && x->n_sets)
+        return mg_fail(err, MG_ERR_UNSUPPORTED, "ranks write into one directory: '%s' and '%s' are two", x->sets[0].dir,
+                       o->dir);
     x->sets[*set].dir = o->dir;
     MG_TRY(mg_outset_new(&x->sets[*set].set, o->dir, o->base, x->id, &so, err));
     x->n_sets++;
     return MG_OK;
 }
 
-static bool is_same_file(const struct stat *a, const struct stat *b) {
-    return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
-}
-
-/* Files of an output against one file of an input. */
-static mg_status check_not_input(const mg_plan_output *o, const struct stat *in, mg_error *err) {
-    for (uint32_t f = 0; f < o->n_files; f++) {
-        char path[4096];
-        struct stat out;
-        MG_TRY(mg_path_join(path, sizeof path, o->dir, o->files[f].name, err));
-        if (stat(path, &out) == 0 && is_same_file(in, &out))
-            return mg_fail(err, MG_ERR_USAGE, "input and output are the same file: '%s'", path);
-    }
-    return MG_OK;
-}
-
-/* --force may replace anything but what is being read. */
-static mg_status check_inputs(const mg_plan *p, mg_error *err) {
-    for (uint32_t i = 0; i < p->n_inputs; i++) {
-        const mg_checkpoint *c = p->inputs[i];
-        for (uint32_t k = 0; c->dir && k < c->n_files; k++) {
-            char path[4096];
-            struct stat in;
-            MG_TRY(mg_path_join(path, sizeof path, c->dir, c->files[k], err));
-            if (stat(path, &in) != 0) continue;
-            for (uint32_t o = 0; o < p->n_outputs; o++) MG_TRY(check_not_input(p->outputs[o], &in, err));
-        }
-    }
-    return MG_OK;
-}
-
 /* Declare the files of every output, weights of all outputs of a set before small files, manifest before config. */
 static mg_status declare(mg_exec *x, mg_error *err) {
     mg_plan *p = x->p;
-    if (!x->opt->in_place) MG_TRY(check_inputs(p, err));
+    if (!x->opt->in_place) MG_TRY(mg_exec_check_inputs(p, err));
     for (uint32_t i = 0; i < p->n_outputs; i++) {
         const mg_plan_output *o = p->outputs[i];
         mg_exec_out *eo = &x->outs[i];
@@ -138,11 +69,10 @@ static mg_status declare(mg_exec *x, mg_error *err) {
             MG_TRY(add_file(x, eo->set, o->files[f].name, o->files[f].size, &eo->index[f], err));
         if (x->opt->manifest) {
             char *text;
-            MG_TRY(mg_manifest_text(p, i, NULL, NULL, &text, err));
+            const char *name;
+            MG_TRY(manifest(x, i, NULL, NULL, &text, &name, err));
             eo->manifest_size = strlen(text);
             free(text);
-            const char *name = mg_manifest_name(p, i);
-            if (!name) return mg_fail_nomem(err, 64);
             MG_TRY(add_file(x, eo->set, name, eo->manifest_size, &eo->manifest, err));
         }
         for (; f < o->n_files; f++)
@@ -254,18 +184,32 @@ static mg_status write_members(mg_exec *x, const mg_plan_group *g, uint64_t unit
     return MG_OK;
 }
 
-static mg_status run_unit(void *ctx, uint64_t unit, unsigned worker, mg_error *err) {
+/* Whoever completes what ranks did has no inputs to do it again. */
+static mg_status not_as_claimed(const mg_exec *x, uint64_t unit, const mg_extent *at, size_t n, mg_error *err) {
+    uint32_t r = 0;
+    while (x->bounds[r + 1] <= unit) r++;
+    mg_status st = mg_fail(err, MG_ERR_INTEGRITY,
+                           "%llu bytes are not what rank %u has claimed; run it again (--rank %u --world %u)",
+                           (unsigned long long)(n ? at[0].size : 0), r, r, mg_stored_world(x->stored));
+    if (n) mg_error_offset(err, at[0].offset);
+    return st;
+}
+
+static mg_status run_unit(void *ctx, uint64_t ticket, unsigned worker, mg_error *err) {
     mg_exec *x = ctx;
+    const uint64_t unit = x->first_unit + ticket;
+    const bool ours = mg_exec_is_ours(x, unit);
     mg_exec_worker *w = &x->workers[worker];
     uint64_t row, n, bytes = 0;
     const mg_plan_group *g = mg_plan_unit_at(&x->units, unit, &row, &n);
     bool all = true;
     for (uint32_t s = 0; s < x->n_sets; s++) {
         size_t k = set_extents(x, g, s, row, n, w->extents);
-        w->done[s] = k == 0 || mg_outset_is_done(x->sets[s].set, unit, w->extents, k);
+        w->done[s] = !ours || mg_outset_is_done(x->sets[s].set, unit, w->extents, k);
         all = all && w->done[s];
+        if (!w->done[s] && x->stored) return not_as_claimed(x, unit, w->extents, k, err);
     }
-    for (uint32_t i = 0; i < g->n_members; i++) bytes += n * x->units.members[g->first_member + i].e->row_bytes;
+    for (uint32_t i = 0; ours && i < g->n_members; i++) bytes += n * x->units.members[g->first_member + i].e->row_bytes;
     const mg_plan_member *first = &x->units.members[g->first_member];
     const char *name = x->p->outputs[first->output]->tensors[first->tensor].name;
     w->ev.depth = 0;
@@ -278,6 +222,7 @@ static mg_status run_unit(void *ctx, uint64_t unit, unsigned worker, mg_error *e
         }
     }
     mg_progress_add(x->progress, bytes, name);
+    if (x->opt->world) return MG_OK;
     return mg_exec_hash_unit_done(x, unit, w, err);
 }
 
@@ -300,7 +245,8 @@ static mg_status write_manifests(mg_exec *x, mg_error *err) {
         const mg_plan_output *o = x->p->outputs[i];
         mg_exec_out *eo = &x->outs[i];
         char *text = NULL;
-        mg_status st = mg_manifest_text(x->p, i, eo->tensor_hash, (const char(*)[65])eo->file_sha256, &text, err);
+        const char *name;
+        mg_status st = manifest(x, i, eo->tensor_hash, (const char(*)[65])eo->file_sha256, &text, &name, err);
         if (st == MG_OK && strlen(text) != eo->manifest_size)
             st = mg_fail(err, MG_ERR_INTERNAL, "the manifest of '%s' changed its size", o->path);
         if (st == MG_OK) st = mg_outset_write(x->sets[eo->set].set, eo->manifest, 0, text, eo->manifest_size, err);
@@ -356,6 +302,8 @@ static void exec_release(mg_exec *x) {
     mg_exec_hash_release(x);
     for (uint32_t s = 0; s < x->n_sets; s++) mg_outset_free(x->sets[s].set);
     free(x->sets);
+    free(x->bounds);
+    free(x->shared);
     mg_progress_free(x->progress);
     mg_exec_sources_release(x);
     mg_plan_units_release(&x->units);
@@ -370,6 +318,9 @@ static const char *in_dir(mg_plan *p, const mg_plan_output *o, const char *name)
 static mg_status fill_result(mg_exec *x, mg_exec_result *res, mg_error *err) {
     mg_plan *p = x->p;
     memset(res, 0, sizeof *res);
+    res->units = x->units.n_units;
+    res->out = p->outputs[0]->path;
+    res->share_units = x->end_unit - x->first_unit;
     for (unsigned i = 0; i < x->n_workers; i++) {
         res->bytes_read += x->workers[i].ev.bytes_read;
         res->bytes_written += x->workers[i].bytes_written;
@@ -378,6 +329,7 @@ static mg_status fill_result(mg_exec *x, mg_exec_result *res, mg_error *err) {
     res->copies.bytes = x->copies.bytes;
     memcpy(res->copies.before, x->copies.before, sizeof res->copies.before);
     memcpy(res->copies.after, x->copies.after, sizeof res->copies.after);
+    if (x->opt->world) return MG_OK;
     uint32_t n = 0;
     for (uint32_t i = 0; i < p->n_outputs; i++)
         for (uint32_t f = 0; f < p->outputs[i]->n_files; f++) n += p->outputs[i]->files[f].weights;
@@ -398,38 +350,69 @@ static mg_status fill_result(mg_exec *x, mg_exec_result *res, mg_error *err) {
     return MG_OK;
 }
 
-static mg_status run(mg_exec *x, mg_exec_result *res, mg_pool **pool, mg_error *err) {
+static mg_status prepare(mg_exec *x, mg_error *err) {
     mg_plan *p = x->p;
-    MG_TRY(mg_plan_id(p, &x->id, err));
-    p->hash_sources = x->opt->hash_sources;
-    MG_TRY(mg_plan_units_init(&x->units, p, err));
+    if (x->stored) {
+        MG_TRY(mg_stored_apply(x->stored, x, err));
+    } else {
+        MG_TRY(mg_plan_id(p, &x->id, err));
+        p->hash_sources = x->opt->hash_sources;
+        MG_TRY(mg_plan_units_init(&x->units, p, err));
+    }
+    MG_TRY(mg_exec_share_init(x, err));
     MG_TRY(mg_exec_sources_init(x, err));
     x->outs = calloc(p->n_outputs + 1, sizeof *x->outs);
     x->sets = calloc(p->n_outputs + 1, sizeof *x->sets);
     if (!x->outs || !x->sets) return mg_fail_nomem(err, p->n_outputs * sizeof *x->outs);
+    if (x->opt->world) MG_TRY(mg_stored_write(x, err));
     MG_TRY(declare(x, err));
+    mg_exec_sources_recall(x);
+    if (x->stored) MG_TRY(mg_stored_check(x, err));
+    x->stored_checked = true;
+    return MG_OK;
+}
+
+/* A rank's share: headers, hashes and names are the business of whoever completes the set. */
+static mg_status run_share(mg_exec *x, mg_pool *pool, mg_error *err) {
+    MG_TRY(mg_pool_run(pool, x->end_visit - x->first_unit, run_unit, x, err));
+    MG_TRY(mg_exec_sources_note(x, err));
+    for (uint32_t i = 0; i < x->p->n_inputs; i++) MG_TRY(mg_checkpoint_recheck(x->p->inputs[i], err));
+    for (uint32_t s = 0; s < x->n_sets; s++) MG_TRY(mg_outset_share_done(x->sets[s].set, err));
+    return MG_OK;
+}
+
+static mg_status run_all(mg_exec *x, mg_pool *pool, mg_error *err) {
+    MG_TRY(write_heads(x, err)); /* first, because hashing follows the units through the files */
+    MG_TRY(mg_exec_hash_begin(x, err));
+    MG_TRY(mg_pool_run(pool, x->units.n_units, run_unit, x, err));
+    MG_TRY(mg_exec_hash_rest(x, pool, err));
+    if (x->opt->verify_copies) MG_TRY(mg_exec_verify_copies(x, err));
+    if (x->opt->manifest) MG_TRY(write_manifests(x, err));
+    for (uint32_t i = 0; i < x->p->n_inputs; i++) MG_TRY(mg_checkpoint_recheck(x->p->inputs[i], err));
+    for (uint32_t s = 0; s < x->n_sets; s++) MG_TRY(mg_outset_commit(x->sets[s].set, err));
+    return MG_OK;
+}
+
+static mg_status run(mg_exec *x, mg_exec_result *res, mg_pool **pool, mg_error *err) {
+    MG_TRY(prepare(x, err));
     unsigned threads = x->opt->threads ? x->opt->threads : mg_cpu_count();
     MG_TRY(mg_pool_new(pool, mg_plan_workers(&x->units, x->opt->memory, threads), err));
     MG_TRY(make_workers(x, mg_pool_size(*pool), err));
-    uint64_t total = 0;
-    for (uint32_t m = 0; m < x->units.n_members; m++) total += x->units.members[m].e->t.n_bytes;
-    MG_TRY(mg_progress_new(&x->progress, x->opt->progress, x->opt->label ? x->opt->label : "write", total, err));
-    MG_TRY(write_heads(x, err)); /* first, because hashing follows the units through the files */
-    MG_TRY(mg_exec_hash_begin(x, err));
-    MG_TRY(mg_pool_run(*pool, x->units.n_units, run_unit, x, err));
-    MG_TRY(mg_exec_hash_rest(x, *pool, err));
-    if (x->opt->verify_copies) MG_TRY(mg_exec_verify_copies(x, err));
-    if (x->opt->manifest) MG_TRY(write_manifests(x, err));
-    for (uint32_t i = 0; i < p->n_inputs; i++) MG_TRY(mg_checkpoint_recheck(p->inputs[i], err));
-    for (uint32_t s = 0; s < x->n_sets; s++) MG_TRY(mg_outset_commit(x->sets[s].set, err));
+    MG_TRY(mg_progress_new(&x->progress, x->opt->progress, x->opt->label ? x->opt->label : "write",
+                           mg_plan_units_bytes(&x->units, x->first_unit, x->end_unit), err));
+    MG_TRY(x->opt->world ? run_share(x, *pool, err) : run_all(x, *pool, err));
     return fill_result(x, res, err);
+}
+
+mg_status mg_exec_run(mg_exec *x, mg_exec_result *res, mg_error *err) {
+    mg_pool *pool = NULL;
+    mg_status st = run(x, res, &pool, err);
+    mg_pool_free(pool);
+    exec_release(x);
+    return st;
 }
 
 mg_status mg_plan_execute(mg_plan *p, const mg_exec_options *opt, mg_exec_result *res, mg_error *err) {
     mg_exec x = {.p = p, .opt = opt};
-    mg_pool *pool = NULL;
-    mg_status st = run(&x, res, &pool, err);
-    mg_pool_free(pool);
-    exec_release(&x);
-    return st;
+    return mg_exec_run(&x, res, err);
 }

@@ -10,6 +10,8 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
+typedef struct mg_stored mg_stored; /* exec_stored.c */
+
 typedef struct mg_exec_worker {
     mg_eval ev;
     mg_extent *extents; /* [members of the largest group] */
@@ -66,6 +68,13 @@ typedef struct mg_exec {
     pthread_mutex_t turn_lock;      /* guards whose turn it is in sources */
     pthread_cond_t turn_changed;
     bool turn_stopped;
+    uint64_t first_unit, end_unit; /* this process writes these ... */
+    uint64_t end_visit;            /* ... and reads on to here for digests; from first_unit on */
+    uint64_t *bounds;              /* [world + 1] of ranks: where their shares begin; NULL without */
+    mg_stored *stored;             /* instead of a plan: what its ranks agreed on (exec_stored.c); else NULL */
+    bool stored_checked;           /* every unit is claimed; the claims may still be wrong */
+    uint8_t *shared;               /* of a rank: the same as bytes */
+    uint64_t shared_size;
     struct {
         uint64_t tensors, bytes;
         char before[33], after[33];
@@ -93,6 +102,51 @@ mg_status mg_exec_sources_add(mg_exec *x, const mg_plan_group *g, uint64_t unit,
 void mg_exec_sources_stop(mg_exec *x);
 /* Into the hashes of the tensors, after all units. */
 void mg_exec_sources_put(mg_exec *x);
+
+bool mg_exec_is_encoded(const mg_exec *x, const mg_plan_group *g);
+/* Digests that earlier runs noted in the journals are not taken again. After the sets have started. */
+void mg_exec_sources_recall(mg_exec *x);
+/* The digests this rank has taken, into the journals. */
+mg_status mg_exec_sources_note(mg_exec *x, mg_error *err) MG_MUST_CHECK;
+/* Is the digest of a group wanted and not there? */
+bool mg_exec_sources_lacks(const mg_exec *x, uint32_t group);
+
+/* What may lie where the plan writes (exec_dirs.c). OUT may exist when it is empty, holds our journal (a resume), or
+ * with force. Parts of another run with the same stem would be taken for ours, or ours for theirs. force may replace
+ * anything but what is being read. */
+mg_status mg_exec_check_dir(const mg_plan_output *o, const char *set_name, bool force, mg_error *err) MG_MUST_CHECK;
+mg_status mg_exec_check_parts(const mg_plan_output *o, mg_error *err) MG_MUST_CHECK;
+mg_status mg_exec_check_inputs(const mg_plan *p, mg_error *err) MG_MUST_CHECK;
+
+/* Ranks (exec_share.c). bounds [world + 1]: rank r has units bounds[r] .. bounds[r+1] - 1. costs: what comes before
+ * each of them, [world + 1] or NULL. */
+mg_status mg_plan_shares(const mg_plan *p, const mg_plan_units *u, uint32_t world, uint64_t *bounds, uint64_t *costs,
+                         mg_error *err) MG_MUST_CHECK;
+/* Output bytes of units [first, end). */
+uint64_t mg_plan_units_bytes(const mg_plan_units *u, uint64_t first, uint64_t end);
+mg_status mg_exec_share_init(mg_exec *x, mg_error *err) MG_MUST_CHECK;
+bool mg_exec_is_ours(const mg_exec *x, uint64_t unit);
+
+/* What ranks agree on, and all that completes their work without a plan (exec_stored.c): files with their heads,
+ * places of tensors, extents of units, manifests with the places where hashes go. */
+mg_status mg_stored_write(mg_exec *x, mg_error *err) MG_MUST_CHECK; /* to x->shared, malloc'ed */
+/* dir: of the files, replaces that of the ranks. MG_ERR_INTEGRITY when it does not add up. */
+mg_status mg_stored_read(mg_stored **out, const char *dir, uint32_t world, mg_xxh128 plan, const uint8_t *data,
+                         uint64_t size, mg_error *err) MG_MUST_CHECK;
+void mg_stored_free(mg_stored *s);
+mg_plan *mg_stored_plan(mg_stored *s);
+uint32_t mg_stored_world(const mg_stored *s);
+/* What the ranks were told of manifest, hash_sources and label, into opt. */
+void mg_stored_options(const mg_stored *s, mg_exec_options *opt);
+/* Take the units and shares over into x. */
+mg_status mg_stored_apply(mg_stored *s, mg_exec *x, mg_error *err) MG_MUST_CHECK;
+/* As mg_manifest_text; *name as mg_manifest_name. */
+mg_status mg_stored_manifest(mg_stored *s, uint32_t out, const mg_tensor_hash *hashes, const char (*file_sha256)[65],
+                             char **text, const char **name, mg_error *err) MG_MUST_CHECK;
+/* Which ranks have units that no journal claims, or digests that are not noted: MG_ERR_INTEGRITY naming them. */
+mg_status mg_stored_check(const mg_exec *x, mg_error *err) MG_MUST_CHECK;
+/* The whole of an execution; x->p and x->opt are set. */
+mg_status mg_exec_run(mg_exec *x, mg_exec_result *res, mg_error *err) MG_MUST_CHECK;
 
 /* Memory of one worker: a unit's tile and the evaluator's own small ones. */
 uint64_t mg_plan_worker_bytes(const mg_plan_units *u);

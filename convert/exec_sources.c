@@ -15,11 +15,11 @@
 struct mg_exec_source {
     mg_xxh128_state *state; /* between the first unit and the last */
     uint64_t next;          /* the unit whose turn it is */
-    char hex[33];
-    bool wanted;
+    mg_xxh128 sum;
+    bool wanted, known;
 };
 
-static bool is_encoded(const mg_exec *x, const mg_plan_group *g) {
+bool mg_exec_is_encoded(const mg_exec *x, const mg_plan_group *g) {
     for (uint32_t i = 0; i < g->n_members; i++)
         if (x->units.members[g->first_member + i].e->op == MG_EX_CAST) return true;
     return false;
@@ -32,10 +32,10 @@ static mg_status begin(struct mg_exec_source *s, const mg_expr *core, mg_error *
 }
 
 static void end(struct mg_exec_source *s) {
-    const mg_xxh128 h = mg_xxh128_final(s->state);
+    s->sum = mg_xxh128_final(s->state);
+    s->known = true;
     mg_xxh128_free(s->state);
     s->state = NULL;
-    mg_hex(h.bytes, sizeof h.bytes, s->hex);
 }
 
 mg_status mg_exec_sources_init(mg_exec *x, mg_error *err) {
@@ -46,9 +46,9 @@ mg_status mg_exec_sources_init(mg_exec *x, mg_error *err) {
     for (uint32_t i = 0; x->opt->manifest && x->opt->hash_sources && i < x->units.n_groups; i++) {
         const mg_plan_group *g = &x->units.groups[i];
         struct mg_exec_source *s = &x->sources[i];
-        s->wanted = is_encoded(x, g);
+        s->wanted = mg_exec_is_encoded(x, g) && (!g->n_units || mg_exec_is_ours(x, g->first_unit));
         s->next = g->first_unit;
-        if (!s->wanted || g->n_units) continue;
+        if (!s->wanted || g->n_units || x->stored) continue;
         MG_TRY(begin(s, g->core, err));
         end(s);
     }
@@ -68,13 +68,13 @@ static struct mg_exec_source *source_of(const mg_exec *x, const mg_plan_group *g
 }
 
 bool mg_exec_sources_wants(const mg_exec *x, const mg_plan_group *g) {
-    return source_of(x, g)->wanted;
+    return source_of(x, g)->wanted && !source_of(x, g)->known;
 }
 
 mg_status mg_exec_sources_add(mg_exec *x, const mg_plan_group *g, uint64_t unit, const void *tile, uint64_t bytes,
                               mg_error *err) {
     struct mg_exec_source *s = source_of(x, g);
-    if (!s->wanted) return MG_OK;
+    if (!mg_exec_sources_wants(x, g)) return MG_OK;
     pthread_mutex_lock(&x->turn_lock);
     while (s->next != unit && !x->turn_stopped) pthread_cond_wait(&x->turn_changed, &x->turn_lock);
     const bool mine = s->next == unit;
@@ -97,12 +97,39 @@ void mg_exec_sources_stop(mg_exec *x) {
     pthread_mutex_unlock(&x->turn_lock);
 }
 
+/* All members of a group write to one set when there are ranks. */
+static mg_outset *set_of(const mg_exec *x) {
+    return x->sets[0].set;
+}
+
+void mg_exec_sources_recall(mg_exec *x) {
+    for (uint32_t i = 0; x->n_sets == 1 && i < x->units.n_groups; i++) {
+        struct mg_exec_source *s = &x->sources[i];
+        if (s->wanted && !s->known) s->known = mg_outset_noted(set_of(x), i, &s->sum);
+    }
+}
+
+mg_status mg_exec_sources_note(mg_exec *x, mg_error *err) {
+    for (uint32_t i = 0; i < x->units.n_groups; i++) {
+        const struct mg_exec_source *s = &x->sources[i];
+        mg_xxh128 before;
+        if (s->wanted && s->known && !mg_outset_noted(set_of(x), i, &before))
+            MG_TRY(mg_outset_note(set_of(x), i, s->sum, err));
+    }
+    return MG_OK;
+}
+
+bool mg_exec_sources_lacks(const mg_exec *x, uint32_t group) {
+    return x->sources[group].wanted && !x->sources[group].known;
+}
+
 void mg_exec_sources_put(mg_exec *x) {
     for (uint32_t i = 0; i < x->units.n_groups; i++) {
         const mg_plan_group *g = &x->units.groups[i];
-        for (uint32_t k = 0; x->sources[i].wanted && k < g->n_members; k++) {
+        for (uint32_t k = 0; x->sources[i].known && k < g->n_members; k++) {
             const mg_plan_member *m = &x->units.members[g->first_member + k];
-            memcpy(x->outs[m->output].tensor_hash[m->tensor].source, x->sources[i].hex, sizeof x->sources[i].hex);
+            mg_hex(x->sources[i].sum.bytes, sizeof x->sources[i].sum.bytes,
+                   x->outs[m->output].tensor_hash[m->tensor].source);
         }
     }
 }

@@ -91,7 +91,8 @@ mg_status mg_expr_group_global(mg_plan *p, const mg_expr *const *weights, uint32
 mg_status mg_expr_group_encode(mg_plan *p, const mg_expr *weight, const mg_expr *global, const mg_group_form *form,
                                const mg_expr *parts[MG_GROUP_MAX_PARTS], mg_error *err) MG_MUST_CHECK;
 /* The same from codes U8 [out, in], scales [out, groups] (F32 that the form's scale type holds exactly) and zeros U8
- * [out, groups], or biases F32 like scales where the format has these, that a stage has chosen. Which group a column belongs to is not asked: g_idx is stored beside them. */
+ * [out, groups], or biases F32 like scales where the format has these, that a stage has chosen. Which group a column
+ * belongs to is not asked: g_idx is stored beside them. */
 mg_status mg_expr_group_pack(mg_plan *p, const mg_expr *codes, const mg_expr *scales, const mg_expr *offsets,
                              const mg_group_form *form, const mg_expr *parts[MG_GROUP_MAX_PARTS],
                              mg_error *err) MG_MUST_CHECK;
@@ -144,14 +145,17 @@ typedef struct mg_exec_options {
     bool restart, force;
     bool in_place; /* an output may be a file that is read: it is replaced when the new one is complete */
     mg_progress_mode progress;
-    const char *label;  /* "merge", "convert" ... */
-    bool manifest;      /* write NAME.manifest.json beside each output: inputs, recipe, XXH3-128 of tensors, sha256 of
-                           files */
-    bool check_values;  /* refuse a NaN or an infinity in tensors stored as they are or as F32 (encoders refuse them
-                           anyway) */
-    bool hash_sources;  /* the manifest also says what encoded tensors were made of, so that they can be reused */
-    bool verify_copies; /* before anything gets its final name: read back every tensor that is stored as it is in its
-                           source and compare; MG_ERR_INTEGRITY names one that differs. Fills mg_exec_result.copies */
+    const char *label;    /* "merge", "convert" ... */
+    bool manifest;        /* write NAME.manifest.json beside each output: inputs, recipe, XXH3-128 of tensors, sha256 of
+                             files */
+    bool check_values;    /* refuse a NaN or an infinity in tensors stored as they are or as F32 (encoders refuse them
+                             anyway) */
+    bool hash_sources;    /* the manifest also says what encoded tensors were made of, so that they can be reused */
+    bool verify_copies;   /* before anything gets its final name: read back every tensor that is stored as it is in its
+                             source and compare; MG_ERR_INTEGRITY names one that differs. Fills mg_exec_result.copies */
+    uint32_t rank, world; /* one of `world` processes that carry out the plan together: only its share is written, and
+                             nothing gets its final name (docs/ranks.md). world 0: alone */
+    bool finalize;        /* for the tools: the last rank goes on with mg_finalize */
 } mg_exec_options;
 
 typedef struct mg_exec_result {
@@ -166,9 +170,34 @@ typedef struct mg_exec_result {
         uint64_t tensors, bytes;
         char before[33], after[33]; /* in the sources, as read back */
     } copies;
+    uint64_t units, share_units; /* of the plan, and of the rank */
+    const char *out;             /* the first output's path */
 } mg_exec_result;
 
 mg_status mg_plan_execute(mg_plan *p, const mg_exec_options *opt, mg_exec_result *res, mg_error *err) MG_MUST_CHECK;
+/* What ranks began and finished, completed: claims of all ranks checked, headers and manifests written, hashes taken,
+ * final names given. out: a file or directory as it was given to the ranks, or any other file of the same run; neither
+ * the inputs nor the plan are needed. opt: threads, force, progress. *state says what stood in the way when units are
+ * missing or a rank is at work (then also an error: MG_ERR_INTEGRITY, MG_ERR_IO). */
+typedef enum mg_finalize_state {
+    MG_FINALIZE_DONE,
+    MG_FINALIZE_NOTHING,    /* no ranks have been here; MG_OK, nothing was done */
+    MG_FINALIZE_INCOMPLETE, /* units are missing: the error names the ranks to run again */
+    MG_FINALIZE_BUSY,       /* a process is at work on it */
+    MG_FINALIZE_FAILED
+} mg_finalize_state;
+typedef struct mg_finalized mg_finalized; /* owns what the result points to */
+mg_status mg_finalize(mg_finalized **f, const char *out, const mg_exec_options *opt, mg_exec_result *res,
+                      mg_finalize_state *state, mg_error *err) MG_MUST_CHECK;
+void mg_finalized_free(mg_finalized *f);
+/* Remove what stages keep beside an output while its ranks may need it: finalize does. */
+void mg_finalize_stages(const char *out);
+/* Units and output bytes of each of `world` shares, and the estimated cost of each in parts of the whole. */
+typedef struct mg_plan_share {
+    uint64_t first_unit, n_units, bytes;
+    double cost;
+} mg_plan_share;
+mg_status mg_plan_share_list(mg_plan *p, uint32_t world, mg_plan_share *shares, mg_error *err) MG_MUST_CHECK;
 /* {"tensors":[{"name","shape","from","to","bytes"}],"bytes","bpw","peak_memory_bytes", ...} of one output, CLI.md's
  * dry-run keys. */
 mg_status mg_plan_json(mg_plan *p, uint32_t out, mg_json **json, mg_error *err) MG_MUST_CHECK;

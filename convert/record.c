@@ -101,9 +101,10 @@ mg_status mg_record_stage(mg_record *r, const char *name, bool always, mg_error 
 
 /* Options that say how to work or what to print, not what to write; outputs are recorded by mg_record_output. */
 static bool is_about_work(const char *name) {
-    static const char *const names[] = {"--threads", "--memory",  "--progress",   "--quiet",   "--verbose",
-                                        "--json",    "--dry-run", "--force",      "--restart", "--manifest",
-                                        "--output",  "--reuse",   "--no-manifest"};
+    static const char *const names[] = {"--threads",  "--memory",       "--progress",    "--quiet",   "--verbose",
+                                        "--json",     "--dry-run",      "--force",       "--restart", "--manifest",
+                                        "--output",   "--reuse",        "--no-manifest", "--rank",    "--world",
+                                        "--finalize", "--verify-inputs"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++)
         if (strcmp(name, names[i]) == 0) return true;
     return false;

@@ -1,6 +1,8 @@
 /* tool_calib.c - see tool_calib.h. */
 #include "convert/tool_calib.h"
 
+#include "convert/tool_plan.h"
+
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
@@ -141,8 +143,10 @@ mg_status mg_tool_calib_run(mg_tool_calib *t, mg_checkpoint *ckpt, mg_model *m, 
     MG_TRY(take_text(t, ckpt, m, opt, err));
     MG_TRY(mg_tool_pass_new(&t->pass, opt->common, err));
     t->have_pass = true;
+    MG_TRY(mg_tool_stage_lock(&t->lock, opt->common, opt->out, err));
     MG_TRY(make_dir(t, opt->out, err));
     MG_TRY(run_stage(t, m, opt, err));
+    mg_tool_stage_unlock(&t->lock);
     MG_TRY(mg_group_stage_report(t->stage, &t->report, err));
     mg_json_set_u64(t->report, "tokens", t->text.n_tokens);
     if (!opt->common->quiet) summarize(t, opt->types != NULL);
@@ -150,6 +154,7 @@ mg_status mg_tool_calib_run(mg_tool_calib *t, mg_checkpoint *ckpt, mg_model *m, 
 }
 
 void mg_tool_calib_close(mg_tool_calib *t, bool done) {
+    mg_tool_stage_unlock(&t->lock);
     if (t->stage && done) mg_group_stage_clean(t->stage);
     mg_group_stage_free(t->stage);
     mg_json_free(t->report);

@@ -26,12 +26,13 @@ typedef struct mg_tool_calib {
     char dir[4096];
     mg_group_stage *stage;
     mg_json *report;
+    int lock; /* 0: none */
 } mg_tool_calib;
 
 /* Calibrate m, which was opened over ckpt; both outlive t. t is zeroed by the caller and closed in every case. */
 mg_status mg_tool_calib_run(mg_tool_calib *t, mg_checkpoint *ckpt, mg_model *m, const mg_tool_calib_options *opt,
                             mg_error *err) MG_MUST_CHECK;
-/* done: the output is complete, the work folder is removed. */
+/* done: the output is complete and no other rank needs the work folder: it is removed. */
 void mg_tool_calib_close(mg_tool_calib *t, bool done);
 
 #endif

@@ -114,11 +114,13 @@ static mg_status parse(args *a, int argc, char **argv, bool *done, mg_error *err
         MG_ARCH_OPT,
         MG_COMMON_JSON_OPT(a->c),
         MG_COMMON_EXEC_OPTS(a->c),
+        MG_COMMON_RANK_OPTS(a->c),
         MG_COMMON_UNBUILT_OPTS,
         {0},
     };
     mg_status st = mg_options_parse(&mg_tool_convert_info, opts, argc, argv, &pos, done, err);
     if (st == MG_OK && !*done) st = mg_common_finish(&a->c, err);
+    if (st == MG_OK && !*done && !a->sink) st = mg_common_ranks(&a->c, &mg_tool_convert_info, err);
     if (st == MG_OK && !*done && pos.n != 2)
         st = mg_fail(err, MG_ERR_USAGE, "expected IN and OUT, found %zu arguments", pos.n);
     if (st == MG_OK && !*done) {
@@ -275,13 +277,8 @@ static mg_status work(args *a, mg_plan *p, mg_checkpoint *c, mg_model *m, mg_err
     MG_TRY(m ? plan_model(a, p, m, &out, err) : plan_copy(a, p, c, &out, err));
     if (a->split_size || a->split_tensors)
         MG_TRY(mg_plan_set_split(p, out, a->split_size, (uint32_t)a->split_tensors, !m, err));
-    mg_exec_options eo = {.threads = a->c.n_threads,
-                          .memory = a->c.memory,
-                          .restart = a->c.restart,
-                          .force = a->c.force,
-                          .progress = a->c.progress,
-                          .label = "convert",
-                          .manifest = !a->no_manifest};
+    mg_exec_options eo = mg_tool_exec_options(&a->c, "convert");
+    eo.manifest = !a->no_manifest;
     mg_tool_plan_style style = {.json = a->c.json, .quiet = a->c.quiet};
     if (a->c.dry_run) return mg_tool_plan_show(p, &out, 1, &eo, style, err);
     MG_TRY(record(a, c, err));

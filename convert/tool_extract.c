@@ -115,6 +115,7 @@ static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
         MG_ARCH_OPT,
         MG_COMMON_JSON_OPT(a->c),
         MG_COMMON_EXEC_OPTS(a->c),
+        MG_COMMON_RANK_OPTS(a->c),
         MG_COMMON_UNBUILT_OPTS,
         {0},
     };
@@ -124,6 +125,7 @@ static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
     MG_TRY(mg_options_parse(&mg_tool_extract_info, opts, argc, argv, &a->words, &a->done, err));
     if (a->done) return MG_OK;
     MG_TRY(mg_common_finish(&a->c, err));
+    if (!a->sink) MG_TRY(mg_common_ranks(&a->c, &mg_tool_extract_info, err));
     if (a->words.n != 2) return mg_fail(err, MG_ERR_USAGE, "expected IN OUT");
     MG_TRY(read_choice(a, err));
     MG_TRY(number(a->scale, "--scale", &a->factor, err));
@@ -201,13 +203,8 @@ static mg_status extract_one(const args *a, mg_model *m, mg_extract_shared how, 
                     .shared_weight = a->weight,
                     .dtype = a->gguf && !mg_dtype_is_float(a->dtype) ? MG_DTYPE_COUNT : a->dtype,
                     .family = family};
-    mg_exec_options opt = {.threads = a->c.n_threads,
-                           .memory = a->c.memory,
-                           .restart = a->c.restart,
-                           .force = a->c.force,
-                           .progress = a->c.progress,
-                           .label = "extract",
-                           .manifest = a->manifest};
+    mg_exec_options opt = mg_tool_exec_options(&a->c, "extract");
+    opt.manifest = a->manifest;
     mg_tool_plan_style style = {.json = a->c.json, .quiet = a->c.quiet};
     mg_status st = mg_plan_new(&o.plan, err);
     if (st == MG_OK) st = mg_extract_plan(o.plan, &x, path, a->gguf, &out, err);

@@ -78,12 +78,14 @@ static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
         MG_ARCH_OPT,
         MG_COMMON_JSON_OPT(a->c),
         MG_COMMON_EXEC_OPTS(a->c),
+        MG_COMMON_RANK_OPTS(a->c),
         MG_COMMON_UNBUILT_OPTS,
         {0},
     };
     MG_TRY(mg_options_parse(&mg_tool_graft_info, opts, argc, argv, &a->words, &a->done, err));
     if (a->done) return MG_OK;
     MG_TRY(mg_common_finish(&a->c, err));
+    if (!a->sink) MG_TRY(mg_common_ranks(&a->c, &mg_tool_graft_info, err));
     if (a->words.n != 2) return mg_fail(err, MG_ERR_USAGE, "expected IN OUT");
     if (!a->drop && !a->add.n && !a->regate && !a->c.experts_per_token)
         return mg_fail(err, MG_ERR_USAGE, "nothing to do: --drop, --add, --regate or --experts-per-token");
@@ -382,13 +384,8 @@ static mg_status work(run *r, mg_error *err) {
     MG_TRY(open_prompts(r, err));
     if (a->regate) MG_TRY(open_spec(r, err));
     MG_TRY(make_plan(r, err));
-    mg_exec_options opt = {.threads = a->c.n_threads,
-                           .memory = a->c.memory,
-                           .restart = a->c.restart,
-                           .force = a->c.force,
-                           .progress = a->c.progress,
-                           .label = "graft",
-                           .manifest = a->manifest};
+    mg_exec_options opt = mg_tool_exec_options(&a->c, "graft");
+    opt.manifest = a->manifest;
     mg_tool_plan_style style = {.json = a->c.json, .quiet = a->c.quiet};
     MG_TRY(record(r, err));
     return a->c.dry_run ? mg_tool_plan_show(r->plan, &r->out, 1, &opt, style, err)

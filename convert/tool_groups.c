@@ -376,7 +376,7 @@ mg_status mg_tool_groups_run(const mg_tool_groups *g, const mg_opt_list *words, 
     if (st == MG_OK) st = take_options(&r, g, common, err);
     if (st == MG_OK) st = work(&r, &o, common, record, sink, err);
     mg_plan_free(r.plan);
-    mg_tool_calib_close(&r.calib, st == MG_OK);
+    mg_tool_calib_close(&r.calib, st == MG_OK && !common->world);
     mg_model_free(r.model);
     mg_checkpoint_free(r.ckpt);
     return st;

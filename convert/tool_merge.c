@@ -45,6 +45,7 @@ typedef struct run {
     target *targets;
     size_t n_targets;
     char stage_path[4096], trunk_path[4096];
+    int lock; /* while what ranks share is computed; 0: none */
 } run;
 
 static mg_status parse(args *a, int argc, char **argv, bool *done, mg_error *err) {
@@ -73,12 +74,14 @@ static mg_status parse(args *a, int argc, char **argv, bool *done, mg_error *err
         MG_COMMON_JSON_OPT(a->c),
         MG_COMMON_EXEC_OPTS(a->c),
         MG_MERGEKIT_NOOP_OPTS,
+        MG_COMMON_RANK_OPTS(a->c),
         MG_COMMON_UNBUILT_OPTS,
         {0},
     };
     MG_TRY(mg_options_parse(&mg_tool_merge_info, opts, argc, argv, &a->words, done, err));
     if (*done) return MG_OK;
     MG_TRY(mg_common_finish(&a->c, err));
+    if (!a->sink) MG_TRY(mg_common_ranks(&a->c, &mg_tool_merge_info, err));
     if (a->compat && strcmp(a->compat, "mergekit") != 0)
         return mg_fail(err, MG_ERR_USAGE, "--compat '%s': only mergekit is known", a->compat);
     size_t expected = a->outputs.n ? 1 : 2;
@@ -199,27 +202,25 @@ static mg_status work(run *r, args *a, mg_error *err) {
     set_stage_path(r->stage_path, sizeof r->stage_path, first, "router");
     set_stage_path(r->trunk_path, sizeof r->trunk_path, first, "trunk");
     MG_TRY(mg_pool_new(&r->pool, a->c.n_threads, err));
+    MG_TRY(mg_tool_stage_lock(&r->lock, &a->c, first, err));
     MG_TRY(open_recipe(r, a, first, err));
+    mg_tool_stage_unlock(&r->lock);
     uint32_t *out = calloc(r->n_targets + 1, sizeof *out);
     if (!out) return mg_fail_nomem(err, sizeof *out);
     out[0] = r->recipe.out;
     mg_status st = r->n_targets ? plan_targets(r, a, out, err) : MG_OK;
     mg_plan *plan = r->n_targets ? r->gguf_plan : r->recipe.plan;
-    mg_exec_options opt = {.threads = a->c.n_threads,
-                           .memory = a->c.memory,
-                           .restart = a->c.restart,
-                           .force = a->c.force,
-                           .progress = a->c.progress,
-                           .label = "merge",
-                           .manifest = a->manifest};
+    mg_exec_options opt = mg_tool_exec_options(&a->c, "merge");
+    opt.manifest = a->manifest;
     mg_tool_plan_style style = {.json = a->c.json, .quiet = a->c.quiet};
     if (st == MG_OK) st = record(r, a, err);
     if (st == MG_OK)
         st = a->c.dry_run ? mg_tool_plan_show(plan, out, r->n_targets ? r->n_targets : 1, &opt, style, err)
                           : mg_tool_plan_execute(plan, &opt, style, (mg_tool_job){a->record, a->sink}, err);
     free(out);
-    if (st == MG_OK && kept(a, r->stage_path)) unlink(r->stage_path);
-    if (st == MG_OK && kept(a, r->trunk_path)) unlink(r->trunk_path);
+    /* other ranks may need them still: finalize removes them then */
+    if (st == MG_OK && !a->c.world && kept(a, r->stage_path)) unlink(r->stage_path);
+    if (st == MG_OK && !a->c.world && kept(a, r->trunk_path)) unlink(r->trunk_path);
     return st;
 }
 
@@ -231,6 +232,7 @@ mg_status mg_tool_merge_run(int argc, char **argv, const mg_tool_sink *sink, mg_
     mg_status st = mg_record_new(&a.record, mg_tool_merge_info.name, err);
     if (st == MG_OK) st = parse(&a, argc, argv, &done, err);
     if (st == MG_OK && !done) st = work(&r, &a, err);
+    mg_tool_stage_unlock(&r.lock);
     mg_plan_free(r.gguf_plan);
     mg_quantize_source_close(&r.source);
     mg_tool_recipe_close(&r.recipe);

@@ -124,12 +124,14 @@ static mg_status parse(args *a, int argc, char **argv, bool *done, mg_error *err
         MG_ARCH_OPT,
         MG_COMMON_JSON_OPT(a->common),
         MG_COMMON_EXEC_OPTS(a->common),
+        MG_COMMON_RANK_OPTS(a->common),
         MG_COMMON_UNBUILT_OPTS,
         {0},
     };
     MG_TRY(mg_options_parse(&mg_tool_quantize_info, opts, argc, argv, &a->words, done, err));
     if (*done) return MG_OK;
     MG_TRY(mg_common_finish(&a->common, err));
+    if (!a->sink) MG_TRY(mg_common_ranks(&a->common, &mg_tool_quantize_info, err));
     return mg_record_options(a->record, opts, err);
 }
 
@@ -231,6 +233,10 @@ static mg_status check_text(const run *r, const args *a, mg_error *err) {
                            "--target-size");
         return MG_OK;
     }
+    if (has_target(a) && a->common.world)
+        return mg_fail(err, MG_ERR_USAGE,
+                       "--target-... is measured by one process: run it without ranks, or give ranks its "
+                       "FILE.types.txt with --tensor-type-file");
     if (a->feedback) MG_TRY(check_feedback(r, a, err));
     if (!has_target(a)) {
         if (a->target_types || a->attribution || (!a->feedback && (text || a->samples)))
@@ -398,15 +404,11 @@ static mg_status make_plan(run *r, args *a, mg_error *err) {
 }
 
 static mg_exec_options exec_options(const args *a) {
-    return (mg_exec_options){.threads = a->common.n_threads,
-                             .memory = a->common.memory,
-                             .restart = a->common.restart,
-                             .force = a->common.force,
-                             .progress = a->common.progress,
-                             .label = "quantize",
-                             .check_values = true,
-                             .hash_sources = true,
-                             .manifest = !a->no_manifest};
+    mg_exec_options opt = mg_tool_exec_options(&a->common, "quantize");
+    opt.check_values = true;
+    opt.hash_sources = true;
+    opt.manifest = !a->no_manifest;
+    return opt;
 }
 
 /* Options that the other kind of output has no use for. */
@@ -477,9 +479,10 @@ mg_status mg_tool_quantize_run(int argc, char **argv, const mg_tool_sink *sink, 
     if (st == MG_OK) st = parse(&a, argc, argv, &done, err);
     if (st == MG_OK && !done) st = work(&r, &a, err);
     mg_plan_free(r.plan);
-    mg_tool_feedback_close(&r.feedback, st == MG_OK);
+    const bool alone = st == MG_OK && !a.common.world; /* else finalize removes what stages keep */
+    mg_tool_feedback_close(&r.feedback, alone);
     mg_quantize_source_close(&r.source);
-    mg_tool_calib_close(&r.calib, st == MG_OK);
+    mg_tool_calib_close(&r.calib, alone);
     mg_model_free(r.model);
     mg_checkpoint_free(r.in);
     mg_imatrix_free(r.imatrix);

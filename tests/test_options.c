@@ -109,7 +109,7 @@ Test(options, refuses) {
         {"--progress|bar", "progress mode", MG_ERR_USAGE},
         {"--experts-per-token|0", "at least 1", MG_ERR_USAGE},
         {"--layer|3", "not built yet", MG_ERR_UNSUPPORTED},
-        {"--rank=3", "'--rank' is not built yet", MG_ERR_UNSUPPORTED},
+        {"--verify-inputs", "'--verify-inputs' is not built yet", MG_ERR_UNSUPPORTED},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         values v;

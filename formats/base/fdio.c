@@ -1,9 +1,13 @@
 /* fdio.c - positional transfer loops and the advisory lock under outfile.c and journal.c. */
 #include <errno.h>
+#include <fcntl.h>
 #include <sys/file.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "formats/base/journal.h"
+#include "formats/base/outfile.h"
+#include "formats/base/pool.h"
 
 #define MAX_CALL (UINT64_C(1) << 30)
 
@@ -63,6 +67,27 @@ mg_status mg_fd_lock(int fd, bool *held_by_other, mg_error *err) {
         return MG_OK;
     }
     return MG_OK;
+}
+
+mg_status mg_fd_lock_wait(int fd, double seconds, bool *held_by_other, mg_error *err) {
+    const struct timespec pause = {.tv_nsec = 20 * 1000 * 1000}; /* network file systems wake nobody */
+    for (double waited = 0;; waited += 0.02) {
+        MG_TRY(mg_fd_lock(fd, held_by_other, err));
+        if (!*held_by_other || waited >= seconds) return MG_OK;
+        if (mg_interrupted()) return mg_fail(err, (mg_status)mg_interrupted(), "interrupted");
+        nanosleep(&pause, NULL);
+    }
+}
+
+mg_status mg_lock_file(int *fd, const char *path, double seconds, bool *held_by_other, mg_error *err) {
+    *fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
+    mg_status st = *fd < 0 ? mg_fail_errno(err, "cannot open") : mg_fd_lock_wait(*fd, seconds, held_by_other, err);
+    if (st != MG_OK) mg_error_at(err, path, NULL);
+    if (*fd >= 0 && (st != MG_OK || *held_by_other)) {
+        close(*fd);
+        *fd = -1;
+    }
+    return st;
 }
 
 mg_status mg_fd_sync_dir(int dirfd, mg_error *err) {

@@ -21,6 +21,7 @@ typedef enum mg_journal_kind {
     MG_JOURNAL_COMMIT = 2, /* everything is written and synced; a FILE records follow, then renaming begins */
     MG_JOURNAL_FILE = 3,   /* file number a of a commit; b = device u64, inode u64 of its bytes */
     MG_JOURNAL_OWNER = 4,  /* process a has opened the journal (only to name it to a second process) */
+    MG_JOURNAL_NOTE = 5,   /* mg_outset_note: key a, value b */
 } mg_journal_kind;
 
 typedef struct mg_journal_record {
@@ -85,6 +86,8 @@ mg_status mg_fd_read(int fd, uint64_t offset, void *dst, uint64_t n, mg_error *e
 /* An exclusive advisory lock. *held_by_other is set, and MG_OK returned, when another process has it. File systems
  * without locks count as locked: there two processes on one output are the user's care (docs/resume.md). */
 mg_status mg_fd_lock(int fd, bool *held_by_other, mg_error *err) MG_MUST_CHECK;
+/* The same, waiting up to `seconds` for another process to let go, and less when a signal asks to stop. */
+mg_status mg_fd_lock_wait(int fd, double seconds, bool *held_by_other, mg_error *err) MG_MUST_CHECK;
 /* fsync of a directory: names made by create, rename and unlink survive a power cut. Fine where it is not supported. */
 mg_status mg_fd_sync_dir(int dirfd, mg_error *err) MG_MUST_CHECK;
 

@@ -85,6 +85,10 @@ typedef struct mg_common {
     mg_opt_list text;           /* --text FILE, in order */
     mg_opt_list tokens;         /* --tokens FILE, in order */
     bool json, dry_run, restart, force, quiet, verbose;
+    /* as parsed, UINT64_MAX: not given; and after mg_common_ranks */
+    uint64_t rank_asked, world_asked;
+    uint32_t rank, world; /* world 0: this process works alone */
+    bool finalize;        /* the last rank to finish completes the output */
 } mg_common;
 
 #define MG_EXPERTS_ALL UINT32_MAX
@@ -126,12 +130,19 @@ typedef struct mg_common {
     }
 #define MG_COMMON_JSON_OPT(c)                                                                                          \
     { "--json", MG_OPT_FLAG, &(c).json, NULL, "result as JSON on stdout" }
+/* Tools whose outputs several processes can write together (docs/ranks.md). */
+#define MG_COMMON_RANK_OPTS(c)                                                                                         \
+    {NULL, MG_OPT_GROUP, NULL, NULL, "Several processes"},                                                             \
+        {"--rank", MG_OPT_U64, &(c).rank_asked, "I",                                                                   \
+         "write share I of the output, counted from 0; with --world (default: what mpirun, srun or a Slurm array "     \
+         "says, "                                                                                                      \
+         "if one of them started this)"},                                                                              \
+        {"--world", MG_OPT_U64, &(c).world_asked, "N", "number of shares; moegraft-finalize completes the output"}, {  \
+        "--finalize", MG_OPT_FLAG, &(c).finalize, NULL, "the last rank to finish completes the output itself"          \
+    }
 /* Options of CLI.md that every tool names and none has yet. */
 #define MG_COMMON_UNBUILT_OPTS                                                                                         \
-    {"--verify-inputs", MG_OPT_UNBUILT, NULL, NULL, "check inputs against recorded hashes first"},                     \
-        {"--rank", MG_OPT_UNBUILT, NULL, "I", "share of a distributed run"}, {                                         \
-        "--world", MG_OPT_UNBUILT, NULL, "N", "number of ranks of a distributed run"                                   \
-    }
+    { "--verify-inputs", MG_OPT_UNBUILT, NULL, NULL, "check inputs against recorded hashes first" }
 /* mergekit's switches without meaning here. */
 #define MG_MERGEKIT_NOOP_OPTS                                                                                          \
     {NULL, MG_OPT_GROUP, NULL, NULL, "Accepted for mergekit's sake"},                                                  \
@@ -148,6 +159,9 @@ void mg_common_init(mg_common *c);
 /* Check and derive the fields marked above. */
 mg_status mg_common_finish(mg_common *c, mg_error *err) MG_MUST_CHECK;
 void mg_common_release(mg_common *c);
+/* After mg_common_finish, by tools with MG_COMMON_RANK_OPTS: options, else what a launcher put into the environment;
+ * says on stderr which was taken. One of 1 is no rank. */
+mg_status mg_common_ranks(mg_common *c, const mg_tool_info *tool, mg_error *err) MG_MUST_CHECK;
 
 /* Print "moegraft-TOOL: error: TEXT" and the next command to type to stderr (after a usage error: its --help); returns
  * the error's code as an exit status. */

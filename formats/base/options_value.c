@@ -110,7 +110,7 @@ void mg_opt_list_release(mg_opt_list *l) {
 }
 
 void mg_common_init(mg_common *c) {
-    *c = (mg_common){.ctx = 512};
+    *c = (mg_common){.ctx = 512, .rank_asked = UINT64_MAX, .world_asked = UINT64_MAX};
 }
 
 void mg_common_release(mg_common *c) {

@@ -12,6 +12,7 @@
 
 #include "formats/base/file.h"
 #include "formats/base/journal.h"
+#include "formats/base/outranks.h"
 
 typedef struct cleaner {
     const char *dir;
@@ -20,7 +21,7 @@ typedef struct cleaner {
     mg_clean_fn fn;
     void *ctx;
     char **names; /* [n] entries that are called like ours, sorted */
-    bool *named;  /* [n] part files that a journal names */
+    bool *named;  /* [n] part files that a journal names, and journals of ranks that are dealt with */
     size_t n;
     bool busy; /* a journal is held by a process: which part files are its is not known */
 } cleaner;
@@ -37,7 +38,9 @@ static int by_name(const void *a, const void *b) {
 static mg_status list(cleaner *c, DIR *d, mg_error *err) {
     size_t cap = 0;
     for (struct dirent *e; (e = readdir(d)) != NULL;) {
-        if (!called(e->d_name, ".journal") && !called(e->d_name, ".part")) continue;
+        if (!called(e->d_name, ".journal") && !called(e->d_name, ".part") && !called(e->d_name, ".ranks") &&
+            !called(e->d_name, ".stage-lock"))
+            continue;
         if (c->n == cap) {
             cap = cap ? 2 * cap : 16;
             char **names = realloc(c->names, cap * sizeof *names);
@@ -131,6 +134,133 @@ static mg_status clean_journal(cleaner *c, const char *name, mg_error *err) {
     return s;
 }
 
+/* ---- ranks ---- */
+
+/* The journals of a set that ranks write: theirs, and that of whoever completes it. */
+typedef struct group {
+    const char *name; /* of the set */
+    size_t len;
+    size_t *at; /* [n] entries */
+    mg_journal *journals;
+    mg_journal_image *images;
+    size_t n, n_open;
+    char (*paths)[4096];
+} group;
+
+static bool is_of(const group *g, const char *entry) {
+    size_t len;
+    uint32_t rank, world;
+    if (mg_ranks_journal_name(entry, &len, &rank, &world)) return len == g->len && !strncmp(entry + 1, g->name, len);
+    return called(entry, ".journal") && strlen(entry) == g->len + 9 && !strncmp(entry + 1, g->name, g->len);
+}
+
+static mg_status open_group(cleaner *c, group *g, mg_error *err) {
+    g->at = calloc(c->n, sizeof *g->at);
+    g->journals = calloc(c->n, sizeof *g->journals);
+    g->images = calloc(c->n, sizeof *g->images);
+    g->paths = calloc(c->n, sizeof *g->paths);
+    if (!g->at || !g->journals || !g->images || !g->paths) return mg_fail_nomem(err, c->n * sizeof *g->paths);
+    for (size_t i = 0; i < c->n; i++)
+        if (is_of(g, c->names[i])) g->at[g->n++] = i;
+    for (; g->n_open < g->n; g->n_open++) {
+        mg_journal *j = &g->journals[g->n_open];
+        MG_TRY(mg_path_join(g->paths[g->n_open], sizeof *g->paths, c->dir, c->names[g->at[g->n_open]], err));
+        MG_TRY(mg_journal_open(j, c->dirfd, g->paths[g->n_open], err));
+        mg_status st = mg_journal_load(j, &g->images[g->n_open], err);
+        if (st != MG_OK) {
+            mg_journal_close(j);
+            return st;
+        }
+    }
+    return MG_OK;
+}
+
+static void close_group(group *g) {
+    for (size_t i = 0; i < g->n_open; i++) {
+        mg_journal_image_release(&g->images[i]);
+        mg_journal_close(&g->journals[i]);
+    }
+    free(g->at);
+    free(g->journals);
+    free(g->images);
+    free(g->paths);
+}
+
+/* Do the journals together claim every unit? */
+static bool is_covered(const group *g) {
+    uint64_t units = 0, claimed = 0;
+    for (size_t i = 0; i < g->n_open; i++)
+        if (!g->images[i].empty) units = g->images[i].n_units;
+    uint8_t *seen = units ? calloc((size_t)units, 1) : NULL;
+    for (size_t i = 0; seen && i < g->n_open; i++)
+        for (size_t k = 0; k < g->images[i].n_records; k++) {
+            const mg_journal_record *r = &g->images[i].records[k];
+            if (r->kind != MG_JOURNAL_UNIT || r->a >= units || seen[r->a]) continue;
+            seen[r->a] = 1;
+            claimed++;
+        }
+    free(seen);
+    return units && claimed == units;
+}
+
+static void keep_group(cleaner *c, const group *g, const char *file, const char *why) {
+    keep(c, file, why);
+    for (size_t i = 0; i < g->n; i++) {
+        keep(c, c->names[g->at[i]], why);
+        c->named[g->at[i]] = true;
+    }
+    for (size_t i = 0; i < g->n_open; i++)
+        for (size_t k = 0; k < g->images[i].n_files; k++) {
+            const size_t at = part_of(c, g->images[i].files[k].name);
+            if (at < c->n) c->named[at] = true;
+        }
+}
+
+static mg_status drop_group(cleaner *c, const group *g, const char *file, mg_error *err) {
+    for (size_t i = 0; i < g->n_open; i++)
+        for (size_t k = 0; k < g->images[i].n_files; k++) {
+            const size_t at = part_of(c, g->images[i].files[k].name);
+            if (at == c->n || c->named[at]) continue;
+            c->named[at] = true;
+            MG_TRY(drop(c, c->names[at], err));
+        }
+    for (size_t i = 0; i < g->n; i++) {
+        c->named[g->at[i]] = true;
+        MG_TRY(drop(c, c->names[g->at[i]], err)); /* still locked */
+    }
+    return drop(c, file, err);
+}
+
+/* What ranks agreed on, with all that is theirs: either everything goes or nothing. */
+static mg_status clean_ranks(cleaner *c, const char *file, mg_error *err) {
+    group g = {.name = file + 1};
+    mg_error why = {0};
+    struct stat st;
+    bool busy = false;
+    int fd = -1;
+    char path[4096];
+    MG_TRY(mg_path_join(path, sizeof path, c->dir, file, err));
+    if (!mg_outset_is_shared(file, &g.len) || !regular(c, file, &st)) {
+        keep(c, file, "is no regular file");
+        return MG_OK;
+    }
+    mg_status s = mg_lock_file(&fd, path, 0, &busy, &why);
+    if (s == MG_OK && busy) s = mg_fail(&why, MG_ERR_IO, "another process is completing this output");
+    if (s == MG_OK) s = open_group(c, &g, &why);
+    if (s != MG_OK) {
+        c->busy = true;
+        keep_group(c, &g, file, why.message);
+        s = MG_OK;
+    } else if (is_covered(&g)) {
+        keep_group(c, &g, file, "all ranks are done: moegraft finalize completes it");
+    } else {
+        s = drop_group(c, &g, file, err);
+    }
+    close_group(&g);
+    if (fd >= 0) close(fd);
+    return s;
+}
+
 /* A small file is locked itself while it is written. */
 static bool is_locked(const cleaner *c, const char *name) {
     bool busy = true;
@@ -156,7 +286,11 @@ static mg_status clean_orphan(cleaner *c, const char *name, mg_error *err) {
 static mg_status clean_all(cleaner *c, DIR *d, mg_error *err) {
     MG_TRY(list(c, d, err));
     for (size_t i = 0; i < c->n; i++)
-        if (called(c->names[i], ".journal")) MG_TRY(clean_journal(c, c->names[i], err));
+        if (called(c->names[i], ".ranks")) MG_TRY(clean_ranks(c, c->names[i], err));
+    for (size_t i = 0; i < c->n; i++)
+        if (called(c->names[i], ".stage-lock") && !is_locked(c, c->names[i])) MG_TRY(drop(c, c->names[i], err));
+    for (size_t i = 0; i < c->n; i++)
+        if (called(c->names[i], ".journal") && !c->named[i]) MG_TRY(clean_journal(c, c->names[i], err));
     for (size_t i = 0; i < c->n; i++)
         if (called(c->names[i], ".part") && !c->named[i]) MG_TRY(clean_orphan(c, c->names[i], err));
     return c->opt->dry_run ? MG_OK : mg_fd_sync_dir(c->dirfd, err);

@@ -18,7 +18,7 @@
 #include "formats/base/checked.h"
 #include "formats/base/crash.h"
 #include "formats/base/file.h"
-#include "formats/base/outset.h"
+#include "formats/base/outranks.h"
 
 #define SYNC_BYTES   (UINT64_C(1) << 30)
 #define SYNC_SECONDS 10.0
@@ -55,10 +55,12 @@ static mg_status check_name(const char *name, mg_error *err) {
                    strlen(name), MAX_NAME);
 }
 
-static char *journal_path(const char *dir, const char *name) {
-    size_t size = strlen(dir) + strlen(name) + 16;
-    char *path = malloc(size);
-    if (path) snprintf(path, size, "%s/.%s.journal", dir[0] ? dir : ".", name);
+/* Of a set, or of one of `world` ranks that write it. */
+static char *journal_path(const char *dir, const char *name, uint32_t rank, uint32_t world) {
+    size_t size = strlen(dir) + strlen(name) + 48;
+    char *path = malloc(size), of[32] = "";
+    if (world) snprintf(of, sizeof of, ".%u-of-%u", rank, world);
+    if (path) snprintf(path, size, "%s/.%s%s.journal", dir[0] ? dir : ".", name, of);
     return path;
 }
 
@@ -70,6 +72,7 @@ mg_status mg_outset_new(mg_outset **out, const char *dir, const char *name, mg_x
     if (!s) return mg_fail_nomem(err, sizeof *s);
     s->dirfd = -1;
     s->journal.fd = -1;
+    s->ranks_fd = -1;
     s->plan = plan_id;
     s->options = opt ? *opt : (mg_outset_options){0};
     s->sync_bytes = sync_bytes();
@@ -78,7 +81,7 @@ mg_status mg_outset_new(mg_outset **out, const char *dir, const char *name, mg_x
     pthread_mutex_init(&s->sync_lock, NULL);
     s->dir = strdup(dir[0] ? dir : ".");
     s->name = strdup(name);
-    s->journal_path = journal_path(dir, name);
+    s->journal_path = journal_path(dir, name, s->options.rank, s->options.world);
     mg_status st = s->dir && s->name && s->journal_path ? MG_OK : mg_fail_nomem(err, strlen(dir) + strlen(name));
     if (st == MG_OK && (s->dirfd = open(s->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC)) < 0)
         st = mg_outset_place(s, s->dir, mg_fail_errno(err, "cannot open the output directory"), err);
@@ -90,8 +93,10 @@ mg_status mg_outset_new(mg_outset **out, const char *dir, const char *name, mg_x
 }
 
 bool mg_outset_pending(const char *dir, const char *name) {
-    char *path = journal_path(dir, name);
+    char *path = journal_path(dir, name, 0, 0);
     bool pending = path && mg_path_exists(path);
+    if (path) strcpy(path + strlen(path) - strlen("journal"), "ranks");
+    pending = pending || (path && mg_path_exists(path));
     free(path);
     return pending;
 }
@@ -208,14 +213,38 @@ static bool rehash(mg_outset *s, const mg_extent *extents, size_t n_extents, mg_
     return good;
 }
 
+/* Call with lock held. */
+static bool push(mg_outset *s, mg_journal_kind kind, uint64_t a, mg_xxh128 hash) {
+    if (s->n_queue == s->cap_queue) {
+        size_t cap = s->cap_queue ? s->cap_queue * 2 : 64;
+        mg_journal_record *bigger = realloc(s->queue, cap * sizeof *bigger);
+        if (!bigger) return false;
+        s->queue = bigger;
+        s->cap_queue = cap;
+    }
+    mg_journal_record *r = &s->queue[s->n_queue++];
+    *r = (mg_journal_record){.kind = kind, .a = a};
+    memcpy(r->b, hash.bytes, 16);
+    return true;
+}
+
+bool mg_outset_is_claimed(const mg_outset *s, uint64_t unit) {
+    return unit < s->n_units && s->claimed && s->claimed[unit] != MG_CLAIM_NONE;
+}
+
 bool mg_outset_is_done(mg_outset *s, uint64_t unit, const mg_extent *extents, size_t n_extents) {
     mg_xxh128 hash;
-    if (!s->started || unit >= s->n_units || !s->claimed || !s->claimed[unit]) return false;
-    if (!rehash(s, extents, n_extents, &hash) || memcmp(hash.bytes, s->hashes[unit].bytes, 16) != 0) return false;
+    if (!s->started || unit >= s->n_units) return false;
+    if (n_extents) { /* a unit without bytes in this set is done */
+        if (!mg_outset_is_claimed(s, unit)) return false;
+        if (!rehash(s, extents, n_extents, &hash) || memcmp(hash.bytes, s->hashes[unit].bytes, 16) != 0) return false;
+    }
     pthread_mutex_lock(&s->lock);
-    mark_done(s, unit);
+    /* another's claim, confirmed, becomes ours */
+    bool ok = !n_extents || s->claimed[unit] == MG_CLAIM_OWN || push(s, MG_JOURNAL_UNIT, unit, hash);
+    if (ok) mark_done(s, unit);
     pthread_mutex_unlock(&s->lock);
-    return true;
+    return ok;
 }
 
 /* fdatasync (or, before renaming, fsync) every file written since the last time. */
@@ -256,27 +285,13 @@ static mg_status flush_locked(mg_outset *s, mg_error *err) {
     return st;
 }
 
-static bool push(mg_outset *s, uint64_t unit, mg_xxh128 hash) {
-    if (s->n_queue == s->cap_queue) {
-        size_t cap = s->cap_queue ? s->cap_queue * 2 : 64;
-        mg_journal_record *bigger = realloc(s->queue, cap * sizeof *bigger);
-        if (!bigger) return false;
-        s->queue = bigger;
-        s->cap_queue = cap;
-    }
-    mg_journal_record *r = &s->queue[s->n_queue++];
-    *r = (mg_journal_record){.kind = MG_JOURNAL_UNIT, .a = unit};
-    memcpy(r->b, hash.bytes, 16);
-    return true;
-}
-
 mg_status mg_outset_unit_done(mg_outset *s, uint64_t unit, mg_xxh128 hash, mg_error *err) {
     if (!s->started || unit >= s->n_units)
         return mg_fail(err, MG_ERR_INTERNAL, "unit %llu of %llu", (unsigned long long)unit,
                        (unsigned long long)s->n_units);
     MG_TRY(check_broken(s, err));
     pthread_mutex_lock(&s->lock);
-    bool ok = push(s, unit, hash);
+    bool ok = push(s, MG_JOURNAL_UNIT, unit, hash);
     if (ok) mark_done(s, unit);
     double since = mg_outset_clock() - s->last_sync;
     pthread_mutex_unlock(&s->lock);
@@ -286,6 +301,39 @@ mg_status mg_outset_unit_done(mg_outset *s, uint64_t unit, mg_xxh128 hash, mg_er
     mg_status st = flush_locked(s, err);
     pthread_mutex_unlock(&s->sync_lock);
     return st;
+}
+
+mg_status mg_outset_keep_note(mg_outset *s, uint64_t key, mg_xxh128 value, mg_error *err) {
+    if (s->n_notes == s->cap_notes) {
+        const size_t cap = s->cap_notes ? s->cap_notes * 2 : 64;
+        mg_journal_record *more = realloc(s->notes, cap * sizeof *more);
+        if (!more) return mg_fail_nomem(err, cap * sizeof *more);
+        s->notes = more;
+        s->cap_notes = cap;
+    }
+    mg_journal_record *r = &s->notes[s->n_notes++];
+    *r = (mg_journal_record){.kind = MG_JOURNAL_NOTE, .a = key};
+    memcpy(r->b, value.bytes, sizeof value.bytes);
+    return MG_OK;
+}
+
+mg_status mg_outset_note(mg_outset *s, uint64_t key, mg_xxh128 value, mg_error *err) {
+    pthread_mutex_lock(&s->lock);
+    mg_status st = mg_outset_keep_note(s, key, value, err);
+    if (st == MG_OK && !push(s, MG_JOURNAL_NOTE, key, value)) st = mg_fail_nomem(err, sizeof(mg_journal_record));
+    pthread_mutex_unlock(&s->lock);
+    return st;
+}
+
+bool mg_outset_noted(mg_outset *s, uint64_t key, mg_xxh128 *value) {
+    bool found = false;
+    pthread_mutex_lock(&s->lock);
+    for (size_t i = s->n_notes; i-- > 0 && !found;) {
+        found = s->notes[i].a == key;
+        if (found) memcpy(value->bytes, s->notes[i].b, sizeof value->bytes);
+    }
+    pthread_mutex_unlock(&s->lock);
+    return found;
 }
 
 /* The list of files and their inodes goes to the journal before the first of them is renamed. */
@@ -341,21 +389,37 @@ static mg_status rename_all(mg_outset *s, mg_error *err) {
     return MG_OK;
 }
 
+static mg_status flush(mg_outset *s, mg_error *err) {
+    pthread_mutex_lock(&s->sync_lock);
+    mg_status st = flush_locked(s, err);
+    pthread_mutex_unlock(&s->sync_lock);
+    return st;
+}
+
+mg_status mg_outset_share_done(mg_outset *s, mg_error *err) {
+    if (!s->started || s->finished || !s->options.world)
+        return mg_fail(err, MG_ERR_INTERNAL, "a rank's share ends once, after it started");
+    MG_TRY(flush(s, err));
+    mg_crash_point("share: on disk");
+    s->disposable = false;
+    s->finished = true;
+    mg_journal_close(&s->journal);
+    return MG_OK;
+}
+
 mg_status mg_outset_commit(mg_outset *s, mg_error *err) {
-    if (!s->started || s->finished)
+    if (!s->started || s->finished || s->options.world)
         return mg_fail(err, MG_ERR_INTERNAL, "an output set is committed once, after it started");
     if (s->n_done != s->n_units)
         return mg_fail(err, MG_ERR_INTERNAL, "%llu of %llu units of output '%s' are not written",
                        (unsigned long long)(s->n_units - s->n_done), (unsigned long long)s->n_units, s->name);
-    pthread_mutex_lock(&s->sync_lock);
-    mg_status st = flush_locked(s, err);
-    pthread_mutex_unlock(&s->sync_lock);
-    if (st != MG_OK) return st;
+    MG_TRY(flush(s, err));
     mg_crash_point("commit: begins");
     MG_TRY(sync_files(s, true, err));
     MG_TRY(record_commit(s, err));
     mg_crash_point("commit: recorded");
     MG_TRY(rename_all(s, err));
+    MG_TRY(mg_outset_ranks_remove(s, err));
     MG_TRY(mg_journal_remove(&s->journal, err));
     s->finished = true;
     mg_crash_point("commit: journal removed");
@@ -365,11 +429,10 @@ mg_status mg_outset_commit(mg_outset *s, mg_error *err) {
 /* Interrupted: keep what is finished. Nothing finished: leave no trace. */
 static void leave(mg_outset *s) {
     if (s->started && !s->finished && atomic_load(&s->broken) == MG_OK && s->n_queue) {
-        pthread_mutex_lock(&s->sync_lock);
-        mg_status st = flush_locked(s, NULL);
-        pthread_mutex_unlock(&s->sync_lock);
+        mg_status st = flush(s, NULL);
         if (st != MG_OK) mg_outset_broken(s, st); /* nothing was claimed; the rerun does it again */
     }
+    if (s->options.world && !s->finished && (s->journal.fd < 0 || s->disposable)) mg_outset_ranks_leave(s);
     if (s->finished || s->journal.fd < 0 || !s->disposable) return;
     for (size_t i = 0; i < s->n_files; i++)
         if (s->files[i].fd >= 0 && !s->files[i].renamed) unlinkat(s->dirfd, s->files[i].part, 0);
@@ -381,6 +444,7 @@ void mg_outset_free(mg_outset *s) {
     if (!s) return;
     leave(s);
     mg_journal_close(&s->journal);
+    mg_outset_ranks_release(s);
     for (size_t i = 0; i < s->n_files; i++) {
         if (s->files[i].fd >= 0) close(s->files[i].fd);
         free(s->specs[i].name);
@@ -395,6 +459,7 @@ void mg_outset_free(mg_outset *s) {
     free(s->hashes);
     free(s->done);
     free(s->queue);
+    free(s->notes);
     free(s->dir);
     free(s->name);
     free(s->journal_path);

@@ -24,9 +24,16 @@
 
 typedef struct mg_outset mg_outset;
 
+enum { MG_RANKS_MAX = 65536 }; /* processes that write one set together */
+
 typedef struct mg_outset_options {
     bool restart; /* discard a journal and part files that exist */
     bool force;   /* replace existing final files; without it an existing one is MG_ERR_USAGE before work starts */
+    /* One of `world` processes that write the set together, each with its own journal; world 0: alone. A rank ends with
+     * mg_outset_share_done; a later run alone takes over what all ranks have claimed, and commits (docs/ranks.md). */
+    uint32_t rank, world;
+    const void *shared; /* what all ranks have to agree on, kept in .NAME.ranks for mg_outset_shared; borrowed */
+    uint64_t shared_size;
 } mg_outset_options;
 
 /* One contiguous piece of a unit's output: where its bytes lie. */
@@ -58,6 +65,12 @@ mg_status mg_outset_start(mg_outset *s, uint64_t n_units, mg_error *err) MG_MUST
  * written. Thread safe. A false answer after damage is silent: the unit is just done again. */
 bool mg_outset_is_done(mg_outset *s, uint64_t unit, const mg_extent *extents, size_t n_extents);
 
+/* True when a journal claims the unit: what mg_outset_is_done would look at. */
+bool mg_outset_is_claimed(const mg_outset *s, uint64_t unit);
+/* Small results that belong to finished work, kept in the journal with the units: key -> 16 bytes. Thread safe. */
+mg_status mg_outset_note(mg_outset *s, uint64_t key, mg_xxh128 value, mg_error *err) MG_MUST_CHECK;
+bool mg_outset_noted(mg_outset *s, uint64_t key, mg_xxh128 *value);
+
 /* Write bytes of a unit (or of a header) by position. Thread safe. */
 mg_status mg_outset_write(mg_outset *s, uint32_t file, uint64_t offset, const void *data, uint64_t n,
                           mg_error *err) MG_MUST_CHECK;
@@ -81,6 +94,23 @@ mg_status mg_outset_settle(mg_outset *s, uint32_t file, uint64_t end, mg_error *
  * read (and compared instead of written) there, and commit renames the rest. After MG_OK the set is finished and only
  * mg_outset_free remains. */
 mg_status mg_outset_commit(mg_outset *s, mg_error *err) MG_MUST_CHECK;
+
+/* The end of a rank: everything it finished is on disk and claimed, its journal is closed and stays. Only
+ * mg_outset_free remains. */
+mg_status mg_outset_share_done(mg_outset *s, mg_error *err) MG_MUST_CHECK;
+/* What the ranks of set `name` in dir agreed on; *data NULL when none have been here, else malloc'ed. MG_ERR_INTEGRITY:
+ * damaged. */
+mg_status mg_outset_shared(const char *dir, const char *name, uint32_t *world, mg_xxh128 *plan, uint8_t **data,
+                           uint64_t *size, mg_error *err) MG_MUST_CHECK;
+
+/* Remove the journal of a set whose files all have their names, where a run was stopped before its very last step. */
+mg_status mg_outset_sweep(const char *dir, const char *name, mg_error *err) MG_MUST_CHECK;
+/* Is this the file name of such an agreement? Its set's name begins after the dot and is *name_len long. */
+bool mg_outset_is_shared(const char *file, size_t *name_len);
+
+/* An exclusive lock on a file that is made when it is absent, waited for up to `seconds`. *held_by_other: not locked.
+ * *fd: close it to unlock. */
+mg_status mg_lock_file(int *fd, const char *path, double seconds, bool *held_by_other, mg_error *err) MG_MUST_CHECK;
 
 /* A small file written in one go with the same temp + fsync + rename protocol (reports, manifests, imatrix). */
 mg_status mg_outfile_write_all(const char *path, const void *data, size_t n, bool force, mg_error *err) MG_MUST_CHECK;

@@ -16,7 +16,7 @@
 #include "formats/base/checked.h"
 #include "formats/base/crash.h"
 #include "formats/base/file.h"
-#include "formats/base/outset.h"
+#include "formats/base/outranks.h"
 
 /* Inodes of the last complete commit block: n = number of files, NULL when there is none. Points into the image. */
 static const mg_journal_record *last_commit(const mg_journal_image *image) {
@@ -76,7 +76,8 @@ static void part_name(char out[264], const char *name) {
 static mg_status discard(mg_outset *s, const mg_journal_image *image, mg_error *err) {
     const mg_journal_record *commit = last_commit(image);
     bool complete = is_complete(s, image);
-    for (size_t i = 0; i < image->n_files && !complete; i++) {
+    /* a rank's part files are the others' too */
+    for (size_t i = 0; i < image->n_files && !complete && !s->options.world; i++) {
         const mg_journal_file *f = &image->files[i];
         char part[264];
         if (!plain(f->name)) continue;
@@ -88,7 +89,7 @@ static mg_status discard(mg_outset *s, const mg_journal_image *image, mg_error *
     return mg_journal_wipe(&s->journal, err);
 }
 
-static bool same_layout(const mg_outset *s, const mg_journal_image *image) {
+bool mg_outset_same_layout(const mg_outset *s, const mg_journal_image *image) {
     if (image->n_units != s->n_units || image->n_files != s->n_files) return false;
     for (size_t i = 0; i < s->n_files; i++)
         if (image->files[i].size != s->specs[i].size || strcmp(image->files[i].name, s->specs[i].name) != 0)
@@ -117,7 +118,7 @@ static mg_status examine(mg_outset *s, mg_journal_image *image, mg_error *err) {
         if (err && err->code == MG_OK) *err = unreadable;
         return st;
     }
-    bool mine = !image->empty && memcmp(image->plan.bytes, s->plan.bytes, 16) == 0 && same_layout(s, image);
+    bool mine = !image->empty && memcmp(image->plan.bytes, s->plan.bytes, 16) == 0 && mg_outset_same_layout(s, image);
     if (!image->empty && !mine && !s->options.restart && !is_complete(s, image)) return conflict(s, image, err);
     if (s->options.restart || (!image->empty && !mine)) {
         MG_TRY(discard(s, image, err));
@@ -126,16 +127,26 @@ static mg_status examine(mg_outset *s, mg_journal_image *image, mg_error *err) {
     return MG_OK;
 }
 
-static mg_status take_claims(mg_outset *s, const mg_journal_image *image, mg_error *err) {
+/* Another's note goes into our journal, too: theirs may be gone when ours is read again. */
+static mg_status take_note(mg_outset *s, const mg_journal_record *r, uint8_t claim, mg_error *err) {
+    mg_xxh128 value, known;
+    memcpy(value.bytes, r->b, sizeof value.bytes);
+    if (claim == MG_CLAIM_OWN) return mg_outset_keep_note(s, r->a, value, err);
+    return mg_outset_noted(s, r->a, &known) ? MG_OK : mg_outset_note(s, r->a, value, err);
+}
+
+mg_status mg_outset_take_claims(mg_outset *s, const mg_journal_image *image, uint8_t claim, mg_error *err) {
     for (size_t i = 0; i < image->n_records; i++) {
         const mg_journal_record *r = &image->records[i];
+        if (r->kind == MG_JOURNAL_NOTE) MG_TRY(take_note(s, r, claim, err));
         if (r->kind != MG_JOURNAL_UNIT || r->a >= s->n_units) continue;
         if (!s->claimed) {
             s->claimed = calloc((size_t)s->n_units, 1);
             s->hashes = calloc((size_t)s->n_units, sizeof *s->hashes);
             if (!s->claimed || !s->hashes) return mg_fail_nomem(err, s->n_units * (1 + sizeof *s->hashes));
         }
-        s->claimed[r->a] = 1;
+        if (s->claimed[r->a] == MG_CLAIM_OWN && claim == MG_CLAIM_OTHER) continue;
+        s->claimed[r->a] = claim;
         memcpy(s->hashes[r->a].bytes, r->b, 16);
     }
     return MG_OK;
@@ -221,7 +232,8 @@ static mg_status reserve(mg_outset *s, size_t i, uint64_t need, uint64_t room, m
 static mg_status open_files(mg_outset *s, const mg_journal_image *image, mg_error *err) {
     const mg_journal_record *commit = last_commit(image);
     uint64_t need, room;
-    for (size_t i = 0; i < s->n_files; i++) MG_TRY(open_file(s, i, commit, image->empty, err));
+    const bool fresh = image->empty && !s->claimed && !s->options.world; /* no other rank's bytes are in them */
+    for (size_t i = 0; i < s->n_files; i++) MG_TRY(open_file(s, i, commit, fresh, err));
     MG_TRY(check_room(s, &need, &room, err));
     for (size_t i = 0; i < s->n_files; i++) MG_TRY(reserve(s, i, need, room, err));
     return mg_outset_place(s, s->dir, mg_fd_sync_dir(s->dirfd, err), err);
@@ -234,9 +246,11 @@ static mg_status begin(mg_outset *s, mg_journal_image *image, mg_error *err) {
         for (size_t i = 0; i < s->n_files; i++) MG_TRY(refuse_existing(s, s->specs[i].name, err));
         MG_TRY(mg_journal_begin(&s->journal, s->plan, s->n_units, s->specs, s->n_files, err));
     } else {
-        MG_TRY(take_claims(s, image, err));
+        MG_TRY(mg_outset_take_claims(s, image, MG_CLAIM_OWN, err));
         s->disposable = !s->claimed && !last_commit(image);
     }
+    MG_TRY(mg_outset_ranks_claims(s, err));
+    if (s->claimed) s->disposable = false;
     MG_TRY(open_files(s, image, err));
     mg_journal_record owner = {.kind = MG_JOURNAL_OWNER, .a = (uint64_t)getpid()};
     return mg_journal_append(&s->journal, &owner, 1, false, err);
@@ -250,13 +264,28 @@ mg_status mg_outset_start(mg_outset *s, uint64_t n_units, mg_error *err) {
     /* without a journal nothing is resumed: refuse before leaving any trace */
     if (!mg_path_exists(s->journal_path))
         for (size_t i = 0; i < s->n_files; i++) MG_TRY(refuse_existing(s, s->specs[i].name, err));
+    MG_TRY(mg_outset_ranks_begin(s, err));
     MG_TRY(mg_journal_open(&s->journal, s->dirfd, s->journal_path, err));
     mg_crash_point("start: journal locked");
     mg_journal_image image = {.empty = true};
     mg_status r = begin(s, &image, err);
     mg_journal_image_release(&image);
     s->started = r == MG_OK;
+    if (r == MG_OK && s->options.world) mg_outset_ranks_release(s); /* the next rank may begin */
     s->last_sync = mg_outset_clock();
     mg_outset_settle_init(s);
     return r;
+}
+
+mg_status mg_outset_sweep(const char *dir, const char *name, mg_error *err) {
+    mg_outset *s;
+    mg_journal_image image = {.empty = true};
+    if (!mg_outset_pending(dir, name)) return MG_OK;
+    MG_TRY(mg_outset_new(&s, dir, name, (mg_xxh128){0}, NULL, err));
+    mg_status st = mg_journal_open(&s->journal, s->dirfd, s->journal_path, err);
+    if (st == MG_OK) st = mg_journal_load(&s->journal, &image, err);
+    if (st == MG_OK && (image.empty || is_complete(s, &image))) st = mg_journal_remove(&s->journal, err);
+    mg_journal_image_release(&image);
+    mg_outset_free(s);
+    return st;
 }

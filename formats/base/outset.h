@@ -18,6 +18,9 @@ typedef struct mg_outset_file {
     uint64_t sent, dropped; /* outfile_settle.c: on their way to disk, and out of the page cache, up to here */
 } mg_outset_file;
 
+/* Who claims a unit: nobody, the set's own journal, another process's (which goes into ours once it is confirmed). */
+enum { MG_CLAIM_NONE, MG_CLAIM_OWN, MG_CLAIM_OTHER };
+
 struct mg_outset {
     int dirfd;
     char *dir, *name;
@@ -33,8 +36,15 @@ struct mg_outset {
     bool started, finished;
     bool disposable; /* journal and part files hold nothing worth keeping: free may remove them */
 
+    int ranks_fd;       /* lock on .NAME.ranks, -1 */
+    mg_journal *others; /* journals of ranks, open and locked while this process works on the set alone */
+    size_t n_others;
+    char **other_paths;       /* [n_others] */
+    mg_journal_record *notes; /* of all journals read, and of this run; under lock */
+    size_t n_notes, cap_notes;
+
     uint64_t n_units;
-    uint8_t *claimed;  /* per unit: the journal has a hash for it; NULL when it has none at all */
+    uint8_t *claimed;  /* per unit: MG_CLAIM_*; NULL when there are none at all */
     mg_xxh128 *hashes; /* per unit, where claimed */
 
     pthread_mutex_t lock; /* guards the queue and the counts below */
@@ -60,6 +70,13 @@ mg_status mg_outset_broken(mg_outset *s, mg_status st);
 /* Decide whether the set, whose files are all declared, is worth settling (outfile_settle.c). */
 void mg_outset_settle_init(mg_outset *s);
 double mg_outset_clock(void);
+/* The units and notes of a journal of this plan and layout; claim: MG_CLAIM_OWN or MG_CLAIM_OTHER. */
+mg_status mg_outset_take_claims(mg_outset *s, const mg_journal_image *image, uint8_t claim,
+                                mg_error *err) MG_MUST_CHECK;
+/* Remember a note without writing it; the last one of a key counts. */
+mg_status mg_outset_keep_note(mg_outset *s, uint64_t key, mg_xxh128 value, mg_error *err) MG_MUST_CHECK;
+/* Does the journal describe the files and units of this set? */
+bool mg_outset_same_layout(const mg_outset *s, const mg_journal_image *image);
 /* rename within a directory that, unless force, refuses a target that exists (EEXIST). As rename: 0, or -1 and errno.
  */
 int mg_outset_rename(int dirfd, const char *from, const char *to, bool force);
