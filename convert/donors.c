@@ -161,7 +161,7 @@ static unsigned list_differences(const mg_donor *base, const mg_donor *d, unsign
     for (uint32_t i = 0; i < all; i++) {
         if (mixture && of_experts(keys[i])) continue;
         if (may_differ(keys[i]) || ((flags & MG_DONORS_ANY_DEPTH) && keys[i] == MG_K_LAYERS)) continue;
-        if ((flags & MG_DONORS_ANY_VOCAB) && keys[i] == MG_K_VOCAB) continue;
+        if ((flags & (MG_DONORS_ANY_VOCAB | MG_DONORS_NEW_VOCAB)) && keys[i] == MG_K_VOCAB) continue;
         if ((base->ckpt->kv || d->ckpt->kv) && is_lost(base, d, keys[i])) continue;
         char b[96], v[96];
         size_t at = strlen(list);
@@ -208,7 +208,7 @@ mg_status mg_donors_compare(mg_donor *d, uint32_t n, unsigned flags, mg_error *e
     if (differences)
         return mg_fail(err, MG_ERR_CONFLICT, "donors do not fit together (%u differences): %s%s", differences, list,
                        cut ? " ..." : "");
-    for (uint32_t i = 1; i < n; i++) {
+    for (uint32_t i = 1; i < n && !(flags & MG_DONORS_NEW_VOCAB); i++) {
         if (flags & MG_DONORS_ANY_VOCAB)
             MG_TRY(map_vocab(d, i, err));
         else if (!d[i].shared)

@@ -36,6 +36,7 @@ enum {
     MG_DONORS_ANY_DEPTH = 1, /* numbers of layers may differ */
     MG_DONORS_MIXTURES = 2, /* donors may be mixtures of families that have experts in common with the base's; what they
                                say of their experts is not compared */
+    MG_DONORS_NEW_VOCAB = 8, /* vocabularies may differ, and what belongs together is vocab_union.h's business */
     MG_DONORS_ANY_VOCAB = 4, /* vocabularies may differ: vocab says which rows belong together */
 };
 /* Compare donors 1..n-1 with donor 0, the base: family (a GGUF may be of any that shares its architecture's name),

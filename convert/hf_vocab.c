@@ -376,18 +376,33 @@ static mg_status add_json(mg_plan *p, uint32_t out, const char *name, const mg_j
     return st;
 }
 
-mg_status mg_hf_vocab_add(mg_plan *p, uint32_t out, const mg_kvs *kv, bool *had, mg_error *err) {
+mg_status mg_hf_vocab_make(mg_json **tokenizer, mg_json **config, const mg_kvs *kv, mg_error *err) {
     mg_tokenizer *t;
-    *had = false;
+    *tokenizer = *config = NULL;
     MG_TRY(mg_tokenizer_open_kv(&t, kv, "GGUF", err));
     if (!t) return MG_OK;
-    mg_json *root = mg_json_new_object(), *config = make_config(t, kv);
+    mg_json *root = mg_json_new_object(), *side = make_config(t, kv);
     mg_status st = make_tokenizer(root, t, kv, err);
-    if (st == MG_OK) st = add_json(p, out, "tokenizer.json", root, err);
+    mg_tokenizer_free(t);
+    if (st == MG_OK) {
+        *tokenizer = root;
+        *config = side;
+        return MG_OK;
+    }
+    mg_json_free(root);
+    mg_json_free(side);
+    return st;
+}
+
+mg_status mg_hf_vocab_add(mg_plan *p, uint32_t out, const mg_kvs *kv, bool *had, mg_error *err) {
+    mg_json *root, *config;
+    *had = false;
+    MG_TRY(mg_hf_vocab_make(&root, &config, kv, err));
+    if (!root) return MG_OK;
+    mg_status st = add_json(p, out, "tokenizer.json", root, err);
     if (st == MG_OK) st = add_json(p, out, "tokenizer_config.json", config, err);
     *had = st == MG_OK;
     mg_json_free(root);
     mg_json_free(config);
-    mg_tokenizer_free(t);
     return st;
 }

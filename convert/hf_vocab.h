@@ -9,5 +9,7 @@
 /* Add the files to a directory output. *had = false, and nothing added, when kv has no tokenizer. MG_ERR_UNSUPPORTED
  * for a kind that is not read, and for pieces whose scores do not order their merges. */
 mg_status mg_hf_vocab_add(mg_plan *p, uint32_t out, const mg_kvs *kv, bool *had, mg_error *err) MG_MUST_CHECK;
+/* The two files as trees, the caller's; NULL when kv has no tokenizer. */
+mg_status mg_hf_vocab_make(mg_json **tokenizer, mg_json **config, const mg_kvs *kv, mg_error *err) MG_MUST_CHECK;
 
 #endif

@@ -178,6 +178,7 @@ static mg_status describe_result(mg_merge *m, mg_error *err) {
                        m->units.per_layer);
     MG_TRY(is_mixture(m->donors[0].model) ? config_of_mixture(m, err) : config_of_dense(m, err));
     if (m->dtype != MG_DTYPE_COUNT) mg_config_set_dtype(m->config, m->dtype);
+    if (m->vocab) mg_vocab_union_config(m->vocab, m->config, m->target);
     MG_TRY(mg_model_from_config(&m->result, m->config, err));
     if (mg_hp_i(m->result, MG_K_EXPERTS) != m->units.per_layer || mg_hp_i(m->result, MG_K_EXPERTS_USED) != m->used)
         return mg_fail(err, MG_ERR_UNSUPPORTED,
@@ -218,8 +219,14 @@ static mg_status open_all(mg_merge *m, mg_error *err) {
     MG_TRY(mg_donors_open(m->donors, m->n_donors, err));
     MG_TRY(pick_target(m, err));
     MG_TRY(check_shared(m, err));
-    MG_TRY(
-        mg_donors_compare(m->donors, m->n_donors, MG_DONORS_MIXTURES | (s->any_vocab ? MG_DONORS_ANY_VOCAB : 0), err));
+    MG_TRY(mg_donors_compare(m->donors, m->n_donors,
+                             MG_DONORS_MIXTURES | (s->vocab.rebuild     ? MG_DONORS_NEW_VOCAB
+                                                   : s->vocab.any_vocab ? MG_DONORS_ANY_VOCAB
+                                                                        : 0),
+                             err));
+    if (s->vocab.rebuild && s->trunk_regmean)
+        return mg_fail(err, MG_ERR_UNSUPPORTED, "trunk: regmean keeps the base's vocabulary (tokenizer_source: base)");
+    if (s->vocab.rebuild) MG_TRY(mg_vocab_union_make(&m->vocab, &s->vocab, m->donors, m->n_donors, err));
     MG_TRY(check_mixtures(m, err));
     MG_TRY(check_base_fits(m, err));
     MG_TRY(mg_merge_units_make(&m->units, s, m->donors, &m->arena, err));
@@ -243,6 +250,7 @@ mg_status mg_merge_open(mg_merge **out, const mg_merge_spec *spec, mg_error *err
 void mg_merge_free(mg_merge *m) {
     if (!m) return;
     mg_checkpoint_free(m->regmean);
+    mg_vocab_union_free(m->vocab);
     mg_donors_close(m->donors, m->n_donors);
     mg_model_free(m->result);
     mg_json_free(m->config);
@@ -287,6 +295,23 @@ static mg_status donor_expr(const mg_donor *d, mg_plan *p, mg_role role, uint32_
     return mg_expr_role(p, d->model, b, out, err);
 }
 
+/* A donor's rows per token, its own or those of the new vocabulary. */
+typedef struct own_rows {
+    mg_plan *p;
+    mg_role role;
+} own_rows;
+static mg_status rows_of(void *ctx, mg_donor *d, const mg_expr **out, mg_error *err) {
+    const own_rows *o = ctx;
+    return donor_expr(d, o->p, o->role, 0, 0, out, err);
+}
+
+static mg_status part_of_donor(const mg_merge *m, const mg_donor *d, mg_plan *p, const mg_part *part,
+                               const mg_expr **out, mg_error *err) {
+    own_rows own = {p, part->role};
+    if (m->vocab && mg_role_is_vocab(part->role)) return mg_vocab_union_rows(p, m->vocab, d, rows_of, &own, out, err);
+    return donor_expr(d, p, part->role, part->layer, part->expert, out, err);
+}
+
 /* A weight of the trunk: the base's, or the recipe's merge of several models, or part of the way from one to the other.
  */
 static mg_status trunk_expr(const mg_merge *m, mg_plan *p, const mg_part *part, const char *name, const mg_expr **out,
@@ -294,7 +319,7 @@ static mg_status trunk_expr(const mg_merge *m, mg_plan *p, const mg_part *part, 
     const mg_dense_spec *s = m->spec->trunk;
     const mg_expr *base, *inputs[MG_BLEND_MAX];
     uint32_t stage, layers = (uint32_t)mg_hp_i(m->result, MG_K_LAYERS);
-    MG_TRY(donor_expr(&m->donors[0], p, part->role, part->layer, part->expert, &base, err));
+    MG_TRY(part_of_donor(m, &m->donors[0], p, part, &base, err));
     *out = base;
     if (!s) return MG_OK;
     if (m->regmean && (stage = mg_regmean_find(m->regmean, part->role, part->layer)) != MG_STRMAP_NONE) {
@@ -306,7 +331,7 @@ static mg_status trunk_expr(const mg_merge *m, mg_plan *p, const mg_part *part, 
                               &b, err));
         for (uint32_t i = 0; i < b.n; i++) {
             const mg_donor *d = &m->donors[m->first_trunk + i];
-            MG_TRY(donor_expr(d, p, part->role, part->layer, part->expert, &inputs[i], err));
+            MG_TRY(part_of_donor(m, d, p, part, &inputs[i], err));
             if (mg_role_is_vocab(part->role)) MG_TRY(mg_vocab_map_rows(p, &d->vocab, base, inputs[i], &inputs[i], err));
         }
         MG_TRY(mg_expr_blend(p, inputs, &b, out, err));
@@ -438,7 +463,11 @@ static mg_status part_expr(const mg_merge *m, mg_plan *p, const mg_target *t, co
         MG_TRY(zero_expr(m, p, t, part, &e, err));
     else
         MG_TRY(trunk_expr(m, p, part, t->name, &e, err));
-    mg_dtype own = mg_dtype_is_float(mg_expr_dtype(e)) ? mg_expr_dtype(e) : MG_BF16; /* blocks are a file's business */
+    mg_dtype own = mg_expr_dtype(e);
+    const mg_bound *embd = mg_model_find(m->donors[0].model, MG_R_TOKEN_EMBD, 0, 0);
+    if (m->vocab && mg_role_is_vocab(part->role) && embd) /* means of rows are F32 */
+        own = mg_model_tensor(m->donors[0].model, embd)->dtype;
+    if (!mg_dtype_is_float(own)) own = MG_BF16; /* blocks are a file's business */
     return mg_expr_cast(p, e, m->dtype == MG_DTYPE_COUNT ? own : m->dtype, NULL, 0, out, err);
 }
 
@@ -490,6 +519,7 @@ mg_status mg_merge_plan(mg_merge *m, mg_plan *p, const char *dir, uint64_t shard
     }
     mg_targets_release(&targets);
     if (st != MG_OK) return st;
-    MG_TRY(mg_donor_copy_sides(&m->donors[0], p, *out, err));
+    MG_TRY(m->vocab ? mg_vocab_union_add_files(p, *out, m->vocab, err)
+                    : mg_donor_copy_sides(&m->donors[0], p, *out, err));
     return mg_plan_add_side_file(p, *out, "mergekit_moe_config.yml", m->spec->text, m->spec->text_size, err);
 }

@@ -16,6 +16,7 @@ typedef struct mg_merge {
     const struct mg_arch *target; /* family of the result */
     mg_donor *donors;             /* [n_donors] the base, the experts in the recipe's order, the models of the trunk */
     uint32_t n_donors, first_trunk;
+    mg_vocab_union *vocab; /* NULL: the base's vocabulary */
     mg_merge_units units;
     uint32_t used;          /* experts per token */
     mg_checkpoint *regmean; /* projections of the trunk, opened before mg_merge_plan when the recipe wants them */

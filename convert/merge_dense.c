@@ -108,6 +108,7 @@ static mg_status plan_config(job *j, mg_error *err) {
     if (st == MG_OK && j->stack.layers != n_layers(r->donors[0].model))
         st = mg_config_set_layers(config, r->donors[0].model->arch, from, j->stack.layers, err);
     if (st == MG_OK && j->dtype != MG_DTYPE_COUNT) mg_config_set_dtype(config, j->dtype);
+    if (st == MG_OK && r->vocab) mg_vocab_union_config(r->vocab, config, r->donors[0].model->arch);
     if (st == MG_OK) st = mg_convert_set_config(r->plan, r->out, r->donors[0].model->arch, config, err);
     if (st == MG_OK) st = mg_model_from_config(&j->result, config, err);
     mg_json_free(config);
@@ -144,8 +145,25 @@ static mg_status other_tokens(const job *j, mg_donor *d, const mg_target *t, con
     return mg_vocab_map_rows(j->run->plan, &d->vocab, base, own, out, err);
 }
 
+/* A donor's own rows per token. */
+typedef struct own_rows {
+    const job *j;
+    const mg_target *t;
+} own_rows;
+static mg_status rows_of(void *ctx, mg_donor *d, const mg_expr **out, mg_error *err) {
+    const own_rows *o = ctx;
+    const mg_bound *b = mg_model_find(d->model, o->t->parts[0].role, 0, 0);
+    if (!b) b = mg_model_find(d->model, MG_R_TOKEN_EMBD, 0, 0); /* a tied head */
+    if (!b || o->t->n_parts != 1 || o->t->views[0].kind != MG_VIEW_END)
+        return mg_fail(err, MG_ERR_UNSUPPORTED, "rows of '%s' cannot be found by their tokens", o->t->name);
+    return mg_expr_role(o->j->run->plan, d->model, b, out, err);
+}
+
 static mg_status source_expr(const job *j, mg_donor *d, const mg_target *t, uint32_t layer, const mg_expr **out,
                              mg_error *err) {
+    own_rows own = {j, t};
+    if (j->run->vocab && mg_role_is_vocab(t->parts[0].role))
+        return mg_vocab_union_rows(j->run->plan, j->run->vocab, d, rows_of, &own, out, err);
     if (d->vocab.row && mg_role_is_vocab(t->parts[0].role)) return other_tokens(j, d, t, out, err);
     return mg_dense_donor_expr(j->run->plan, d, t, layer, out, err);
 }
@@ -176,6 +194,10 @@ static mg_status blended(job *j, const mg_target *t, const mg_expr **out, mg_err
         MG_TRY(source_expr(j, &j->run->donors[j->first_donor[slice] + i], t,
                            layer == UINT32_MAX ? layer : source_layer(j, i, layer), &inputs[i], err));
     mg_dtype dtype = j->dtype == MG_DTYPE_COUNT ? mg_expr_dtype(inputs[0]) : j->dtype;
+    if (j->dtype == MG_DTYPE_COUNT && j->run->vocab && mg_role_is_vocab(t->parts[0].role)) { /* not of means */
+        const mg_bound *embd = mg_model_find(j->run->donors[0].model, MG_R_TOKEN_EMBD, 0, 0);
+        if (embd) dtype = mg_model_tensor(j->run->donors[0].model, embd)->dtype;
+    }
     MG_TRY(mg_expr_blend(j->run->plan, inputs, &b, out, err));
     return mg_expr_cast(j->run->plan, *out, dtype, NULL, 0, out, err);
 }
@@ -221,8 +243,11 @@ static mg_status open_donors(job *j, mg_error *err) {
     }
     MG_TRY(mg_donors_open(r->donors, r->n_donors, err));
     unsigned flags =
-        (s->slices[0].sources[0].whole ? 0 : MG_DONORS_ANY_DEPTH) | (s->any_vocab ? MG_DONORS_ANY_VOCAB : 0);
-    return mg_donors_compare(r->donors, r->n_donors, flags, err);
+        (s->slices[0].sources[0].whole ? 0 : MG_DONORS_ANY_DEPTH) | (s->vocab.rebuild     ? MG_DONORS_NEW_VOCAB
+                                                                     : s->vocab.any_vocab ? MG_DONORS_ANY_VOCAB
+                                                                                          : 0);
+    MG_TRY(mg_donors_compare(r->donors, r->n_donors, flags, err));
+    return s->vocab.rebuild ? mg_vocab_union_make(&r->vocab, &s->vocab, r->donors, r->n_donors, err) : MG_OK;
 }
 
 static mg_status run_init(job *j, const char *dir, uint64_t shard_size, mg_error *err) {
@@ -236,9 +261,11 @@ static mg_status run_init(job *j, const char *dir, uint64_t shard_size, mg_error
     MG_TRY(plan_config(j, err));
     MG_TRY(check_layers(j, err));
     MG_TRY(add_tensors(j, err));
-    MG_TRY(mg_donor_copy_sides(&r->donors[0], r->plan, r->out, err));
+    MG_TRY(r->vocab ? mg_vocab_union_add_files(r->plan, r->out, r->vocab, err)
+                    : mg_donor_copy_sides(&r->donors[0], r->plan, r->out, err));
     MG_TRY(mg_plan_add_side_file(r->plan, r->out, "mergekit_config.yml", j->spec->text, j->spec->text_size, err));
     MG_TRY(mg_plan_checkpoint(r->plan, r->out, &r->ckpt, err));
+    if (r->vocab) return mg_vocab_union_dir(r->vocab, &r->ckpt->dir, err);
     r->ckpt->vocab = r->donors[0].ckpt->kv;
     if (!r->ckpt->vocab) r->ckpt->dir = r->donors[0].ckpt->dir; /* the tokenizer files are the base's */
     return MG_OK;
@@ -264,6 +291,7 @@ void mg_dense_run_free(mg_dense_run *r) {
     if (!r) return;
     mg_checkpoint_free(r->ckpt);
     mg_plan_free(r->plan);
+    mg_vocab_union_free(r->vocab);
     mg_donors_close(r->donors, r->n_donors);
     mg_arena_release(&r->arena);
     free(r);

@@ -12,6 +12,7 @@
 typedef struct mg_dense_run {
     mg_donor *donors; /* [n_donors] the base, then every source of every slice */
     uint32_t n_donors;
+    mg_vocab_union *vocab; /* NULL: the base's vocabulary */
     mg_plan *plan;
     uint32_t out;        /* the directory output */
     mg_checkpoint *ckpt; /* the merge, evaluated on reading */

@@ -309,15 +309,11 @@ static mg_status get_slices(mg_dense_spec *s, const char *dir, const mg_yaml *ro
     return MG_OK;
 }
 
-/* Without tokenizer_source: base tokenizers are compared token by token, so union and a model mean the same one. */
-static mg_status check_tokenizer_keys(mg_dense_spec *s, const mg_yaml *root, mg_error *err) {
-    const mg_yaml *tokenizer = mg_yaml_get(root, "tokenizer"), *chat = mg_yaml_get(root, "chat_template");
-    if (is_set(tokenizer))
-        return mg_fail(err, MG_ERR_UNSUPPORTED, "line %u: 'tokenizer' (building another vocabulary) is not built",
-                       tokenizer->line);
+static mg_status check_tokenizer_keys(mg_dense_spec *s, const char *dir, const mg_yaml *root, mg_error *err) {
+    const mg_yaml *chat = mg_yaml_get(root, "chat_template");
     if (is_set(chat) && (chat->type != MG_YAML_SCALAR || strcmp(chat->text, "auto") != 0))
         return mg_fail(err, MG_ERR_UNSUPPORTED, "line %u: only chat_template: auto, the base's, is built", chat->line);
-    return mg_merge_yaml_tokenizer(root, &s->any_vocab, err);
+    return mg_vocab_spec_read(&s->vocab, &s->arena, dir, root, err);
 }
 
 static mg_status read_root(mg_dense_spec *s, const char *dir, const mg_yaml *root, mg_error *err) {
@@ -330,7 +326,7 @@ static mg_status read_root(mg_dense_spec *s, const char *dir, const mg_yaml *roo
     if (!method || method->type != MG_YAML_SCALAR) return mg_fail(err, MG_ERR_FORMAT, "'merge_method' is missing");
     MG_TRY(mg_merge_yaml_check_keys(root, keys, "the recipe", err));
     MG_TRY(mg_blend_parse(method->text, &s->method, err));
-    MG_TRY(check_tokenizer_keys(s, root, err));
+    MG_TRY(check_tokenizer_keys(s, dir, root, err));
     MG_TRY(get_parameters(s, root, &s->parameters, err));
     if (is_set(base)) {
         MG_TRY(mg_merge_yaml_model(&s->arena, base, "base_model", &s->base_path, err));

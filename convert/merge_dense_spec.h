@@ -4,6 +4,7 @@
 #define MG_CONVERT_MERGE_DENSE_SPEC_H
 
 #include "convert/blend.h"
+#include "convert/vocab_union.h"
 #include "formats/base/arena.h"
 #include "formats/base/yaml.h"
 #include "formats/dtype.h"
@@ -23,7 +24,7 @@ typedef struct mg_dense_slice {
 } mg_dense_slice;
 
 typedef struct mg_dense_spec {
-    bool any_vocab; /* tokenizer_source: base; models may have other tokens */
+    mg_vocab_spec vocab;
     mg_blend_method method;
     const char *base_path; /* config, tokenizer and delta base; the first source when the recipe names none */
     mg_dense_slice *slices;

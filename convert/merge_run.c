@@ -159,9 +159,9 @@ static mg_status compute_from_prompts(gate_work *g, mg_error *err) {
     uint32_t *entry = calloc(n, sizeof *entry);
     if (!entry) return mg_fail_nomem(err, n * sizeof *entry);
     fill_entries(g, entry);
-    mg_status st = open_tokenizer(&tok, g->run->merge->donors[0].ckpt, err);
-    if (st == MG_OK)
-        st = g->spec->gate_mode == MG_GATE_FIT ? fit_rows(g, entry, tok, err) : hidden_rows(g, entry, tok, err);
+    const bool fits = g->spec->gate_mode == MG_GATE_FIT; /* through the result, which may have other tokens */
+    mg_status st = open_tokenizer(&tok, fits ? g->run->ckpt : g->run->merge->donors[0].ckpt, err);
+    if (st == MG_OK) st = fits ? fit_rows(g, entry, tok, err) : hidden_rows(g, entry, tok, err);
     mg_tokenizer_free(tok);
     free(entry);
     return st;
@@ -332,13 +332,22 @@ static mg_status run_init(mg_merge_run *r, const mg_merge_spec *spec, const mg_m
             note(opt, "'%s' has other tokens: %u of the base's %u rows found by their text", d->name, d->vocab.found,
                  d->vocab.n);
     }
+    if (r->merge->vocab) {
+        char text[400];
+        mg_vocab_union_text(r->merge->vocab, text, sizeof text);
+        note(opt, "tokenizer: %s", text);
+    }
     if (spec->trunk_regmean) MG_TRY(compute_trunk(&g, err));
     MG_TRY(mg_plan_new(&r->plan, err));
     r->merge->seed = opt->seed;
     MG_TRY(mg_merge_plan(r->merge, r->plan, opt->dir, opt->shard_size, &r->out, err));
     MG_TRY(mg_plan_checkpoint(r->plan, r->out, &r->ckpt, err));
-    r->ckpt->vocab = r->merge->donors[0].ckpt->kv;
-    if (!r->ckpt->vocab) r->ckpt->dir = r->merge->donors[0].ckpt->dir; /* tokenizer files are the base's */
+    if (r->merge->vocab)
+        MG_TRY(mg_vocab_union_dir(r->merge->vocab, &r->ckpt->dir, err));
+    else
+        r->ckpt->vocab = r->merge->donors[0].ckpt->kv;
+    if (!r->merge->vocab && !r->ckpt->vocab)
+        r->ckpt->dir = r->merge->donors[0].ckpt->dir; /* tokenizer files are the base's */
     MG_TRY(mg_model_open(&r->model, r->ckpt, err));
     bool shared_router = false;
     for (uint32_t l = 0; l < (uint32_t)mg_hp_i(r->model, MG_K_LAYERS); l++)

@@ -233,8 +233,9 @@ static mg_status get_trunk(mg_merge_spec *s, const char *dir, const mg_yaml *v, 
 
 static mg_status read_root(mg_merge_spec *s, const char *dir, const mg_yaml *root, mg_error *err) {
     static const char *const keys[] = {
-        "base_model",   "experts",      "gate_mode", "dtype", "experts_per_token", "shared_experts",   "architecture",
-        "shared_scale", "dense_layers", "grid",      "trunk", "layer_experts",     "tokenizer_source", NULL};
+        "base_model",     "experts",       "gate_mode",        "dtype",        "experts_per_token",
+        "shared_experts", "architecture",  "shared_scale",     "dense_layers", "grid",
+        "trunk",          "layer_experts", "tokenizer_source", "tokenizer",    NULL};
     if (!root || root->type != MG_YAML_MAP) return mg_fail(err, MG_ERR_FORMAT, "a merge recipe must be a mapping");
     MG_TRY(mg_merge_yaml_check_keys(root, keys, "the recipe", err));
     MG_TRY(mg_merge_yaml_model(&s->arena, mg_yaml_get(root, "base_model"), "base_model", &s->base, err));
@@ -259,7 +260,7 @@ static mg_status read_root(mg_merge_spec *s, const char *dir, const mg_yaml *roo
         MG_TRY(get_expert(s, dir, v, &s->experts[s->n_experts + s->n_shared++], err));
     MG_TRY(get_shape(s, root, err));
     MG_TRY(get_lists(s, mg_yaml_get(root, "layer_experts"), err));
-    MG_TRY(mg_merge_yaml_tokenizer(root, &s->any_vocab, err));
+    if (!s->prompts_only) MG_TRY(mg_vocab_spec_read(&s->vocab, &s->arena, dir, root, err));
     s->trunk_strength = 1;
     const mg_yaml *trunk = mg_yaml_get(root, "trunk");
     if (trunk && !mg_yaml_is_null(trunk) && !s->prompts_only) MG_TRY(get_trunk(s, dir, trunk, err));

@@ -3,6 +3,7 @@
 #ifndef MG_CONVERT_MERGE_SPEC_H
 #define MG_CONVERT_MERGE_SPEC_H
 
+#include "convert/vocab_union.h"
 #include "convert/merge_dense_spec.h"
 
 typedef enum mg_gate_mode {
@@ -69,8 +70,8 @@ typedef struct mg_merge_spec {
     mg_dense_spec *trunk;     /* attention, norms, embeddings and head merged from several models; NULL: the base's */
     bool trunk_regmean;       /* projections of the attention by regression on the donors' inputs (regmean.h) */
     double trunk_strength;    /* how far from the base to that trunk; 1 when absent */
-    bool any_vocab;           /* tokenizer_source: base; donors may have other tokens */
-    const char *text;         /* the file verbatim, copied into the output as mergekit_moe_config.yml */
+    mg_vocab_spec vocab;
+    const char *text; /* the file verbatim, copied into the output as mergekit_moe_config.yml */
     size_t text_size;
     bool prompts_only; /* paths are not resolved */
     mg_arena arena;

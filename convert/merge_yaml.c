@@ -152,14 +152,6 @@ mg_status mg_merge_yaml_dtype(const mg_yaml *map, const char *key, mg_dtype *out
     return mg_merge_yaml_schema(err, v, key, "bfloat16, float16 or float32");
 }
 
-mg_status mg_merge_yaml_tokenizer(const mg_yaml *root, bool *any_vocab, mg_error *err) {
-    const mg_yaml *v = mg_yaml_get(root, "tokenizer_source");
-    if (!v || mg_yaml_is_null(v)) return MG_OK;
-    if (v->type != MG_YAML_SCALAR) return mg_merge_yaml_schema(err, v, "tokenizer_source", "base, union or a model");
-    *any_vocab = strcmp(v->text, "base") == 0;
-    return MG_OK;
-}
-
 void mg_merge_yaml_dir(const char *path, char *buf, size_t size) {
     const char *slash = strrchr(path, '/');
     if (!slash)

@@ -21,9 +21,6 @@ mg_status mg_merge_yaml_resolve(mg_arena *a, const char *dir, const char *name, 
                                 mg_error *err) MG_MUST_CHECK;
 /* bfloat16, float16, float32 and their short forms; *out stays as it is when the key is absent or null. */
 mg_status mg_merge_yaml_dtype(const mg_yaml *map, const char *key, mg_dtype *out, mg_error *err) MG_MUST_CHECK;
-/* tokenizer_source: *any_vocab when it is base: models may then have other tokens than the base, which are found by
- * their text. Any other value takes one tokenizer that all models must share. */
-mg_status mg_merge_yaml_tokenizer(const mg_yaml *root, bool *any_vocab, mg_error *err) MG_MUST_CHECK;
 /* The folder of a recipe's path, "." for a bare name. */
 void mg_merge_yaml_dir(const char *path, char *buf, size_t size);
 

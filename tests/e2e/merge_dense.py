@@ -365,7 +365,7 @@ refuse(8, ["density 1.5"], "merge_method: ties\n" + base + model.replace("weight
 refuse(8, ["epsilon"], "merge_method: della\n" + base + model.replace("weight: 1", "weight: 1, density: 0.1"))
 refuse(3, ["line 4", "weight"], "merge_method: linear\n" + model.replace("weight: 1", "weight: [1, x]"))
 refuse(4, ["modules"], "merge_method: linear\nmodules: {}\n")
-refuse(4, ["tokenizer"], "merge_method: linear\ntokenizer: {source: union}\n" + model)
+refuse(3, ["sources"], "merge_method: linear\ntokenizer: {sources: union}\n" + model)
 refuse(3, ["either"], "merge_method: linear\n" + model + "slices: []\n")
 one = "merge_method: passthrough\nslices:\n  - sources:\n      - model: " + str(DONORS / "code")
 refuse(3, ["layer_range"], one + "\n")
