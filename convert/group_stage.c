@@ -11,6 +11,7 @@
 #include "convert/stage_layer.h"
 #include "formats/arch/arch.h"
 #include "formats/base/checked.h"
+#include "formats/base/outclean.h"
 #include "quant/gptq.h"
 
 #define STAGE_VERSION  4u /* part of the id: raise when a formula changes */
@@ -414,6 +415,10 @@ mg_status mg_group_stage_report(const mg_group_stage *s, mg_json **out, mg_error
     return st;
 }
 
+static void forget(void *ctx, const char *dir, const char *name, uint64_t bytes, const char *why) {
+    (void)ctx, (void)dir, (void)name, (void)bytes, (void)why;
+}
+
 void mg_group_stage_clean(const mg_group_stage *s) {
     const pass *passes[] = {&s->awq, &s->gptq};
     char path[4096];
@@ -421,5 +426,7 @@ void mg_group_stage_clean(const mg_group_stage *s) {
     for (int i = 0; i < 2; i++)
         for (uint32_t l = 0; l < s->layers; l++)
             if (layer_path(s, passes[i], l, path, sizeof path, &quiet) == MG_OK) unlink(path);
-    rmdir(s->opt.dir);
+    /* A run killed between the renaming of a layer's file and the end of its journal leaves the journal. */
+    const mg_clean_options all = {.orphans = true};
+    if (mg_outset_clean(s->opt.dir, &all, forget, NULL, &quiet) == MG_OK) rmdir(s->opt.dir);
 }
