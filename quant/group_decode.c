@@ -38,14 +38,6 @@ static float scale_at(mg_dtype d, const uint8_t *p) {
     }
 }
 
-static void fill_values(mg_group_band *b) {
-    for (uint32_t c = 0; c < 256; c++) {
-        if (b->m->value == MG_CODE_E4M3) b->value[c] = mg_e4m3_to_f32((uint8_t)c);
-        if (b->m->value == MG_CODE_E5M2) b->value[c] = mg_f16_to_f32((uint16_t)(c << 8));
-        if (b->m->value == MG_CODE_E2M1) b->value[c] = mg_e2m1_to_f32(c & 15);
-    }
-}
-
 /* ---- reading a rectangle of a two-dimensional array ---- */
 
 typedef struct rect {
@@ -270,7 +262,6 @@ mg_status mg_group_band_load(mg_group_band *b, mg_checkpoint *c, const mg_group_
     b->biases = m->biases == MG_STRMAP_NONE ? NULL : malloc(places);
     if (!b->codes || !b->zeros || !b->scales || (m->biases != MG_STRMAP_NONE && !b->biases))
         return mg_fail_nomem(err, codes + places);
-    fill_values(b);
     MG_TRY(load_order(b, c, err));
     MG_TRY(load_floats(b, c, m->scales, b->scales, err));
     if (b->biases) MG_TRY(load_floats(b, c, m->biases, b->biases, err));
@@ -287,19 +278,33 @@ void mg_group_band_release(mg_group_band *b) {
     *b = (mg_group_band){0};
 }
 
+/* Columns with an order of their own: a group each. */
+static void decode_ordered(const mg_group_band *b, uint64_t i, uint64_t col, uint64_t n, float *out) {
+    const uint8_t *codes = b->codes + i * b->ld, *zeros = b->zeros + i * b->m->groups;
+    const float *scales = b->scales + i * b->m->groups;
+    for (uint64_t k = col; k < col + n; k++, out++) {
+        const uint32_t g = b->g_idx[k];
+        *out = ((float)codes[k] - (float)zeros[g]) * scales[g];
+    }
+}
+
 void mg_group_band_decode(const mg_group_band *b, uint64_t row, uint64_t col, uint64_t n, float *out) {
     const mg_group_matrix *m = b->m;
     const uint64_t i = row - b->row;
     const uint8_t *codes = b->codes + i * b->ld, *zeros = b->zeros + i * m->groups;
     const float *scales = b->scales + i * m->groups;
     const mg_group_kernels *kernels = mg_group_kernels_get();
+    if (b->g_idx && m->value == MG_CODE_INT && !b->biases) {
+        decode_ordered(b, i, col, n, out);
+        return;
+    }
     for (uint64_t end = col + n; col < end;) {
         const uint64_t g = b->g_idx ? b->g_idx[col] : col / m->group_size;
         uint64_t run = b->g_idx ? 1 : (g + 1) * m->group_size - col;
         if (run > end - col) run = end - col;
         const float *bias = b->biases ? b->biases + i * m->groups + g : NULL;
         if (m->value != MG_CODE_INT)
-            for (uint64_t k = 0; k < run; k++) out[k] = b->value[codes[col + k]] * scales[g];
+            kernels->floats(codes + col, run, m->value, scales[g], out);
         else if (bias) /* no zeros then */
             kernels->affine(codes + col, run, scales[g], *bias, out);
         else

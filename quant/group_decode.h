@@ -14,13 +14,12 @@
 typedef struct mg_group_band {
     const mg_group_matrix *m;
     uint64_t row, n_rows;
-    uint64_t ld;      /* bytes from one row of codes to the next */
-    uint8_t *codes;   /* [n_rows][ld] */
-    uint8_t *zeros;   /* [n_rows][groups] */
-    float *scales;    /* [n_rows][groups] */
-    float *biases;    /* [n_rows][groups], or NULL: 0 */
-    uint32_t *g_idx;  /* [cols], or NULL: column / group_size */
-    float value[256]; /* of a code that is a small float */
+    uint64_t ld;     /* bytes from one row of codes to the next */
+    uint8_t *codes;  /* [n_rows][ld] */
+    uint8_t *zeros;  /* [n_rows][groups] */
+    float *scales;   /* [n_rows][groups] */
+    float *biases;   /* [n_rows][groups], or NULL: 0 */
+    uint32_t *g_idx; /* [cols], or NULL: column / group_size */
 } mg_group_band;
 
 /* Rows of m that make a band of about `bytes`; a multiple of 32, so that no packed word is shared by two bands. */

@@ -81,24 +81,24 @@ static float step_of(const mg_group_codes *q, float scale) {
     return q->scheme.scale_dtype == MG_F8_E4M3 ? scale / q->global : scale;
 }
 
+static mg_group_value kind_of(const mg_group_codes *q) {
+    return q->scheme.bits == 8 ? MG_CODE_E4M3 : MG_CODE_E2M1;
+}
+
 void mg_group_float_round(mg_group_codes *q, uint64_t row, const float *w) {
     const float *scales = scales_of(q, row);
     uint8_t *codes = q->codes + row * q->cols;
-    const bool wide = q->scheme.bits == 8;
-    for (uint64_t g = 0, k = 0; k < q->cols; g++) {
-        const float step = step_of(q, scales[g]);
-        for (const uint64_t end = group_end(q, k); k < end; k++)
-            codes[k] = wide ? mg_f32_to_e4m3(w[k] / step) : mg_f32_to_e2m1(w[k] / step);
+    for (uint64_t g = 0, k = 0, end; k < q->cols; g++, k = end) {
+        end = group_end(q, k);
+        mg_group_kernels_get()->narrow(w + k, end - k, kind_of(q), step_of(q, scales[g]), codes + k);
     }
 }
 
 void mg_group_float_unround(const mg_group_codes *q, uint64_t row, float *w) {
     const float *scales = scales_of(q, row);
     const uint8_t *codes = q->codes + row * q->cols;
-    const bool wide = q->scheme.bits == 8;
-    for (uint64_t g = 0, k = 0; k < q->cols; g++) {
-        const float step = step_of(q, scales[g]);
-        for (const uint64_t end = group_end(q, k); k < end; k++)
-            w[k] = (wide ? mg_e4m3_to_f32(codes[k]) : mg_e2m1_to_f32(codes[k])) * step;
+    for (uint64_t g = 0, k = 0, end; k < q->cols; g++, k = end) {
+        end = group_end(q, k);
+        mg_group_kernels_get()->floats(codes + k, end - k, kind_of(q), step_of(q, scales[g]), w + k);
     }
 }

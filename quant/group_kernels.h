@@ -1,5 +1,6 @@
 /* group_kernels.h - the inner loops of weights quantized in groups behind one table of functions, one table per
- * instruction set: bits to codes and back, ranges, rounding, what rounding costs, codes to values.
+ * instruction set: bits to codes and back, ranges, rounding, what rounding costs, codes to values; codes that
+ * are floats of 8 and 4 bits.
  *
  * Every twin gives the bytes of the scalar functions (quant/ref/ref_group.c), which are the definitions; the templates
  * are quant/simd/group.inc. Sums run in 16 lanes by index modulo 16, added in ascending order in double. No function
@@ -8,6 +9,7 @@
 #define MG_QUANT_GROUP_KERNELS_H
 
 #include "formats/base/cpu.h"
+#include "formats/group_layouts.h"
 
 /* Scale and zero (or bias) of a group, as numbers: the value of code q is (q - zero) * scale + bias. zero is 0 where
  * there is a bias, bias is 0 where there are zeros. */
@@ -37,6 +39,10 @@ typedef double mg_group_cost_fn(const mg_group_step *s, const float *w, const fl
 /* (code - zero) * scale; code * scale + bias. */
 typedef void mg_group_values_fn(const uint8_t *codes, uint64_t n, float zero, float scale, float *out);
 typedef void mg_group_affine_fn(const uint8_t *codes, uint64_t n, float scale, float bias, float *out);
+/* Codes that are small floats (MG_CODE_E4M3, _E5M2: bytes; _E2M1: the low four bits), widened, times scale. */
+typedef void mg_group_floats_fn(const uint8_t *codes, uint64_t n, mg_group_value kind, float scale, float *out);
+/* The small floats (MG_CODE_E4M3, _E2M1) nearest to w / step, as quant/small_float.h rounds; for E2M1 no w is NaN. */
+typedef void mg_group_narrow_fn(const float *w, uint64_t n, mg_group_value kind, float step, uint8_t *codes);
 
 typedef struct mg_group_kernels {
 #define MG_GROUP_KERNEL(field) mg_group_##field##_fn *field;

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "quant/group_twins.h"
+#include "quant/small_float.h"
 
 static void unpack(const uint8_t *in, uint64_t n, uint32_t bits, uint8_t *codes) {
     uint32_t acc = 0, have = 0;
@@ -94,6 +95,20 @@ static void affine(const uint8_t *codes, uint64_t n, float scale, float bias, fl
     for (uint64_t i = 0; i < n; i++) out[i] = (float)codes[i] * scale + bias;
 }
 
+static float widened(uint8_t c, mg_group_value kind) {
+    if (kind == MG_CODE_E4M3) return mg_e4m3_to_f32(c);
+    return kind == MG_CODE_E5M2 ? mg_f16_to_f32((uint16_t)(c << 8)) : mg_e2m1_to_f32(c & 15);
+}
+
+static void floats(const uint8_t *codes, uint64_t n, mg_group_value kind, float scale, float *out) {
+    for (uint64_t i = 0; i < n; i++) out[i] = widened(codes[i], kind) * scale;
+}
+
+static void narrow(const float *w, uint64_t n, mg_group_value kind, float step, uint8_t *codes) {
+    for (uint64_t i = 0; i < n; i++)
+        codes[i] = kind == MG_CODE_E4M3 ? mg_f32_to_e4m3(w[i] / step) : mg_f32_to_e2m1(w[i] / step);
+}
+
 void mg_group_fill_ref(mg_group_kernels *t) {
-    *t = (mg_group_kernels){unpack, pack, turn, range, nearest, error, cost, values, affine};
+    *t = (mg_group_kernels){unpack, pack, turn, range, nearest, error, cost, values, affine, floats, narrow};
 }

@@ -304,6 +304,13 @@ static void group_affine(const mg_group_kernels *t, const group_line *r) {
     for (int g = 0; g < COLUMNS; g += GROUP) t->affine(r->c + g, GROUP, 0.4f, 0.1f, r->y + g);
 }
 
+static void group_floats(const mg_group_kernels *t, const group_line *r) {
+    for (int g = 0; g < COLUMNS; g += GROUP) t->floats(r->c + g, GROUP, MG_CODE_E4M3, 0.4f, r->y + g);
+}
+static void group_narrow(const mg_group_kernels *t, const group_line *r) {
+    for (int g = 0; g < COLUMNS; g += GROUP) t->narrow(r->x + g, GROUP, MG_CODE_E4M3, 0.4f, r->c + g);
+}
+
 static const struct group_bench {
     const char *name;
     void (*run)(const mg_group_kernels *t, const group_line *r);
@@ -311,7 +318,8 @@ static const struct group_bench {
 } group_rows[] = {
     {"group.unpack", group_unpack, 1.5}, {"group.pack", group_pack, 1.5},   {"group.turn", group_turn, 2},
     {"group.range", group_range, 4},     {"group.round", group_round, 5},   {"group.error", group_error, 8},
-    {"group.cost", group_cost, 8},       {"group.values", group_values, 5}, {"group.affine", group_affine, 5}};
+    {"group.cost", group_cost, 8},       {"group.values", group_values, 5}, {"group.affine", group_affine, 5},
+    {"group.floats", group_floats, 5},   {"group.narrow", group_narrow, 5}};
 static const struct group_bench *timed_group;
 
 _Static_assert(sizeof group_rows / sizeof *group_rows == sizeof(mg_group_kernels) / sizeof(void *), "all are timed");

@@ -1,5 +1,6 @@
 /* kernel_group.c - the kernels of the group formats, a driver per row of quant/group_kernels.inc. */
 #include <inttypes.h>
+#include <math.h>
 #include <string.h>
 
 #include "quant/group_kernels.h"
@@ -176,6 +177,29 @@ static uint64_t try_affine(group_case *c) {
     const float scale = kt_any_float(), bias = kt_any_float();
     for (int i = 0; i < 2; i++) c->table[i]->affine(in, n, scale, bias, output(c, i, 4 * n, NULL));
     compare(c, 4 * n, true);
+    return n;
+}
+
+/* Every code, in every lane; where codes have four bits, with anything in the others. */
+static uint64_t try_floats(group_case *c) {
+    const uint64_t n = length(c);
+    const mg_group_value kind = (mg_group_value[]){MG_CODE_E4M3, MG_CODE_E5M2, MG_CODE_E2M1}[kt_below(3)];
+    const uint8_t *in = codes(c, 0, n, 8);
+    const float scale = c->index % 3 ? (float)kt_gauss() : kt_any_float();
+    for (int i = 0; i < 2; i++) c->table[i]->floats(in, n, kind, scale, output(c, i, 4 * n, NULL));
+    compare(c, 4 * n, true);
+    return n;
+}
+
+static uint64_t try_narrow(group_case *c) {
+    const uint64_t n = length(c);
+    const bool wide = kt_next() & 1;
+    const float *w = floats(c, 0, n, wide && c->index % 3 == 0);
+    const float step =
+        wide && c->index % 7 == 0 ? kt_any_float() : ldexpf(1.0f + (float)kt_uniform(), (int)kt_below(20) - 12);
+    for (int i = 0; i < 2; i++)
+        c->table[i]->narrow(w, n, wide ? MG_CODE_E4M3 : MG_CODE_E2M1, step, output(c, i, n, NULL));
+    compare(c, n, false);
     return n;
 }
 
