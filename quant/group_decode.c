@@ -278,14 +278,12 @@ void mg_group_band_release(mg_group_band *b) {
     *b = (mg_group_band){0};
 }
 
-/* Columns with an order of their own: a group each. */
-static void decode_ordered(const mg_group_band *b, uint64_t i, uint64_t col, uint64_t n, float *out) {
-    const uint8_t *codes = b->codes + i * b->ld, *zeros = b->zeros + i * b->m->groups;
-    const float *scales = b->scales + i * b->m->groups;
-    for (uint64_t k = col; k < col + n; k++, out++) {
-        const uint32_t g = b->g_idx[k];
-        *out = ((float)codes[k] - (float)zeros[g]) * scales[g];
-    }
+/* Columns from col on that are in one group. */
+static uint64_t run_length(const mg_group_band *b, uint64_t col, uint64_t most) {
+    if (!b->g_idx) return (col / b->m->group_size + 1) * b->m->group_size - col;
+    uint64_t n = 1;
+    while (n < most && b->g_idx[col + n] == b->g_idx[col]) n++;
+    return n;
 }
 
 void mg_group_band_decode(const mg_group_band *b, uint64_t row, uint64_t col, uint64_t n, float *out) {
@@ -294,17 +292,15 @@ void mg_group_band_decode(const mg_group_band *b, uint64_t row, uint64_t col, ui
     const uint8_t *codes = b->codes + i * b->ld, *zeros = b->zeros + i * m->groups;
     const float *scales = b->scales + i * m->groups;
     const mg_group_kernels *kernels = mg_group_kernels_get();
-    if (b->g_idx && m->value == MG_CODE_INT && !b->biases) {
-        decode_ordered(b, i, col, n, out);
-        return;
-    }
     for (uint64_t end = col + n; col < end;) {
         const uint64_t g = b->g_idx ? b->g_idx[col] : col / m->group_size;
-        uint64_t run = b->g_idx ? 1 : (g + 1) * m->group_size - col;
+        uint64_t run = run_length(b, col, end - col);
         if (run > end - col) run = end - col;
         const float *bias = b->biases ? b->biases + i * m->groups + g : NULL;
         if (m->value != MG_CODE_INT)
             kernels->floats(codes + col, run, m->value, scales[g], out);
+        else if (run == 1 && !bias) /* columns with an order of their own */
+            *out = ((float)codes[col] - (float)zeros[g]) * scales[g];
         else if (bias) /* no zeros then */
             kernels->affine(codes + col, run, scales[g], *bias, out);
         else

@@ -115,7 +115,8 @@ mg_group_step mg_group_step_of(const mg_group_scheme *s, const mg_group_params *
 
 void mg_group_round(const mg_group_scheme *s, const mg_group_params *p, const float *w, uint64_t n, uint8_t *codes) {
     const mg_group_step step = mg_group_step_of(s, p);
-    mg_group_kernels_get()->round(&step, w, n, codes);
+    /* the bytes are the same; a vector for one weight would wait until its parts have been stored */
+    (n == 1 ? mg_group_kernels_for(MG_ISA_SCALAR) : mg_group_kernels_get())->round(&step, w, n, codes);
 }
 
 void mg_group_unround(const mg_group_scheme *s, const mg_group_params *p, const uint8_t *codes, uint64_t n, float *w) {

@@ -44,8 +44,8 @@ void mg_gram_mirror(double *s, uint64_t d) {
 /* ---- factor ---- */
 
 typedef struct factor {
-    double *s, *panel; /* panel [PANEL, d]: the factored columns, transposed */
-    uint64_t d, k, width;
+    double *s, *panel; /* panel [PANEL, ld]: the factored columns, transposed */
+    uint64_t d, ld, k, width;
 } factor;
 
 /* Columns k .. k + width of the diagonal block. */
@@ -64,15 +64,15 @@ static bool factor_block(factor *f) {
     return true;
 }
 
-/* Row i below the block: its part of the factor. */
-static void solve_row(const factor *f, uint64_t i) {
-    double *r = f->s + i * f->d;
+/* Rows first .. end below the block: their part of the factor, a column of all of them at a time. */
+static void solve_tile(const factor *f, uint64_t first, uint64_t end) {
+    const mg_math *math = mg_math_get();
     for (uint64_t j = f->k; j < f->k + f->width; j++) {
         const double *row = f->s + j * f->d;
-        double v = r[j];
-        for (uint64_t p = f->k; p < j; p++) v -= r[p] * row[p];
-        r[j] = v / row[j];
-        f->panel[(j - f->k) * f->d + i] = r[j];
+        double *column = f->panel + (j - f->k) * f->ld;
+        for (uint64_t i = first; i < end; i++) column[i] = f->s[i * f->d + j];
+        math->rank_update(column + first, f->ld, row + f->k, f->d, 1, f->panel + first, f->ld, j - f->k, end - first);
+        for (uint64_t i = first; i < end; i++) f->s[i * f->d + j] = column[i] = column[i] / row[j];
     }
 }
 
@@ -86,7 +86,7 @@ static mg_status solve_rows(void *ctx, uint64_t ticket, unsigned worker, mg_erro
     (void)err;
     uint64_t first, end;
     tile_of(ctx, ticket, &first, &end);
-    for (uint64_t i = first; i < end; i++) solve_row(ctx, i);
+    solve_tile(ctx, first, end);
     return MG_OK;
 }
 
@@ -96,22 +96,31 @@ static mg_status update_rows(void *ctx, uint64_t ticket, unsigned worker, mg_err
     (void)err;
     uint64_t first, end, start = f->k + f->width;
     tile_of(f, ticket, &first, &end);
-    for (uint64_t j = start; j < end; j += PANEL) /* a square of the panel stays in the cache for all rows */
-        for (uint64_t i = first > j ? first : j; i < end; i++) {
-            double *r = f->s + i * f->d;
-            const uint64_t n = i + 1 - j < PANEL ? i + 1 - j : PANEL;
-            mg_math_get()->rank_update(r + j, r + f->k, f->panel + j, f->d, f->width, n);
-        }
+    const mg_math *math = mg_math_get();
+    for (uint64_t j = start; j < first; j += PANEL) /* a square of the panel stays in the cache for all rows */
+        math->rank_update(f->s + first * f->d + j, f->d, f->s + first * f->d + f->k, f->d, end - first, f->panel + j,
+                          f->ld, f->width, PANEL);
+    for (uint64_t i = first; i < end; i++) { /* the last one only up to the diagonal */
+        double *r = f->s + i * f->d;
+        math->rank_update(r + first, f->d, r + f->k, f->d, 1, f->panel + first, f->ld, f->width, i + 1 - first);
+    }
     return MG_OK;
 }
 
+/* From one row of the panel to the next: rows a power of two apart would meet in a few sets of the first-level cache.
+ */
+static uint64_t line_of(uint64_t d) {
+    return d + 8;
+}
+
 uint64_t mg_cholesky_bytes(uint64_t d) {
-    return (d + PANEL) * d * sizeof(double);
+    return (d * d + PANEL * line_of(d)) * sizeof(double);
 }
 
 mg_status mg_cholesky(double *s, uint64_t d, mg_pool *pool, bool *ok, mg_error *err) {
-    factor f = {.s = s, .panel = malloc((size_t)(PANEL * d) * sizeof(double)), .d = d};
-    if (!f.panel) return mg_fail_nomem(err, PANEL * d * sizeof(double));
+    factor f = {.s = s, .d = d, .ld = line_of(d)};
+    f.panel = malloc((size_t)(PANEL * f.ld) * sizeof(double));
+    if (!f.panel) return mg_fail_nomem(err, PANEL * f.ld * sizeof(double));
     mg_status st = MG_OK;
     *ok = true;
     for (; st == MG_OK && *ok && f.k < d; f.k += f.width) {

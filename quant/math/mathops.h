@@ -39,8 +39,10 @@ typedef void mg_kernel_rmsnorm(float *y, const float *x, const float *w, uint64_
 /* Rotate pairs (x[i], x[i + half]) by the angles whose cosine and sine are given, i < half. */
 typedef void mg_kernel_rope(float *x, const float *cs, const float *sn, uint64_t half);
 
-/* y[j] = y[j] - a[p] * x[p * ldx + j], two roundings, for p = 0 .. k - 1 one after the other; j < n. */
-typedef void mg_kernel_update(double *y, const double *a, const double *x, uint64_t ldx, uint64_t k, uint64_t n);
+/* y[r][j] = y[r][j] - a[r][p] * x[p][j], two roundings, for p = 0 .. k - 1 one after the other; r < rows, j < n. ldy, lda,
+ * ldx: from one row to the next. */
+typedef void mg_kernel_update(double *y, uint64_t ldy, const double *a, uint64_t lda, uint64_t rows, const double *x,
+                              uint64_t ldx, uint64_t k, uint64_t n);
 
 typedef struct mg_math {
     const char *name; /* "scalar", "avx2", "avx512", "neon" */

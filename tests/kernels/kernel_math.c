@@ -199,22 +199,25 @@ static uint64_t try_gemm(math_case *c) {
 
 /* Doubles, finite: what is factored was checked. */
 static uint64_t try_update(math_case *c) {
-    const uint64_t n = length(c) % 200, k = kt_below(9), ldx = n + kt_below(4), cells = k ? (k - 1) * ldx + n : 0;
+    const uint64_t n = length(c) % 200, k = kt_below(9), rows = kt_below(7);
+    const uint64_t ldx = n + kt_below(4), lda = k + kt_below(4), ldy = n + kt_below(4);
+    const uint64_t cells = rows ? (rows - 1) * ldy + n : 0;
+    const uint64_t sizes[3] = {cells, rows ? (rows - 1) * lda + k : 0, k ? (k - 1) * ldx + n : 0};
     double *in[3];
-    const uint64_t sizes[3] = {n, k, cells};
     for (int i = 0; i < 3; i++) {
         in[i] = kt_place(&c->in[i], sizes[i] * 8, at_end(c));
         for (uint64_t j = 0; j < sizes[i]; j++) in[i][j] = kt_gauss() * (kt_next() & 1 ? 1 : 1e-9);
         kt_read_only(&c->in[i], true);
     }
     for (int i = 0; i < 2; i++) {
-        double *y = kt_place(&c->out[i], n * 8, at_end(c));
-        memcpy(y, in[0], n * 8);
-        KERNEL(update, c->table[i], c->field)(y, in[1], in[2], ldx, k, n);
+        double *y = kt_place(&c->out[i], cells * 8, at_end(c));
+        memcpy(y, in[0], cells * 8);
+        KERNEL(update, c->table[i], c->field)(y, ldy, in[1], lda, rows, in[2], ldx, k, n);
         if (!kt_intact(&c->out[i])) kt_fail("%s wrote outside its output", c->table[i]->name);
     }
-    if (memcmp(c->out[0].data, c->out[1].data, n * 8) != 0) kt_fail("of %" PRIu64 " doubles some differ", n);
-    return n;
+    if (memcmp(c->out[0].data, c->out[1].data, cells * 8) != 0)
+        kt_fail("of %" PRIu64 " x %" PRIu64 " doubles some differ", rows, n);
+    return rows * n;
 }
 
 typedef struct math_kernel {
