@@ -241,8 +241,12 @@ static mg_status all_layers(mg_group_stage *s, pass *p, mg_model *from, mg_error
     for (uint32_t l = 0; st == MG_OK && l < s->layers; l++) {
         char text[64];
         snprintf(text, sizeof text, "%s layer %u", p->name, l);
-        if (l < last) st = (p->set.layers[l] ? pass_layer : work_layer)(s, p, from, &stream, l, err);
-        mg_progress_add(s->opt.progress, s->opt.text->n_tokens, text);
+        const bool done = p->set.layers[l] != NULL;
+        if (l < last) st = (done ? pass_layer : work_layer)(s, p, from, &stream, l, err);
+        if (done)
+            mg_progress_skip(s->opt.progress, s->opt.text->n_tokens);
+        else
+            mg_progress_add(s->opt.progress, s->opt.text->n_tokens, text);
     }
     mg_stage_stream_release(&stream);
     for (uint32_t l = 0; st == MG_OK && l < s->layers; l++) st = apply_layer(s, p, l, err);

@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "formats/base/options.h"
 
@@ -246,6 +247,28 @@ Test(progress, json_lines_from_threads) {
     cr_expect(strstr(text, "\"done\": 4000000") && strstr(text, "model.layers.0?[31m"), "%s", text);
     cr_assert_gt(getline(&text, &size, m), 0);
     cr_expect(strstr(text, "\"sha256\": \"abc\"") && strstr(text, "\"peak_memory_bytes\": "), "%s", text);
+    free(text);
+    fclose(m);
+}
+
+/* What an earlier run did is done, and no part of the rate: 25 took the time so far, so the 50 left take twice that. */
+Test(progress, skipped_work_is_no_rate) {
+    char *text = NULL;
+    size_t size;
+    FILE *m = tmpfile();
+    mg_progress *p;
+    mg_error err = {0};
+    cr_assert_eq(mg_progress_new_on(&p, MG_PROGRESS_JSON, "calibrate", 1000, m, &err), MG_OK);
+    mg_progress_skip(p, 925);
+    usleep(20000);
+    mg_progress_add(p, 25, "layer 3");
+    mg_progress_free(p);
+    rewind(m);
+    cr_assert_gt(getline(&text, &size, m), 0);
+    const char *seconds = strstr(text, "\"seconds\": "), *left = strstr(text, "\"seconds_left\": ");
+    cr_assert(strstr(text, "\"done\": 950") && seconds && left, "%s", text);
+    const double ratio = strtod(left + 16, NULL) / strtod(seconds + 11, NULL);
+    cr_expect(ratio > 1.999 && ratio < 2.001, "%s", text);
     free(text);
     fclose(m);
 }

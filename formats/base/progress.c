@@ -22,10 +22,10 @@ struct mg_progress {
     mg_progress_mode mode; /* never AUTO */
     bool bar;              /* redraw one line */
     char label[LABEL_MAX], item[ITEM_MAX];
-    const char *unit; /* NULL: bytes */
-    uint64_t total, done;
-    double started, shown; /* seconds of the monotonic clock; shown 0: nothing written yet */
-    size_t drawn;          /* width of the bar on screen */
+    const char *unit;              /* NULL: bytes */
+    uint64_t total, done, skipped; /* skipped: of done */
+    double started, shown;         /* seconds of the monotonic clock; shown 0: nothing written yet */
+    size_t drawn;                  /* width of the bar on screen */
 };
 
 static double now(void) {
@@ -88,6 +88,10 @@ static void write_json(FILE *to, mg_json *o) {
     mg_json_free(o);
 }
 
+static double rate_of(const mg_progress *p, double seconds) {
+    return seconds > 0.001 ? (double)(p->done - p->skipped) / seconds : 0;
+}
+
 static void show_json(const mg_progress *p, double seconds) {
     mg_json *o = mg_json_new_object();
     mg_json_set_str(o, "event", "progress");
@@ -96,6 +100,8 @@ static void show_json(const mg_progress *p, double seconds) {
     mg_json_set_u64(o, "total", p->total);
     if (p->unit) mg_json_set_str(o, "unit", p->unit);
     mg_json_set_f64(o, "seconds", seconds);
+    if (rate_of(p, seconds) > 0 && p->total >= p->done)
+        mg_json_set_f64(o, "seconds_left", (double)(p->total - p->done) / rate_of(p, seconds));
     mg_json_set_str(o, "item", p->item);
     write_json(p->to, o);
 }
@@ -114,7 +120,7 @@ static const char *amount(const mg_progress *p, uint64_t n, char buf[MG_HUMAN_MA
 static void describe(const mg_progress *p, double seconds, char line[LINE_MAX]) {
     char done[MG_HUMAN_MAX], total[MG_HUMAN_MAX], rate[MG_HUMAN_MAX], left[32] = "";
     const char *unit = p->unit ? p->unit : "", *gap = p->unit ? " " : "";
-    double per_second = seconds > 0.001 ? (double)p->done / seconds : 0;
+    double per_second = rate_of(p, seconds);
     amount(p, p->done, done);
     amount(p, p->total, total);
     amount(p, (uint64_t)per_second, rate);
@@ -198,6 +204,14 @@ void mg_progress_add(mg_progress *p, uint64_t done, const char *item) {
     p->done += done;
     if (item) set_item(p, item);
     if (now() - p->shown >= every) show(p);
+    pthread_mutex_unlock(&p->lock);
+}
+
+void mg_progress_skip(mg_progress *p, uint64_t done) {
+    if (!p || p->mode == MG_PROGRESS_NONE) return;
+    pthread_mutex_lock(&p->lock);
+    p->done += done;
+    p->skipped += done;
     pthread_mutex_unlock(&p->lock);
 }
 

@@ -25,6 +25,8 @@ mg_status mg_progress_new(mg_progress **out, mg_progress_mode mode, const char *
 void mg_progress_unit(mg_progress *p, const char *unit);
 void mg_progress_add(mg_progress *p, uint64_t done,
                      const char *item); /* p may be NULL; item: what is being worked on */
+/* Work that an earlier run has done: it counts as done, and not for the rate, which what is left is guessed from. */
+void mg_progress_skip(mg_progress *p, uint64_t done);
 void mg_progress_free(mg_progress *p);  /* ends the bar */
 
 /* The same, writing to a stream of the caller's (mg_progress_new: stderr). AUTO looks whether it is a terminal. */

@@ -117,6 +117,7 @@ for name in ("AUTOAWQ_PYTHON", "MLX_PYTHON"):
         print(f"{name} is not set: not asked")
 for source in (dense, mixture) if mlx else ():
     check("mlx-lm", mlx, MLX, source, "AWQ", *TEXT, "--group-size", "64", "--format", "mlx", engine="mlx", limit=MLX_LIMIT)
+    check("mlx-lm", mlx, MLX, source, "GPTQ", *TEXT, "--group-size", "64", "--format", "mlx", engine="mlx", limit=MLX_LIMIT)
     check("mlx-lm", mlx, MLX, source, "RTN", "--bits", "3", "--group-size", "64", "--format", "mlx", engine="mlx", limit=MLX_LIMIT)
 for source in (dense, mixture) if autoawq else ():
     check("AutoAWQ", autoawq, AUTOAWQ, source, "AWQ", *TEXT, "--group-size", "64", engine="autoawq")
