@@ -125,6 +125,8 @@ static mg_status input_json(const mg_checkpoint *c, mg_json **out, mg_error *err
     mg_json_set(*out, "name", base_name(c->path ? c->path : ""));
     if (mg_variant_is(c)) mg_json_set_str(*out, "stage", "folded");
     if (mg_stage_is(c)) mg_json_set_str(*out, "stage", "file");
+    if (c->config && (mg_json_get(c->config, "quantization_config") || mg_json_get(c->config, "quantization")))
+        mg_json_set_str(*out, "stage", "stored"); /* decoded, it would not say so */
     mg_json_set(*out, "files", files);
     for (uint32_t i = 0; c->dir && i < c->n_files; i++) {
         mg_json *f;

@@ -201,7 +201,9 @@ static void try_path(mg_provenance *p, mg_proof_input *in, const char *path, cha
     char why[512] = "it has another number of files";
     mg_error e = {0};
     mg_checkpoint *c = NULL;
-    if (in->ckpt || mg_group_checkpoint_open_keeping(&c, path, kept(p), &e) != MG_OK) {
+    const bool stored = in->stage && strcmp(in->stage, "stored") == 0; /* codes were copied */
+    if (in->ckpt || (stored ? mg_checkpoint_open(&c, path, &e)
+                            : mg_group_checkpoint_open_keeping(&c, path, kept(p), &e)) != MG_OK) {
         if (!in->ckpt && !*changed && e.code != MG_ERR_IO && is_called(path, in->name))
             snprintf(changed, size, "'%.400s': %.300s", path, e.message);
         return;

@@ -144,6 +144,9 @@ for form in (["--format", "awq", "--group-size", 64], ["--format", "gptq", "--gr
     lists = [{k: v for k, v in config(d)[key].items() if k not in ("modules_to_not_convert", "ignore", "dynamic", "config_groups")} for d in ("codes1", "again")]
     same(lists[0], lists[1], f"{word}: what config.json says")
     run("check", WORK / "codes1")
+    extract("codes1", WORK / "codes", "--expert", 1, "-q", "--manifest")
+    found = run("verify", WORK / "codes", WORK / "codes1", "--provenance", WORK / "codes1/model.manifest.json", "-q", "--json").json()["counts"]
+    same({k: v for k, v in found.items() if v}, {"same": len(hashes(WORK / "codes1"))}, f"{word}: tensors derived again from the manifest")
     extract("floats1", WORK / "codes", "--expert", 1, "--outtype", "f32", "-q")
     same(*(capture(WORK / m, "--capture", "logits")["logits"].sha256() for m in ("codes1", "floats1")), f"{word}: logits of codes and of decoded weights")
     check("quantization_config" not in config("floats1"), f"{word}: decoded")

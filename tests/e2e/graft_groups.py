@@ -57,7 +57,9 @@ for form in FORMATS:
     key = "quantization" if "mlx" in form else "quantization_config"
 
     # ---- dropped: as if it had never been there ----
-    graft(WORK / "q", WORK / "out", "--drop", 1, "-q")
+    graft(WORK / "q", WORK / "out", "--drop", 1, "-q", "--manifest")
+    found = run("verify", WORK / "q", WORK / "out", "--provenance", WORK / "out/model.manifest.json", "-q", "--json").json()["counts"]
+    same({k: v for k, v in found.items() if v}, {"same": len(parts(WORK / "out"))}, f"{word}: tensors derived again from the manifest")
     same(parts(WORK / "out"), parts(WORK / "dropped-q"), f"{word}: parts without expert 1")
     same(config("out"), config("dropped-q"), f"{word}: config.json without expert 1")
     same(logits(WORK / "out"), logits(WORK / "dropped-q"), f"{word}: logits without expert 1")
