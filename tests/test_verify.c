@@ -287,7 +287,7 @@ Test(weight_diff, equal_weights_and_rounded_weights_pass) {
     mg_weight_diff_release(&d);
     diff(&d, &a, &c, 2);
     cr_expect_eq(d.n_bad, 0);
-    cr_expect(d.items[0].error > 0.0005 && d.items[0].error < 0.004 && d.items[0].bpw == 16);
+    cr_expect(d.items[0].error > 0.0005 && d.items[0].error < 0.004 && d.items[0].candidate.bpw == 16);
     cr_expect_float_eq(d.items[0].error, pow(10, -d.items[0].snr_db / 20), 1e-9);
     mg_weight_diff_release(&d);
     unmake(&a);
@@ -503,7 +503,8 @@ Test(report, of_32_layers_with_8_experts) {
     }
     for (uint32_t i = 0; i < DEEP * (7 + 3 * WIDE); i++) {
         snprintf(names[i], sizeof names[i], "blk.%u.some_long_name_exps.weight[%u]", i % DEEP, i / DEEP);
-        weights[i] = (mg_weight_stat){.name = names[i], .candidate = MG_Q4_K, .worst_block = 2, .error = 0.5};
+        weights[i] = (mg_weight_stat){
+            .name = names[i], .reference.name = "F32", .candidate.name = "Q4_K", .worst_block = 2, .error = 0.5};
     }
     c.act = (mg_act_drift){.n_layers = DEEP, .experts = WIDE, .layer = layer, .routing = routing};
     c.weights.items = weights;

@@ -169,9 +169,9 @@ static mg_json *routing_json(const mg_act_drift *a) {
 static mg_json *weight_json(const mg_weight_stat *s) {
     mg_json *o = mg_json_new_object();
     mg_json_set_str(o, "name", s->name);
-    mg_json_set_str(o, "type", s->candidate < MG_DTYPE_COUNT ? mg_dtype_get(s->candidate)->name : "missing");
-    mg_json_set_str(o, "reference_type", s->reference < MG_DTYPE_COUNT ? mg_dtype_get(s->reference)->name : "missing");
-    mg_json_set_f64(o, "bpw", s->bpw);
+    mg_json_set_str(o, "type", s->candidate.name);
+    mg_json_set_str(o, "reference_type", s->reference.name);
+    mg_json_set_f64(o, "bpw", s->candidate.bpw);
     mg_json_set_f64(o, "rmse", s->rmse);
     mg_json_set_f64(o, "snr_db", s->snr_db);
     mg_json_set_f64(o, "max_abs", s->max_abs);
@@ -285,7 +285,7 @@ mg_status mg_report_example(mg_json **out, mg_error *err) {
     uint64_t load = 1;
     mg_layer_stat layer = {.tokens = 1};
     mg_routing_stat routing = {.tokens = 1, .load_ref = &load, .load_cand = &load};
-    mg_weight_stat weight = {.name = "weight"};
+    mg_weight_stat weight = {.name = "weight", .reference.name = "type", .candidate.name = "type"};
     mg_candidate c = {.path = "candidate", .has_drift = true, .has_weights = true};
     c.act = (mg_act_drift){.n_layers = 1, .experts = 1, .layer = &layer, .routing = &routing};
     c.weights.items = &weight;

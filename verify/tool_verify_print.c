@@ -63,14 +63,14 @@ static void print_weights(const mg_weight_diff *d, bool all) {
         }
         printf("    %-44s %-7s snr %.2f dB, error %.4f of its rms (limit %.3f), worst block %.4f (limit %.2f) at row "
                "%llu, column %llu%s\n",
-               s->name, mg_dtype_get(s->candidate)->name, s->snr_db, s->error, s->limits.total, s->worst_block,
-               s->limits.block, (unsigned long long)s->worst_row, (unsigned long long)s->worst_col,
+               s->name, s->candidate.name, s->snr_db, s->error, s->limits.total, s->worst_block, s->limits.block,
+               (unsigned long long)s->worst_row, (unsigned long long)s->worst_col,
                mg_weight_damaged(s) ? "  DAMAGED" : "");
         if (mg_weight_exact_broken(&s->exact))
             printf(
                 "      %llu of %llu %s are not what storing the reference gives, the first at row %llu, column %llu\n",
                 (unsigned long long)s->exact.odd, (unsigned long long)s->exact.units,
-                mg_dtype_is_block(s->candidate) ? "blocks" : "values", (unsigned long long)s->exact.row,
+                mg_dtype_is_block(s->candidate.dtype) ? "blocks" : "values", (unsigned long long)s->exact.row,
                 (unsigned long long)s->exact.col);
     }
     if (shown < d->n_bad) printf("    and %u more\n", d->n_bad - shown);

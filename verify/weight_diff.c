@@ -1,5 +1,6 @@
 /* weight_diff.c - see weight_diff.h. */
 #include "verify/weight_diff.h"
+#include "verify/weight_fold.h"
 
 #include "formats/base/checked.h"
 #include "quant/read_f32.h"
@@ -9,63 +10,6 @@
 #include <string.h>
 
 #define TILE_BYTES (1u << 20)
-
-mg_weight_limits mg_weight_limits_of(mg_dtype t) {
-    switch (t) {
-    case MG_F64:
-    case MG_F32:
-        return (mg_weight_limits){0, 0};
-    case MG_F16:
-    case MG_BF16:
-        return (mg_weight_limits){0.01, 0.005};
-    case MG_Q8_0:
-        return (mg_weight_limits){0.05, 0.02};
-    case MG_Q6_K:
-        return (mg_weight_limits){0.1, 0.05};
-    case MG_Q5_0:
-    case MG_Q5_1:
-    case MG_Q5_K:
-        return (mg_weight_limits){0.25, 0.1};
-    case MG_Q4_0:
-    case MG_Q4_1:
-    case MG_Q4_K:
-    case MG_IQ4_NL:
-    case MG_IQ4_XS:
-    case MG_MXFP4:
-    case MG_NVFP4:
-        return (mg_weight_limits){0.5, 0.2};
-    case MG_Q3_K:
-        return (mg_weight_limits){0.6, 0.27};
-    case MG_IQ3_S:
-        return (mg_weight_limits){0.6, 0.3};
-    case MG_IQ3_XXS:
-        return (mg_weight_limits){0.75, 0.4};
-    default: /* little more is asked than that the block is better than zeros */
-        return (mg_weight_limits){1.3, 1};
-    }
-}
-
-mg_weight_limits mg_weight_limits_between(mg_dtype a, mg_dtype b) {
-    if (a == b) return (mg_weight_limits){0, 0};
-    mg_weight_limits x = mg_weight_limits_of(a), y = mg_weight_limits_of(b);
-    return (mg_weight_limits){fmax(x.block, y.block),
-                              hypot(x.total, y.total)}; /* whole weights' errors add as squares */
-}
-
-/* One pair of weights to compare. */
-typedef struct pair {
-    const mg_bound *a, *b;
-    mg_weight_stat *stat;
-    mg_role role;
-    uint32_t layer;
-    const float *undo; /* [cols] factors for the candidate's columns, NULL for none */
-} pair;
-
-typedef struct work {
-    mg_model *ref, *cand;
-    pair *pairs;
-    mg_progress *progress;
-} work;
 
 typedef struct sums {
     double diff_sq, ref_sq;
@@ -99,32 +43,34 @@ void mg_worst_block_scan(mg_worst_block *w, const float *x, const float *y, uint
         }
 }
 
-static mg_status read_both(const work *w, const pair *p, uint64_t row, uint64_t n, uint64_t cols, float *buf,
-                           mg_error *err) {
+mg_status mg_weight_pair_read(const mg_weight_work *w, const mg_weight_pair *p, uint64_t row, uint64_t n, uint64_t cols,
+                              float *buf, mg_error *err) {
     MG_TRY(mg_read_f32(w->ref, p->a, row, n, buf, err));
     MG_TRY(mg_read_f32(w->cand, p->b, row, n, buf + n * cols, err));
     float *y = buf + n * cols;
     for (uint64_t i = 0; p->undo && i < n * cols; i++) y[i] *= p->undo[i % cols];
+    for (uint64_t i = 0; p->undo_rows && i < n * cols; i++) y[i] *= p->undo_rows[row + i / cols];
     return MG_OK;
 }
 
 /* Whether the very values can be asked for. An added offset rounds once more, undone factors round anew. */
-static bool is_exact(const pair *p) {
+static bool is_exact(const mg_weight_pair *p) {
     const mg_weight_stat *s = p->stat;
-    if (s->reference == s->candidate || !mg_weight_exact_has(s->candidate) || p->undo) return false;
-    if (p->a->shape[p->a->rank - 1] % mg_dtype_get(s->candidate)->block) return false;
+    const mg_weight_stored *c = &s->candidate;
+    if (mg_weight_stored_same(&s->reference, c) || c->bits || !mg_weight_exact_has(c->dtype)) return false;
+    if (p->undo || p->undo_rows || p->a->shape[p->a->rank - 1] % mg_dtype_get(c->dtype)->block) return false;
     for (unsigned i = 0; i < MG_MAX_VIEWS; i++)
         if (p->a->views[i].kind == MG_VIEW_ADD || p->b->views[i].kind == MG_VIEW_ADD) return false;
     return true;
 }
 
-static mg_status compare(const work *w, const pair *p, float *buf, uint64_t tile, mg_error *err) {
+static mg_status compare(const mg_weight_work *w, const mg_weight_pair *p, float *buf, uint64_t tile, mg_error *err) {
     uint64_t rows = mg_bound_rows(p->a), cols = p->a->shape[p->a->rank - 1];
     mg_weight_stat *stat = p->stat;
     sums s = {0};
     for (uint64_t r = 0; r < rows; r += tile) {
         uint64_t n = rows - r < tile ? rows - r : tile;
-        MG_TRY(read_both(w, p, r, n, cols, buf, err));
+        MG_TRY(mg_weight_pair_read(w, p, r, n, cols, buf, err));
         scan_totals(buf, buf + n * cols, n * cols, &s, stat);
     }
     stat->n = rows * cols;
@@ -134,9 +80,10 @@ static mg_status compare(const work *w, const pair *p, float *buf, uint64_t tile
     stat->exact = (mg_weight_exact){0};
     for (uint64_t r = 0; s.diff_sq != 0 && r < rows; r += tile) {
         uint64_t n = rows - r < tile ? rows - r : tile;
-        MG_TRY(read_both(w, p, r, n, cols, buf, err));
+        MG_TRY(mg_weight_pair_read(w, p, r, n, cols, buf, err));
         mg_worst_block_scan(&worst, buf, buf + n * cols, r, n, cols, floor_rms);
-        if (exact) MG_TRY(mg_weight_exact_scan(&stat->exact, stat->candidate, buf, buf + n * cols, r, n, cols, err));
+        if (exact)
+            MG_TRY(mg_weight_exact_scan(&stat->exact, stat->candidate.dtype, buf, buf + n * cols, r, n, cols, err));
     }
     stat->worst_block = worst.error;
     stat->worst_row = worst.row;
@@ -148,10 +95,7 @@ static mg_status compare(const work *w, const pair *p, float *buf, uint64_t tile
     return MG_OK;
 }
 
-static mg_status one_pair(void *ctx, uint64_t i, unsigned worker, mg_error *err) {
-    (void)worker;
-    const work *w = ctx;
-    const pair *p = &w->pairs[i];
+mg_status mg_weight_pair_compare(const mg_weight_work *w, const mg_weight_pair *p, mg_error *err) {
     if (p->stat->missing) return MG_OK;
     uint64_t cols = p->a->shape[p->a->rank - 1], rows = mg_bound_rows(p->a), bytes;
     uint64_t tile = cols < TILE_BYTES / sizeof(float) ? TILE_BYTES / sizeof(float) / (cols ? cols : 1) : 1;
@@ -165,8 +109,14 @@ static mg_status one_pair(void *ctx, uint64_t i, unsigned worker, mg_error *err)
     if (st == MG_OK) st = compare(w, p, buf, tile, err);
     free(buf);
     if (st != MG_OK) mg_error_at(err, NULL, p->stat->name);
-    mg_progress_add(w->progress, (uint64_t)((double)p->stat->n * p->stat->bpw / 8), p->stat->name);
+    mg_progress_add(w->progress, (uint64_t)((double)p->stat->n * p->stat->candidate.bpw / 8), p->stat->name);
     return st;
+}
+
+static mg_status one_pair(void *ctx, uint64_t i, unsigned worker, mg_error *err) {
+    (void)worker;
+    const mg_weight_work *w = ctx;
+    return mg_weight_pair_compare(w, &w->pairs[i], err);
 }
 
 /* ---- which weights there are ---- */
@@ -175,8 +125,8 @@ static bool same_shape(const mg_bound *a, const mg_bound *b) {
     return a->rank == b->rank && memcmp(a->shape, b->shape, a->rank * sizeof *a->shape) == 0;
 }
 
-static mg_status add_pair(mg_weight_diff *out, pair *p, mg_model *ref, mg_model *cand, mg_role role, uint32_t l,
-                          uint32_t e, mg_error *err) {
+static mg_status add_pair(mg_weight_diff *out, mg_weight_pair *p, mg_model *ref, mg_model *cand, mg_role role,
+                          uint32_t l, uint32_t e, mg_error *err) {
     const mg_bound *a = mg_model_find(ref, role, l, e), *b = mg_model_find(cand, role, l, e);
     if (!a && role == MG_R_OUTPUT && b) a = mg_model_find(ref, MG_R_TOKEN_EMBD, 0, 0); /* tied on one side only */
     if (!b && role == MG_R_OUTPUT && a) b = mg_model_find(cand, MG_R_TOKEN_EMBD, 0, 0);
@@ -189,15 +139,15 @@ static mg_status add_pair(mg_weight_diff *out, pair *p, mg_model *ref, mg_model 
     s->name = stacked ? mg_arena_printf(&out->arena, "%s[%u]", t->name, e) : mg_arena_strdup(&out->arena, t->name);
     if (!s->name) return mg_fail_nomem(err, strlen(t->name));
     s->missing = !a || !b || !same_shape(a, b);
-    s->reference = a ? mg_model_tensor(ref, a)->dtype : MG_DTYPE_COUNT;
-    s->candidate = b ? t->dtype : MG_DTYPE_COUNT;
-    if (b) s->bpw = 8.0 * mg_dtype_get(t->dtype)->block_bytes / mg_dtype_get(t->dtype)->block;
-    if (a && b) s->limits = mg_weight_limits_between(s->reference, s->candidate);
-    p[out->n++] = (pair){a, b, s, role, l, NULL};
+    s->reference = mg_weight_stored_of(ref, a);
+    s->candidate = mg_weight_stored_of(cand, b);
+    if (!mg_weight_stored_same(&s->reference, &s->candidate))
+        s->limits = mg_weight_limits_join(s->reference.limits, s->candidate.limits);
+    p[out->n++] = (mg_weight_pair){.a = a, .b = b, .stat = s, .role = role, .layer = l, .expert = e};
     return MG_OK;
 }
 
-static mg_status list_pairs(mg_weight_diff *out, pair *p, mg_model *ref, mg_model *cand, uint32_t layers,
+static mg_status list_pairs(mg_weight_diff *out, mg_weight_pair *p, mg_model *ref, mg_model *cand, uint32_t layers,
                             mg_error *err) {
     for (int role = 0; role < MG_ROLE_COUNT; role++) {
         mg_scope scope = mg_role_scope((mg_role)role);
@@ -206,87 +156,6 @@ static mg_status list_pairs(mg_weight_diff *out, pair *p, mg_model *ref, mg_mode
         ne = a > b ? a : b;
         for (uint32_t l = 0; l < nl; l++)
             for (uint32_t e = 0; e < ne; e++) MG_TRY(add_pair(out, p, ref, cand, (mg_role)role, l, e, err));
-    }
-    return MG_OK;
-}
-
-/* ---- scales moved from a norm into what reads it ---- */
-
-static bool reads_norm(mg_role norm, mg_role r) {
-    switch (r) {
-    case MG_R_ATTN_Q:
-    case MG_R_ATTN_K:
-    case MG_R_ATTN_V:
-    case MG_R_ATTN_GATE:
-    case MG_R_ATTN_Q_A:
-    case MG_R_ATTN_KV_A:
-        return norm == MG_R_ATTN_NORM;
-    case MG_R_FFN_GATE:
-    case MG_R_FFN_UP:
-    case MG_R_ROUTER:
-    case MG_R_SHARED_ROUTER:
-    case MG_R_SHARED_GATE:
-    case MG_R_SHARED_UP:
-    case MG_R_EXPERT_GATE:
-    case MG_R_EXPERT_UP:
-        return norm == MG_R_FFN_NORM;
-    default:
-        return false;
-    }
-}
-
-/* factor[i] = candidate / reference of a norm; false when a quotient says nothing. */
-static mg_status norm_factors(const work *w, const pair *norm, float *factor, uint64_t cols, bool *usable,
-                              mg_error *err) {
-    float *ref = malloc(cols * sizeof *ref);
-    if (!ref) return mg_fail_nomem(err, cols * sizeof *ref);
-    mg_status st = mg_read_f32(w->ref, norm->a, 0, 1, ref, err);
-    if (st == MG_OK) st = mg_read_f32(w->cand, norm->b, 0, 1, factor, err);
-    *usable = st == MG_OK;
-    for (uint64_t i = 0; *usable && i < cols; i++) {
-        factor[i] /= ref[i];
-        *usable = isfinite(factor[i]) && factor[i] != 0;
-    }
-    free(ref);
-    return st;
-}
-
-/* The readers of one norm compared again with its factors undone; kept when more of them are sound that way. */
-static mg_status try_fold(work *w, mg_weight_diff *d, pair *norm, mg_error *err) {
-    const uint64_t cols = norm->a->shape[norm->a->rank - 1];
-    int balance = 0;
-    bool usable = false;
-    float *factor = NULL;
-    mg_weight_stat *was = malloc(d->n * sizeof *was);
-    if (!was) return mg_fail_nomem(err, d->n * sizeof *was);
-    memcpy(was, d->items, d->n * sizeof *was);
-    mg_status st = MG_ARENA_NEW(&d->arena, &factor, cols, err);
-    if (st == MG_OK) st = norm_factors(w, norm, factor, cols, &usable, err);
-    for (uint32_t i = 0; st == MG_OK && usable && i < d->n; i++) {
-        pair *p = &w->pairs[i];
-        if (p->layer != norm->layer || !reads_norm(norm->role, p->role) || p->stat->missing) continue;
-        if (p->a->shape[p->a->rank - 1] != cols) continue;
-        mg_weight_limits a = mg_weight_limits_of(p->stat->reference), b = mg_weight_limits_of(p->stat->candidate);
-        balance -= !mg_weight_damaged(p->stat);
-        p->undo = factor;
-        p->stat->max_abs = 0;
-        p->stat->limits = (mg_weight_limits){fmax(a.block, b.block), hypot(a.total, b.total)}; /* rounded anew */
-        st = one_pair(w, i, 0, err);
-        balance += !mg_weight_damaged(p->stat);
-    }
-    if (st == MG_OK && balance > 0)
-        norm->stat->refolded = true;
-    else
-        memcpy(d->items, was, d->n * sizeof *was);
-    free(was);
-    return st;
-}
-
-static mg_status try_folds(work *w, mg_weight_diff *d, mg_error *err) {
-    for (uint32_t i = 0; i < d->n; i++) {
-        pair *p = &w->pairs[i];
-        const bool norm = p->role == MG_R_ATTN_NORM || p->role == MG_R_FFN_NORM;
-        if (norm && !p->stat->missing && mg_weight_damaged(p->stat)) MG_TRY(try_fold(w, d, p, err));
     }
     return MG_OK;
 }
@@ -318,14 +187,14 @@ mg_status mg_weight_diff_run(mg_weight_diff *out, mg_model *ref, mg_model *cand,
     mg_arena_init(&out->arena, 0);
     uint32_t layers = larger(ref, cand, MG_K_LAYERS);
     size_t most = ref->n_bounds + cand->n_bounds; /* each weight has a place in at least one of the two */
-    pair *pairs = NULL;
+    mg_weight_pair *pairs = NULL;
     MG_TRY(MG_ARENA_NEW(&out->arena, &out->items, most, err));
     MG_TRY(MG_ARENA_NEW(&out->arena, &pairs, most, err));
     MG_TRY(list_pairs(out, pairs, ref, cand, layers, err));
-    work w = {ref, cand, pairs, progress};
+    mg_weight_work w = {ref, cand, pairs, progress};
     MG_TRY(mg_pool_run(pool, out->n, one_pair, &w, err));
     w.progress = NULL; /* every weight has been counted */
-    MG_TRY(try_folds(&w, out, err));
+    MG_TRY(mg_weight_folds_undo(&w, out, err));
     for (uint32_t i = 0; i < out->n; i++) out->n_bad += mg_weight_damaged(&out->items[i]);
     qsort(out->items, out->n, sizeof *out->items, by_badness);
     return MG_OK;

@@ -9,8 +9,10 @@
  * Types that round in one way are held to the very values that encoding the reference gives (weight_exact.h).
  *
  * Scaled weights (AWQ and its kin): a norm divided by factors and the columns of what reads it multiplied by them
- * compute the same. Where more of a norm's readers agree with the reference after undoing the factors that its norm
- * shows than without, they are compared that way, and a reader that was left unscaled is what stands out. */
+ * compute the same. Where more of a norm's readers come nearer to the reference by undoing the factors that its norm
+ * shows than do not, they are compared that way, and a reader that was left unscaled is what stands out. The same for
+ * rows of v scaled against columns of the attention's output, and of up against down; there the factors are estimated.
+ */
 #ifndef MG_VERIFY_WEIGHT_DIFF_H
 #define MG_VERIFY_WEIGHT_DIFF_H
 
@@ -18,13 +20,10 @@
 #include "formats/base/pool.h"
 #include "formats/base/progress.h"
 #include "verify/weight_exact.h"
+#include "verify/weight_stored.h"
 
-/* What storing in a type explains: the largest worst_block, and the largest error of a whole weight. Measured on
- * gaussian, heavy-tailed and real weights, with room to spare (docs/verify.md has the table, tests/test_weight_limits.c
- * measures it again). */
-typedef struct mg_weight_limits {
-    double block, total;
-} mg_weight_limits;
+/* Measured on gaussian, heavy-tailed and real weights, with room to spare (docs/verify.md has the table,
+ * tests/test_weight_limits.c measures it again). */
 mg_weight_limits mg_weight_limits_of(mg_dtype t);
 /* The same for a weight stored as two types: neither need be the original. Zeros for twice the same type, which holds
  * the same values or is damaged. */
@@ -32,9 +31,8 @@ mg_weight_limits mg_weight_limits_between(mg_dtype a, mg_dtype b);
 
 typedef struct mg_weight_stat {
     const char *name; /* stored name in the candidate; "NAME[e]" for one expert of a stack */
-    mg_dtype reference, candidate;
+    mg_weight_stored reference, candidate;
     uint64_t n;
-    double bpw;                   /* of the candidate's type */
     double rmse, snr_db, max_abs; /* snr_db is infinite for equal weights */
     double worst_block;           /* relative, see above */
     uint64_t worst_row, worst_col;

@@ -1,0 +1,35 @@
+/* weight_fold.h - weights whose scales were moved to another weight, compared as what they were (weight_diff.h says
+ * how); and the pairs that weight_diff.c and weight_fold.c work on. */
+#ifndef MG_VERIFY_WEIGHT_FOLD_H
+#define MG_VERIFY_WEIGHT_FOLD_H
+
+#include "verify/weight_diff.h"
+
+/* One pair of weights to compare. */
+typedef struct mg_weight_pair {
+    const mg_bound *a, *b;
+    mg_weight_stat *stat;
+    mg_role role;
+    uint32_t layer, expert;
+    const float *undo;      /* [cols] factors for the candidate's columns, NULL for none */
+    const float *undo_rows; /* [rows] and for its rows */
+} mg_weight_pair;
+
+typedef struct mg_weight_work {
+    mg_model *ref, *cand;
+    mg_weight_pair *pairs;
+    mg_progress *progress;
+} mg_weight_work;
+
+/* n rows of both from `row`, the candidate's with its factors undone: the reference's into buf [n][cols], then the
+ * candidate's. */
+mg_status mg_weight_pair_read(const mg_weight_work *w, const mg_weight_pair *p, uint64_t row, uint64_t n, uint64_t cols,
+                              float *buf, mg_error *err) MG_MUST_CHECK;
+/* Fill p->stat; what is missing stays so. */
+mg_status mg_weight_pair_compare(const mg_weight_work *w, const mg_weight_pair *p, mg_error *err) MG_MUST_CHECK;
+/* Both types' limits: neither side need be the original. Errors of whole weights add as squares. */
+mg_weight_limits mg_weight_limits_join(mg_weight_limits x, mg_weight_limits y);
+/* Compare again, with factors undone, what d has found damaged or stored in groups, where that explains it. */
+mg_status mg_weight_folds_undo(mg_weight_work *w, mg_weight_diff *d, mg_error *err) MG_MUST_CHECK;
+
+#endif
