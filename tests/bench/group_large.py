@@ -8,7 +8,8 @@ Text is random ids in windows of 256. The output is removed. Operations are coun
 as two, for what any implementation of these steps has to do (docs/awq_gptq.md):
     forward   2 x weights a token meets, and causal attention; twice for GPTQ, which sees what its rounding does
     Gram      half of rows x d^2 x 2, for every input and expert
-    AWQ       2 rows d^2 for each of 4 last candidates, 1 start and 4 sweeps of ranges; 48 ranges, 2 rows d group each
+    AWQ       2 rows d^2 for each of 4 last candidates, 1 start and 4 sweeps of ranges; 48 ranges, 2 rows d group each. What the
+              last candidates do to the block's output (more forward passes over a part of the text) is not counted
     GPTQ      d^3 / 3 for each input's factor, rows d^2 for rounding"""
 import argparse
 import json
