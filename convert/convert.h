@@ -45,9 +45,10 @@ uint32_t mg_convert_file_type(mg_dtype outtype);
 typedef struct mg_convert_gguf_options {
     mg_convert_dtype_fn dtype; /* NULL: every tensor as it is (stored dtypes that GGUF lacks are refused) */
     void *dtype_ctx;
-    uint32_t file_type;   /* general.file_type; UINT32_MAX keeps that of a GGUF source */
-    const char *name;     /* general.name; NULL: from the model card, config and directory name as the converter does */
-    const char *dir_name; /* directory name for these heuristics; NULL: last component of the checkpoint's path */
+    uint32_t file_type; /* general.file_type; UINT32_MAX keeps that of a GGUF source */
+    const char *name;   /* general.name; NULL: from the model card, config and directory name as the converter does */
+    const mg_json *override; /* --metadata (gguf_override.h); NULL: none */
+    const char *dir_name;    /* directory name for these heuristics; NULL: last component of the checkpoint's path */
     const char
         *side_dir; /* where README.md, generation_config.json and the tokenizer files are; NULL: the checkpoint's dir */
     bool no_tokenizer;   /* leave tokenizer keys out */

@@ -4,6 +4,7 @@
 
 #include "convert/convert_common.h"
 #include "convert/gguf_meta.h"
+#include "convert/gguf_override.h"
 #include "formats/arch/arch.h"
 #include "convert/gguf_vocab.h"
 #include "quant/group_checkpoint.h"
@@ -293,6 +294,10 @@ static mg_status from_hf_keys(mg_kvs *kv, mg_model *m, const mg_targets *ts, con
     const char *arch = m->arch->gguf_arch;
     MG_TRY(mg_kvs_set_str(kv, "general.architecture", arch, strlen(arch), err));
     MG_TRY(mg_gguf_meta_append(kv, &in, err));
+    /* a name of null: the converter takes the directory's then */
+    const mg_json *given = mg_json_get(opt->override, "general.name");
+    const bool nameless = given && mg_json_type(given) == MG_JSON_NULL;
+    MG_TRY(mg_gguf_override_apply(kv, opt->override, opt->name || !nameless ? opt->name : in.dir_name, err));
     MG_TRY(mg_arch_gguf_keys(kv, m->arch, &m->hp, opt->file_type, err));
     MG_TRY(mg_kvs_set_u32(kv, "general.quantization_version", 2, err));
     if (m->ckpt->vocab)
@@ -321,7 +326,7 @@ static mg_status from_gguf_keys(mg_kvs *kv, const mg_model *m, const mg_convert_
     if (opt->file_type != UINT32_MAX && !mg_kvs_get(kv, "general.file_type"))
         MG_TRY(mg_kvs_set_u32(kv, "general.file_type", opt->file_type, err));
     if (opt->had_tokenizer) *opt->had_tokenizer = had;
-    return MG_OK;
+    return mg_gguf_override_apply(kv, opt->override, opt->name, err);
 }
 
 mg_status mg_convert_plan_gguf(mg_plan *p, mg_model *m, const char *path, const mg_convert_gguf_options *opt,

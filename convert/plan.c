@@ -2,6 +2,7 @@
 #include "convert/plan_private.h"
 
 #include "formats/base/file.h"
+#include "formats/known_hashes.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -49,6 +50,14 @@ mg_status mg_plan_grow(void *array_ptr, uint32_t *cap, uint32_t n, size_t item, 
     memcpy(array_ptr, &now, sizeof now);
     *cap = want;
     return MG_OK;
+}
+
+mg_status mg_plan_verify_inputs(mg_plan *p, const mg_exec_options *opt, struct mg_known_counts *counts, mg_error *err) {
+    mg_pool *pool;
+    MG_TRY(mg_pool_new(&pool, opt->threads, err));
+    mg_status st = mg_known_hashes_check(p->inputs, p->n_inputs, pool, opt->rank, opt->world, counts, err);
+    mg_pool_free(pool);
+    return st;
 }
 
 mg_status mg_plan_output_get(mg_plan *p, uint32_t out, mg_plan_output **o, mg_error *err) {

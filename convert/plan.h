@@ -155,6 +155,7 @@ typedef struct mg_exec_options {
                              source and compare; MG_ERR_INTEGRITY names one that differs. Fills mg_exec_result.copies */
     uint32_t rank, world; /* one of `world` processes that carry out the plan together: only its share is written, and
                              nothing gets its final name (docs/ranks.md). world 0: alone */
+    bool verify_inputs;   /* for the tools: mg_plan_verify_inputs first */
     bool finalize;        /* for the tools: the last rank goes on with mg_finalize */
 } mg_exec_options;
 
@@ -192,6 +193,11 @@ mg_status mg_finalize(mg_finalized **f, const char *out, const mg_exec_options *
 void mg_finalized_free(mg_finalized *f);
 /* Remove what stages keep beside an output while its ranks may need it: finalize does. */
 void mg_finalize_stages(const char *out);
+/* Compare the inputs' files with the hashes recorded beside them (formats/known_hashes.h); a rank compares its part of
+ * the files. MG_ERR_INTEGRITY names one that differs. */
+struct mg_known_counts;
+mg_status mg_plan_verify_inputs(mg_plan *p, const mg_exec_options *opt, struct mg_known_counts *counts,
+                                mg_error *err) MG_MUST_CHECK;
 /* Units and output bytes of each of `world` shares, and the estimated cost of each in parts of the whole. */
 typedef struct mg_plan_share {
     uint64_t first_unit, n_units, bytes;

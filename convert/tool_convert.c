@@ -1,5 +1,6 @@
 /* tool_convert.c - moegraft-convert: between Hugging Face directories and GGUF, float types and Q8_0. */
 #include "convert/convert.h"
+#include "convert/gguf_override.h"
 #include "convert/quantize_groups.h"
 #include "convert/restate.h"
 #include "convert/tool_runs.h"
@@ -30,10 +31,11 @@ const mg_tool_info mg_tool_convert_info = {
 
 typedef struct args {
     mg_common c;
-    const char *in, *out, *outtype, *to, *model_name, *as;
+    const char *in, *out, *outtype, *to, *model_name, *metadata, *as;
     uint64_t shard_size, split_size, split_tensors;
     bool no_manifest, to_gguf, to_native;
-    mg_dtype dtype; /* MG_DTYPE_COUNT: auto */
+    mg_dtype dtype;    /* MG_DTYPE_COUNT: auto */
+    mg_json *override; /* --metadata */
     mg_record *record;
     const mg_tool_sink *sink;
 } args;
@@ -81,6 +83,7 @@ static mg_status read_target(args *a, mg_error *err) {
         return mg_fail(err, MG_ERR_USAGE,
                        "--outtype mxfp4 belongs to Hugging Face directories; moegraft-quantize makes "
                        "GGUF files of it");
+    if (!a->to_gguf && a->metadata) return mg_fail(err, MG_ERR_USAGE, "--metadata belongs to GGUF outputs");
     if (!a->to_gguf && a->model_name) return mg_fail(err, MG_ERR_USAGE, "--model-name belongs to GGUF outputs");
     if (a->to_gguf && a->shard_size)
         return mg_fail(err, MG_ERR_USAGE, "--out-shard-size belongs to directories; a GGUF is one file");
@@ -109,13 +112,15 @@ static mg_status parse(args *a, int argc, char **argv, bool *done, mg_error *err
         {"--split-max-size", MG_OPT_SIZE, &a->split_size, "SIZE",
          "split a GGUF: tensor bytes of a part (a larger tensor gets its own)"},
         {"--split-max-tensors", MG_OPT_U64, &a->split_tensors, "N", "split a GGUF: tensors of a part"},
-        {"--metadata", MG_OPT_UNBUILT, NULL, "FILE", "authorship metadata to use"},
+        {"--metadata", MG_OPT_STR, &a->metadata, "FILE",
+         "general.* keys of a GGUF from a JSON object, in place of what the card and the name say; --model-name is "
+         "stronger"},
         MG_COMMON_WRITE_OPTS(a->c),
         MG_ARCH_OPT,
         MG_COMMON_JSON_OPT(a->c),
         MG_COMMON_EXEC_OPTS(a->c),
         MG_COMMON_RANK_OPTS(a->c),
-        MG_COMMON_UNBUILT_OPTS,
+        MG_COMMON_VERIFY_OPT(a->c),
         {0},
     };
     mg_status st = mg_options_parse(&mg_tool_convert_info, opts, argc, argv, &pos, done, err);
@@ -168,6 +173,7 @@ static mg_status plan_copy(const args *a, mg_plan *p, mg_checkpoint *c, uint32_t
     mg_kvs kv;
     mg_kvs_init(&kv);
     mg_status st = copy_keys(a, &kv, c->kv, err);
+    if (st == MG_OK) st = mg_gguf_override_apply(&kv, a->override, a->model_name, err);
     if (st == MG_OK) st = mg_plan_add_output(p, MG_OUT_GGUF, a->out, out, err);
     if (st == MG_OK) st = mg_plan_set_kv(p, *out, &kv, err);
     for (uint32_t i = 0; i < c->n_tensors && st == MG_OK; i++) {
@@ -196,6 +202,7 @@ static mg_status plan_gguf(args *a, mg_plan *p, mg_model *m, uint32_t *out, mg_e
                                               : kept == MG_NVFP4 ? MG_FILE_TYPE_NVFP4
                                                                  : mg_convert_file_type(a->dtype),
                                  .name = a->model_name,
+                                 .override = a->override,
                                  .had_tokenizer = &had};
     MG_TRY(mg_convert_plan_gguf(p, m, a->out, &o, out, err));
     if (!had) warn("no tokenizer files found: the GGUF has no tokenizer and cannot be used with text");
@@ -294,6 +301,7 @@ mg_status mg_tool_convert_run(int argc, char **argv, const mg_tool_sink *sink, m
     mg_common_init(&a.c);
     mg_status st = mg_record_new(&a.record, mg_tool_convert_info.name, err);
     if (st == MG_OK) st = parse(&a, argc, argv, &done, err);
+    if (st == MG_OK && !done && a.metadata) st = mg_gguf_override_load(&a.override, a.metadata, err);
     if (st == MG_OK && !done) {
         const mg_group_keep keep = a.dtype != MG_DTYPE_COUNT && a.dtype != MG_MXFP4 ? MG_KEEP_NONE
                                    : a.to_gguf                                      ? MG_KEEP_FP4
@@ -312,6 +320,7 @@ mg_status mg_tool_convert_run(int argc, char **argv, const mg_tool_sink *sink, m
     mg_plan_free(p);
     mg_model_free(m);
     mg_checkpoint_free(c);
+    mg_json_free(a.override);
     mg_common_release(&a.c);
     mg_record_free(a.record);
     return st;

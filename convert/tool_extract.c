@@ -116,7 +116,7 @@ static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
         MG_COMMON_JSON_OPT(a->c),
         MG_COMMON_EXEC_OPTS(a->c),
         MG_COMMON_RANK_OPTS(a->c),
-        MG_COMMON_UNBUILT_OPTS,
+        MG_COMMON_VERIFY_OPT(a->c),
         {0},
     };
     a->expert = UINT64_MAX;

@@ -79,7 +79,7 @@ static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
         MG_COMMON_JSON_OPT(a->c),
         MG_COMMON_EXEC_OPTS(a->c),
         MG_COMMON_RANK_OPTS(a->c),
-        MG_COMMON_UNBUILT_OPTS,
+        MG_COMMON_VERIFY_OPT(a->c),
         {0},
     };
     MG_TRY(mg_options_parse(&mg_tool_graft_info, opts, argc, argv, &a->words, &a->done, err));

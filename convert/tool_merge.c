@@ -75,7 +75,7 @@ static mg_status parse(args *a, int argc, char **argv, bool *done, mg_error *err
         MG_COMMON_EXEC_OPTS(a->c),
         MG_MERGEKIT_NOOP_OPTS,
         MG_COMMON_RANK_OPTS(a->c),
-        MG_COMMON_UNBUILT_OPTS,
+        MG_COMMON_VERIFY_OPT(a->c),
         {0},
     };
     MG_TRY(mg_options_parse(&mg_tool_merge_info, opts, argc, argv, &a->words, done, err));

@@ -2,6 +2,7 @@
 #include "convert/tool_plan.h"
 
 #include "formats/base/outfile.h"
+#include "formats/known_hashes.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -218,13 +219,28 @@ mg_exec_options mg_tool_exec_options(const mg_common *c, const char *label) {
                              .label = label,
                              .rank = c->rank,
                              .world = c->world,
+                             .verify_inputs = c->verify_inputs,
                              .finalize = c->finalize};
+}
+
+static mg_status verify_inputs(mg_plan *p, const mg_exec_options *opt, mg_tool_plan_style style, mg_error *err) {
+    mg_known_counts n;
+    char bytes[MG_HUMAN_MAX];
+    MG_TRY(mg_plan_verify_inputs(p, opt, &n, err));
+    if (n.unknown)
+        fprintf(stderr, "%s: warning: %llu input files have no recorded hash, such as '%s'\n", opt->label,
+                (unsigned long long)n.unknown, n.first_unknown);
+    if (!style.quiet)
+        fprintf(stderr, "%s: %llu input files, %s, are as recorded\n", opt->label, (unsigned long long)n.files,
+                mg_human_bytes(n.bytes, bytes));
+    return MG_OK;
 }
 
 mg_status mg_tool_plan_execute(mg_plan *p, const mg_exec_options *opt, mg_tool_plan_style style, mg_tool_job job,
                                mg_error *err) {
     mg_exec_result res;
     if (job.sink) return job.sink->use(job.sink->ctx, p, err);
+    if (opt->verify_inputs) MG_TRY(verify_inputs(p, opt, style, err));
     if (opt->manifest) MG_TRY(mg_plan_set_record(p, job.record, err));
     MG_TRY(mg_plan_execute(p, opt, &res, err));
     if (!opt->world) {

@@ -125,7 +125,7 @@ static mg_status parse(args *a, int argc, char **argv, bool *done, mg_error *err
         MG_COMMON_JSON_OPT(a->common),
         MG_COMMON_EXEC_OPTS(a->common),
         MG_COMMON_RANK_OPTS(a->common),
-        MG_COMMON_UNBUILT_OPTS,
+        MG_COMMON_VERIFY_OPT(a->common),
         {0},
     };
     MG_TRY(mg_options_parse(&mg_tool_quantize_info, opts, argc, argv, &a->words, done, err));

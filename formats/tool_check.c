@@ -10,6 +10,7 @@
 #include "formats/arch/arch_file.h"
 #include "formats/base/file.h"
 #include "formats/base/md5.h"
+#include "formats/known_hashes.h"
 #include "formats/base/options.h"
 #include "formats/base/pool.h"
 #include "quant/findings.h"
@@ -338,6 +339,8 @@ static mg_status check_path(checker *c, const char *path, mg_error *err) {
     mg_status st = check_structure(c, &s, err);
     if (st == MG_OK && c->loader_text) st = check_loader(c, &s, err);
     if (st == MG_OK && c->deep) st = check_values(c, &s, err);
+    mg_known_counts known = {0};
+    if (st == MG_OK && c->common.verify_inputs) st = mg_known_hashes_check(&s.ckpt, 1, c->pool, 0, 0, &known, err);
     if (c->manifest && (st == MG_OK || st == MG_ERR_FORMAT)) {
         mg_error bytes = {0};
         mg_status differ = check_manifest(c, &s, &bytes);
@@ -352,6 +355,8 @@ static mg_status check_path(checker *c, const char *path, mg_error *err) {
     } else if (!c->common.quiet && !c->common.json) {
         printf("%s: ok, %" PRIu32 " tensors%s", path, s.ckpt->n_tensors, c->deep ? ", all values finite" : "");
         if (s.findings) printf(", %" PRIu32 " findings", s.findings);
+        if (c->common.verify_inputs)
+            printf(", %" PRIu64 " files as recorded, %" PRIu64 " without a record", known.files, known.unknown);
         if (c->manifest) printf(", %" PRIu64 " files as the manifest says", s.manifest_files);
         putchar('\n');
     }
@@ -418,7 +423,7 @@ int main(int argc, char **argv) {
         MG_ARCH_OPT,
         MG_COMMON_JSON_OPT(c.common),
         MG_COMMON_EXEC_OPTS(c.common),
-        MG_COMMON_UNBUILT_OPTS,
+        MG_COMMON_VERIFY_OPT(c.common),
         {0},
     };
     mg_status st = mg_options_parse(&tool, opts, argc, argv, &paths, &done, &err);
@@ -428,6 +433,8 @@ int main(int argc, char **argv) {
         if (st == MG_OK && paths.n == 0) st = mg_fail(&err, MG_ERR_USAGE, "expected at least one PATH");
         if (st == MG_OK && !c.merge && c.common.text.n + c.common.tokens.n)
             st = mg_fail(&err, MG_ERR_USAGE, "--text and --tokens mean something with --merge only");
+        if (st == MG_OK && c.merge && c.common.verify_inputs)
+            st = mg_fail(&err, MG_ERR_USAGE, "--verify-inputs does not go with --merge; check the donors one by one");
         if (st == MG_OK && c.loader_text) st = mg_loader_parse(c.loader_text, &c.loader, &c.tp, &err);
         if (st == MG_OK) st = mg_pool_new(&c.pool, mg_scan_threads(c.common.n_threads, c.common.memory), &err);
         if (st == MG_OK) {

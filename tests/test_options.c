@@ -45,7 +45,7 @@ static mg_status parse(values *v, const char *words, mg_error *err) {
         MG_COMMON_TEXT_OPTS(v->c),
         MG_COMMON_MODEL_OPTS(v->c),
         MG_COMMON_JSON_OPT(v->c),
-        MG_COMMON_UNBUILT_OPTS,
+        MG_COMMON_VERIFY_OPT(v->c),
         MG_MERGEKIT_NOOP_OPTS,
         {0},
     };
@@ -110,7 +110,6 @@ Test(options, refuses) {
         {"--progress|bar", "progress mode", MG_ERR_USAGE},
         {"--experts-per-token|0", "at least 1", MG_ERR_USAGE},
         {"--layer|3", "not built yet", MG_ERR_UNSUPPORTED},
-        {"--verify-inputs", "'--verify-inputs' is not built yet", MG_ERR_UNSUPPORTED},
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         values v;

@@ -88,6 +88,7 @@ typedef struct mg_common {
     /* as parsed, UINT64_MAX: not given; and after mg_common_ranks */
     uint64_t rank_asked, world_asked;
     uint32_t rank, world; /* world 0: this process works alone */
+    bool verify_inputs;   /* formats/known_hashes.h */
     bool finalize;        /* the last rank to finish completes the output */
 } mg_common;
 
@@ -140,9 +141,14 @@ typedef struct mg_common {
         {"--world", MG_OPT_U64, &(c).world_asked, "N", "number of shares; moegraft-finalize completes the output"}, {  \
         "--finalize", MG_OPT_FLAG, &(c).finalize, NULL, "the last rank to finish completes the output itself"          \
     }
-/* Options of CLI.md that every tool names and none has yet. */
-#define MG_COMMON_UNBUILT_OPTS                                                                                         \
-    { "--verify-inputs", MG_OPT_UNBUILT, NULL, NULL, "check inputs against recorded hashes first" }
+/* Tools that read whole models. */
+#define MG_COMMON_VERIFY_OPT(c)                                                                                        \
+    {                                                                                                                  \
+        "--verify-inputs", MG_OPT_FLAG, &(c).verify_inputs, NULL,                                                      \
+            "compare input files with hashes recorded beside them (manifests, sha256sum and md5sum lists, the "        \
+            "Hugging "                                                                                                 \
+            "Face cache) first"                                                                                        \
+    }
 /* mergekit's switches without meaning here. */
 #define MG_MERGEKIT_NOOP_OPTS                                                                                          \
     {NULL, MG_OPT_GROUP, NULL, NULL, "Accepted for mergekit's sake"},                                                  \
