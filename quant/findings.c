@@ -1,6 +1,7 @@
 /* findings.c - see findings.h. */
 #include "quant/findings.h"
 
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -9,6 +10,8 @@
 #include "formats/chat.h"
 #include "formats/tokenizer.h"
 #include "quant/read_f32.h"
+
+#define F16_MAX 65504.0
 
 __attribute__((format(printf, 4, 5))) static mg_json *finding(mg_json *list, const char *kind, const char *tensor,
                                                               const char *format, ...) {
@@ -36,6 +39,29 @@ static void find_zeros(mg_json *list, const mg_checkpoint *c, const mg_scan *sca
         const mg_tensor *t = &c->tensors[i];
         if (is_matrix(t) && scan[i].stats.zeros == t->n_elements)
             finding(list, "all_zero", t->name, "all %llu values are 0", (unsigned long long)t->n_elements);
+    }
+}
+
+static void find_zero_blocks(mg_json *list, const mg_checkpoint *c, const mg_scan *scan) {
+    for (uint32_t i = 0; i < c->n_tensors; i++) {
+        const mg_tensor *t = &c->tensors[i];
+        const mg_scan_stats *s = &scan[i].stats;
+        const uint64_t cols = is_matrix(t) ? mg_tensor_cols(t) : 0;
+        if (!cols || cols % MG_SCAN_BLOCK || !mg_codec_get(t->dtype) || !s->zero_blocks) continue;
+        if (s->zeros == t->n_elements) continue; /* named as such */
+        finding(list, "zero_blocks", t->name, "%llu of %llu runs of 32 values are 0, the first in row %llu",
+                (unsigned long long)s->zero_blocks, (unsigned long long)(t->n_elements / MG_SCAN_BLOCK),
+                (unsigned long long)(s->zero_block / cols));
+    }
+}
+
+static void find_overflow(mg_json *list, const mg_checkpoint *c, const mg_scan *scan) {
+    for (uint32_t i = 0; i < c->n_tensors; i++) {
+        const mg_scan_stats *s = &scan[i].stats;
+        const double most = fabs(s->min) > fabs(s->max) ? s->min : s->max;
+        if (mg_codec_get(c->tensors[i].dtype) && fabs(most) > F16_MAX)
+            finding(list, "overflow", c->tensors[i].name, "%g does not fit F16, nor the F16 scale of a quantized block",
+                    most);
     }
 }
 
@@ -115,6 +141,20 @@ static mg_status find_dead_experts(mg_json *list, mg_model *m, mg_error *err) {
 
 /* ---- what stands beside the weights ---- */
 
+static void find_ids(mg_json *list, const mg_model *m) {
+    static const struct {
+        const char *name;
+        mg_key key;
+    } ids[] = {{"bos", MG_K_BOS}, {"eos", MG_K_EOS}, {"pad", MG_K_PAD}};
+    const int64_t rows = mg_hp_i(m, MG_K_VOCAB);
+    for (size_t i = 0; i < sizeof ids / sizeof *ids; i++) {
+        const int64_t id = mg_hp_i(m, ids[i].key);
+        if (m->hp.present[ids[i].key] && id >= rows)
+            finding(list, "config", NULL, "%s_token_id is %lld, the embedding has %lld rows", ids[i].name,
+                    (long long)id, (long long)rows);
+    }
+}
+
 static mg_status find_text_side(mg_json *list, mg_model *m, mg_error *err) {
     mg_tokenizer *tok = NULL;
     char *template = NULL;
@@ -141,6 +181,9 @@ static mg_status find_text_side(mg_json *list, mg_model *m, mg_error *err) {
 mg_status mg_findings(mg_json **out, mg_model *m, const mg_checkpoint *scanned, const mg_scan *scan, mg_error *err) {
     mg_json *list = mg_json_new_array();
     find_zeros(list, scanned, scan);
+    find_zero_blocks(list, scanned, scan);
+    find_overflow(list, scanned, scan);
+    if (m) find_ids(list, m);
     mg_status st = find_duplicates(list, scanned, scan, err);
     if (st == MG_OK && m) st = find_dead_experts(list, m, err);
     if (st == MG_OK && m) st = find_text_side(list, m, err);

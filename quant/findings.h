@@ -7,6 +7,9 @@
 #include "quant/scan.h"
 
 /* A list of objects with "kind" and "text", and "tensor" where it is about one:
+ *   zero_blocks  runs of 32 zeros in a weight matrix that is not all zero: lost blocks, pruned rows
+ *   overflow     values beyond 65504, which F16 and the F16 scales of quantized types cannot hold
+ *   config       a token id of the config (bos, eos, pad) that the embedding has no row for
  *   all_zero     a weight matrix of zeros (a vector of zeros, a bias say, is common)
  *   dead_expert  an expert's row of the router, or the expert itself, is zero: it is never told apart, or adds nothing
  *   duplicate    the same bytes as an earlier tensor ("of"), matrices only

@@ -101,6 +101,15 @@ static void merge(mg_scan_stats *s, double *m2, const double *v, uint64_t n) {
     s->finite += k;
 }
 
+/* at: of the tensor, a multiple of MG_SCAN_BLOCK */
+static void note_zeros(mg_scan_stats *s, const double *v, uint64_t n, uint64_t at) {
+    for (uint64_t i = 0; i + MG_SCAN_BLOCK <= n; i += MG_SCAN_BLOCK) {
+        uint64_t k = 0;
+        while (k < MG_SCAN_BLOCK && v[i + k] == 0) k++;
+        if (k == MG_SCAN_BLOCK && s->zero_blocks++ == 0) s->zero_block = at + i;
+    }
+}
+
 static void note_bad(mg_scan_stats *s, const double *v, uint64_t n, uint64_t first, uint64_t cols, uint64_t *last_row) {
     for (uint64_t i = 0; i < n; i++) {
         if (isfinite(v[i])) continue;
@@ -136,6 +145,7 @@ static mg_status scan_tensor(const scan_job *j, uint32_t t, tile *w, mg_xxh128_s
         if (j->what & MG_SCAN_STATS) {
             widen(d->dtype, w->raw, n, w->f32, w->values);
             merge(&o->stats, &m2, w->values, n);
+            note_zeros(&o->stats, w->values, n, at);
             if (o->stats.finite != at + n - o->stats.nans - o->stats.infs)
                 note_bad(&o->stats, w->values, n, at, mg_tensor_cols(d), &last_row);
         }

@@ -9,11 +9,13 @@
 #include "formats/checkpoint.h"
 
 #define MG_SCAN_BAD_ROWS 8u
+#define MG_SCAN_BLOCK    32u
 
 typedef struct mg_scan_stats {
     /* over the finite values, in double; all 0 without any */
     double min, max, mean, std; /* std: population standard deviation */
     uint64_t finite, zeros, nans, infs;
+    uint64_t zero_blocks, zero_block;   /* aligned runs of MG_SCAN_BLOCK values that are all 0; the first one's value */
     uint64_t bad_rows;                  /* rows that hold a NaN or an infinity */
     uint64_t bad_row[MG_SCAN_BAD_ROWS]; /* the first of them */
 } mg_scan_stats;

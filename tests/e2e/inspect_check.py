@@ -153,15 +153,29 @@ write_safetensors(moe / "model.safetensors", odd, {"format": "pt"})
 found = {(f["kind"], f.get("tensor"), f.get("of")) for f in run("check", moe, "--deep", "--json").json()["results"][0]["findings"]}
 same(found, {("all_zero", expert.format(2, 2), None), ("duplicate", expert.format(3, 1), expert.format(1, 1)),
              ("dead_expert", expert.format(2, 2), None), ("dead_expert", "model.layers.3.block_sparse_moe.gate.weight", None),
+             ("zero_blocks", "model.layers.3.block_sparse_moe.gate.weight", None),
              ("template", None, None)}, "oddities")
 text = run("check", moe, "--deep").out
-check("layer 3: the router's row of expert 1 is 0" in text and "layer 1: expert 2 adds nothing" in text and ", 5 findings" in text, text)
+check("layer 3: the router's row of expert 1 is 0" in text and "layer 1: expert 2 adds nothing" in text and ", 6 findings" in text, text)
 (moe / "chat_template.jinja").write_text("{{ messages }}")
 vocabulary = json.loads((moe / "tokenizer.json").read_text())
 vocabulary["added_tokens"].append({**vocabulary["added_tokens"][0], "id": 1024, "content": "<extra>"})
 (moe / "tokenizer.json").write_text(json.dumps(vocabulary))
 kinds = {f["kind"]: f["text"] for f in run("check", moe, "--deep", "--json").json()["results"][0]["findings"]}
 check("template" not in kinds and kinds["vocabulary"] == "the tokenizer has 1025 tokens, the embedding 1024 rows", f"side files: {kinds}")
+# lost blocks, values that no F16 holds, ids beyond the embedding; the sound ones beside them are not named
+lost, large = (bytearray(inside[f"model.layers.{l}.self_attn.v_proj.weight"].data) for l in (0, 2))
+lost[2 * (256 * 70 + 64):2 * (256 * 70 + 96)] = bytes(64)
+struct.pack_into("<H", large, 2 * 777, 0xC780)  # -65536
+write_safetensors(moe / "model.safetensors", {**inside, "model.layers.0.self_attn.v_proj.weight": Tensor("BF16", inside["model.layers.0.self_attn.v_proj.weight"].shape, lost),
+                                              "model.layers.2.self_attn.v_proj.weight": Tensor("BF16", inside["model.layers.2.self_attn.v_proj.weight"].shape, large)}, {"format": "pt"})
+contradictory = json.loads((moe / "config.json").read_text())
+(moe / "config.json").write_text(json.dumps({**contradictory, "eos_token_id": 1024, "bos_token_id": 1023}))
+found = {f["kind"]: (f.get("tensor"), f["text"]) for f in run("check", moe, "--deep", "--json").json()["results"][0]["findings"]}
+same(found.pop("zero_blocks"), ("model.layers.0.self_attn.v_proj.weight", "1 of 1024 runs of 32 values are 0, the first in row 70"), "a lost block")
+same(found.pop("overflow")[0], "model.layers.2.self_attn.v_proj.weight", "a value that does not fit")
+same(found.pop("config"), (None, "eos_token_id is 1024, the embedding has 1024 rows"), "an id beyond the embedding")
+same(set(found), {"vocabulary"}, "findings besides")
 # in a tensor larger than one tile, past the tile's end, 64-bit values beyond f32 are finite
 big = [0.0] * 300_000
 big[299_999] = math.nan
