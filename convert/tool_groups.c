@@ -5,6 +5,7 @@
 #include "convert/convert_common.h"
 #include "convert/quantize_groups.h"
 #include "convert/tool_calib.h"
+#include "convert/tool_recipe.h"
 #include "formats/base/file.h"
 #include "quant/group_checkpoint.h"
 
@@ -20,7 +21,8 @@ typedef struct run {
     mg_groups_options opt;
     mg_groups_report report;
     mg_groups_values values;
-    mg_checkpoint *ckpt;
+    mg_tool_weights input;
+    mg_checkpoint *ckpt; /* its weights */
     mg_model *model;
     mg_plan *plan;
     uint32_t output;
@@ -166,14 +168,15 @@ static mg_status take_options(run *r, const mg_tool_groups *g, const mg_common *
 
 /* ---- plan ---- */
 
-static mg_status open_input(run *r, bool dry_run, mg_error *err) {
+static mg_status open_input(run *r, unsigned threads, bool dry_run, mg_error *err) {
     if (mg_config_ckpt_is(r->in)) {
         if (!dry_run)
             return mg_fail(err, MG_ERR_USAGE, "'%s' is a configuration without weights: only --dry-run works", r->in);
-        MG_TRY(mg_config_ckpt_open(&r->ckpt, r->in, err));
+        MG_TRY(mg_config_ckpt_open(&r->input.ckpt, r->in, err));
     } else {
-        MG_TRY(mg_group_checkpoint_open(&r->ckpt, r->in, err));
+        MG_TRY(mg_tool_weights_open(&r->input, r->in, threads, err));
     }
+    r->ckpt = r->input.ckpt;
     return mg_model_open(&r->model, r->ckpt, err);
 }
 
@@ -315,7 +318,7 @@ static mg_status plan_calibrated(run *r, const mg_common *c, mg_error *err) {
 
 /* The words, and what took part. */
 static mg_status record_words(const run *r, mg_record *record, mg_error *err) {
-    MG_TRY(mg_record_word(record, MG_RECORD_MODEL, r->ckpt->path, err));
+    MG_TRY(mg_record_word(record, MG_RECORD_MODEL, mg_tool_is_recipe(r->in) ? r->in : r->ckpt->path, err));
     MG_TRY(mg_record_word(record, MG_RECORD_OUTPUT, r->out, err));
     MG_TRY(mg_record_word(record, MG_RECORD_TEXT, r->type, err));
     return r->awq || r->gptq ? mg_record_stage(record, "calibration", false, err) : MG_OK;
@@ -325,7 +328,7 @@ static mg_status work(run *r, const mg_exec_options *opt, const mg_common *c, mg
                       const mg_tool_sink *sink, mg_error *err) {
     bool had_tokenizer = true;
     r->opt.had_tokenizer = &had_tokenizer;
-    MG_TRY(open_input(r, c->dry_run, err));
+    MG_TRY(open_input(r, opt->threads, c->dry_run, err));
     MG_TRY(mg_plan_new(&r->plan, err));
     if ((r->awq || r->gptq) && !c->dry_run)
         MG_TRY(plan_calibrated(r, c, err));
@@ -378,6 +381,6 @@ mg_status mg_tool_groups_run(const mg_tool_groups *g, const mg_opt_list *words, 
     mg_plan_free(r.plan);
     mg_tool_calib_close(&r.calib, st == MG_OK && !common->world);
     mg_model_free(r.model);
-    mg_checkpoint_free(r.ckpt);
+    mg_tool_weights_close(&r.input);
     return st;
 }

@@ -102,6 +102,8 @@ static mg_status add_target(run *r, const char *path, size_t n, const char *type
     if (n == 0 || n >= sizeof t->path)
         return mg_fail(err, MG_ERR_USAGE, "output name '%.*s' is empty or too long", (int)n, path);
     snprintf(t->path, sizeof t->path, "%.*s", (int)n, path);
+    if (strcasecmp(type, "AWQ") == 0 || strcasecmp(type, "GPTQ") == 0 || strcasecmp(type, "RTN") == 0)
+        return mg_fail(err, MG_ERR_USAGE, "'%s' is a group format: moegraft quantize CONFIG OUT %s", type, type);
     MG_TRY(mg_preset_parse(type, &t->preset, err));
     r->n_targets++;
     return MG_OK;

@@ -5,6 +5,7 @@
 #include "convert/reuse.h"
 #include "convert/tool_feedback.h"
 #include "convert/tool_groups.h"
+#include "convert/tool_recipe.h"
 #include "convert/tool_runs.h"
 #include "convert/tool_solve.h"
 #include "formats/arch/arch_file.h"
@@ -52,7 +53,8 @@ typedef struct run {
     mg_quantize_targets targets;
     mg_type_rules rules;
     mg_imatrix *imatrix;
-    mg_checkpoint *in;
+    mg_tool_weights input;
+    mg_checkpoint *in; /* its weights */
     mg_quantize_source source;
     mg_plan *plan;
     mg_quantize_options opt;
@@ -378,7 +380,8 @@ static mg_status make_plan(run *r, args *a, mg_error *err) {
     bool details = a->common.verbose && !a->common.quiet;
     r->opt.note = details ? say : NULL;
     r->opt.note_ctx = &a->common.quiet;
-    MG_TRY(mg_group_checkpoint_open(&r->in, t->in, err));
+    MG_TRY(mg_tool_weights_open(&r->input, t->in, a->common.n_threads, err));
+    r->in = r->input.ckpt;
     if (a->groups.fold_only && !a->common.dry_run)
         MG_TRY(open_folded(r, a, err));
     else
@@ -440,7 +443,8 @@ static mg_status work_groups(args *a, mg_error *err) {
 
 /* The words, and what took part. */
 static mg_status record(const run *r, args *a, mg_error *err) {
-    MG_TRY(mg_record_word(a->record, MG_RECORD_MODEL, r->in->path, err));
+    MG_TRY(mg_record_word(a->record, MG_RECORD_MODEL, mg_tool_is_recipe(r->targets.in) ? r->targets.in : r->in->path,
+                          err));
     for (size_t i = 0; i < r->targets.n; i++)
         MG_TRY(mg_record_output(a->record, r->targets.items[i].path, r->targets.items[i].preset->name, err));
     if (a->groups.fold_only) MG_TRY(mg_record_stage(a->record, "folding", false, err));
@@ -484,7 +488,7 @@ mg_status mg_tool_quantize_run(int argc, char **argv, const mg_tool_sink *sink, 
     mg_quantize_source_close(&r.source);
     mg_tool_calib_close(&r.calib, alone);
     mg_model_free(r.model);
-    mg_checkpoint_free(r.in);
+    mg_tool_weights_close(&r.input);
     mg_imatrix_free(r.imatrix);
     mg_type_rules_release(&r.rules);
     free(r.solution.recipe);

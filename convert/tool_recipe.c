@@ -2,6 +2,7 @@
 #include "convert/tool_recipe.h"
 
 #include "formats/base/file.h"
+#include "quant/group_checkpoint.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -76,4 +77,21 @@ void mg_tool_recipe_close(mg_tool_recipe *r) {
     mg_dense_spec_free(r->dense_spec);
     mg_forward_free(r->forward);
     *r = (mg_tool_recipe){0};
+}
+
+mg_status mg_tool_weights_open(mg_tool_weights *in, const char *path, unsigned threads, mg_error *err) {
+    const mg_tool_recipe_options opt = {.run = {.dir = path}}; /* names the output of a plan that is never executed */
+    if (!mg_tool_is_recipe(path)) return mg_group_checkpoint_open(&in->ckpt, path, err);
+    MG_TRY(mg_pool_new(&in->pool, threads, err));
+    MG_TRY(mg_tool_recipe_open(&in->recipe, path, in->pool, &opt, err));
+    in->ckpt = in->recipe.ckpt;
+    in->ckpt->n_files = 0; /* none that a manifest of what is made from it could list: its dir is the base's */
+    return MG_OK;
+}
+
+void mg_tool_weights_close(mg_tool_weights *in) {
+    if (!in->pool) mg_checkpoint_free(in->ckpt);
+    mg_tool_recipe_close(&in->recipe);
+    mg_pool_free(in->pool);
+    *in = (mg_tool_weights){0};
 }

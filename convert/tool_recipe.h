@@ -35,4 +35,15 @@ mg_status mg_tool_recipe_open(mg_tool_recipe *r, const char *path, mg_pool *pool
                               mg_error *err) MG_MUST_CHECK;
 void mg_tool_recipe_close(mg_tool_recipe *r);
 
+/* A PATH whose weights a tool reads: a recipe's model, or what is stored, decoded where it is in a group format. */
+typedef struct mg_tool_weights {
+    mg_checkpoint *ckpt;
+    mg_pool *pool; /* of a recipe, with the next */
+    mg_tool_recipe recipe;
+} mg_tool_weights;
+
+/* in is zeroed by the caller and closed in every case. threads: for a recipe's routers; 0: all. */
+mg_status mg_tool_weights_open(mg_tool_weights *in, const char *path, unsigned threads, mg_error *err) MG_MUST_CHECK;
+void mg_tool_weights_close(mg_tool_weights *in);
+
 #endif

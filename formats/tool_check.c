@@ -6,6 +6,7 @@
 #include <strings.h>
 
 #include "convert/tool_donors.h"
+#include "convert/tool_recipe.h"
 #include "formats/arch/arch.h"
 #include "formats/arch/arch_file.h"
 #include "formats/base/file.h"
@@ -48,7 +49,8 @@ typedef struct subject {
     mg_model *model; /* of dense; NULL: no family known */
     uint32_t findings;
     mg_checkpoint *ckpt;
-    mg_checkpoint *dense; /* NULL, ckpt itself, or the dense view of quantized weights, which owns ckpt */
+    mg_tool_weights merged; /* a recipe's model, which owns ckpt */
+    mg_checkpoint *dense;   /* NULL, ckpt itself, or the dense view of quantized weights, which owns ckpt */
     mg_json *report;
     uint64_t manifest_files;
 } subject;
@@ -90,7 +92,12 @@ static mg_status check_model(checker *c, subject *s, mg_json *notes, mg_error *e
 }
 
 static mg_status check_structure(checker *c, subject *s, mg_error *err) {
-    MG_TRY(mg_checkpoint_open(&s->ckpt, s->path, err));
+    if (mg_tool_is_recipe(s->path)) {
+        MG_TRY(mg_tool_weights_open(&s->merged, s->path, c->common.n_threads, err));
+        s->ckpt = s->merged.ckpt;
+    } else {
+        MG_TRY(mg_checkpoint_open(&s->ckpt, s->path, err));
+    }
     uint64_t bytes = 0;
     mg_json *notes = mg_json_new_array();
     for (uint32_t i = 0; i < s->ckpt->n_tensors; i++) bytes += s->ckpt->tensors[i].n_bytes;
@@ -362,7 +369,8 @@ static mg_status check_path(checker *c, const char *path, mg_error *err) {
     }
     mg_json_push(c->results, s.report);
     mg_model_free(s.model);
-    mg_checkpoint_free(s.dense ? s.dense : s.ckpt);
+    if (!s.merged.ckpt) mg_checkpoint_free(s.dense ? s.dense : s.ckpt);
+    mg_tool_weights_close(&s.merged);
     return st;
 }
 

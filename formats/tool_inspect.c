@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "convert/tool_recipe.h"
 #include "formats/arch/arch.h"
 #include "formats/arch/arch_file.h"
 #include "formats/base/file.h"
@@ -30,9 +31,10 @@ typedef struct inspection {
     mg_common common;
     bool tensors, kv, stats, hash;
     const char *path;
-    mg_checkpoint *ckpt;  /* NULL for a bare configuration */
-    mg_checkpoint *dense; /* what the model is read from: ckpt itself, or the dense view that owns it */
-    mg_json *own_config;  /* of a bare configuration */
+    mg_tool_weights merged; /* a recipe's model, which owns ckpt */
+    mg_checkpoint *ckpt;    /* NULL for a bare configuration */
+    mg_checkpoint *dense;   /* what the model is read from: ckpt itself, or the dense view that owns it */
+    mg_json *own_config;    /* of a bare configuration */
     const mg_json *config;
     mg_model *model; /* NULL: family unknown, see why_no_model */
     mg_error why_no_model;
@@ -93,7 +95,12 @@ static mg_status open_path(inspection *in, mg_error *err) {
         return open_config(in, path, err);
     }
     if (ends_with(in->path, ".json") && mg_path_exists(in->path)) return open_config(in, in->path, err);
-    MG_TRY(mg_checkpoint_open(&in->ckpt, in->path, err));
+    if (mg_tool_is_recipe(in->path)) {
+        MG_TRY(mg_tool_weights_open(&in->merged, in->path, in->common.n_threads, err));
+        in->ckpt = in->merged.ckpt;
+    } else {
+        MG_TRY(mg_checkpoint_open(&in->ckpt, in->path, err));
+    }
     in->config = in->ckpt->config;
     mg_status bound = mg_group_checkpoint_wrap(&in->dense, in->ckpt, &in->why_no_model);
     if (bound == MG_OK) bound = mg_model_open(&in->model, in->dense, &in->why_no_model);
@@ -540,7 +547,8 @@ int main(int argc, char **argv) {
         }
     }
     if (in.model) mg_model_free(in.model);
-    mg_checkpoint_free(in.dense ? in.dense : in.ckpt);
+    if (!in.merged.ckpt) mg_checkpoint_free(in.dense ? in.dense : in.ckpt);
+    mg_tool_weights_close(&in.merged);
     mg_json_free(in.own_config);
     free(in.scan);
     mg_opt_list_release(&pos);

@@ -48,6 +48,24 @@ for recipe in WRITTEN:
         check(len(c["tensors"]) > 30, "weights of a recipe are not compared")
 small = WORK / "moe-Q4_0.gguf"
 run("quantize", WRITTEN[MOE], small, "Q4_0", "-q")
+# quantized straight from the recipe: the bytes that the written directory gives, in blocks and in groups
+run("quantize", MOE, WORK / "straight.gguf", "Q4_0", "-q")
+same(*[[(t["name"], t["sha256"]) for t in run("inspect", p, "--json", "--tensors", "--hash").json()["tensors"]] for p in (WORK / "straight.gguf", small)],
+     "Q4_0 of a recipe")
+for kind, more in (("RTN", []), ("AWQ", ["--tokens", ROWS])):
+    for path, name in ((MOE, f"straight-{kind}"), (WRITTEN[MOE], f"written-{kind}")):
+        run("quantize", path, WORK / name, kind, "--group-size", 64, *more, "-q")
+    same(*[common.sha256(WORK / f"{name}-{kind}/model.safetensors") for name in ("straight", "written")], f"{kind} of a recipe")
+same(sorted(p.name for p in PLACE.iterdir()), ["average.yaml", "moe.yml"], "files beside the recipes")
+refused(2, ["group format", "quantize"], "merge --to AWQ", "merge", MOE, WORK / "never", "--to", "AWQ")
+# what is in it, and whether it is sound, as of the written directory
+for recipe in WRITTEN:
+    found, want = (run("inspect", p, "--json", "--tensors", "--hash").json() for p in (recipe, WRITTEN[recipe]))
+    same(found["format"], "plan", "inspect: format")
+    for key in ("family", "parameters", "config", "layers", "experts"):
+        same(found[key], want[key], f"inspect {recipe.name}: {key}")
+    same(*[{t["name"]: (t["shape"], t["dtype"], t["sha256"]) for t in x["tensors"]} for x in (found, want)], f"inspect {recipe.name}: tensors")
+    check("all values finite" in run("check", recipe, "--deep").out, f"check {recipe.name} --deep")
 alike("verify", MOE, ..., small, "--tokens", ROWS, "-q", "--weights", "--attribute", 3)
 base = WORK / "base.kld"
 text = WORK / "text.txt"
