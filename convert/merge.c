@@ -1,6 +1,8 @@
 /* merge.c - donors opened and compared, and the merged model written down as a plan. */
 #include "convert/merge.h"
 
+#include "convert/exchange.h"
+
 #include "convert/convert.h"
 #include "convert/regmean.h"
 #include "formats/base/hash.h"
@@ -251,6 +253,7 @@ void mg_merge_free(mg_merge *m) {
     if (!m) return;
     mg_checkpoint_free(m->regmean);
     mg_vocab_union_free(m->vocab);
+    mg_checkpoint_free(m->exchange);
     mg_donors_close(m->donors, m->n_donors);
     mg_model_free(m->result);
     mg_json_free(m->config);
@@ -342,11 +345,18 @@ static mg_status trunk_expr(const mg_merge *m, mg_plan *p, const mg_part *part, 
     return m->dtype == MG_DTYPE_COUNT ? mg_expr_cast(p, *out, mg_expr_dtype(base), NULL, 0, out, err) : MG_OK;
 }
 
-/* Nothing, in the base's type: a weight that the family has and no donor need have. */
+/* Nothing, or what was fitted, in the base's type: a weight that the family has and no donor need have. */
 static mg_status zero_expr(const mg_merge *m, mg_plan *p, const mg_target *t, const mg_part *part, const mg_expr **out,
                            mg_error *err) {
     const mg_bound *norm = mg_model_find(m->donors[0].model, MG_R_OUTPUT_NORM, 0, 0);
     const mg_dtype dtype = norm ? mg_model_tensor(m->donors[0].model, norm)->dtype : MG_F32;
+    const uint32_t fitted = m->exchange && part->role == MG_R_EXCHANGE
+                                ? mg_exchange_find(m->exchange, part->layer, part->expert)
+                                : MG_STRMAP_NONE;
+    if (fitted != MG_STRMAP_NONE) {
+        MG_TRY(mg_expr_source(p, m->exchange, fitted, out, err));
+        return mg_expr_cast(p, *out, dtype, NULL, 0, out, err);
+    }
     uint64_t shape[MG_MAX_RANK];
     memcpy(shape, t->shape, sizeof shape);
     if (t->rank > 1) shape[0] = part->rows;
@@ -487,6 +497,17 @@ static mg_status target_expr(mg_merge *m, mg_plan *p, const mg_target *t, const 
     }
     return t->rank == 3 ? mg_expr_stack(p, parts, t->n_parts, out, err)
                         : mg_expr_concat(p, parts, t->n_parts, out, err);
+}
+
+mg_status mg_merge_check_exchange(const mg_merge *m, mg_error *err) {
+    if (!has_zero(m->target, MG_R_EXCHANGE))
+        return mg_fail(err, MG_ERR_CONFLICT, "exchange means nothing for a %s model", m->target->name);
+    bool plain = m->units.per_layer == m->spec->n_experts && !is_mixture(m->donors[0].model) && !m->vocab;
+    for (uint32_t e = 0; plain && e < m->spec->n_experts; e++)
+        plain = !is_mixture(m->donors[e + 1].model) && m->spec->experts[e].split <= 1 && !m->donors[e + 1].vocab.row;
+    if (plain && !m->spec->n_lists) return MG_OK;
+    return mg_fail(err, MG_ERR_UNSUPPORTED,
+                   "exchange: fit takes dense donors with the base's tokens, each whole and in every layer");
 }
 
 static mg_status make_slots(mg_merge *m, mg_plan *p, mg_error *err) {

@@ -18,11 +18,12 @@ typedef struct mg_merge {
     uint32_t n_donors, first_trunk;
     mg_vocab_union *vocab; /* NULL: the base's vocabulary */
     mg_merge_units units;
-    uint32_t used;          /* experts per token */
-    mg_checkpoint *regmean; /* projections of the trunk, opened before mg_merge_plan when the recipe wants them */
-    mg_json *config;        /* config.json of the result */
-    mg_model *result;       /* its numbers, no weights bound */
-    mg_dtype dtype;         /* of the result; MG_DTYPE_COUNT keeps each tensor's own */
+    uint32_t used;           /* experts per token */
+    mg_checkpoint *regmean;  /* projections of the trunk, opened before mg_merge_plan when the recipe wants them */
+    mg_checkpoint *exchange; /* fitted exchange maps; NULL: zeros */
+    mg_json *config;         /* config.json of the result */
+    mg_model *result;        /* its numbers, no weights bound */
+    mg_dtype dtype;          /* of the result; MG_DTYPE_COUNT keeps each tensor's own */
     const mg_expr **routers, **shared_routers; /* [layers] slots [experts, hidden] and [1, hidden], set by
                                                    mg_merge_plan; NULL where the layer has none */
     uint64_t seed;                             /* of noise; set before mg_merge_plan */
@@ -41,5 +42,7 @@ void mg_merge_free(mg_merge *m);
  */
 mg_status mg_merge_plan(mg_merge *m, mg_plan *p, const char *dir, uint64_t shard_size, uint32_t *out,
                         mg_error *err) MG_MUST_CHECK;
+/* May exchange maps be fitted? MG_ERR_CONFLICT, MG_ERR_UNSUPPORTED. */
+mg_status mg_merge_check_exchange(const mg_merge *m, mg_error *err) MG_MUST_CHECK;
 
 #endif

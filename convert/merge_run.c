@@ -1,6 +1,7 @@
 /* merge_run.c - running the gate stage of a merge and completing its plan. */
 #include "convert/merge_run.h"
 
+#include "convert/exchange.h"
 #include "convert/gate_stage.h"
 #include "convert/gates_donors.h"
 #include "convert/regmean.h"
@@ -284,14 +285,14 @@ static const mg_prompts *prompts_of(const mg_merge_spec *s, const char *path) {
     return NULL;
 }
 
-static void note_trunk(void *ctx, const char *text) {
+static void note_stage(void *ctx, const char *text) {
     note(ctx, "%s", text);
 }
 
 /* A file of our own in the temporary folder: matrices of a recipe that is only tried need no place beside an output. */
 static mg_status temporary(char *path, size_t size, mg_error *err) {
     const char *dir = getenv("TMPDIR");
-    snprintf(path, size, "%s/moegraft-trunk-XXXXXX.safetensors", dir && dir[0] ? dir : "/tmp");
+    snprintf(path, size, "%s/moegraft-stage-XXXXXX.safetensors", dir && dir[0] ? dir : "/tmp");
     int fd = mkstemps(path, 12);
     if (fd < 0) return mg_fail_errno(err, "'%s': cannot create a temporary file", path);
     close(fd);
@@ -313,12 +314,74 @@ static mg_status compute_trunk(gate_work *g, mg_error *err) {
     if (st == MG_OK && !g->opt->trunk_path) st = temporary(own, sizeof own, err);
     const char *path = own[0] ? own : g->opt->trunk_path;
     mg_regmean r = {
-        &m->donors[m->first_trunk], text, models->n_sources, g->opt->eval, g->opt->pool, note_trunk, (void *)g->opt};
+        &m->donors[m->first_trunk], text, models->n_sources, g->opt->eval, g->opt->pool, note_stage, (void *)g->opt};
     if (st == MG_OK) st = mg_regmean_run(&r, path, id, err);
     if (st == MG_OK) st = mg_checkpoint_open(&m->regmean, path, err);
     if (own[0]) unlink(own); /* stays readable while it is open */
     free(text);
     return st;
+}
+
+/* ---- plan and exchange maps ---- */
+
+static mg_status make_plan(mg_merge_run *r, const mg_merge_run_options *opt, mg_error *err) {
+    MG_TRY(mg_plan_new(&r->plan, err));
+    r->merge->seed = opt->seed;
+    MG_TRY(mg_merge_plan(r->merge, r->plan, opt->dir, opt->shard_size, &r->out, err));
+    MG_TRY(mg_plan_checkpoint(r->plan, r->out, &r->ckpt, err));
+    if (r->merge->vocab)
+        MG_TRY(mg_vocab_union_dir(r->merge->vocab, &r->ckpt->dir, err));
+    else
+        r->ckpt->vocab = r->merge->donors[0].ckpt->kv;
+    if (!r->merge->vocab && !r->ckpt->vocab)
+        r->ckpt->dir = r->merge->donors[0].ckpt->dir; /* tokenizer files are the base's */
+    return mg_model_open(&r->model, r->ckpt, err);
+}
+
+static void drop_plan(mg_merge_run *r) {
+    mg_model_free(r->model);
+    mg_checkpoint_free(r->ckpt);
+    mg_plan_free(r->plan);
+    r->model = NULL;
+    r->ckpt = NULL;
+    r->plan = NULL;
+}
+
+/* What the maps depend on: all that the routers do, and the routers. */
+static mg_status exchange_id(const gate_work *g, mg_xxh128 *id, mg_error *err) {
+    mg_xxh128_state *h;
+    const char what[] = "exchange 1"; /* raise when a formula changes */
+    MG_TRY(stage_id(g, id, err));
+    MG_TRY(mg_xxh128_new(&h, err));
+    mg_xxh128_update(h, what, sizeof what);
+    mg_xxh128_update(h, id->bytes, sizeof id->bytes);
+    mg_xxh128_update(h, g->run->rows, g->shape.layers * (g->shape.experts * g->shape.hidden) * sizeof(float));
+    *id = mg_xxh128_final(h);
+    mg_xxh128_free(h);
+    return MG_OK;
+}
+
+/* Fitted through the model with maps of zeros, which is then planned anew with the fitted ones. */
+static mg_status compute_exchange(gate_work *g, mg_error *err) {
+    mg_merge_run *r = g->run;
+    char own[4096] = "";
+    mg_xxh128 id;
+    mg_tokenizer *tok = NULL;
+    MG_TRY(exchange_id(g, &id, err));
+    if (!g->opt->exchange_path) MG_TRY(temporary(own, sizeof own, err));
+    const char *path = own[0] ? own : g->opt->exchange_path;
+    mg_status st = open_tokenizer(&tok, r->merge->donors[0].ckpt, err);
+    mg_exchange x = {g->spec,      &r->merge->donors[1], r->model,   tok,
+                     g->opt->eval, g->opt->pool,         note_stage, (void *)g->opt};
+    if (st == MG_OK) st = mg_exchange_run(&x, path, id, err);
+    if (st == MG_OK) st = mg_checkpoint_open(&r->merge->exchange, path, err);
+    if (own[0]) unlink(own); /* stays readable while it is open */
+    mg_tokenizer_free(tok);
+    if (st != MG_OK) return st;
+    drop_plan(r);
+    MG_TRY(make_plan(r, g->opt, err));
+    for (uint32_t l = 0; l < g->shape.layers; l++) MG_TRY(supply_layer(g, l, err));
+    return MG_OK;
 }
 
 /* ---- the run ---- */
@@ -338,17 +401,8 @@ static mg_status run_init(mg_merge_run *r, const mg_merge_spec *spec, const mg_m
         note(opt, "tokenizer: %s", text);
     }
     if (spec->trunk_regmean) MG_TRY(compute_trunk(&g, err));
-    MG_TRY(mg_plan_new(&r->plan, err));
-    r->merge->seed = opt->seed;
-    MG_TRY(mg_merge_plan(r->merge, r->plan, opt->dir, opt->shard_size, &r->out, err));
-    MG_TRY(mg_plan_checkpoint(r->plan, r->out, &r->ckpt, err));
-    if (r->merge->vocab)
-        MG_TRY(mg_vocab_union_dir(r->merge->vocab, &r->ckpt->dir, err));
-    else
-        r->ckpt->vocab = r->merge->donors[0].ckpt->kv;
-    if (!r->merge->vocab && !r->ckpt->vocab)
-        r->ckpt->dir = r->merge->donors[0].ckpt->dir; /* tokenizer files are the base's */
-    MG_TRY(mg_model_open(&r->model, r->ckpt, err));
+    if (spec->exchange_fit) MG_TRY(mg_merge_check_exchange(r->merge, err));
+    MG_TRY(make_plan(r, opt, err));
     bool shared_router = false;
     for (uint32_t l = 0; l < (uint32_t)mg_hp_i(r->model, MG_K_LAYERS); l++)
         shared_router = shared_router || r->merge->shared_routers[l];
@@ -357,7 +411,8 @@ static mg_status run_init(mg_merge_run *r, const mg_merge_spec *spec, const mg_m
                               (uint64_t)mg_hp_i(r->model, MG_K_HIDDEN)};
     uint64_t n = g.shape.layers * (g.shape.experts * g.shape.hidden);
     if (!(r->rows = calloc(n, sizeof *r->rows))) return mg_fail_nomem(err, n * sizeof *r->rows);
-    return compute_gates(&g, err);
+    MG_TRY(compute_gates(&g, err));
+    return spec->exchange_fit ? compute_exchange(&g, err) : MG_OK;
 }
 
 mg_status mg_merge_run_new(mg_merge_run **out, const mg_merge_spec *spec, const mg_merge_run_options *opt,
@@ -376,9 +431,7 @@ mg_status mg_merge_run_new(mg_merge_run **out, const mg_merge_spec *spec, const 
 
 void mg_merge_run_free(mg_merge_run *r) {
     if (!r) return;
-    mg_model_free(r->model);
-    mg_checkpoint_free(r->ckpt);
-    mg_plan_free(r->plan);
+    drop_plan(r);
     mg_merge_free(r->merge);
     free(r->reports);
     free(r->rows);

@@ -9,11 +9,12 @@
 typedef struct mg_merge_run_options {
     const mg_evaluator *eval; /* runs the base and the model being built */
     mg_pool *pool;
-    uint64_t seed;          /* of random gates */
-    const char *dir;        /* the directory output of the plan (need not ever be written) */
-    uint64_t shard_size;    /* 0 = 5e9 */
-    const char *stage_path; /* where computed routers are kept until the merge is finished; NULL: nowhere */
-    const char *trunk_path; /* the same for matrices of the trunk that are computed; NULL: a temporary file */
+    uint64_t seed;             /* of random gates */
+    const char *dir;           /* the directory output of the plan (need not ever be written) */
+    uint64_t shard_size;       /* 0 = 5e9 */
+    const char *stage_path;    /* where computed routers are kept until the merge is finished; NULL: nowhere */
+    const char *trunk_path;    /* the same for matrices of the trunk that are computed; NULL: a temporary file */
+    const char *exchange_path; /* the same for exchange maps that are fitted */
     void (*note)(void *ctx, const char *text); /* one line about what is being done; NULL: silent */
     void *note_ctx;
 } mg_merge_run_options;

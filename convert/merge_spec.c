@@ -169,6 +169,12 @@ static mg_status get_shape(mg_merge_spec *s, const mg_yaml *root, mg_error *err)
         s->grid_x = (uint32_t)x;
         s->grid_y = (uint32_t)y;
     }
+    v = mg_yaml_get(root, "exchange");
+    if (v && !mg_yaml_is_null(v)) {
+        if (v->type != MG_YAML_SCALAR || (strcmp(v->text, "fit") != 0 && strcmp(v->text, "zero") != 0))
+            return mg_merge_yaml_schema(err, v, "exchange", "zero or fit");
+        s->exchange_fit = strcmp(v->text, "fit") == 0;
+    }
     v = mg_yaml_get(root, "dense_layers");
     if (!v || mg_yaml_is_null(v)) return MG_OK;
     bool count = v->type == MG_YAML_SCALAR;
@@ -232,10 +238,10 @@ static mg_status get_trunk(mg_merge_spec *s, const char *dir, const mg_yaml *v, 
 }
 
 static mg_status read_root(mg_merge_spec *s, const char *dir, const mg_yaml *root, mg_error *err) {
-    static const char *const keys[] = {
-        "base_model",     "experts",       "gate_mode",        "dtype",        "experts_per_token",
-        "shared_experts", "architecture",  "shared_scale",     "dense_layers", "grid",
-        "trunk",          "layer_experts", "tokenizer_source", "tokenizer",    NULL};
+    static const char *const keys[] = {"base_model",        "experts",        "gate_mode",    "dtype",
+                                       "experts_per_token", "shared_experts", "architecture", "shared_scale",
+                                       "dense_layers",      "grid",           "trunk",        "layer_experts",
+                                       "tokenizer_source",  "tokenizer",      "exchange",     NULL};
     if (!root || root->type != MG_YAML_MAP) return mg_fail(err, MG_ERR_FORMAT, "a merge recipe must be a mapping");
     MG_TRY(mg_merge_yaml_check_keys(root, keys, "the recipe", err));
     MG_TRY(mg_merge_yaml_model(&s->arena, mg_yaml_get(root, "base_model"), "base_model", &s->base, err));

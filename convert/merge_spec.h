@@ -61,6 +61,7 @@ typedef struct mg_merge_spec {
     mg_merge_layers *lists; /* [n_lists] */
     uint32_t n_lists;
     uint32_t grid_x, grid_y;    /* 0 when absent */
+    bool exchange_fit;          /* exchange: fit (exchange.h); absent or zero: maps of zeros */
     uint32_t experts_per_token; /* 2 when absent; MG_EXPERTS_ALL; compared with their number when donors are open */
     mg_gate_mode gate_mode;     /* MG_GATE_FIT when absent */
     bool gate_mode_given;

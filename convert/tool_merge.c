@@ -44,7 +44,7 @@ typedef struct run {
     mg_plan *gguf_plan;
     target *targets;
     size_t n_targets;
-    char stage_path[4096], trunk_path[4096];
+    char stage_path[4096], trunk_path[4096], exchange_path[4096];
     int lock; /* while what ranks share is computed; 0: none */
 } run;
 
@@ -158,6 +158,7 @@ static mg_status open_recipe(run *r, args *a, const char *dir, mg_error *err) {
                                           .shard_size = a->shard_size,
                                           .stage_path = kept(a, r->stage_path),
                                           .trunk_path = kept(a, r->trunk_path),
+                                          .exchange_path = kept(a, r->exchange_path),
                                           .note = say,
                                           .note_ctx = a}};
     return mg_tool_recipe_open(&r->recipe, a->words.items[0], r->pool, &opt, err);
@@ -203,6 +204,7 @@ static mg_status work(run *r, args *a, mg_error *err) {
     const char *first = a->outputs.n ? r->targets[0].path : a->words.items[1];
     set_stage_path(r->stage_path, sizeof r->stage_path, first, "router");
     set_stage_path(r->trunk_path, sizeof r->trunk_path, first, "trunk");
+    set_stage_path(r->exchange_path, sizeof r->exchange_path, first, "exchange");
     MG_TRY(mg_pool_new(&r->pool, a->c.n_threads, err));
     MG_TRY(mg_tool_stage_lock(&r->lock, &a->c, first, err));
     MG_TRY(open_recipe(r, a, first, err));
@@ -223,6 +225,7 @@ static mg_status work(run *r, args *a, mg_error *err) {
     /* other ranks may need them still: finalize removes them then */
     if (st == MG_OK && !a->c.world && kept(a, r->stage_path)) unlink(r->stage_path);
     if (st == MG_OK && !a->c.world && kept(a, r->trunk_path)) unlink(r->trunk_path);
+    if (st == MG_OK && !a->c.world && kept(a, r->exchange_path)) unlink(r->exchange_path);
     return st;
 }
 
