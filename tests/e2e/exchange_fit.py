@@ -5,7 +5,7 @@ import re
 import common
 from common import SAMPLES, WORK, check, run, same
 
-NAMES = ("prose", "code", "math", "json")
+NAMES = ("prose", "math")
 DONORS = SAMPLES / "donors"
 TEXT = {d: [line for line in (SAMPLES / f"text/{d}.txt").read_text().splitlines() if len(line) > 20][:30] for d in NAMES}
 
@@ -28,11 +28,11 @@ said = run("merge", recipe("fit"), WORK / "fit", "-t", 2).err
 same([p.name for p in WORK.iterdir() if p.name.startswith(".")], [], "leftovers")
 with_maps, without = map(float, re.search(r"held-out loss ([\d.]+) with them, ([\d.]+) without\n", said).groups())
 check(with_maps < without, f"held-out loss {with_maps} with maps, {without} without")
-for layer, share in re.findall(r"layer (\d+): \d of 4 bonds, held-out distance from the donors ([\d.]+)", said):
+for layer, share in re.findall(r"layer (\d+): \d of 1 bonds, held-out distance from the donors ([\d.]+)", said):
     check(float(share) < 1, f"layer {layer}: the distance grew to {share}")
 fitted = maps("fit")
-same(len(fitted), 8 * 4, "maps")
-check(sum(any(t.data) for t in fitted.values()) >= 8, "hardly any map is not zero")
+same(len(fitted), 2 * 4, "maps")
+check(sum(any(t.data) for t in fitted.values()) >= 2, "hardly any map is not zero")
 
 # ---- only the maps differ from the merge with maps of zeros ----
 run("merge", recipe("zero", exchange="zero"), WORK / "zero", "-q")
@@ -51,12 +51,12 @@ check(logits["fit"] != logits["zero"], "maps without effect")
 run("forward", WORK / "fit.yml", "--tokens", WORK / "ids.txt", "--capture", "logits", "-o", WORK / "tried.logits", "-q")
 same(common.read_safetensors(WORK / "tried.logits")[1]["logits"].data, logits["fit"], "tried and written")
 want = common.tree(WORK / "fit")
-for threads, isa in ((1, "avx2"), (3, "scalar")):
-    run("merge", WORK / "fit.yml", WORK / "again", "-q", "--force", "-t", threads, env={"MOEGRAFT_ISA": isa})
-    same(common.tree(WORK / "again"), want, f"{threads} threads, {isa}")
+run("merge", WORK / "fit.yml", WORK / "again", "-q", "-t", 3, env={"MOEGRAFT_ISA": "scalar"})
+same(common.tree(WORK / "again"), want, "three threads, scalar")
 
 # ---- killed while the model is written: the maps are not fitted again ----
-points = common.count_crash_points("merge", WORK / "fit.yml", WORK / "again", "-q", "--force", "-t", 1)
+points = common.count_crash_points("merge", WORK / "fit.yml", WORK / "again", "-q", "--force", "-t", 1, env={"MOEGRAFT_ISA": "avx2"})
+same(common.tree(WORK / "again"), want, "one thread, AVX2")
 run("merge", WORK / "fit.yml", WORK / "killed", "-q", "-t", 1, env={"MOEGRAFT_CRASH_AT": points - 8}, expect=137)
 check((WORK / ".killed.exchange.safetensors").exists(), "the maps are not kept")
 said = run("merge", WORK / "fit.yml", WORK / "killed", "-t", 1).err
@@ -64,14 +64,14 @@ check("held-out" not in said, "maps fitted again")
 same(common.tree(WORK / "killed"), want, "killed and run again")
 
 # ---- donors that are the base: nothing to learn ----
-run("merge", recipe("equal", donors=("base",) * 4), WORK / "equal", "-q", "--i-understand-this-is-not-useful-without-training")
+run("merge", recipe("equal", donors=("base",) * 2), WORK / "equal", "-q", "--i-understand-this-is-not-useful-without-training")
 check(not any(any(t.data) for t in maps("equal").values()), "maps between equal experts")
 
 # ---- refusals ----
 for name, code, words, options in (("mixtral", 8, "means nothing for a mixtral", {"architecture": "mixtral"}),
                                    ("word", 3, "zero or fit", {"exchange": "solve"}),
                                    ("few", 8, "to hold some out", {"lines": 1}),
-                                   ("lists", 4, "in every layer", {"more": "layer_experts: [{layer_range: [0, 4], experts: [3, 2, 1, 0]}]\n"})):
+                                   ("lists", 4, "in every layer", {"more": "layer_experts: [{layer_range: [0, 4], experts: [1, 0]}]\n"})):
     said = run("merge", recipe(name, **options), WORK / name, expect=code).err
     check(words in said, f"{name}: {said}")
     check(not (WORK / name).exists(), f"{name}: something was written")
