@@ -5,12 +5,12 @@ import re
 import common
 from common import SAMPLES, WORK, check, run, same
 
-NAMES = ("prose", "math")
+NAMES = ("prose", "code")
 DONORS = SAMPLES / "donors"
-TEXT = {d: [line for line in (SAMPLES / f"text/{d}.txt").read_text().splitlines() if len(line) > 20][:30] for d in NAMES}
+TEXT = {d: [line for line in (SAMPLES / f"text/{d}.txt").read_text().splitlines() if len(line) > 20][:100] for d in NAMES}
 
 
-def recipe(name, donors=NAMES, architecture="mesh", exchange="fit", lines=30, more=""):
+def recipe(name, donors=NAMES, architecture="mesh", exchange="fit", lines=100, more=""):
     text = f"base_model: {DONORS / 'base'}\ndtype: float32\ngate_mode: hidden\narchitecture: {architecture}\nexchange: {exchange}\n{more}experts:\n"
     for d, prompts in zip(donors, NAMES):
         text += f"  - source_model: {DONORS / d}\n    positive_prompts: {common.json.dumps(TEXT[prompts][:lines])}\n"
