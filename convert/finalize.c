@@ -120,7 +120,7 @@ static void remove_stage_dir(const char *path) {
 }
 
 void mg_finalize_stages(const char *out) {
-    static const char *const kept[] = {"router.safetensors", "trunk.safetensors"};
+    static const char *const kept[] = {"router.safetensors", "trunk.safetensors", "exchange.safetensors"};
     char dir[4096], name[256], path[8192];
     mg_error unused = {0};
     if (split(out, dir, name, &unused) != MG_OK) return;

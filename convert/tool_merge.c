@@ -196,6 +196,7 @@ static mg_status record(const run *r, args *a, mg_error *err) {
     if (!spec) return MG_OK; /* dense: recipes of tensors say it all */
     if (spec->gate_file && !a->gate) MG_TRY(mg_record_named(a->record, spec->gate_file, err));
     if (spec->trunk_regmean) MG_TRY(mg_record_stage(a->record, "trunk", false, err));
+    if (spec->exchange_fit) MG_TRY(mg_record_stage(a->record, "exchange maps", false, err));
     return mg_record_stage(a->record, "routers", false, err);
 }
 
