@@ -17,7 +17,6 @@
 #include <string.h>
 
 enum {
-    WINDOW = 256, /* tokens of a sequence */
     CHUNK = 1024, /* tokens a layer is run on at a time */
     HELD = 4,     /* one prompt of so many is held out */
     HEAD = 64,    /* tokens whose logits are looked at at a time */
@@ -83,13 +82,12 @@ static mg_status add_prompts(work *w, mg_error *err) {
     const mg_merge_spec *s = w->r->spec;
     if (!(w->first = calloc(s->n_experts + 1, sizeof *w->first))) return mg_fail_nomem(err, s->n_experts * 4);
     for (uint32_t e = 0; e < s->n_experts; e++) {
-        MG_TRY(mg_prompt_batch_add_joined(&w->p, &s->experts[e].positive, WINDOW, w->r->moe, w->r->tok, err));
+        MG_TRY(mg_prompt_batch_add_joined(&w->p, &s->experts[e].positive, e, false, w->r->moe, w->r->tok, err));
         w->first[e + 1] = w->p.batch.n_seqs;
-        for (uint32_t q = w->first[e]; q < w->first[e + 1]; q++) w->p.label[q] = e;
         if (w->first[e + 1] - w->first[e] < 2)
             return mg_fail(err, MG_ERR_CONFLICT,
                            "exchange: fit needs more than a window of prompts (%d tokens) for '%s', to hold some out",
-                           (int)WINDOW, s->experts[e].source);
+                           (int)MG_PROMPT_WINDOW, s->experts[e].source);
     }
     w->n = w->p.batch.n_tokens;
     return MG_OK;
