@@ -61,7 +61,7 @@ static mg_status add_line(mg_record *r, const char *name, const piece *pieces, u
     line *l;
     MG_TRY(MG_ARENA_NEW(&r->arena, &l, 1, err));
     *l = (line){.name = name, .n = n};
-    memcpy(l->pieces, pieces, n * sizeof *pieces);
+    if (n) memcpy(l->pieces, pieces, n * sizeof *pieces); /* a flag has none */
     *r->last = l;
     r->last = &l->next;
     return MG_OK;
