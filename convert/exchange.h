@@ -29,8 +29,8 @@ typedef struct mg_exchange {
 } mg_exchange;
 
 /* Fit all of them into a safetensors file at path (tensors "exchange.LAYER.EDGE", F32 [hidden, hidden]) that carries
- * id. MG_ERR_CONFLICT: an expert with fewer than two positive prompts. Memory: 2 + experts per token + 1 vectors of the
- * hidden size h for each prompt token, and 64 h^2 bytes. */
+ * id. MG_ERR_CONFLICT: an expert whose prompts fill less than two windows. Memory: 11 + experts per token vectors of
+ * the hidden size h for each prompt token, and 100 h^2 bytes. */
 mg_status mg_exchange_run(const mg_exchange *r, const char *path, mg_xxh128 id, mg_error *err) MG_MUST_CHECK;
 /* Number of a map in such a file, MG_STRMAP_NONE when it has none. */
 uint32_t mg_exchange_find(const mg_checkpoint *c, uint32_t layer, uint32_t edge);
