@@ -85,7 +85,7 @@ run("convert", WORK / "qwen", WORK / "x.gguf", expect=4)
 # Query and gate are one tensor of two weights: its codes are those of both, each row where it belongs.
 (WORK / "text.txt").write_text("".join(" ".join(str((37 * i + 11 * j) % 300 + 3) for j in range(40)) + "\n" for i in range(3)))
 run("quantize", WORK / "qwen", WORK / "gptq", "GPTQ", "--format", "compressed-tensors", "--group-size", -1, "--tokens", WORK / "text.txt", "-q")
-found = run("verify", WORK / "qwen", WORK / "gptq", "--tokens", WORK / "text.txt", "--weights", "--json", expect=1).json()["candidates"][0]["tensors"]
+found = run("verify", WORK / "qwen", WORK / "gptq", "--tokens", WORK / "text.txt", "--weights", "--json").json()["candidates"][0]["tensors"]
 snr = [t["snr_db"] for t in found if "q_proj" in t["name"]]
 # 4 bits of a row of normal values: some 20 dB; of another row's codes less than 0
 check(len(snr) == config["num_hidden_layers"] * 2 and all(x is None or x > 10 for x in snr), f"q_proj: {snr}")
