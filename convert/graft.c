@@ -325,7 +325,9 @@ static mg_status describe_gguf(job *j, mg_error *err) {
     mg_kvs kv;
     mg_kvs_init(&kv);
     mg_status st = MG_OK;
-    for (size_t i = 0; st == MG_OK && i < m->ckpt->kv->n; i++) st = mg_kvs_copy(&kv, &m->ckpt->kv->items[i], err);
+    for (size_t i = 0; st == MG_OK && i < m->ckpt->kv->n; i++)
+        if (strncmp(m->ckpt->kv->items[i].key.data, "split.", 6) != 0) /* the result is one file */
+            st = mg_kvs_copy(&kv, &m->ckpt->kv->items[i], err);
     snprintf(key, sizeof key, "%s.expert_count", m->arch->gguf_arch);
     if (st == MG_OK) st = mg_kvs_set_u32(&kv, key, j->experts, err);
     snprintf(key, sizeof key, "%s.expert_used_count", m->arch->gguf_arch);

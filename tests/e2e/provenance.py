@@ -75,6 +75,8 @@ run("convert", WORK / "moe.gguf", WORK / "back", "-q")
 run("convert", WORK / "moe", WORK / "set.gguf", "--split-max-tensors", 20, "-q")
 run("extract", WORK / "moe", WORK / "one", "--expert", 2, "--manifest", "-q")
 run("graft", WORK / "moe", WORK / "three", "--drop", 1, "--manifest", "-q")
+run("graft", next(WORK.glob("set-00001*.gguf")), WORK / "whole.gguf", "--drop", 1, "--manifest", "-q")  # a set of files becomes one
+proven(WORK / "whole.gguf.manifest.json")
 for extra in ([], ["--fixed"]):
     run("quantize", WORK / "moe.gguf", WORK / "q.gguf", "Q3_K_M", "-q", "--force", *extra)
     proven(WORK / "q.gguf.manifest.json")
