@@ -106,13 +106,14 @@ static mg_status clean_stage_file(run *r, const char *dir, const char *name, mg_
 
 static mg_status clean_stage_files(run *r, const char *dir, bool inside, mg_error *err);
 
-/* The work folder ".NAME.stage": it goes when nothing of somebody else's is in it. */
+/* The work folder ".NAME.stage", or ".NAME.replay" of verify, which has such folders and files in it: it goes when
+ * nothing of somebody else's is in it. */
 static mg_status clean_stage_dir(run *r, const char *dir, const char *name, mg_error *err) {
     char path[4096];
     const mg_clean_options opt = {.dry_run = r->a->dry_run, .orphans = r->a->all};
     MG_TRY(mg_path_join(path, sizeof path, dir, name, err));
     MG_TRY(mg_outset_clean(path, &opt, found, r, err));
-    MG_TRY(clean_stage_files(r, path, true, err));
+    MG_TRY(clean_stage_files(r, path, ends_with(name, ".stage"), err));
     if (r->a->all && !r->a->dry_run) (void)rmdir(path); /* fails when it is not empty, and then stays */
     return MG_OK;
 }
@@ -128,7 +129,7 @@ static mg_status clean_stage_files(run *r, const char *dir, bool inside, mg_erro
         char path[4096];
         struct stat sb;
         const bool ours = inside || name[0] == '.';
-        if (st == MG_OK && ours && !inside && ends_with(name, ".stage") &&
+        if (st == MG_OK && ours && !inside && (ends_with(name, ".stage") || ends_with(name, ".replay")) &&
             mg_path_join(path, sizeof path, dir, name, NULL) == MG_OK && lstat(path, &sb) == 0 && S_ISDIR(sb.st_mode))
             st = clean_stage_dir(r, dir, name, err);
         else if (st == MG_OK && ours)
