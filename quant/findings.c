@@ -155,6 +155,22 @@ static void find_ids(mg_json *list, const mg_model *m) {
     }
 }
 
+/* transformers takes the embedding then, and whoever trained the head gets another model than he saved. */
+static void find_unused_head(mg_json *list, const mg_model *m, const mg_checkpoint *c, const mg_scan *scan) {
+    const mg_bound *b = mg_model_find(m, MG_R_TOKEN_EMBD, 0, 0);
+    const mg_tensor *embd = b ? mg_model_tensor(m, b) : NULL;
+    const uint32_t e = embd ? mg_checkpoint_find(c, embd->name) : MG_STRMAP_NONE;
+    if (e == MG_STRMAP_NONE || !mg_hp_i(m, MG_K_TIED)) return;
+    for (uint32_t t = 0; t < m->ckpt->n_tensors; t++) {
+        const mg_tensor *x = &m->ckpt->tensors[t];
+        if (x->n_elements != embd->n_elements || mg_model_role_of(m, t, NULL, NULL, NULL)) continue;
+        const uint32_t i = mg_checkpoint_find(c, x->name);
+        if (i != MG_STRMAP_NONE && memcmp(scan[i].sha256, scan[e].sha256, sizeof scan[i].sha256) != 0)
+            finding(list, "config", x->name, "never used: the config ties it to '%s', which has other values",
+                    embd->name);
+    }
+}
+
 static mg_status find_text_side(mg_json *list, mg_model *m, mg_error *err) {
     mg_tokenizer *tok = NULL;
     char *template = NULL;
@@ -184,6 +200,7 @@ mg_status mg_findings(mg_json **out, mg_model *m, const mg_checkpoint *scanned, 
     find_zero_blocks(list, scanned, scan);
     find_overflow(list, scanned, scan);
     if (m) find_ids(list, m);
+    if (m) find_unused_head(list, m, scanned, scan);
     mg_status st = find_duplicates(list, scanned, scan, err);
     if (st == MG_OK && m) st = find_dead_experts(list, m, err);
     if (st == MG_OK && m) st = find_text_side(list, m, err);

@@ -126,6 +126,19 @@ static mg_status slice_logits(mg_scorer *s, uint64_t n, mg_error *err) {
     return MG_OK;
 }
 
+/* NaN or infinity: no probability follows from such a row, and no figure from it means anything. */
+static mg_status check_finite(const mg_score_rows *r, mg_error *err) {
+    for (uint32_t i = 0; i < r->n; i++) {
+        const float *x = r->logits + i * r->vocab;
+        bool finite = true;
+        for (uint64_t k = 0; k < r->vocab; k++) finite &= isfinite(x[k]) != 0;
+        if (!finite)
+            return mg_fail(err, MG_ERR_FORMAT, "window %llu, position %llu: a logit is not finite",
+                           (unsigned long long)r->window, (unsigned long long)(r->pos + i));
+    }
+    return MG_OK;
+}
+
 mg_status mg_scorer_next(mg_scorer *s, mg_score_rows *rows, mg_error *err) {
     *rows = (mg_score_rows){.vocab = s->vocab};
     while (s->done == s->n_rows) {
@@ -155,7 +168,7 @@ mg_status mg_scorer_next(mg_scorer *s, mg_score_rows *rows, mg_error *err) {
         if (rows->targets[i] < 0 || (uint64_t)rows->targets[i] >= s->vocab)
             return mg_fail(err, MG_ERR_FORMAT, "token id %d, the output head has %llu rows", rows->targets[i],
                            (unsigned long long)s->vocab);
-    return MG_OK;
+    return check_finite(rows, err);
 }
 
 mg_status mg_score_run(mg_forward *f, mg_model *m, const mg_windows *w, const mg_score_options *opt, mg_score_fn fn,

@@ -225,7 +225,10 @@ static mg_status run_model(outcome *o, const char *path, const args *a, const mg
     mg_windows_init(&w);
     MG_TRY(mg_tool_model_open(&t, path, err));
     mg_status st = windows_of(&w, &t, a, base, err);
-    if (st == MG_OK) st = run_job(&j, &t, a, pass, err);
+    if (st == MG_OK) {
+        st = run_job(&j, &t, a, pass, err);
+        if (st != MG_OK) mg_error_at(err, path, NULL);
+    }
     *o = (outcome){.path = path, .ppl = mg_ppl_value(&j.ppl), .stderr_ = mg_ppl_stderr(&j.ppl), .tokens = j.ppl.n};
     mg_tool_model_size(&t, &o->bytes, &o->n_weights);
     if (base) o->kl = mg_kl_stats_summary(&j.kl);
