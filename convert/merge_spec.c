@@ -216,6 +216,19 @@ static mg_status get_lists(mg_merge_spec *s, const mg_yaml *v, mg_error *err) {
     return MG_OK;
 }
 
+/* The regression takes every model alike, so a weight would reach only the tensors beside it, which are averaged. */
+static mg_status refuse_weights(const mg_yaml *trunk, mg_error *err) {
+    const mg_yaml *models = trunk->type == MG_YAML_MAP ? mg_yaml_get(trunk, "models") : NULL;
+    const mg_yaml *place = models && models->type == MG_YAML_SEQ ? models->child : NULL;
+    for (const mg_yaml *at = trunk; at; at = at == trunk ? place : at->next) {
+        const mg_yaml *parameters = at->type == MG_YAML_MAP ? mg_yaml_get(at, "parameters") : NULL;
+        if (parameters && parameters->type == MG_YAML_MAP && mg_yaml_get(parameters, "weight"))
+            return mg_fail(err, MG_ERR_UNSUPPORTED,
+                           "trunk: regmean knows no weights: its regression takes all models alike");
+    }
+    return MG_OK;
+}
+
 /* trunk: a name, or {merge_method, models, parameters, strength}. */
 static mg_status get_trunk(mg_merge_spec *s, const char *dir, const mg_yaml *v, mg_error *err) {
     static const char *const keys[] = {"merge_method", "models", "parameters", "strength", NULL};
@@ -229,6 +242,7 @@ static mg_status get_trunk(mg_merge_spec *s, const char *dir, const mg_yaml *v, 
     if (!name || name->type != MG_YAML_SCALAR) return mg_merge_yaml_schema(err, v, "trunk", "a merge method");
     if (strcmp(name->text, "base") == 0) return MG_OK;
     s->trunk_regmean = strcmp(name->text, "regmean") == 0;
+    if (s->trunk_regmean) MG_TRY(refuse_weights(v, err));
     bool mean = s->trunk_regmean || strcmp(name->text, "average") == 0;
     const char **experts;
     MG_TRY(MG_ARENA_NEW(&s->arena, &experts, s->n_experts, err));

@@ -188,7 +188,6 @@ static mg_status add_prompts(work *w, uint32_t i, mg_error *err) {
     return ev->embed(ev->self, d->model, w->batch[i].ids, n, w->x[i], err);
 }
 
-/* A tied head is the embedding, which is averaged: it has no inputs of its own to regress on. */
 /* Rows of heads are added, so they must be for the same tokens. */
 static bool same_tokens(const mg_regmean *r) {
     for (uint32_t i = 0; i < r->n; i++)
@@ -221,6 +220,7 @@ static mg_status set_up(work *w, mg_error *err) {
         if (!b && covered[i].input != IN_HEAD)
             return mg_fail(err, MG_ERR_UNSUPPORTED, "regmean: a %s model has no %s", m->arch->name,
                            mg_role_name(covered[i].role));
+        /* a tied head is the embedding, which is averaged: it has no inputs of its own to regress on */
         if (!b || !all_have(w->r, covered[i].role) || (covered[i].input == IN_HEAD && !same_tokens(w->r))) continue;
         w->n_rows[i] = b->shape[0];
         w->sides[covered[i].input].dim = b->shape[1];

@@ -94,6 +94,8 @@ refuse(4, ["regmeen", "regmean"][:1], "regmeen")
 refuse(3, ["strength"], "{merge_method: average, strength: much}")
 refuse(3, ["stregth", "strength"], "{merge_method: average, stregth: 1}")
 refuse(8, ["prompts", "base"], f"{{merge_method: regmean, models: [{{model: {DONORS}/base}}]}}")
+refuse(4, ["regmean", "weight"], "{merge_method: regmean, parameters: {weight: 0.5}}")
+refuse(4, ["regmean", "weight"], f"{{merge_method: regmean, models: [{{model: {DONORS}/prose}}, {{model: {DONORS}/code, parameters: {{weight: 2}}}}]}}")
 refuse(3, ["density"], "{merge_method: average, parameters: {density: 1}}")
 
 # ---- what a recipe without gate_mode means, and --compat mergekit ----
