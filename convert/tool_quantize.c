@@ -443,7 +443,8 @@ static mg_status work_groups(args *a, mg_error *err) {
 
 /* The words, and what took part. */
 static mg_status record(const run *r, args *a, mg_error *err) {
-    MG_TRY(mg_record_word(a->record, MG_RECORD_MODEL, mg_tool_is_recipe(r->targets.in) ? r->targets.in : r->in->path,
+    const bool recipe = mg_tool_is_recipe(r->targets.in);
+    MG_TRY(mg_record_word(a->record, recipe ? MG_RECORD_FILE : MG_RECORD_MODEL, recipe ? r->targets.in : r->in->path,
                           err));
     for (size_t i = 0; i < r->targets.n; i++)
         MG_TRY(mg_record_output(a->record, r->targets.items[i].path, r->targets.items[i].preset->name, err));

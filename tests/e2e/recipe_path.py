@@ -96,4 +96,11 @@ for tool, args in calls.items():
     refused(5, ["absent.yml"], f"{tool}: no file", tool, WORK / "absent.yml", *args)
 refused((3, 5), ["nowhere/model"], "verify: a donor that is not there", "verify", WRITTEN[MOE], gone, "--tokens", ROWS)
 refused(4, ["router"], "route: a dense recipe", "route", DENSE, "--prompt", "x")
+# ---- what was quantized from a recipe is made again from its donors ----
+for out, kind in ((common.WORK / "proven.gguf", "Q4_0"), (common.WORK / "proven", "RTN")):
+    common.run("quantize", common.DATA / "golden/merge/moe4_cheap_embed.yml", out, kind, "-q")
+    manifest = out / "model.manifest.json" if out.is_dir() else common.WORK / "proven.gguf.manifest.json"
+    said = common.run("verify", "--provenance", manifest, common.DATA / "golden/merge", common.DATA / "models/donors").out
+    common.check(" 0 not derived, 0 of the output differ" in said, said)
+
 common.done()
