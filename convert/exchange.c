@@ -446,25 +446,13 @@ static mg_status run_all(work *w, mg_arena *a, const char *path, mg_xxh128 id, m
     MG_TRY(lay_out(w, a, id, &header, &size, &total, err));
     mg_status st = mg_stage_set_begin(&w->set, path, id, total, err);
     if (st == MG_OK) st = fit_all(w, err);
-    mg_xxh128 none = {0}; /* one unit: an interrupted fit starts again, since the streams have to be computed anyway */
-    if (st == MG_OK) st = mg_outset_unit_done(w->set, 0, none, err);
-    if (st == MG_OK) st = mg_outset_write(w->set, 0, 0, header, size, err);
-    if (st == MG_OK) st = mg_outset_commit(w->set, err);
+    if (st == MG_OK) st = mg_stage_set_end(w->set, header, size, err);
     free(header);
     return st;
 }
 
-static bool has_id(const char *path, mg_xxh128 id) {
-    mg_checkpoint *c = NULL;
-    mg_error quiet = {0};
-    if (!mg_path_exists(path) || mg_checkpoint_open(&c, path, &quiet) != MG_OK) return false;
-    const bool same = mg_stage_id_is(c, id);
-    mg_checkpoint_free(c);
-    return same;
-}
-
 mg_status mg_exchange_run(const mg_exchange *r, const char *path, mg_xxh128 id, mg_error *err) {
-    if (has_id(path, id)) return MG_OK;
+    if (mg_stage_id_at(path, id)) return MG_OK;
     const int64_t used = mg_hp_i(r->moe, MG_K_EXPERTS_USED), experts = mg_hp_i(r->moe, MG_K_EXPERTS);
     work w = {.r = r,
               .hp = &r->moe->hp,

@@ -258,15 +258,6 @@ static void tear_down(work *w) {
 
 /* ---- the file ---- */
 
-static bool has_id(const char *path, mg_xxh128 id) {
-    mg_checkpoint *c = NULL;
-    mg_error quiet = {0};
-    if (!mg_path_exists(path) || mg_checkpoint_open(&c, path, &quiet) != MG_OK) return false;
-    bool same = mg_stage_id_is(c, id);
-    mg_checkpoint_free(c);
-    return same;
-}
-
 static mg_status describe(work *w, mg_arena *a, uint32_t layer, size_t i, mg_error *err) {
     char name[64], *copy;
     tensor_name(name, sizeof name, covered[i].role, layer);
@@ -306,16 +297,13 @@ static mg_status run_all(work *w, mg_arena *a, const char *path, mg_xxh128 id, m
         if (st == MG_OK && w->r->note) w->r->note(w->r->note_ctx, text);
     }
     if (st == MG_OK) st = run_head(w, err);
-    mg_xxh128 none = {0}; /* one unit: an interrupted run starts again, since the streams have to be computed anyway */
-    if (st == MG_OK) st = mg_outset_unit_done(w->set, 0, none, err);
-    if (st == MG_OK) st = mg_outset_write(w->set, 0, 0, header, size, err);
-    if (st == MG_OK) st = mg_outset_commit(w->set, err);
+    if (st == MG_OK) st = mg_stage_set_end(w->set, header, size, err);
     free(header);
     return st;
 }
 
 mg_status mg_regmean_run(const mg_regmean *r, const char *path, mg_xxh128 id, mg_error *err) {
-    if (has_id(path, id)) return MG_OK;
+    if (mg_stage_id_at(path, id)) return MG_OK;
     work w = {.r = r};
     mg_arena a;
     mg_arena_init(&a, 0);

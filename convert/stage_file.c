@@ -89,10 +89,7 @@ static mg_status put(writing *w, const mg_stage_layer *l, const char *path, mg_x
     MG_TRY(mg_stage_set_begin(&w->set, path, id, w->total, err));
     for (uint32_t i = 0; i < l->n; i++)
         MG_TRY(mg_outset_write(w->set, 0, w->offsets[i], l->pieces[i].data, w->tensors[i].n_bytes, err));
-    const mg_xxh128 none = {0}; /* one unit, never resumed */
-    MG_TRY(mg_outset_unit_done(w->set, 0, none, err));
-    MG_TRY(mg_outset_write(w->set, 0, 0, w->header, w->header_size, err));
-    return mg_outset_commit(w->set, err);
+    return mg_stage_set_end(w->set, w->header, w->header_size, err);
 }
 
 mg_status mg_stage_layer_write(const mg_stage_layer *l, const char *path, mg_xxh128 id, const char *note,

@@ -1,6 +1,8 @@
 /* stage_id.c - see stage_id.h. */
 #include "convert/stage_id.h"
 
+#include "formats/base/file.h"
+
 #include <stdio.h>
 #include <string.h>
 
@@ -18,6 +20,15 @@ bool mg_stage_id_is(const mg_checkpoint *c, mg_xxh128 id) {
            memcmp(found.data, hex, 32) == 0;
 }
 
+bool mg_stage_id_at(const char *path, mg_xxh128 id) {
+    mg_checkpoint *c = NULL;
+    mg_error quiet = {0};
+    if (!mg_path_exists(path) || mg_checkpoint_open(&c, path, &quiet) != MG_OK) return false;
+    const bool same = mg_stage_id_is(c, id);
+    mg_checkpoint_free(c);
+    return same;
+}
+
 bool mg_stage_is(const mg_checkpoint *c) {
     return c->st_metadata && mg_kvs_get(c->st_metadata, "stage_id");
 }
@@ -32,4 +43,11 @@ mg_status mg_stage_set_begin(mg_outset **out, const char *path, mg_xxh128 id, ui
     MG_TRY(mg_outset_new(out, dir[0] ? dir : "/", name, id, &opt, err));
     MG_TRY(mg_outset_add(*out, name, total, &file, err));
     return mg_outset_start(*out, 1, err);
+}
+
+mg_status mg_stage_set_end(mg_outset *set, const void *header, uint64_t size, mg_error *err) {
+    const mg_xxh128 none = {0}; /* one unit, never resumed */
+    MG_TRY(mg_outset_unit_done(set, 0, none, err));
+    MG_TRY(mg_outset_write(set, 0, 0, header, size, err));
+    return mg_outset_commit(set, err);
 }

@@ -11,11 +11,15 @@
 mg_status mg_stage_id_put(mg_kvs *metadata, mg_xxh128 id, mg_error *err) MG_MUST_CHECK;
 /* Does this file carry this id? */
 bool mg_stage_id_is(const mg_checkpoint *c, mg_xxh128 id);
+/* Is there such a file at path? One that cannot be read is none. */
+bool mg_stage_id_at(const char *path, mg_xxh128 id);
 /* Is c the file of some stage, a work file that is deleted when the job is done? */
 bool mg_stage_is(const mg_checkpoint *c);
 /* Begin the file at path: a set of this one file (index 0) of `total` bytes and one unit, started anew whatever is
- * there. After its content report unit 0 and commit. */
+ * there: what is behind half of one had to be computed again anyway. */
 mg_status mg_stage_set_begin(mg_outset **out, const char *path, mg_xxh128 id, uint64_t total,
                              mg_error *err) MG_MUST_CHECK;
+/* All content is written: the header (its first `size` bytes), and the file gets its name. */
+mg_status mg_stage_set_end(mg_outset *set, const void *header, uint64_t size, mg_error *err) MG_MUST_CHECK;
 
 #endif
