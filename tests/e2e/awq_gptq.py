@@ -1,30 +1,12 @@
 """quantize IN OUT AWQ and GPTQ: folding is exact in every family, the result is closer to the original than rounding, bytes do not
-depend on threads, instruction set or memory, an interrupted run goes on, and texts, weights and activations of the unusual kind."""
-import random
+depend on threads, instruction set or memory. Interrupted runs: awq_resume.py; models of the unusual kind: awq_unusual.py."""
 import shutil
 import struct
-import time
 
 import common
+from awq_runs import IDS, TINY, calibrated, divergence, report
 
-TINY, PROSE = common.DATA / "models" / "tiny", common.SAMPLES / "donors" / "prose"
-random.seed(3)
-IDS = common.WORK / "ids.txt"
-IDS.write_text("".join(" ".join(str(random.randrange(3, 60)) for _ in range(48)) + "\n" for _ in range(8)))
-
-
-def calibrated(model, out, *options, expect=0, env=None):
-    shutil.rmtree(common.WORK / out, ignore_errors=True)
-    return common.run("quantize", model, common.WORK / out, *options, "--progress", "none", expect=expect, env=env)
-
-
-def report(out):
-    return common.json.loads((common.WORK / out / "calibration.json").read_text())
-
-
-def divergence(reference, candidate, *text):
-    return common.run("verify", reference, common.WORK / candidate, *text, "--json").json()["candidates"][0]["kl"]["mean"]
-
+PROSE = common.SAMPLES / "donors" / "prose"
 
 # ---- every consumer of a norm is scaled: unquantized logits stay ----
 

@@ -1,30 +1,11 @@
 """quantize AWQ and GPTQ of models and texts of the unusual kind: experts that no token reaches, experts in stacks, groups of zeros,
 activations beyond F16 and beyond F32, tied embeddings, values that no F16 holds: a right file and a line in the report, or a
 refusal before work starts."""
-import random
 import shutil
 import struct
 
 import common
-
-TINY = common.DATA / "models" / "tiny"
-random.seed(3)
-IDS = common.WORK / "ids.txt"
-IDS.write_text("".join(" ".join(str(random.randrange(3, 60)) for _ in range(48)) + "\n" for _ in range(8)))
-
-
-def calibrated(model, out, *options, expect=0, env=None):
-    shutil.rmtree(common.WORK / out, ignore_errors=True)
-    return common.run("quantize", model, common.WORK / out, *options, "--progress", "none", expect=expect, env=env)
-
-
-def report(out):
-    return common.json.loads((common.WORK / out / "calibration.json").read_text())
-
-
-def divergence(reference, candidate, *text):
-    return common.run("verify", reference, common.WORK / candidate, *text, "--json").json()["candidates"][0]["kl"]["mean"]
-
+from awq_runs import IDS, TINY, calibrated, divergence, report
 
 # ---- experts that no token reaches ----
 
