@@ -216,17 +216,20 @@ static mg_status get_lists(mg_merge_spec *s, const mg_yaml *v, mg_error *err) {
     return MG_OK;
 }
 
+static bool has_weight(const mg_yaml *v) {
+    const mg_yaml *parameters = v->type == MG_YAML_MAP ? mg_yaml_get(v, "parameters") : NULL;
+    return parameters && parameters->type == MG_YAML_MAP && mg_yaml_get(parameters, "weight");
+}
+
 /* The regression takes every model alike, so a weight would reach only the tensors beside it, which are averaged. */
 static mg_status refuse_weights(const mg_yaml *trunk, mg_error *err) {
     const mg_yaml *models = trunk->type == MG_YAML_MAP ? mg_yaml_get(trunk, "models") : NULL;
-    const mg_yaml *place = models && models->type == MG_YAML_SEQ ? models->child : NULL;
-    for (const mg_yaml *at = trunk; at; at = at == trunk ? place : at->next) {
-        const mg_yaml *parameters = at->type == MG_YAML_MAP ? mg_yaml_get(at, "parameters") : NULL;
-        if (parameters && parameters->type == MG_YAML_MAP && mg_yaml_get(parameters, "weight"))
-            return mg_fail(err, MG_ERR_UNSUPPORTED,
-                           "trunk: regmean knows no weights: its regression takes all models alike");
-    }
-    return MG_OK;
+    bool any = has_weight(trunk);
+    for (const mg_yaml *m = models && models->type == MG_YAML_SEQ ? models->child : NULL; m; m = m->next)
+        any = any || has_weight(m);
+    return any ? mg_fail(err, MG_ERR_UNSUPPORTED,
+                         "trunk: regmean knows no weights: its regression takes all models alike")
+               : MG_OK;
 }
 
 /* trunk: a name, or {merge_method, models, parameters, strength}. */
