@@ -6,6 +6,7 @@
 #include "convert/gates_donors.h"
 #include "convert/regmean.h"
 #include "formats/arch/arch.h"
+#include "formats/base/file.h"
 
 #include <math.h>
 #include <stdarg.h>
@@ -291,8 +292,7 @@ static void note_stage(void *ctx, const char *text) {
 
 /* A file of our own in the temporary folder: matrices of a recipe that is only tried need no place beside an output. */
 static mg_status temporary(char *path, size_t size, mg_error *err) {
-    const char *dir = getenv("TMPDIR");
-    snprintf(path, size, "%s/moegraft-stage-XXXXXX.safetensors", dir && dir[0] ? dir : "/tmp");
+    MG_TRY(mg_path_join(path, size, mg_path_temporary(), "moegraft-stage-XXXXXX.safetensors", err));
     int fd = mkstemps(path, 12);
     if (fd < 0) return mg_fail_errno(err, "'%s': cannot create a temporary file", path);
     close(fd);

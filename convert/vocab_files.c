@@ -6,6 +6,7 @@
 #include "convert/gguf_vocab.h"
 #include "convert/hf_vocab.h"
 #include "formats/base/file.h"
+#include "formats/base/outfile.h"
 
 #include <limits.h>
 #include <stdio.h>
@@ -32,23 +33,20 @@ void mg_vocab_files_remove(mg_vocab_union *u) {
 }
 
 static mg_status make_dir(mg_vocab_union *u, mg_error *err) {
-    const char *tmp = getenv("TMPDIR");
-    if (!tmp || !tmp[0]) tmp = "/tmp";
-    if (snprintf(u->dir, sizeof u->dir, "%s/moegraft-vocab-XXXXXX", tmp) < (int)sizeof u->dir && mkdtemp(u->dir))
-        return MG_OK;
-    u->dir[0] = 0;
-    return mg_fail(err, MG_ERR_IO, "no folder for tokenizer files can be made in '%s' (TMPDIR)", tmp);
+    mg_status st = mg_path_join(u->dir, sizeof u->dir, mg_path_temporary(), "moegraft-vocab-XXXXXX", err);
+    if (st == MG_OK && mkdtemp(u->dir)) return MG_OK;
+    u->dir[0] = 0; /* nothing to remove */
+    if (st != MG_OK) return st;
+    return mg_fail(err, MG_ERR_IO, "no folder for tokenizer files can be made in '%s' (TMPDIR)", mg_path_temporary());
 }
 
 static mg_status write_json(const mg_vocab_union *u, const char *name, const mg_json *v, mg_error *err) {
     char path[4096], *text;
     MG_TRY(mg_path_join(path, sizeof path, u->dir, name, err));
     MG_TRY(mg_json_print(&text, v, 2, err));
-    FILE *f = fopen(path, "wb");
-    bool ok = f && fwrite(text, 1, strlen(text), f) == strlen(text);
-    if (f && fclose(f) != 0) ok = false;
+    const mg_status st = mg_outfile_write_all(path, text, strlen(text), true, err);
     free(text);
-    return ok ? MG_OK : mg_fail(err, MG_ERR_IO, "cannot write '%s'", path);
+    return st;
 }
 
 /* The file of the basis under its own name. */

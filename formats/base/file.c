@@ -222,6 +222,11 @@ mg_status mg_path_check_plain(const char *name, mg_error *err) {
     return mg_fail(err, MG_ERR_FORMAT, "file name '%s' %s, expected a plain name in the same directory", name, why);
 }
 
+const char *mg_path_temporary(void) {
+    const char *dir = getenv("TMPDIR");
+    return dir && dir[0] ? dir : "/tmp";
+}
+
 mg_status mg_path_mkdir(const char *path, mg_error *err) {
     if (mkdir(path, 0777) == 0) return MG_OK;
     int why = errno;

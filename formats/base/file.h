@@ -41,6 +41,8 @@ mg_status mg_path_join(char *buf, size_t size, const char *dir, const char *name
 /* MG_ERR_FORMAT unless name is a plain file name (no '/', no '\\', not empty, not "." or ".."): what index files may
  * hold. */
 mg_status mg_path_check_plain(const char *name, mg_error *err) MG_MUST_CHECK;
+/* Folder for temporary files: TMPDIR, else /tmp. */
+const char *mg_path_temporary(void);
 /* mkdir -p of one level; existing directory is fine. */
 mg_status mg_path_mkdir(const char *path, mg_error *err) MG_MUST_CHECK;
 

@@ -144,8 +144,7 @@ static int open_unlinked(const char *dir) {
 
 mg_status mg_zcapture_new(mg_zcapture **out, const char *dir, mg_error *err) {
     *out = NULL;
-    if (!dir) dir = getenv("TMPDIR");
-    if (!dir || !dir[0]) dir = "/tmp";
+    if (!dir || !dir[0]) dir = mg_path_temporary();
     mg_zcapture *c = calloc(1, sizeof *c);
     if (!c) return mg_fail_nomem(err, sizeof *c);
     c->capacity = ZSTD_CStreamOutSize();
