@@ -187,14 +187,6 @@ void mg_vocab_union_free(mg_vocab_union *u) {
     free(u);
 }
 
-uint64_t mg_vocab_union_size(const mg_vocab_union *u) {
-    return u->rows;
-}
-
-const mg_donor *mg_vocab_union_basis(const mg_vocab_union *u) {
-    return u->models[u->basis].donor;
-}
-
 void mg_vocab_union_text(const mg_vocab_union *u, char *buf, size_t size) {
     uint32_t words = 0;
     for (uint32_t i = u->n_basis; i < u->n; i++) words += u->tokens[i].added == MG_ADDED_WORD;

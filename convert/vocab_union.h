@@ -45,11 +45,8 @@ mg_status mg_vocab_union_make(mg_vocab_union **out, const mg_vocab_spec *s, mg_d
                               mg_error *err) MG_MUST_CHECK;
 void mg_vocab_union_free(mg_vocab_union *u);
 
-uint64_t mg_vocab_union_size(const mg_vocab_union *u); /* rows, padding included */
 /* "1024 tokens of 'base', 3 more ..., 61 rows of padding" into buf. */
 void mg_vocab_union_text(const mg_vocab_union *u, char *buf, size_t size);
-/* The donor whose files the result's are made of. */
-const mg_donor *mg_vocab_union_basis(const mg_vocab_union *u);
 /* Donor d's matrix of rows per token for the new vocabulary. rows(ctx, donor) gives any donor's own. F32 where rows
  * are means. Padding reads the matrix once while planning. */
 typedef mg_status (*mg_vocab_rows_fn)(void *ctx, mg_donor *d, const mg_expr **out, mg_error *err);

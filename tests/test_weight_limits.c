@@ -162,7 +162,8 @@ Test(weight_limits, pairs) {
     for (size_t i = 0; i < sizeof types / sizeof *types; i++)
         for (size_t j = 0; j < sizeof types / sizeof *types; j++)
             for (int s = 0; s < SOURCES && i != j; s++) {
-                mg_weight_limits limit = mg_weight_limits_between(types[i], types[j]);
+                mg_weight_limits limit =
+                    mg_weight_limits_join(mg_weight_limits_of(types[i]), mg_weight_limits_of(types[j]));
                 const char *x = mg_dtype_get(types[i])->name, *y = mg_dtype_get(types[j])->name;
                 through(types[i], data((source)s), a, n);
                 through(types[j], data((source)s), b, n);

@@ -25,9 +25,8 @@
 /* Measured on gaussian, heavy-tailed and real weights, with room to spare (docs/verify.md has the table,
  * tests/test_weight_limits.c measures it again). */
 mg_weight_limits mg_weight_limits_of(mg_dtype t);
-/* The same for a weight stored as two types: neither need be the original. Zeros for twice the same type, which holds
- * the same values or is damaged. */
-mg_weight_limits mg_weight_limits_between(mg_dtype a, mg_dtype b);
+/* The same for a weight stored in two ways: neither need be the original. Errors of whole weights add as squares. */
+mg_weight_limits mg_weight_limits_join(mg_weight_limits x, mg_weight_limits y);
 
 typedef struct mg_weight_stat {
     const char *name; /* stored name in the candidate; "NAME[e]" for one expert of a stack */

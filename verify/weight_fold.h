@@ -27,8 +27,6 @@ mg_status mg_weight_pair_read(const mg_weight_work *w, const mg_weight_pair *p, 
                               float *buf, mg_error *err) MG_MUST_CHECK;
 /* Fill p->stat; what is missing stays so. */
 mg_status mg_weight_pair_compare(const mg_weight_work *w, const mg_weight_pair *p, mg_error *err) MG_MUST_CHECK;
-/* Both types' limits: neither side need be the original. Errors of whole weights add as squares. */
-mg_weight_limits mg_weight_limits_join(mg_weight_limits x, mg_weight_limits y);
 /* Compare again, with factors undone, what d has found damaged or stored in groups, where that explains it. */
 mg_status mg_weight_folds_undo(mg_weight_work *w, mg_weight_diff *d, mg_error *err) MG_MUST_CHECK;
 

@@ -1,5 +1,5 @@
 /* weight_limits.c - what storing in a type explains: see weight_diff.h. */
-#include "verify/weight_fold.h"
+#include "verify/weight_diff.h"
 
 #include <math.h>
 
@@ -40,9 +40,4 @@ mg_weight_limits mg_weight_limits_of(mg_dtype t) {
 
 mg_weight_limits mg_weight_limits_join(mg_weight_limits x, mg_weight_limits y) {
     return (mg_weight_limits){fmax(x.block, y.block), hypot(x.total, y.total)};
-}
-
-mg_weight_limits mg_weight_limits_between(mg_dtype a, mg_dtype b) {
-    if (a == b) return (mg_weight_limits){0, 0};
-    return mg_weight_limits_join(mg_weight_limits_of(a), mg_weight_limits_of(b));
 }
