@@ -1,10 +1,10 @@
 /* sample.c - see sample.h. */
 #include "verify/sample.h"
 
-#include <math.h>
+#include "formats/base/mix64.h"
+
 #include <stdlib.h>
 
-#include "formats/base/mix64.h"
 #include "quant/math/f64.h"
 #include "quant/math/topk.h"
 
@@ -32,10 +32,8 @@ static int by_probability(const void *a, const void *b) {
 }
 
 mg_status mg_sampler_next(mg_sampler *s, const float *logits, uint64_t vocab, int32_t *id, mg_error *err) {
-    for (uint64_t i = 0; i < vocab; i++)
-        if (!isfinite(logits[i]))
-            return mg_fail(err, MG_ERR_FORMAT, "the logit of token %llu is not finite", (unsigned long long)i);
     const uint64_t best = mg_argmax(logits, vocab);
+    if (logits[best] != logits[best]) return mg_fail(err, MG_ERR_FAILED, "the model's logits are not numbers");
     *id = (int32_t)best;
     if (s->temp == 0) return MG_OK;
     if (vocab > s->cap) {
@@ -48,7 +46,7 @@ mg_status mg_sampler_next(mg_sampler *s, const float *logits, uint64_t vocab, in
     uint64_t n = 0;
     for (uint64_t i = 0; i < vocab; i++) {
         const double d = ((double)logits[i] - (double)logits[best]) / s->temp;
-        s->scratch[n++] = (struct mg_candidate){mg_f64_exp(d), (int32_t)i};
+        if (d == d) s->scratch[n++] = (struct mg_candidate){mg_f64_exp(d), (int32_t)i};
     }
     qsort(s->scratch, n, sizeof *s->scratch, by_probability);
     if (s->top_k && n > s->top_k) n = s->top_k;

@@ -126,16 +126,12 @@ static mg_status slice_logits(mg_scorer *s, uint64_t n, mg_error *err) {
     return MG_OK;
 }
 
-/* NaN or infinity: no probability follows from such a row, and no figure from it means anything. */
+/* No probability follows from such a row, and no figure from it means anything. */
 static mg_status check_finite(const mg_score_rows *r, mg_error *err) {
-    for (uint32_t i = 0; i < r->n; i++) {
-        const float *x = r->logits + i * r->vocab;
-        bool finite = true;
-        for (uint64_t k = 0; k < r->vocab; k++) finite &= isfinite(x[k]) != 0;
-        if (!finite)
+    for (uint32_t i = 0; i < r->n; i++)
+        if (mg_row_not_finite(r->logits + i * r->vocab, r->vocab) < r->vocab)
             return mg_fail(err, MG_ERR_FORMAT, "window %llu, position %llu: a logit is not finite",
                            (unsigned long long)r->window, (unsigned long long)(r->pos + i));
-    }
     return MG_OK;
 }
 
@@ -193,6 +189,12 @@ static double tree(double l[16]) {
     for (int h = 8; h >= 1; h /= 2)
         for (int j = 0; j < h; j++) l[j] += l[j + h];
     return l[0];
+}
+
+uint64_t mg_row_not_finite(const float *logits, uint64_t vocab) {
+    uint64_t i = 0;
+    while (i < vocab && isfinite(logits[i])) i++;
+    return i;
 }
 
 mg_lse mg_row_lse(const float *logits, uint64_t vocab) {

@@ -71,6 +71,8 @@ typedef struct mg_lse {
     double log_sum;  /* of exp(x - max): log p_i = (x_i - max) - log_sum */
 } mg_lse;
 mg_lse mg_row_lse(const float *logits, uint64_t vocab);
+/* Index of the first logit that is NaN or infinite, vocab when there is none. */
+uint64_t mg_row_not_finite(const float *logits, uint64_t vocab);
 /* -log p of one token, as llama-perplexity forms it: (x - max) in f32, the rest in f64. */
 static inline double mg_row_nll(const mg_lse *l, const float *logits, uint64_t token) {
     return l->log_sum - (double)(logits[token] - l->max);

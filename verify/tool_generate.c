@@ -8,6 +8,7 @@
 #include "formats/chat.h"
 #include "verify/pareto.h"
 #include "verify/sample.h"
+#include "verify/score.h"
 #include "verify/tool_model.h"
 
 static const mg_tool_info tool = {
@@ -144,6 +145,9 @@ static mg_status write_text(writer *w, mg_error *err) {
         if (mg_interrupted()) return mg_fail(err, (mg_status)mg_interrupted(), "stopped by a signal");
         MG_TRY(feed(w, from, err));
         from = w->ids.n;
+        const uint64_t bad = mg_row_not_finite(w->logits, vocab);
+        if (bad < vocab)
+            return mg_fail(err, MG_ERR_FORMAT, "the logit of token %llu is not finite", (unsigned long long)bad);
         MG_TRY(mg_sampler_next(&w->sampler, w->logits, vocab, &id, err));
         if (is_end(w, id)) break;
         MG_TRY(mg_ids_push(&w->ids, id, err));
