@@ -19,7 +19,8 @@ static pthread_once_t twins_once = PTHREAD_ONCE_INIT;
 
 static void build_twins(void) {
     for (mg_isa isa = MG_ISA_SCALAR; isa <= MG_ISA_NEON; isa++) memcpy(twins[isa], scalar, sizeof scalar);
-    for (mg_isa isa = MG_ISA_AVX2; isa <= MG_ISA_AVX512; isa++) { /* what has no AVX-512 twin has an AVX2 one */
+    /* what has no AVX-512 twin has an AVX2 one */
+    for (mg_isa isa = MG_ISA_AVX2; isa <= MG_ISA_AVX512 && mg_cpu_has(isa); isa++) {
         mg_codecs_fill_avx2_plain(twins[isa]);
         mg_codecs_fill_avx2_legacy(twins[isa]);
         mg_codecs_fill_avx2_kmin(twins[isa]);
@@ -30,24 +31,28 @@ static void build_twins(void) {
         mg_codecs_fill_avx2_fp4(twins[isa]);
         mg_codecs_fill_avx2_ternary(twins[isa]);
     }
-    mg_codecs_fill_avx512_plain(twins[MG_ISA_AVX512]);
-    mg_codecs_fill_avx512_legacy(twins[MG_ISA_AVX512]);
-    mg_codecs_fill_avx512_kmin(twins[MG_ISA_AVX512]);
-    mg_codecs_fill_avx512_ksigned(twins[MG_ISA_AVX512]);
-    mg_codecs_fill_avx512_iq4(twins[MG_ISA_AVX512]);
-    mg_codecs_fill_avx512_iq23(twins[MG_ISA_AVX512]);
-    mg_codecs_fill_avx512_iq1(twins[MG_ISA_AVX512]);
-    mg_codecs_fill_avx512_fp4(twins[MG_ISA_AVX512]);
-    mg_codecs_fill_avx512_ternary(twins[MG_ISA_AVX512]);
-    mg_codecs_fill_neon_plain(twins[MG_ISA_NEON]);
-    mg_codecs_fill_neon_legacy(twins[MG_ISA_NEON]);
-    mg_codecs_fill_neon_kmin(twins[MG_ISA_NEON]);
-    mg_codecs_fill_neon_ksigned(twins[MG_ISA_NEON]);
-    mg_codecs_fill_neon_iq4(twins[MG_ISA_NEON]);
-    mg_codecs_fill_neon_iq23(twins[MG_ISA_NEON]);
-    mg_codecs_fill_neon_iq1(twins[MG_ISA_NEON]);
-    mg_codecs_fill_neon_fp4(twins[MG_ISA_NEON]);
-    mg_codecs_fill_neon_ternary(twins[MG_ISA_NEON]);
+    if (mg_cpu_has(MG_ISA_AVX512)) {
+        mg_codecs_fill_avx512_plain(twins[MG_ISA_AVX512]);
+        mg_codecs_fill_avx512_legacy(twins[MG_ISA_AVX512]);
+        mg_codecs_fill_avx512_kmin(twins[MG_ISA_AVX512]);
+        mg_codecs_fill_avx512_ksigned(twins[MG_ISA_AVX512]);
+        mg_codecs_fill_avx512_iq4(twins[MG_ISA_AVX512]);
+        mg_codecs_fill_avx512_iq23(twins[MG_ISA_AVX512]);
+        mg_codecs_fill_avx512_iq1(twins[MG_ISA_AVX512]);
+        mg_codecs_fill_avx512_fp4(twins[MG_ISA_AVX512]);
+        mg_codecs_fill_avx512_ternary(twins[MG_ISA_AVX512]);
+    }
+    if (mg_cpu_has(MG_ISA_NEON)) {
+        mg_codecs_fill_neon_plain(twins[MG_ISA_NEON]);
+        mg_codecs_fill_neon_legacy(twins[MG_ISA_NEON]);
+        mg_codecs_fill_neon_kmin(twins[MG_ISA_NEON]);
+        mg_codecs_fill_neon_ksigned(twins[MG_ISA_NEON]);
+        mg_codecs_fill_neon_iq4(twins[MG_ISA_NEON]);
+        mg_codecs_fill_neon_iq23(twins[MG_ISA_NEON]);
+        mg_codecs_fill_neon_iq1(twins[MG_ISA_NEON]);
+        mg_codecs_fill_neon_fp4(twins[MG_ISA_NEON]);
+        mg_codecs_fill_neon_ternary(twins[MG_ISA_NEON]);
+    }
 }
 
 const mg_codec *mg_codec_for(mg_dtype t, mg_isa isa) {

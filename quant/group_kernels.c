@@ -10,9 +10,9 @@ static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static void fill(void) {
     for (mg_isa isa = MG_ISA_SCALAR; isa <= MG_ISA_NEON; isa++) mg_group_fill_ref(&tables[isa]);
-    mg_group_fill_avx2(&tables[MG_ISA_AVX2]);
-    mg_group_fill_avx512(&tables[MG_ISA_AVX512]);
-    mg_group_fill_neon(&tables[MG_ISA_NEON]);
+    if (mg_cpu_has(MG_ISA_AVX2)) mg_group_fill_avx2(&tables[MG_ISA_AVX2]);
+    if (mg_cpu_has(MG_ISA_AVX512)) mg_group_fill_avx512(&tables[MG_ISA_AVX512]);
+    if (mg_cpu_has(MG_ISA_NEON)) mg_group_fill_neon(&tables[MG_ISA_NEON]);
 }
 
 const mg_group_kernels *mg_group_kernels_for(mg_isa isa) {

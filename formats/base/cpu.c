@@ -50,12 +50,12 @@ static mg_isa detect(void) {
 }
 #endif
 
-static mg_isa chosen;
+static mg_isa present, chosen;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 
 static void choose(void) {
     int want = wanted();
-    chosen = detect();
+    chosen = present = detect();
     if (want < 0) return;
     /* a level of another architecture leaves the scalar code, which is on every one */
     if ((want == MG_ISA_NEON) != (chosen == MG_ISA_NEON)) chosen = MG_ISA_SCALAR;
@@ -65,6 +65,12 @@ static void choose(void) {
 mg_isa mg_cpu_isa(void) {
     pthread_once(&once, choose);
     return chosen;
+}
+
+bool mg_cpu_has(mg_isa isa) {
+    pthread_once(&once, choose);
+    /* AVX-512 comes with AVX2; NEON is alone */
+    return isa == MG_ISA_SCALAR || isa == present || (isa == MG_ISA_AVX2 && present == MG_ISA_AVX512);
 }
 
 mg_status mg_cpu_check(mg_error *err) {
