@@ -222,8 +222,11 @@ static void tensor_row(FILE *f, const mg_json *t, bool damaged) {
     for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) mg_html_cell(f, mg_html_num(t, paths[i]), 4);
     fprintf(f, "<td>%.0f, %.0f</td>", mg_html_num(t, "worst_row"), mg_html_num(t, "worst_column"));
     if (mg_json_bool(mg_json_get(t, "missing"), &missing) && missing) damaged = true;
-    const double changed = mg_html_num(t, "changed");
-    if (changed > 0)
+    const double changed = mg_html_num(t, "changed"), nearest = mg_html_num(t, "nearest_expert");
+    if (nearest >= 0)
+        fprintf(f, "<td class=\"left fail\">nearest to expert %.0f of the reference, error %.4g</td></tr>", nearest,
+                mg_html_num(t, "nearest_error"));
+    else if (changed > 0)
         fprintf(f, "<td class=\"left fail\">changed: %.0f, first at row %.0f, column %.0f</td></tr>", changed,
                 mg_html_num(t, "changed_row"), mg_html_num(t, "changed_column"));
     else

@@ -185,6 +185,8 @@ static mg_json *weight_json(const mg_weight_stat *s) {
     mg_json_set(o, "changed_column", changed ? mg_json_new_u64(s->exact.col) : mg_json_new_null());
     mg_json_set_f64(o, "error", s->error);
     mg_json_set_f64(o, "error_limit", s->limits.total);
+    mg_json_set(o, "nearest_expert", s->exchanged ? mg_json_new_u64(s->nearest) : mg_json_new_null());
+    mg_json_set(o, "nearest_error", s->exchanged ? mg_json_new_f64(s->nearest_error) : mg_json_new_null());
     mg_json_set_bool(o, "missing", s->missing);
     mg_json_set_bool(o, "refolded", s->refolded);
     mg_json_set_bool(o, "damaged", mg_weight_damaged(s));

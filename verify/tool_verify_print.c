@@ -66,6 +66,9 @@ static void print_weights(const mg_weight_diff *d, bool all) {
                s->name, s->candidate.name, s->snr_db, s->error, s->limits.total, s->worst_block, s->limits.block,
                (unsigned long long)s->worst_row, (unsigned long long)s->worst_col,
                mg_weight_damaged(s) ? "  DAMAGED" : "");
+        if (s->exchanged)
+            printf("      expert %u of the candidate is nearest to expert %u of the reference: error %.4f\n", s->expert,
+                   s->nearest, s->nearest_error);
         if (mg_weight_exact_broken(&s->exact))
             printf(
                 "      %llu of %llu %s are not what storing the reference gives, the first at row %llu, column %llu\n",

@@ -1,6 +1,7 @@
 /* weight_diff.c - see weight_diff.h. */
 #include "verify/weight_diff.h"
 #include "verify/weight_fold.h"
+#include "verify/weight_nearest.h"
 
 #include "formats/base/checked.h"
 #include "quant/read_f32.h"
@@ -139,6 +140,7 @@ static mg_status add_pair(mg_weight_diff *out, mg_weight_pair *p, mg_model *ref,
     s->name = stacked ? mg_arena_printf(&out->arena, "%s[%u]", t->name, e) : mg_arena_strdup(&out->arena, t->name);
     if (!s->name) return mg_fail_nomem(err, strlen(t->name));
     s->missing = !a || !b || !same_shape(a, b);
+    s->expert = e;
     s->reference = mg_weight_stored_of(ref, a);
     s->candidate = mg_weight_stored_of(cand, b);
     if (!mg_weight_stored_same(&s->reference, &s->candidate))
@@ -160,10 +162,11 @@ static mg_status list_pairs(mg_weight_diff *out, mg_weight_pair *p, mg_model *re
     return MG_OK;
 }
 
-/* How far over its limit, most over first; what may not differ at all and does comes before everything but what is
- * missing. */
+/* How far over its limit, most over first; behind what is missing come experts in the wrong place, then what may not
+ * differ at all and does. */
 static double badness(const mg_weight_stat *s) {
     if (s->missing) return (double)INFINITY;
+    if (s->exchanged) return 1e12 * (1 + s->error / (s->error + s->nearest_error));
     if (s->worst_block == 0 || s->refolded) return 0;
     if (s->limits.block == 0) return 1e6 * (1 + s->worst_block);
     return fmax(s->worst_block / s->limits.block, s->error / s->limits.total) + mg_weight_exact_broken(&s->exact);
@@ -195,6 +198,7 @@ mg_status mg_weight_diff_run(mg_weight_diff *out, mg_model *ref, mg_model *cand,
     MG_TRY(mg_pool_run(pool, out->n, one_pair, &w, err));
     w.progress = NULL; /* every weight has been counted */
     MG_TRY(mg_weight_folds_undo(&w, out, err));
+    MG_TRY(mg_weight_nearest_find(&w, out, pool, err));
     for (uint32_t i = 0; i < out->n; i++) out->n_bad += mg_weight_damaged(&out->items[i]);
     qsort(out->items, out->n, sizeof *out->items, by_badness);
     return MG_OK;

@@ -6,7 +6,8 @@
  * reference's rms counts at least a tenth of the whole weight's. A block far above what its type can do is damage (a
  * doubled scale gives about 1), and so is a whole weight above it (swapped experts of donors that are much alike).
  *
- * Types that round in one way are held to the very values that encoding the reference gives (weight_exact.h).
+ * Types that round in one way are held to the very values that encoding the reference gives (weight_exact.h). An expert
+ * that is nearer to another expert of the reference than to its own stands in the wrong place (weight_nearest.h).
  *
  * Scaled weights (AWQ and its kin): a norm divided by factors and the columns of what reads it multiplied by them
  * compute the same. Where more of a norm's readers come nearer to the reference by undoing the factors that its norm
@@ -38,6 +39,10 @@ typedef struct mg_weight_stat {
     double error;            /* rms(difference) / rms(reference) of the whole weight: 10^(-snr_db / 20) */
     mg_weight_limits limits; /* what worst_block and error may be for these types */
     mg_weight_exact exact;   /* of types that round in one way, against a reference of another type */
+    uint32_t expert;         /* of an expert's weight: which one */
+    bool exchanged;          /* nearer to expert `nearest` of the reference: damaged */
+    uint32_t nearest;        /* with exchanged */
+    double nearest_error;    /* and its error, as `error` */
     bool refolded;           /* the norm has other scales and what reads it has the inverse: not damaged for it */
     bool missing;            /* the candidate lacks this weight, or its shape differs */
 } mg_weight_stat;
@@ -52,7 +57,7 @@ typedef struct mg_weight_diff {
 /* Is this more than rounding? */
 static inline bool mg_weight_damaged(const mg_weight_stat *s) {
     if (s->refolded) return false;
-    return s->missing || s->worst_block > s->limits.block || s->error > s->limits.total ||
+    return s->missing || s->worst_block > s->limits.block || s->error > s->limits.total || s->exchanged ||
            mg_weight_exact_broken(&s->exact);
 }
 
