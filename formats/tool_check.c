@@ -3,17 +3,16 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <strings.h>
 
 #include "convert/tool_donors.h"
 #include "convert/tool_recipe.h"
 #include "formats/arch/arch.h"
 #include "formats/arch/arch_file.h"
-#include "formats/base/file.h"
-#include "formats/base/md5.h"
-#include "formats/known_hashes.h"
 #include "formats/base/options.h"
 #include "formats/base/pool.h"
+#include "formats/known_hashes.h"
+#include "formats/tool_check_manifest.h"
+#include "quant/config_rules.h"
 #include "quant/findings.h"
 #include "quant/group_checkpoint.h"
 #include "quant/loader_rules.h"
@@ -29,9 +28,6 @@ static const mg_tool_info tool = {
     .next = "moegraft-inspect PATH --tensors",
 };
 
-#define MANIFEST_CAP  (256u << 20)
-#define LIST_NAME_MAX 4096u
-
 typedef struct checker {
     mg_common common;
     bool deep, merge;
@@ -46,17 +42,30 @@ typedef struct checker {
 /* One PATH under examination. */
 typedef struct subject {
     const char *path;
-    mg_model *model; /* of dense; NULL: no family known */
-    uint32_t findings;
+    mg_model *model;               /* of dense; NULL: no family known */
+    uint32_t n_findings, n_errors; /* of --deep; n_errors: contradictions that a loader stumbles over */
     mg_checkpoint *ckpt;
-    mg_tool_weights merged; /* a recipe's model, which owns ckpt */
-    mg_checkpoint *dense;   /* NULL, ckpt itself, or the dense view of quantized weights, which owns ckpt */
-    mg_json *report;
+    mg_tool_weights merged;             /* a recipe's model, which owns ckpt */
+    mg_checkpoint *dense;               /* NULL, ckpt itself, or the dense view of quantized weights, which owns ckpt */
+    mg_json *report, *notes, *findings; /* the last two are arrays of the first */
     uint64_t manifest_files;
 } subject;
 
+/* Lines have names from files in them: control bytes are shown, not sent to the terminal. */
 static void say(const checker *c, const char *text) {
-    if (!c->common.json) puts(text);
+    if (c->common.json) return;
+    for (; *text; text++)
+        if ((unsigned char)*text < 0x20 || *text == 0x7F)
+            printf("\\x%02x", (unsigned)*text);
+        else
+            putchar(*text);
+    putchar('\n');
+}
+
+static void say_note(const checker *c, const subject *s, const char *note) {
+    char text[1400];
+    snprintf(text, sizeof text, "%s: note: %s", s->path, note);
+    say(c, text);
 }
 
 /* ---- structure ---- */
@@ -69,12 +78,17 @@ static bool is_model(const mg_checkpoint *c) {
     return mg_kvs_get(c->kv, "general.architecture") != NULL;
 }
 
+/* Whether the tensors are weights at all, of a model that is known or not. */
+static bool has_weights(const mg_checkpoint *c) {
+    return !c->kv || is_model(c);
+}
+
 /* Every tensor claimed by the family, every shape solved. A family we do not know is a note: the container is still
  * whole. */
-static mg_status check_model(checker *c, subject *s, mg_json *notes, mg_error *err) {
+static mg_status check_model(checker *c, subject *s, mg_error *err) {
     mg_model *m = NULL;
     mg_error why = {0};
-    char text[1400];
+    char note[1200];
     if (!is_model(s->ckpt)) return MG_OK;
     mg_status st = mg_group_checkpoint_wrap(&s->dense, s->ckpt, &why);
     if (st == MG_OK) st = mg_model_open(&m, s->dense, &why);
@@ -82,9 +96,9 @@ static mg_status check_model(checker *c, subject *s, mg_json *notes, mg_error *e
         mg_json_set_str(s->report, "family", m->arch->name);
         s->model = m;
     } else if (st == MG_ERR_UNSUPPORTED) {
-        snprintf(text, sizeof text, "%s: note: names and shapes not compared with a family: %s", s->path, why.message);
-        say(c, text);
-        mg_json_push(notes, mg_json_new_str(why.message));
+        snprintf(note, sizeof note, "names and shapes not compared with a family: %s", why.message);
+        say_note(c, s, note);
+        mg_json_push(s->notes, mg_json_new_str(why.message));
     } else if (err->code == MG_OK) {
         *err = why;
     }
@@ -99,19 +113,14 @@ static mg_status check_structure(checker *c, subject *s, mg_error *err) {
         MG_TRY(mg_checkpoint_open(&s->ckpt, s->path, err));
     }
     uint64_t bytes = 0;
-    mg_json *notes = mg_json_new_array();
     for (uint32_t i = 0; i < s->ckpt->n_tensors; i++) bytes += s->ckpt->tensors[i].n_bytes;
     mg_json_set_u64(s->report, "tensors", s->ckpt->n_tensors);
     mg_json_set_u64(s->report, "bytes", bytes);
     for (uint32_t i = 0; i < s->ckpt->n_notes; i++) {
-        char text[1400];
-        snprintf(text, sizeof text, "%s: note: %s", s->path, s->ckpt->notes[i]);
-        say(c, text);
-        mg_json_push(notes, mg_json_new_str(s->ckpt->notes[i]));
+        say_note(c, s, s->ckpt->notes[i]);
+        mg_json_push(s->notes, mg_json_new_str(s->ckpt->notes[i]));
     }
-    mg_status st = check_model(c, s, notes, err);
-    mg_json_set(s->report, "notes", notes);
-    return st;
+    return check_model(c, s, err);
 }
 
 /* ---- loaders ---- */
@@ -140,12 +149,54 @@ static void on_finding(void *ctx, const mg_loader_finding *f) {
 }
 
 static mg_status check_loader(checker *c, subject *s, mg_error *err) {
-    loader_report r = {c, s->path, mg_json_new_array(), 0};
+    loader_report r = {c, s->path, s->findings, 0};
     mg_status st = mg_loader_judge(s->ckpt, s->dense ? s->dense : s->ckpt, c->loader, c->tp, on_finding, &r, err);
-    mg_json_set(s->report, "findings", r.findings);
     if (st == MG_OK && r.fatal)
         st = mg_fail(err, MG_ERR_FAILED, "%" PRIu32 " rules of %s are broken", r.fatal, c->loader_text);
     return st;
+}
+
+/* ---- findings ---- */
+
+/* Say those that have been listed after `first`, the last one said before; NULL: all. */
+static void say_findings(const checker *c, subject *s, const mg_json *first) {
+    char text[2048];
+    for (const mg_json *f = first ? mg_json_next(first) : mg_json_first(s->findings); f; f = mg_json_next(f)) {
+        const char *tensor = mg_json_str(mg_json_get(f, "tensor")), *source = mg_json_str(mg_json_get(f, "source"));
+        snprintf(text, sizeof text, "%s: %s: %s: %s%s%s%s%s%s", s->path, mg_json_str(mg_json_get(f, "severity")),
+                 mg_json_str(mg_json_get(f, "kind")), tensor ? tensor : "", tensor ? ": " : "",
+                 mg_json_str(mg_json_get(f, "text")), source ? " (" : "", source ? source : "", source ? ")" : "");
+        say(c, text);
+        s->n_findings++;
+    }
+}
+
+static const mg_json *last(const mg_json *list) {
+    const mg_json *at = NULL;
+    for (const mg_json *f = mg_json_first(list); f; f = mg_json_next(f)) at = f;
+    return at;
+}
+
+/* What the files say about each other; also of a model that could not be opened, to have all of it at once. */
+static mg_status check_config(checker *c, subject *s, mg_error *err) {
+    const mg_json *said = last(s->findings), *noted = last(s->notes);
+    mg_status st = mg_config_rules(s->findings, s->notes, &s->n_errors, s->ckpt, s->dense, s->model, err);
+    for (const mg_json *n = noted ? mg_json_next(noted) : mg_json_first(s->notes); n; n = mg_json_next(n))
+        say_note(c, s, mg_json_str(n));
+    say_findings(c, s, said);
+    return st;
+}
+
+static mg_status fail_for_errors(const subject *s, mg_error *err) {
+    for (const mg_json *f = mg_json_first(s->findings); f; f = mg_json_next(f)) {
+        const char *severity = mg_json_str(mg_json_get(f, "severity"));
+        if (!severity || strcmp(severity, "error") != 0) continue;
+        mg_fail(err, MG_ERR_CONFLICT, "%s (%" PRIu32 " such contradictions)", mg_json_str(mg_json_get(f, "text")),
+                s->n_errors);
+        mg_error_at(err, NULL, mg_json_str(mg_json_get(f, "tensor")));
+        break;
+    }
+    return MG_ERR_CONFLICT;
 }
 
 /* ---- values ---- */
@@ -175,22 +226,6 @@ static void say_bad_tensor(const checker *c, const subject *s, const mg_tensor *
     say(c, mg_error_text(&e, text, sizeof text));
 }
 
-/* Oddities are said and listed; they do not fail a file. */
-static mg_status list_findings(checker *c, subject *s, const mg_scan *scan, mg_error *err) {
-    mg_json *list;
-    char text[2048];
-    MG_TRY(mg_findings(&list, s->model, s->ckpt, scan, err));
-    for (const mg_json *f = mg_json_first(list); f; f = mg_json_next(f)) {
-        const char *tensor = mg_json_str(mg_json_get(f, "tensor"));
-        snprintf(text, sizeof text, "%s: %s: %s%s%s", s->path, mg_json_str(mg_json_get(f, "kind")),
-                 tensor ? tensor : "", tensor ? ": " : "", mg_json_str(mg_json_get(f, "text")));
-        say(c, text);
-        s->findings++;
-    }
-    mg_json_set(s->report, "findings", list);
-    return MG_OK;
-}
-
 static mg_status check_values(checker *c, subject *s, mg_error *err) {
     const mg_checkpoint *k = s->ckpt;
     mg_progress *progress = NULL;
@@ -210,7 +245,9 @@ static mg_status check_values(checker *c, subject *s, mg_error *err) {
         mg_json_push(list, bad_tensor_json(&k->tensors[i], &scan[i].stats));
     }
     mg_json_set(s->report, "non_finite", list);
-    if (st == MG_OK) st = list_findings(c, s, scan, err);
+    const mg_json *said = last(s->findings);
+    if (st == MG_OK && has_weights(k)) st = mg_findings(s->findings, s->model, s->ckpt, scan, err);
+    say_findings(c, s, said);
     if (bad && st == MG_OK) {
         st = mg_fail(err, MG_ERR_FORMAT,
                      "%" PRIu64 " NaN and %" PRIu64 " infinite values, first in row %" PRIu64 " (%" PRIu32
@@ -222,138 +259,35 @@ static mg_status check_values(checker *c, subject *s, mg_error *err) {
     return st;
 }
 
-/* ---- manifests ---- */
-
-static const char *base_name(const char *path) {
-    const char *slash = strrchr(path, '/');
-    return slash ? slash + 1 : path;
-}
-
-/* The file an entry means: below a directory PATH, or PATH itself when the names agree. false: not about this PATH. */
-static bool resolve(const subject *s, const char *name, char *buf, size_t size) {
-    if (name[0] == '.' && name[1] == '/') name += 2;
-    if (mg_path_is_dir(s->path)) return mg_path_join(buf, size, s->path, name, NULL) == MG_OK;
-    if (strcmp(base_name(s->path), base_name(name)) != 0) return false;
-    return snprintf(buf, size, "%s", s->path) < (int)size;
-}
-
-static mg_status compare_file(subject *s, const char *path, const char *want, mg_error *err) {
-    char got[65];
-    MG_TRY(strlen(want) == 32 ? mg_md5_file(path, got, err) : mg_sha256_file(path, got, err));
-    s->manifest_files++;
-    if (strcasecmp(got, want) == 0) return MG_OK;
-    mg_fail(err, MG_ERR_INTEGRITY, "%s is %s, the manifest says %s", strlen(want) == 32 ? "MD5" : "SHA-256", got, want);
-    mg_error_at(err, path, NULL);
-    return MG_ERR_INTEGRITY;
-}
-
-/* A list names each file once per line: HEX, two separators of md5sum ("  " text, " *" binary), NAME. */
-static mg_status check_list(subject *s, char *text, mg_error *err) {
-    unsigned line = 0;
-    for (char *at = text, *next; *at; at = next) {
-        char path[LIST_NAME_MAX];
-        size_t n = strcspn(at, "\n");
-        next = at + n + (at[n] == '\n');
-        line++;
-        if (n && at[n - 1] == '\r') n--;
-        at[n] = 0;
-        if (n == 0 || at[0] == '#') continue;
-        size_t hex = strspn(at, "0123456789abcdefABCDEF");
-        if ((hex != 64 && hex != 32) || at[hex] != ' ' || (at[hex + 1] != ' ' && at[hex + 1] != '*') || !at[hex + 2])
-            return mg_fail(err, MG_ERR_FORMAT, "line %u is no 'HASH  NAME' of sha256sum or md5sum, and no JSON", line);
-        at[hex] = 0;
-        if (!resolve(s, at + hex + 2, path, sizeof path)) continue;
-        MG_TRY(compare_file(s, path, at, err));
-    }
-    return MG_OK;
-}
-
-/* Which tensors changed: only worth the second pass when the file's hash was wrong. */
-static mg_status name_changed_tensors(checker *c, subject *s, const mg_json *tensors, mg_error *err) {
-    char hex[33], list[600] = "";
-    uint32_t bad = 0;
-    mg_scan *scan = calloc(s->ckpt->n_tensors + 1u, sizeof *scan);
-    mg_status st =
-        scan ? mg_scan_checkpoint(s->ckpt, MG_SCAN_HASH, c->pool, NULL, scan, err) : mg_fail_nomem(err, sizeof *scan);
-    for (const mg_json *t = mg_json_first(tensors); st == MG_OK && t; t = mg_json_next(t)) {
-        const char *name = mg_json_str(mg_json_get(t, "name")), *want = mg_json_str(mg_json_get(t, "xxh3"));
-        uint32_t i = name ? mg_checkpoint_find(s->ckpt, name) : MG_STRMAP_NONE;
-        if (!name || !want) continue;
-        if (i != MG_STRMAP_NONE) mg_hex(scan[i].xxh3.bytes, 16, hex);
-        if (i != MG_STRMAP_NONE && strcmp(hex, want) == 0) continue;
-        size_t at = strlen(list);
-        if (at + strlen(name) + 4 < sizeof list) snprintf(list + at, sizeof list - at, "%s'%s'", bad ? ", " : "", name);
-        bad++;
-    }
-    free(scan);
-    MG_TRY(st);
-    if (bad == 0) return mg_fail(err, MG_ERR_INTEGRITY, "bytes outside the tensors differ from the manifest");
-    return mg_fail(err, MG_ERR_INTEGRITY, "%" PRIu32 " tensors differ from the manifest: %s", bad, list);
-}
-
-/* Our NAME.manifest.json: files with size and sha256, tensors with xxh3 (docs/plan.md). */
-static mg_status check_ours(checker *c, subject *s, const mg_json *m, mg_error *err) {
-    uint64_t schema = 0;
-    if (!mg_json_u64(mg_json_get(m, "schema"), &schema) || schema != 1)
-        return mg_fail(err, MG_ERR_UNSUPPORTED,
-                       "manifest schema is not 1: written by a newer version or not a manifest");
-    for (const mg_json *f = mg_json_first(mg_json_get(m, "files")); f; f = mg_json_next(f)) {
-        const char *name = mg_json_str(mg_json_get(f, "name")), *sha = mg_json_str(mg_json_get(f, "sha256"));
-        char path[LIST_NAME_MAX];
-        if (!name || !sha || strlen(sha) != 64)
-            return mg_fail(err, MG_ERR_FORMAT, "manifest file entry lacks name or sha256");
-        MG_TRY(mg_path_check_plain(name, err));
-        if (!resolve(s, name, path, sizeof path)) continue;
-        mg_error diff = {0};
-        mg_status st = compare_file(s, path, sha, &diff);
-        if (st == MG_ERR_INTEGRITY && s->ckpt)
-            st = name_changed_tensors(c, s, mg_json_get(m, "tensors"), err);
-        else if (st != MG_OK && err->code == MG_OK)
-            *err = diff;
-        mg_error_at(err, path, NULL);
-        if (st != MG_OK) return st;
-    }
-    return MG_OK;
-}
-
-static mg_status check_manifest(checker *c, subject *s, mg_error *err) {
-    char *text = NULL;
-    size_t n = 0;
-    mg_json *m = NULL;
-    MG_TRY(mg_file_slurp(c->manifest, MANIFEST_CAP, &text, &n, err));
-    mg_status st;
-    if (text[strspn(text, " \t\r\n")] == '{') {
-        st = mg_json_parse(&m, (mg_span){(const uint8_t *)text, n}, c->manifest, err);
-        if (st == MG_OK) st = check_ours(c, s, m, err);
-        mg_json_free(m);
-    } else {
-        st = check_list(s, text, err);
-    }
-    free(text);
-    if (st == MG_OK && s->manifest_files == 0) st = mg_fail(err, MG_ERR_FORMAT, "names no file of '%s'", s->path);
-    mg_json_set_u64(s->report, "manifest_files", s->manifest_files);
-    if (st != MG_OK) mg_error_at(err, c->manifest, NULL);
-    return st;
-}
-
 /* ---- */
 
 /* The bytes are compared even when the structure is broken: a manifest then tells damage from a bad writer. */
 static mg_status check_path(checker *c, const char *path, mg_error *err) {
-    subject s = {.path = path, .report = mg_json_new_object()};
+    subject s = {
+        .path = path, .report = mg_json_new_object(), .notes = mg_json_new_array(), .findings = mg_json_new_array()};
     char text[2048];
+    mg_error deep = {0};
     mg_json_set_str(s.report, "path", path);
-    mg_status st = check_structure(c, &s, err);
+    mg_status st = check_structure(c, &s, err), contradicts = MG_OK;
     if (st == MG_OK && c->loader_text) st = check_loader(c, &s, err);
+    if (c->deep && s.ckpt && is_model(s.ckpt)) contradicts = check_config(c, &s, &deep);
     if (st == MG_OK && c->deep) st = check_values(c, &s, err);
+    if (st == MG_OK && contradicts == MG_OK && s.n_errors) contradicts = fail_for_errors(&s, &deep);
+    if (st == MG_OK && contradicts != MG_OK) {
+        st = contradicts;
+        *err = deep;
+    }
     mg_known_counts known = {0};
     if (st == MG_OK && c->common.verify_inputs) st = mg_known_hashes_check(&s.ckpt, 1, c->pool, 0, 0, &known, err);
     if (c->manifest && (st == MG_OK || st == MG_ERR_FORMAT)) {
         mg_error bytes = {0};
-        mg_status differ = check_manifest(c, &s, &bytes);
+        mg_status differ = mg_tool_manifest_check(c->manifest, path, s.ckpt, c->pool, &s.manifest_files, &bytes);
+        mg_json_set_u64(s.report, "manifest_files", s.manifest_files);
         if (differ != MG_OK && st == MG_OK) *err = bytes;
         if (st == MG_OK) st = differ;
     }
+    mg_json_set(s.report, "notes", s.notes);
+    mg_json_set(s.report, "findings", s.findings);
     mg_json_set_bool(s.report, "ok", st == MG_OK);
     mg_json_set_i64(s.report, "status", st);
     if (st != MG_OK) {
@@ -361,7 +295,7 @@ static mg_status check_path(checker *c, const char *path, mg_error *err) {
         mg_json_set_str(s.report, "error", mg_error_text(err, text, sizeof text));
     } else if (!c->common.quiet && !c->common.json) {
         printf("%s: ok, %" PRIu32 " tensors%s", path, s.ckpt->n_tensors, c->deep ? ", all values finite" : "");
-        if (s.findings) printf(", %" PRIu32 " findings", s.findings);
+        if (s.n_findings) printf(", %" PRIu32 " findings", s.n_findings);
         if (c->common.verify_inputs)
             printf(", %" PRIu64 " files as recorded, %" PRIu64 " without a record", known.files, known.unknown);
         if (c->manifest) printf(", %" PRIu64 " files as the manifest says", s.manifest_files);
@@ -419,8 +353,8 @@ int main(int argc, char **argv) {
     mg_common_init(&c.common);
     const mg_opt opts[] = {
         {"--deep", MG_OPT_FLAG, &c.deep, NULL,
-         "read all data: NaN and infinite values by tensor and row, zero and duplicate tensors, dead experts, "
-         "tokenizer, template"},
+         "read all data: NaN and infinite values by tensor and row, zero and duplicate tensors, dead experts; "
+         "contradictions of configurations, tokenizer, template, metadata and stored types"},
         {"--manifest", MG_OPT_STR, &c.manifest, "FILE",
          "compare files with NAME.manifest.json or a sha256sum or md5sum list"},
         {"--for", MG_OPT_STR, &c.loader_text, "ENGINE",

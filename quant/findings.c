@@ -7,8 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "formats/chat.h"
-#include "formats/tokenizer.h"
+#include "formats/group_layouts.h"
 #include "quant/read_f32.h"
 
 #define F16_MAX 65504.0
@@ -22,6 +21,7 @@ __attribute__((format(printf, 4, 5))) static mg_json *finding(mg_json *list, con
     va_end(args);
     mg_json *o = mg_json_new_object();
     mg_json_set_str(o, "kind", kind);
+    mg_json_set_str(o, "severity", "warning");
     if (tensor) mg_json_set_str(o, "tensor", tensor);
     mg_json_set_str(o, "text", text);
     mg_json_push(list, o);
@@ -30,23 +30,32 @@ __attribute__((format(printf, 4, 5))) static mg_json *finding(mg_json *list, con
 
 /* ---- tensors ---- */
 
-static bool is_matrix(const mg_tensor *t) {
-    return t->rank >= 2 && t->n_elements > 1;
+/* What was scanned. layout: of weights quantized in groups, NULL where it is not understood. */
+typedef struct scanned {
+    const mg_checkpoint *c;
+    const mg_scan *scan;
+    const mg_group_layout *layout;
+} scanned;
+
+/* Zero points and group numbers of quantized weights are none: those of symmetric weights are all alike. */
+static bool is_matrix(const scanned *s, uint32_t i) {
+    const mg_tensor *t = &s->c->tensors[i];
+    return t->rank >= 2 && t->n_elements > 1 && !(s->layout && s->layout->use[i] == MG_USE_HIDE);
 }
 
-static void find_zeros(mg_json *list, const mg_checkpoint *c, const mg_scan *scan) {
-    for (uint32_t i = 0; i < c->n_tensors; i++) {
-        const mg_tensor *t = &c->tensors[i];
-        if (is_matrix(t) && scan[i].stats.zeros == t->n_elements)
+static void find_zeros(mg_json *list, const scanned *x) {
+    for (uint32_t i = 0; i < x->c->n_tensors; i++) {
+        const mg_tensor *t = &x->c->tensors[i];
+        if (is_matrix(x, i) && x->scan[i].stats.zeros == t->n_elements)
             finding(list, "all_zero", t->name, "all %llu values are 0", (unsigned long long)t->n_elements);
     }
 }
 
-static void find_zero_blocks(mg_json *list, const mg_checkpoint *c, const mg_scan *scan) {
-    for (uint32_t i = 0; i < c->n_tensors; i++) {
-        const mg_tensor *t = &c->tensors[i];
-        const mg_scan_stats *s = &scan[i].stats;
-        const uint64_t cols = is_matrix(t) ? mg_tensor_cols(t) : 0;
+static void find_zero_blocks(mg_json *list, const scanned *x) {
+    for (uint32_t i = 0; i < x->c->n_tensors; i++) {
+        const mg_tensor *t = &x->c->tensors[i];
+        const mg_scan_stats *s = &x->scan[i].stats;
+        const uint64_t cols = is_matrix(x, i) ? mg_tensor_cols(t) : 0;
         if (!cols || cols % MG_SCAN_BLOCK || !mg_codec_get(t->dtype) || !s->zero_blocks) continue;
         if (s->zeros == t->n_elements) continue; /* named as such */
         finding(list, "zero_blocks", t->name, "%llu of %llu runs of 32 values are 0, the first in row %llu",
@@ -55,13 +64,13 @@ static void find_zero_blocks(mg_json *list, const mg_checkpoint *c, const mg_sca
     }
 }
 
-static void find_overflow(mg_json *list, const mg_checkpoint *c, const mg_scan *scan) {
-    for (uint32_t i = 0; i < c->n_tensors; i++) {
-        const mg_scan_stats *s = &scan[i].stats;
+static void find_overflow(mg_json *list, const scanned *x) {
+    for (uint32_t i = 0; i < x->c->n_tensors; i++) {
+        const mg_scan_stats *s = &x->scan[i].stats;
         const double most = fabs(s->min) > fabs(s->max) ? s->min : s->max;
-        if (mg_codec_get(c->tensors[i].dtype) && fabs(most) > F16_MAX)
-            finding(list, "overflow", c->tensors[i].name, "%g does not fit F16, nor the F16 scale of a quantized block",
-                    most);
+        if (mg_codec_get(x->c->tensors[i].dtype) && fabs(most) > F16_MAX)
+            finding(list, "overflow", x->c->tensors[i].name,
+                    "%g does not fit F16, nor the F16 scale of a quantized block", most);
     }
 }
 
@@ -77,12 +86,14 @@ static int by_digest(const void *x, const void *y) {
     return order ? order : (a->index > b->index) - (a->index < b->index);
 }
 
-static mg_status find_duplicates(mg_json *list, const mg_checkpoint *c, const mg_scan *scan, mg_error *err) {
+static mg_status find_duplicates(mg_json *list, const scanned *x, mg_error *err) {
+    const mg_checkpoint *c = x->c;
+    const mg_scan *scan = x->scan;
     place *p = malloc((c->n_tensors + 1u) * sizeof *p);
     uint32_t n = 0;
     if (!p) return mg_fail_nomem(err, (c->n_tensors + 1u) * sizeof *p);
     for (uint32_t i = 0; i < c->n_tensors; i++) /* matrices of zeros are named as such */
-        if (is_matrix(&c->tensors[i]) && scan[i].stats.zeros != c->tensors[i].n_elements)
+        if (is_matrix(x, i) && scan[i].stats.zeros != c->tensors[i].n_elements)
             p[n++] = (place){&scan[i], &c->tensors[i], i};
     if (n) qsort(p, n, sizeof *p, by_digest);
     for (uint32_t i = 1, first = 0; i < n; i++) {
@@ -139,21 +150,7 @@ static mg_status find_dead_experts(mg_json *list, mg_model *m, mg_error *err) {
     return MG_OK;
 }
 
-/* ---- what stands beside the weights ---- */
-
-static void find_ids(mg_json *list, const mg_model *m) {
-    static const struct {
-        const char *name;
-        mg_key key;
-    } ids[] = {{"bos", MG_K_BOS}, {"eos", MG_K_EOS}, {"pad", MG_K_PAD}};
-    const int64_t rows = mg_hp_i(m, MG_K_VOCAB);
-    for (size_t i = 0; i < sizeof ids / sizeof *ids; i++) {
-        const int64_t id = mg_hp_i(m, ids[i].key);
-        if (m->hp.present[ids[i].key] && id >= rows)
-            finding(list, "config", NULL, "%s_token_id is %lld, the embedding has %lld rows", ids[i].name,
-                    (long long)id, (long long)rows);
-    }
-}
+/* ---- a head that is never used ---- */
 
 /* transformers takes the embedding then, and whoever trained the head gets another model than he saved. */
 static void find_unused_head(mg_json *list, const mg_model *m, const mg_checkpoint *c, const mg_scan *scan) {
@@ -171,43 +168,17 @@ static void find_unused_head(mg_json *list, const mg_model *m, const mg_checkpoi
     }
 }
 
-static mg_status find_text_side(mg_json *list, mg_model *m, mg_error *err) {
-    mg_tokenizer *tok = NULL;
-    char *template = NULL;
-    mg_error why = {0};
-    mg_status st = mg_tokenizer_open_model(&tok, m->ckpt, &why);
-    if (st == MG_ERR_UNSUPPORTED) return MG_OK; /* a kind that is not understood is no finding */
-    if (st != MG_OK) {
-        *err = why;
-        return st;
-    }
-    const bool has = tok != NULL;
-    const uint64_t rows = (uint64_t)mg_hp_i(m, MG_K_VOCAB), tokens = has ? mg_tokenizer_size(tok) : 0;
-    mg_tokenizer_free(tok);
-    if (tokens > rows)
-        finding(list, "vocabulary", NULL, "the tokenizer has %llu tokens, the embedding %llu rows",
-                (unsigned long long)tokens, (unsigned long long)rows);
-    if (!has) return MG_OK; /* weights alone */
-    MG_TRY(mg_chat_template_model(&template, m->ckpt, err));
-    if (!template) finding(list, "template", NULL, "no chat template: chat programs will guess one");
-    free(template);
-    return MG_OK;
-}
-
-mg_status mg_findings(mg_json **out, mg_model *m, const mg_checkpoint *scanned, const mg_scan *scan, mg_error *err) {
-    mg_json *list = mg_json_new_array();
-    find_zeros(list, scanned, scan);
-    find_zero_blocks(list, scanned, scan);
-    find_overflow(list, scanned, scan);
-    if (m) find_ids(list, m);
-    if (m) find_unused_head(list, m, scanned, scan);
-    mg_status st = find_duplicates(list, scanned, scan, err);
+mg_status mg_findings(mg_json *list, mg_model *m, mg_checkpoint *c, const mg_scan *scan, mg_error *err) {
+    mg_group_layout layout = {0};
+    mg_error broken = {0}; /* then it is an error of the structure */
+    const scanned x = {c, scan, mg_group_layout_init(&layout, c, &broken) == MG_OK ? &layout : NULL};
+    find_zeros(list, &x);
+    find_zero_blocks(list, &x);
+    find_overflow(list, &x);
+    if (m) find_unused_head(list, m, c, scan);
+    mg_status st = find_duplicates(list, &x, err);
     if (st == MG_OK && m) st = find_dead_experts(list, m, err);
-    if (st == MG_OK && m) st = find_text_side(list, m, err);
     if (st == MG_OK && (!list || mg_json_is_broken(list))) st = mg_fail_nomem(err, sizeof(void *));
-    if (st == MG_OK)
-        *out = list;
-    else
-        mg_json_free(list);
+    mg_group_layout_release(&layout);
     return st;
 }
