@@ -3,13 +3,13 @@
 
 #include "convert/plan_private.h"
 #include "formats/base/file.h"
-#include "memory_ckpt.h"
+#include "memory_checkpoint.h"
 
 #include <stdio.h>
 #include <unistd.h>
 
 static mg_plan *plan;
-static memory_ckpt *mem;
+static memory_checkpoint *mem;
 static mg_error err;
 static char dir[64];
 
@@ -17,10 +17,10 @@ static void setup(void) {
     strcpy(dir, "/tmp/mg_test_plan_XXXXXX");
     cr_assert_not_null(mkdtemp(dir));
     cr_assert_eq(mg_plan_new(&plan, &err), MG_OK);
-    mem = memory_new();
-    memory_add(mem, "w", MG_BF16, 2, 96, 64, 0, 1);
-    memory_add(mem, "x", MG_BF16, 2, 96, 64, 0, 2);
-    memory_add(mem, "norm", MG_BF16, 1, 64, 0, 0, 3);
+    mem = memory_new(NULL);
+    memory_add_known(mem, "w", MG_BF16, 2, (uint64_t[]){96, 64}, 1);
+    memory_add_known(mem, "x", MG_BF16, 2, (uint64_t[]){96, 64}, 2);
+    memory_add_known(mem, "norm", MG_BF16, 1, (uint64_t[]){64}, 3);
 }
 
 static void teardown(void) {
