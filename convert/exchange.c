@@ -7,7 +7,6 @@
 #include "convert/gates_tokens.h"
 #include "convert/stage_id.h"
 #include "formats/arch/arch.h"
-#include "formats/safetensors.h"
 #include "quant/math/f64.h"
 
 #include <math.h>
@@ -51,7 +50,7 @@ typedef struct work {
     uint32_t *held_len;
     int32_t *held_ids;
     float *plain; /* [held.n_tokens, hidden] stream without maps */
-    uint64_t *offsets;
+    mg_stage_layout layout;
     mg_outset *set;
 } work;
 
@@ -217,7 +216,7 @@ static mg_status write_map(work *w, uint32_t layer, uint32_t edge, const double 
     const uint64_t h = w->hidden;
     for (uint64_t o = 0; o < h; o++)
         for (uint64_t j = 0; j < h; j++) w->map[o * h + j] = x ? (float)x[o * 2 * h + j] : 0.0f;
-    const uint64_t at = w->offsets[(uint64_t)layer * w->edges + edge];
+    const uint64_t at = w->layout.offsets[(uint64_t)layer * w->edges + edge];
     return mg_outset_write(w->set, 0, at, w->map, h * h * sizeof *w->map, err);
 }
 
@@ -394,29 +393,19 @@ static void release(work *w) {
                          w->plain,     w->first};
     for (size_t i = 0; i < sizeof all / sizeof all[0]; i++) free(all[i]);
     mg_prompt_batch_release(&w->p);
+    mg_stage_layout_release(&w->layout);
     mg_outset_free(w->set);
 }
 
-static mg_status lay_out(work *w, mg_arena *a, mg_xxh128 id, uint8_t **header, uint64_t *size, uint64_t *total,
-                         mg_error *err) {
-    const uint32_t n = w->layers * w->edges;
-    mg_tensor *t;
-    MG_TRY(MG_ARENA_NEW(a, &t, n + 1, err));
-    MG_TRY(MG_ARENA_NEW(a, &w->offsets, n + 1, err));
-    for (uint32_t i = 0; i < n; i++) {
+static mg_status lay_out(work *w, mg_xxh128 id, mg_error *err) {
+    const uint64_t shape[2] = {w->hidden, w->hidden};
+    MG_TRY(mg_stage_layout_begin(&w->layout, w->layers * w->edges, err));
+    for (uint32_t i = 0; i < w->layout.n; i++) {
         char name[48];
         tensor_name(name, sizeof name, i / w->edges, i % w->edges);
-        t[i] =
-            (mg_tensor){.name = mg_arena_strdup(a, name), .dtype = MG_F32, .rank = 2, .shape = {w->hidden, w->hidden}};
-        if (!t[i].name) return mg_fail_nomem(err, sizeof name);
-        if (!mg_tensor_set_sizes(&t[i])) return mg_fail(err, MG_ERR_LIMIT, "'%s' is too large", name);
+        MG_TRY(mg_stage_layout_tensor(&w->layout, i, name, MG_F32, 2, shape, err));
     }
-    mg_kvs meta;
-    mg_kvs_init(&meta);
-    mg_status st = mg_stage_id_put(&meta, id, err);
-    if (st == MG_OK) st = mg_safetensors_layout(t, n, &meta, header, size, w->offsets, total, err);
-    mg_kvs_release(&meta);
-    return st;
+    return mg_stage_layout_end(&w->layout, id, NULL, err);
 }
 
 static mg_status fit_all(work *w, mg_error *err) {
@@ -432,9 +421,7 @@ static mg_status fit_all(work *w, mg_error *err) {
     return MG_OK;
 }
 
-static mg_status run_all(work *w, mg_arena *a, const char *path, mg_xxh128 id, mg_error *err) {
-    uint8_t *header = NULL;
-    uint64_t size = 0, total = 0;
+static mg_status run_all(work *w, const char *path, mg_xxh128 id, mg_error *err) {
     MG_TRY(add_prompts(w, err));
     MG_TRY(alloc(w, err));
     w->bond.hidden = w->hidden;
@@ -443,12 +430,10 @@ static mg_status run_all(work *w, mg_arena *a, const char *path, mg_xxh128 id, m
     w->bond.c = w->bond_share;
     w->bond.use = w->bond_use;
     w->bond.pool = w->r->pool;
-    MG_TRY(lay_out(w, a, id, &header, &size, &total, err));
-    mg_status st = mg_stage_set_begin(&w->set, path, id, total, err);
-    if (st == MG_OK) st = fit_all(w, err);
-    if (st == MG_OK) st = mg_stage_set_end(w->set, header, size, err);
-    free(header);
-    return st;
+    MG_TRY(lay_out(w, id, err));
+    MG_TRY(mg_stage_set_begin(&w->set, path, id, &w->layout, err));
+    MG_TRY(fit_all(w, err));
+    return mg_stage_set_end(w->set, &w->layout, err);
 }
 
 mg_status mg_exchange_run(const mg_exchange *r, const char *path, mg_xxh128 id, mg_error *err) {
@@ -460,10 +445,7 @@ mg_status mg_exchange_run(const mg_exchange *r, const char *path, mg_xxh128 id, 
               .k = (uint32_t)(used > 0 && used < experts ? used : experts),
               .edges = mg_edge_count(&r->moe->hp),
               .hidden = (uint64_t)mg_hp_i(r->moe, MG_K_HIDDEN)};
-    mg_arena a;
-    mg_arena_init(&a, 0);
-    mg_status st = run_all(&w, &a, path, id, err);
+    mg_status st = run_all(&w, path, id, err);
     release(&w);
-    mg_arena_release(&a);
     return st;
 }

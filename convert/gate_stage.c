@@ -2,9 +2,9 @@
 #include "convert/gate_stage.h"
 
 #include "convert/stage_id.h"
+#include "formats/base/file.h"
 #include "formats/base/outfile.h"
 #include "formats/checkpoint.h"
-#include "formats/safetensors.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -31,38 +31,29 @@ bool mg_gate_stage_load(const char *path, mg_xxh128 id, mg_gate_shape s, float *
     return ok;
 }
 
-static mg_status lay_out(mg_arena *a, mg_xxh128 id, mg_gate_shape s, mg_tensor *t, uint8_t **header, uint64_t *size,
-                         uint64_t *offsets, uint64_t *total, mg_error *err) {
-    for (uint32_t l = 0; l < s.layers; l++) {
-        t[l] = (mg_tensor){
-            .name = mg_arena_printf(a, "router.%u", l), .dtype = MG_F32, .rank = 2, .shape = {s.experts, s.hidden}};
-        if (!t[l].name || !mg_tensor_set_sizes(&t[l])) return mg_fail(err, MG_ERR_LIMIT, "router rows are too large");
+static mg_status lay_out(mg_stage_layout *l, mg_xxh128 id, mg_gate_shape s, mg_error *err) {
+    const uint64_t shape[2] = {s.experts, s.hidden};
+    MG_TRY(mg_stage_layout_begin(l, s.layers, err));
+    for (uint32_t i = 0; i < s.layers; i++) {
+        char name[32];
+        tensor_name(name, sizeof name, i);
+        MG_TRY(mg_stage_layout_tensor(l, i, name, MG_F32, 2, shape, err));
     }
-    mg_kvs meta;
-    mg_kvs_init(&meta);
-    mg_status st = mg_stage_id_put(&meta, id, err);
-    if (st == MG_OK) st = mg_safetensors_layout(t, s.layers, &meta, header, size, offsets, total, err);
-    mg_kvs_release(&meta);
-    return st;
+    return mg_stage_layout_end(l, id, NULL, err);
 }
 
 mg_status mg_gate_stage_save(const char *path, mg_xxh128 id, mg_gate_shape s, const float *rows, mg_error *err) {
-    mg_arena a;
-    mg_arena_init(&a, 0);
-    mg_tensor *t = mg_arena_alloc(&a, s.layers, sizeof *t);
-    uint64_t *offsets = mg_arena_alloc(&a, s.layers, sizeof *offsets), size = 0, total = 0;
-    uint8_t *header = NULL, *file = NULL;
-    mg_status st = t && offsets ? lay_out(&a, id, s, t, &header, &size, offsets, &total, err)
-                                : mg_fail_nomem(err, s.layers * sizeof *t);
-    if (st == MG_OK && !(file = malloc(total))) st = mg_fail_nomem(err, total);
+    mg_stage_layout as = {0};
+    uint8_t *file = NULL;
+    mg_status st = lay_out(&as, id, s, err);
+    if (st == MG_OK && !(file = malloc(as.total))) st = mg_fail_nomem(err, as.total);
     if (st == MG_OK) {
-        memcpy(file, header, size);
+        memcpy(file, as.header, as.header_size);
         for (uint32_t l = 0; l < s.layers; l++)
-            memcpy(file + offsets[l], rows + (uint64_t)l * s.experts * s.hidden, t[l].n_bytes);
-        st = mg_outfile_write_all(path, file, total, true, err);
+            memcpy(file + as.offsets[l], rows + (uint64_t)l * s.experts * s.hidden, as.tensors[l].n_bytes);
+        st = mg_outfile_write_all(path, file, as.total, true, err);
     }
-    free(header);
     free(file);
-    mg_arena_release(&a);
+    mg_stage_layout_release(&as);
     return st;
 }

@@ -5,7 +5,6 @@
 #include "convert/gates_tokens.h"
 #include "convert/stage_id.h"
 #include "formats/arch/arch.h"
-#include "formats/safetensors.h"
 #include "quant/math/chol.h"
 #include "quant/read_f32.h"
 
@@ -55,8 +54,7 @@ typedef struct work {
     float *rows;                /* [ROWS, widest] of one donor's weight, or a solution on its way to the file */
     uint64_t n_rows[N_COVERED]; /* 0: the models have no such weight of their own */
     uint32_t donor, layers;
-    mg_tensor *tensors; /* [layers * (N_COVERED - 1) + 1] */
-    uint64_t *offsets;
+    mg_stage_layout layout; /* [layers * (N_COVERED - 1) + 1] */
     mg_outset *set;
 } work;
 
@@ -131,7 +129,7 @@ static mg_status solve_rows(work *w, size_t i, uint32_t layer, uint64_t row, uin
     }
     MG_TRY(mg_cholesky_solve(s->sum, s->dim, w->product, n, w->r->pool, err));
     for (uint64_t k = 0; k < n * s->dim; k++) w->rows[k] = (float)w->product[k];
-    uint64_t at = w->offsets[tensor_number(w, layer, i)] + row * s->dim * sizeof(float);
+    uint64_t at = w->layout.offsets[tensor_number(w, layer, i)] + row * s->dim * sizeof(float);
     return mg_outset_write(w->set, 0, at, w->rows, n * s->dim * sizeof(float), err);
 }
 
@@ -253,62 +251,46 @@ static void tear_down(work *w) {
     free(w->rows);
     free(w->batch);
     free(w->x);
+    mg_stage_layout_release(&w->layout);
     mg_outset_free(w->set);
 }
 
 /* ---- the file ---- */
 
-static mg_status describe(work *w, mg_arena *a, uint32_t layer, size_t i, mg_error *err) {
-    char name[64], *copy;
+static mg_status describe(work *w, uint32_t layer, size_t i, mg_error *err) {
+    char name[64];
+    const uint64_t shape[2] = {w->n_rows[i], w->sides[covered[i].input].dim};
     tensor_name(name, sizeof name, covered[i].role, layer);
-    if (!(copy = mg_arena_strdup(a, name))) return mg_fail_nomem(err, sizeof name);
-    mg_tensor *t = &w->tensors[tensor_number(w, layer, i)];
-    *t = (mg_tensor){.name = copy, .dtype = MG_F32, .rank = 2, .shape = {w->n_rows[i], w->sides[covered[i].input].dim}};
-    return mg_tensor_set_sizes(t) ? MG_OK : mg_fail(err, MG_ERR_LIMIT, "'%s' is too large", name);
+    return mg_stage_layout_tensor(&w->layout, tensor_number(w, layer, i), name, MG_F32, 2, shape, err);
 }
 
-static mg_status lay_out(work *w, mg_arena *a, mg_xxh128 id, uint8_t **header, uint64_t *header_size, uint64_t *total,
-                         mg_error *err) {
-    bool head = w->n_rows[N_COVERED - 1] != 0;
-    uint32_t n = w->layers * (N_COVERED - 1) + head;
-    MG_TRY(MG_ARENA_NEW(a, &w->tensors, n, err));
-    MG_TRY(MG_ARENA_NEW(a, &w->offsets, n, err));
+static mg_status lay_out(work *w, mg_xxh128 id, mg_error *err) {
+    const bool head = w->n_rows[N_COVERED - 1] != 0;
+    MG_TRY(mg_stage_layout_begin(&w->layout, w->layers * (N_COVERED - 1) + head, err));
     for (uint32_t l = 0; l < w->layers; l++)
-        for (size_t i = 0; i + 1 < N_COVERED; i++) MG_TRY(describe(w, a, l, i, err));
-    if (head) MG_TRY(describe(w, a, 0, N_COVERED - 1, err));
-    mg_kvs meta;
-    mg_kvs_init(&meta);
-    mg_status st = mg_stage_id_put(&meta, id, err);
-    if (st == MG_OK) st = mg_safetensors_layout(w->tensors, n, &meta, header, header_size, w->offsets, total, err);
-    mg_kvs_release(&meta);
-    return st;
+        for (size_t i = 0; i + 1 < N_COVERED; i++) MG_TRY(describe(w, l, i, err));
+    if (head) MG_TRY(describe(w, 0, N_COVERED - 1, err));
+    return mg_stage_layout_end(&w->layout, id, NULL, err);
 }
 
-static mg_status run_all(work *w, mg_arena *a, const char *path, mg_xxh128 id, mg_error *err) {
-    uint8_t *header = NULL;
-    uint64_t size = 0, total = 0;
+static mg_status run_all(work *w, const char *path, mg_xxh128 id, mg_error *err) {
     MG_TRY(set_up(w, err));
-    MG_TRY(lay_out(w, a, id, &header, &size, &total, err));
-    mg_status st = mg_stage_set_begin(&w->set, path, id, total, err);
-    for (uint32_t l = 0; st == MG_OK && l < w->layers; l++) {
+    MG_TRY(lay_out(w, id, err));
+    MG_TRY(mg_stage_set_begin(&w->set, path, id, &w->layout, err));
+    for (uint32_t l = 0; l < w->layers; l++) {
         char text[64];
-        st = run_layer(w, l, err);
+        MG_TRY(run_layer(w, l, err));
         snprintf(text, sizeof text, "regmean: layer %u of %u", l + 1, w->layers);
-        if (st == MG_OK && w->r->note) w->r->note(w->r->note_ctx, text);
+        if (w->r->note) w->r->note(w->r->note_ctx, text);
     }
-    if (st == MG_OK) st = run_head(w, err);
-    if (st == MG_OK) st = mg_stage_set_end(w->set, header, size, err);
-    free(header);
-    return st;
+    MG_TRY(run_head(w, err));
+    return mg_stage_set_end(w->set, &w->layout, err);
 }
 
 mg_status mg_regmean_run(const mg_regmean *r, const char *path, mg_xxh128 id, mg_error *err) {
     if (mg_stage_id_at(path, id)) return MG_OK;
     work w = {.r = r};
-    mg_arena a;
-    mg_arena_init(&a, 0);
-    mg_status st = run_all(&w, &a, path, id, err);
+    mg_status st = run_all(&w, path, id, err);
     tear_down(&w);
-    mg_arena_release(&a);
     return st;
 }

@@ -7,9 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "formats/base/arena.h"
+#include "formats/base/file.h"
 #include "formats/base/outfile.h"
-#include "formats/safetensors.h"
 
 static const struct {
     const char *name;
@@ -54,53 +53,33 @@ const mg_stage_piece *mg_stage_layer_find(const mg_stage_layer *l, mg_role role,
 
 /* ---- writing ---- */
 
-typedef struct writing {
-    mg_arena arena;
-    mg_tensor *tensors;
-    uint64_t *offsets, total, header_size;
-    uint8_t *header;
-    mg_outset *set;
-} writing;
-
-static mg_status lay_out(writing *w, const mg_stage_layer *l, mg_xxh128 id, const char *note, mg_error *err) {
-    MG_TRY(MG_ARENA_NEW(&w->arena, &w->tensors, l->n + 1u, err));
-    MG_TRY(MG_ARENA_NEW(&w->arena, &w->offsets, l->n + 1u, err));
+static mg_status lay_out(mg_stage_layout *out, const mg_stage_layer *l, mg_xxh128 id, const char *note, mg_error *err) {
+    MG_TRY(mg_stage_layout_begin(out, l->n, err));
     for (uint32_t i = 0; i < l->n; i++) {
         const mg_stage_piece *p = &l->pieces[i];
-        char name[96], *copy;
+        char name[96];
         piece_name(name, sizeof name, p->role, p->expert, p->what);
-        if (!(copy = mg_arena_strdup(&w->arena, name))) return mg_fail_nomem(err, sizeof name);
-        mg_tensor *t = &w->tensors[i];
-        *t = (mg_tensor){.name = copy, .dtype = whats[p->what].dtype, .rank = p->rank};
-        memcpy(t->shape, p->shape, sizeof p->shape);
-        if (!mg_tensor_set_sizes(t)) return mg_fail(err, MG_ERR_LIMIT, "'%s' is too large", name);
+        MG_TRY(mg_stage_layout_tensor(out, i, name, whats[p->what].dtype, p->rank, p->shape, err));
     }
-    mg_kvs meta;
-    mg_kvs_init(&meta);
-    mg_status st = mg_stage_id_put(&meta, id, err);
-    if (st == MG_OK) st = mg_kvs_set_str(&meta, "note", note, strlen(note), err);
-    if (st == MG_OK)
-        st = mg_safetensors_layout(w->tensors, l->n, &meta, &w->header, &w->header_size, w->offsets, &w->total, err);
-    mg_kvs_release(&meta);
-    return st;
+    return mg_stage_layout_end(out, id, note, err);
 }
 
-static mg_status put(writing *w, const mg_stage_layer *l, const char *path, mg_xxh128 id, mg_error *err) {
-    MG_TRY(mg_stage_set_begin(&w->set, path, id, w->total, err));
+static mg_status put(mg_outset **set, const mg_stage_layout *as, const mg_stage_layer *l, const char *path,
+                     mg_xxh128 id, mg_error *err) {
+    MG_TRY(mg_stage_set_begin(set, path, id, as, err));
     for (uint32_t i = 0; i < l->n; i++)
-        MG_TRY(mg_outset_write(w->set, 0, w->offsets[i], l->pieces[i].data, w->tensors[i].n_bytes, err));
-    return mg_stage_set_end(w->set, w->header, w->header_size, err);
+        MG_TRY(mg_outset_write(*set, 0, as->offsets[i], l->pieces[i].data, as->tensors[i].n_bytes, err));
+    return mg_stage_set_end(*set, as, err);
 }
 
 mg_status mg_stage_layer_write(const mg_stage_layer *l, const char *path, mg_xxh128 id, const char *note,
                                mg_error *err) {
-    writing w = {0};
-    mg_arena_init(&w.arena, 0);
-    mg_status st = lay_out(&w, l, id, note, err);
-    if (st == MG_OK) st = put(&w, l, path, id, err);
-    mg_outset_free(w.set);
-    free(w.header);
-    mg_arena_release(&w.arena);
+    mg_stage_layout as = {0};
+    mg_outset *set = NULL;
+    mg_status st = lay_out(&as, l, id, note, err);
+    if (st == MG_OK) st = put(&set, &as, l, path, id, err);
+    mg_outset_free(set);
+    mg_stage_layout_release(&as);
     return st;
 }
 
