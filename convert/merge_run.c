@@ -13,7 +13,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #define STAGE_VERSION 4u  /* part of the stage id: raise when a formula changes */
 #define MAX_SHOWN     16u /* experts whose gates are compared pair by pair in what is said */
@@ -290,19 +289,18 @@ static void note_stage(void *ctx, const char *text) {
     note(ctx, "%s", text);
 }
 
-/* A file of our own in the temporary folder: matrices of a recipe that is only tried need no place beside an output. */
-static mg_status temporary(char *path, size_t size, mg_error *err) {
-    MG_TRY(mg_path_join(path, size, mg_path_temporary(), "moegraft-stage-XXXXXX.safetensors", err));
-    int fd = mkstemps(path, 12);
-    if (fd < 0) return mg_fail_errno(err, "'%s': cannot create a temporary file", path);
-    close(fd);
-    return MG_OK;
+/* Where a stage's file goes: `kept`, or a folder of the run's own, because what is only tried needs no place beside an
+ * output. */
+static mg_status place(mg_merge_run *r, const char *kept, const char *name, char *path, size_t size, mg_error *err) {
+    if (kept) return mg_path_join(path, size, "", kept, err);
+    if (!r->own.path[0]) MG_TRY(mg_tempdir_new(&r->own, err));
+    return mg_path_join(path, size, r->own.path, name, err);
 }
 
 static mg_status compute_trunk(gate_work *g, mg_error *err) {
     mg_merge *m = g->run->merge;
     const mg_dense_slice *models = &g->spec->trunk->slices[0];
-    char own[4096] = "";
+    char path[4096];
     mg_xxh128 id;
     const mg_prompts **text = calloc(models->n_sources, sizeof *text);
     if (!text) return mg_fail_nomem(err, models->n_sources * sizeof *text);
@@ -311,13 +309,11 @@ static mg_status compute_trunk(gate_work *g, mg_error *err) {
         if (!(text[i] = prompts_of(g->spec, models->sources[i].path)))
             st = mg_fail(err, MG_ERR_CONFLICT, "regmean needs prompts for '%s', which is no expert",
                          models->sources[i].path);
-    if (st == MG_OK && !g->opt->trunk_path) st = temporary(own, sizeof own, err);
-    const char *path = own[0] ? own : g->opt->trunk_path;
+    if (st == MG_OK) st = place(g->run, g->opt->trunk_path, "trunk.safetensors", path, sizeof path, err);
     mg_regmean r = {
         &m->donors[m->first_trunk], text, models->n_sources, g->opt->eval, g->opt->pool, note_stage, (void *)g->opt};
     if (st == MG_OK) st = mg_regmean_run(&r, path, id, err);
     if (st == MG_OK) st = mg_checkpoint_open(&m->regmean, path, err);
-    if (own[0]) unlink(own); /* stays readable while it is open */
     free(text);
     return st;
 }
@@ -364,18 +360,16 @@ static mg_status exchange_id(const gate_work *g, mg_xxh128 *id, mg_error *err) {
 /* Fitted through the model with maps of zeros, which is then planned anew with the fitted ones. */
 static mg_status compute_exchange(gate_work *g, mg_error *err) {
     mg_merge_run *r = g->run;
-    char own[4096] = "";
+    char path[4096];
     mg_xxh128 id;
     mg_tokenizer *tok = NULL;
     MG_TRY(exchange_id(g, &id, err));
-    if (!g->opt->exchange_path) MG_TRY(temporary(own, sizeof own, err));
-    const char *path = own[0] ? own : g->opt->exchange_path;
-    mg_status st = open_tokenizer(&tok, r->merge->donors[0].ckpt, err);
+    mg_status st = place(r, g->opt->exchange_path, "exchange.safetensors", path, sizeof path, err);
+    if (st == MG_OK) st = open_tokenizer(&tok, r->merge->donors[0].ckpt, err);
     mg_exchange x = {g->spec,      &r->merge->donors[1], r->model,   tok,
                      g->opt->eval, g->opt->pool,         note_stage, (void *)g->opt};
     if (st == MG_OK) st = mg_exchange_run(&x, path, id, err);
     if (st == MG_OK) st = mg_checkpoint_open(&r->merge->exchange, path, err);
-    if (own[0]) unlink(own); /* stays readable while it is open */
     mg_tokenizer_free(tok);
     if (st != MG_OK) return st;
     drop_plan(r);
@@ -433,6 +427,7 @@ void mg_merge_run_free(mg_merge_run *r) {
     if (!r) return;
     drop_plan(r);
     mg_merge_free(r->merge);
+    mg_tempdir_remove(&r->own);
     free(r->reports);
     free(r->rows);
     free(r);

@@ -5,6 +5,7 @@
 
 #include "convert/merge.h"
 #include "convert/gates.h"
+#include "formats/base/tempdir.h"
 
 typedef struct mg_merge_run_options {
     const mg_evaluator *eval; /* runs the base and the model being built */
@@ -28,6 +29,7 @@ typedef struct mg_merge_run {
     mg_fit_report *reports; /* [layers] when routers were fitted in this run, else NULL */
     float *rows;            /* [layers][experts][hidden] */
     mg_gate_mode mode;
+    mg_tempdir own; /* of stages whose files have no other place */
 } mg_merge_run;
 
 /* spec has been checked (mg_merge_spec_check) and outlives the run. *out is the caller's. */

@@ -3,6 +3,7 @@
  * Files are ordered as they are renamed at the end: weights first, side files next, then config.json and the index, so
  * that a directory whose renames were cut short is not yet a model. */
 #include "convert/plan_private.h"
+#include "convert/stage_id.h"
 
 #include "formats/gguf.h"
 #include "formats/gguf_set.h"
@@ -281,7 +282,7 @@ mg_status mg_plan_id(mg_plan *p, mg_xxh128 *id, mg_error *err) {
     put_u64(s, p->n_inputs);
     for (uint32_t i = 0; i < p->n_inputs && st == MG_OK; i++) {
         uint8_t in[16];
-        st = mg_checkpoint_identity(p->inputs[i], in, err);
+        st = mg_stage_identity(p->inputs[i], in, err);
         if (st == MG_OK) mg_xxh128_update(s, in, sizeof in);
     }
     put_u64(s, p->n_nodes);

@@ -1,6 +1,7 @@
 /* stage_id.c - see stage_id.h. */
 #include "convert/stage_id.h"
 
+#include "convert/plan_private.h"
 #include "formats/base/file.h"
 #include "formats/safetensors.h"
 
@@ -27,6 +28,16 @@ bool mg_stage_id_at(const char *path, mg_xxh128 id) {
 
 bool mg_stage_is(const mg_checkpoint *c) {
     return c->st_metadata && mg_kvs_get(c->st_metadata, "stage_id");
+}
+
+mg_status mg_stage_identity(mg_checkpoint *c, uint8_t id[16], mg_error *err) {
+    char hex[33];
+    uint64_t size;
+    if (!mg_stage_is(c) || !c->dir || c->n_files != 1) return mg_checkpoint_identity(c, id, err);
+    MG_TRY(mg_manifest_edges(c->dir, c->files[0], &size, hex, err));
+    const mg_xxh128 h = mg_xxh128_of(hex, sizeof hex - 1);
+    memcpy(id, h.bytes, sizeof h.bytes);
+    return MG_OK;
 }
 
 /* ---- writing ---- */

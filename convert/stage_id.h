@@ -13,6 +13,9 @@ bool mg_stage_id_is(const mg_checkpoint *c, mg_xxh128 id);
 bool mg_stage_id_at(const char *path, mg_xxh128 id);
 /* Is c the file of some stage, a work file that is deleted when the job is done? */
 bool mg_stage_is(const mg_checkpoint *c);
+/* The identity of a checkpoint that a plan reads. A stage's file is known by its size and both its ends, the id among
+ * them, and not by its time: it may have been made again. */
+mg_status mg_stage_identity(mg_checkpoint *c, uint8_t id[16], mg_error *err) MG_MUST_CHECK;
 
 /* What a file will be: zeroed, begun, each of its tensors described, ended; released in every case. */
 typedef struct mg_stage_layout {

@@ -10,6 +10,7 @@
 #include "formats/base/json.h"
 #include "formats/base/options.h"
 #include "formats/base/outclean.h"
+#include "formats/base/tempdir.h"
 #include "formats/checkpoint.h"
 
 static const mg_tool_info tool = {
@@ -140,6 +141,18 @@ static mg_status clean_stage_files(run *r, const char *dir, bool inside, mg_erro
     return st;
 }
 
+/* ---- temporary folders ---- */
+
+typedef struct swept {
+    run *r;
+    const char *dir;
+} swept;
+
+static void found_folder(void *ctx, const char *name, uint64_t bytes) {
+    const swept *s = ctx;
+    found(s->r, s->dir, name, bytes, NULL);
+}
+
 /* ---- the run ---- */
 
 static mg_status print_json(run *r, mg_error *err) {
@@ -166,6 +179,8 @@ static mg_status work(run *r, const args *a, mg_error *err) {
     for (size_t i = 0; i < a->pos.n; i++) {
         MG_TRY(mg_outset_clean(a->pos.items[i], &opt, found, r, err));
         MG_TRY(clean_stage_files(r, a->pos.items[i], false, err));
+        swept s = {r, a->pos.items[i]};
+        mg_tempdir_sweep(s.dir, a->dry_run, found_folder, &s);
     }
     if (a->json) return print_json(r, err);
     printf("%llu files, %llu bytes%s\n", (unsigned long long)r->files, (unsigned long long)r->bytes,

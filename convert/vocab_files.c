@@ -22,27 +22,9 @@ static const char *const sides[] = {"tokenizer.json",     "tokenizer_config.json
                                     "chat_template.json", "generation_config.json",  "README.md"};
 enum { N_SIDES = sizeof sides / sizeof *sides, N_EDITED = 3 };
 
-void mg_vocab_files_remove(mg_vocab_union *u) {
-    char path[4096];
-    mg_error ignored = {0};
-    if (!u->dir[0]) return;
-    for (size_t i = 0; i < N_SIDES; i++)
-        if (mg_path_join(path, sizeof path, u->dir, sides[i], &ignored) == MG_OK) unlink(path);
-    rmdir(u->dir);
-    u->dir[0] = 0;
-}
-
-static mg_status make_dir(mg_vocab_union *u, mg_error *err) {
-    mg_status st = mg_path_join(u->dir, sizeof u->dir, mg_path_temporary(), "moegraft-vocab-XXXXXX", err);
-    if (st == MG_OK && mkdtemp(u->dir)) return MG_OK;
-    u->dir[0] = 0; /* nothing to remove */
-    if (st != MG_OK) return st;
-    return mg_fail(err, MG_ERR_IO, "no folder for tokenizer files can be made in '%s' (TMPDIR)", mg_path_temporary());
-}
-
 static mg_status write_json(const mg_vocab_union *u, const char *name, const mg_json *v, mg_error *err) {
     char path[4096], *text;
-    MG_TRY(mg_path_join(path, sizeof path, u->dir, name, err));
+    MG_TRY(mg_path_join(path, sizeof path, u->dir.path, name, err));
     MG_TRY(mg_json_print(&text, v, 2, err));
     const mg_status st = mg_outfile_write_all(path, text, strlen(text), true, err);
     free(text);
@@ -54,7 +36,7 @@ static mg_status link_side(const mg_vocab_union *u, const char *dir, const char 
     char from[4096], to[4096], real[PATH_MAX];
     MG_TRY(mg_path_join(from, sizeof from, dir, name, err));
     if (!mg_path_exists(from)) return MG_OK;
-    MG_TRY(mg_path_join(to, sizeof to, u->dir, name, err));
+    MG_TRY(mg_path_join(to, sizeof to, u->dir.path, name, err));
     if (realpath(from, real) && symlink(real, to) == 0) return MG_OK;
     return mg_fail(err, MG_ERR_IO, "cannot link '%s' to '%s'", to, from);
 }
@@ -188,9 +170,9 @@ static mg_status write_edited(mg_vocab_union *u, mg_error *err) {
 mg_status mg_vocab_union_dir(mg_vocab_union *u, const char **dir, mg_error *err) {
     const mg_donor *d = u->models[u->basis].donor;
     const bool own = !d->ckpt->kv && u->n == u->n_basis; /* nothing new: the files as they are */
-    *dir = u->dir;
-    if (u->dir[0]) return MG_OK;
-    MG_TRY(make_dir(u, err));
+    *dir = u->dir.path;
+    if (u->dir.path[0]) return MG_OK;
+    MG_TRY(mg_tempdir_new(&u->dir, err));
     if (!own) MG_TRY(write_edited(u, err));
     for (size_t i = own ? 0 : N_EDITED; !d->ckpt->kv && i < N_SIDES; i++)
         MG_TRY(link_side(u, d->ckpt->dir, sides[i], err));

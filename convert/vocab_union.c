@@ -176,7 +176,7 @@ mg_status mg_vocab_union_make(mg_vocab_union **out, const mg_vocab_spec *s, mg_d
 
 void mg_vocab_union_free(mg_vocab_union *u) {
     if (!u) return;
-    mg_vocab_files_remove(u);
+    mg_tempdir_remove(&u->dir);
     for (uint32_t k = 0; k < u->n_models; k++) {
         mg_tokenizer_free(u->models[k].tok);
         mg_strmap_release(&u->models[k].ids);

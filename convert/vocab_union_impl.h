@@ -5,6 +5,7 @@
 #include "convert/vocab_union.h"
 #include "formats/base/arena.h"
 #include "formats/base/strmap.h"
+#include "formats/base/tempdir.h"
 #include "formats/tokenizer.h"
 
 typedef struct mg_vocab_model {
@@ -36,9 +37,7 @@ struct mg_vocab_union {
     uint32_t n, cap, n_basis;
     mg_strmap ids;
     uint64_t rows;
-    char dir[64 + 256]; /* of vocab_files.c; empty while there is none */
+    mg_tempdir dir; /* of vocab_files.c */
 };
-
-void mg_vocab_files_remove(mg_vocab_union *u);
 
 #endif

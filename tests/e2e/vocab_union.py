@@ -1,7 +1,9 @@
 """Vocabularies made of several donors' (tokenizer_source: union, tokenizer: {source, tokens, pad_to_multiple_of}): which tokens there are and in
 what order, where their rows come from, tokenizer files, GGUF, dense merges and mixtures; what is refused. mergekit's own output: the
 oracle mergekit_union."""
+import fcntl
 import json
+import os
 import shutil
 
 import common
@@ -224,4 +226,38 @@ refuse(3, ["pad_to"], dense([alien], "tokenizer: {pad_to: 8}"))
 refuse(4, ["regmean"], moe + "trunk: regmean\n")
 refuse(8, ["vocab_size"], moe.replace("tokenizer_source: union\n", ""))
 same(list(TMP.iterdir()), [], "folders of tokenizer files")
+
+# ---- a killed run leaves its folder, and the next one removes it; one in use, and what only looks like one, stay ----
+JOB = ("merge", WORK / "one.yml", WORK / "killed", "-q", "--force")
+last = common.count_crash_points(*JOB, env=ENV)
+
+
+def killed():
+    run(*JOB, env=ENV | {"MOEGRAFT_CRASH_AT": last}, expect=137)
+    return [p for p in TMP.iterdir() if p.name.startswith("moegraft-tmp-")]
+
+
+left = killed()
+check(len(left) == 1 and (left[0] / "tokenizer.json").exists(), f"{left}")
+r = run("clean", TMP, "--dry-run", "--json").json()
+same(([x["path"] for x in r["removed"]], r["bytes"] > 1000), ([str(left[0])], True), "clean --dry-run")
+check(left[0].exists(), "removed by a dry run")
+run("clean", TMP)
+same(list(TMP.iterdir()), [], "after clean")
+killed()
+ours = TMP / "moegraft-tmp-in-use"
+ours.mkdir()
+(ours / "file").write_text("x")
+(TMP / "moegraft-tmp-link").symlink_to(ours)
+(TMP / "moegraft-tmp-deep/below").mkdir(parents=True)
+(TMP / "other").mkdir()
+held = os.open(ours, os.O_RDONLY)
+fcntl.flock(held, fcntl.LOCK_EX)
+run(*JOB, env=ENV)
+same(sorted(p.name for p in TMP.iterdir()), ["moegraft-tmp-deep", "moegraft-tmp-in-use", "moegraft-tmp-link", "other"], "what stays")
+same(((ours / "file").exists(), (TMP / "moegraft-tmp-deep/below").exists()), (True, True), "what is in them")
+os.close(held)
+run("clean", TMP)
+same(ours.exists(), False, "a folder that is not held any more")
+check("cannot make a folder" in run(*JOB, env={"TMPDIR": WORK / "absent"}, expect=5).err, "no TMPDIR")
 common.done()
