@@ -210,6 +210,12 @@ static mg_status input_index(mg_plan *p, mg_checkpoint *c, uint32_t *out, mg_err
     return MG_OK;
 }
 
+mg_status mg_plan_add_inputs(mg_plan *p, const mg_plan *from, mg_error *err) {
+    uint32_t index;
+    for (uint32_t i = 0; i < from->n_inputs; i++) MG_TRY(input_index(p, from->inputs[i], &index, err));
+    return MG_OK;
+}
+
 static uint32_t n_factors(const mg_expr *e) {
     return e->op == MG_EX_LINEAR ? e->n_children : 1;
 }

@@ -148,13 +148,19 @@ static mg_status make_plan(mg_lora *l, mg_checkpoint *base, mg_error *err) {
     return MG_OK;
 }
 
-mg_status mg_lora_open(mg_lora **out, mg_checkpoint *base, const char *dir, mg_error *err) {
+mg_status mg_lora_open_weights(mg_checkpoint **out, const char *dir, mg_error *err) {
     char path[4096];
+    MG_TRY(mg_path_join(path, sizeof path, dir, MG_LORA_FILE, err));
+    MG_TRY(mg_checkpoint_open(out, path, err));
+    (*out)->path = (*out)->dir; /* its file is called like that of any other adapter */
+    return MG_OK;
+}
+
+mg_status mg_lora_open(mg_lora **out, mg_checkpoint *base, const char *dir, mg_error *err) {
     mg_lora *l = calloc(1, sizeof *l);
     if (!l) return mg_fail_nomem(err, sizeof *l);
-    mg_status st = mg_path_join(path, sizeof path, dir, "adapter_model.safetensors", err);
-    if (st == MG_OK) st = read_config(l, dir, err);
-    if (st == MG_OK) st = mg_checkpoint_open(&l->adapter, path, err);
+    mg_status st = read_config(l, dir, err);
+    if (st == MG_OK) st = mg_lora_open_weights(&l->adapter, dir, err);
     if (st == MG_OK) st = claim_all(l, base, err);
     if (st == MG_OK) st = make_plan(l, base, err);
     if (st != MG_OK) {

@@ -16,6 +16,11 @@ mg_status mg_lora_open(mg_lora **out, mg_checkpoint *base, const char *dir, mg_e
 mg_checkpoint *mg_lora_checkpoint(const mg_lora *l);
 void mg_lora_free(mg_lora *l);
 
+/* The file that holds an adapter's weights. */
+#define MG_LORA_FILE "adapter_model.safetensors"
+/* The weights of the adapter in dir, under the folder's name. *out is the caller's. */
+mg_status mg_lora_open_weights(mg_checkpoint **out, const char *dir, mg_error *err) MG_MUST_CHECK;
+
 /* "model+adapter" in two when there is no such path as a whole but the part before a '+' is a path (or no part is: then
  * at the first '+'). *adapter is empty when there is none. MG_ERR_LIMIT: longer than size. */
 mg_status mg_lora_split(const char *name, char *model, char *adapter, size_t size, mg_error *err) MG_MUST_CHECK;

@@ -2,6 +2,7 @@
  *
  * Deterministic: no times, host names, thread counts or paths. Its size does not depend on the hashes, so that it can
  * be declared with the set before the work starts and is committed with it. Format: docs/plan.md. */
+#include "convert/lora.h"
 #include "convert/plan_private.h"
 #include "convert/stage_id.h"
 
@@ -78,17 +79,10 @@ static mg_status file_json(const char *dir, const char *name, mg_json **out, mg_
 }
 
 /* Small files beside the weights that say how a model computes and what its tokens are: stages go by them. */
-static const char *const sides[] = {"config.json",
-                                    "params.json",
-                                    "tokenizer.json",
-                                    "tokenizer.model",
-                                    "tokenizer_config.json",
-                                    "special_tokens_map.json",
-                                    "added_tokens.json",
-                                    "vocab.json",
-                                    "merges.txt",
-                                    "chat_template.jinja",
-                                    "chat_template.json"};
+static const char *const sides[] = {
+    "config.json",           "adapter_config.json",     "params.json",       "tokenizer.json", "tokenizer.model",
+    "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",     "merges.txt",
+    "chat_template.jinja",   "chat_template.json"};
 
 mg_status mg_manifest_side(const char *dir, const char *name, uint64_t *size, char hex[33], mg_error *err) {
     enum { SIDE_CAP = 256 << 20 };
@@ -133,7 +127,9 @@ static mg_status input_json(const mg_checkpoint *c, mg_json **out, mg_error *err
         MG_TRY(file_json(c->dir, c->files[i], &f, err));
         mg_json_push(files, f);
     }
-    if (!c->dir || !c->config || mg_stage_is(c)) return MG_OK;
+    /* a recipe's folded model has no files either: its donors are inputs, and its folder is the base's */
+    const bool adapter = c->n_files == 1 && strcmp(c->files[0], MG_LORA_FILE) == 0;
+    if (!c->dir || !c->n_files || !(c->config || adapter) || mg_stage_is(c)) return MG_OK;
     mg_json *beside = mg_json_new_array();
     mg_json_set(*out, "sides", beside);
     return sides_json(c->dir, beside, err);

@@ -7,6 +7,7 @@
 
 #include "convert/expr_parse.h"
 #include "convert/expr_tile.h"
+#include "convert/lora.h"
 #include "convert/plan_private.h"
 #include "formats/base/file.h"
 #include "formats/base/regex.h"
@@ -51,6 +52,12 @@ static mg_status read_files(mg_provenance *p, mg_error *err) {
     return MG_OK;
 }
 
+/* No model that could be opened: a work file, or what was folded of the model that a merge recipe describes. */
+static bool is_made(const mg_proof_input *in) {
+    if (!in->stage) return false;
+    return strcmp(in->stage, "file") == 0 || (strcmp(in->stage, "folded") == 0 && !mg_json_len(in->files));
+}
+
 static mg_status read_lists(mg_provenance *p, mg_error *err) {
     const mg_json *inputs = mg_json_get(p->manifest, "inputs"), *tensors = mg_json_get(p->manifest, "tensors");
     const char *tool = mg_json_str(mg_json_get(p->manifest, "tool"));
@@ -69,6 +76,7 @@ static mg_status read_lists(mg_provenance *p, mg_error *err) {
         p->inputs[i].files = mg_json_get(v, "files");
         p->inputs[i].sides = mg_json_get(v, "sides");
         p->inputs[i].stage = mg_json_str(mg_json_get(v, "stage"));
+        p->inputs[i].made = is_made(&p->inputs[i]);
         if (!p->inputs[i].name) return mg_fail(err, MG_ERR_FORMAT, "input %u of the manifest has no name", i);
         MG_TRY(mg_path_check_plain(p->inputs[i].name, err));
     }
@@ -195,16 +203,23 @@ static mg_group_keep kept(const mg_provenance *p) {
     return MG_KEEP_MXFP4;
 }
 
+static mg_status open_input(const mg_provenance *p, const mg_proof_input *in, const char *path, mg_checkpoint **c,
+                            mg_error *err) {
+    const char *first = mg_json_str(mg_json_get(mg_json_first(in->files), "name"));
+    if (first && strcmp(first, MG_LORA_FILE) == 0) return mg_lora_open_weights(c, path, err);
+    if (in->stage && strcmp(in->stage, "stored") == 0) return mg_checkpoint_open(c, path, err); /* codes were copied */
+    return mg_group_checkpoint_open_keeping(c, path, kept(p), err);
+}
+
 /* Try one path for an input: open when its files are the same. A path of the input's name with other files is
  * remembered in `changed`. */
 static void try_path(mg_provenance *p, mg_proof_input *in, const char *path, char *changed, size_t size) {
     char why[512] = "it has another number of files";
     mg_error e = {0};
     mg_checkpoint *c = NULL;
-    const bool stored = in->stage && strcmp(in->stage, "stored") == 0; /* codes were copied */
-    if (in->ckpt || (stored ? mg_checkpoint_open(&c, path, &e)
-                            : mg_group_checkpoint_open_keeping(&c, path, kept(p), &e)) != MG_OK) {
-        if (!in->ckpt && !*changed && e.code != MG_ERR_IO && is_called(path, in->name))
+    if (in->ckpt) return;
+    if (open_input(p, in, path, &c, &e) != MG_OK) {
+        if (!*changed && e.code != MG_ERR_IO && is_called(path, in->name))
             snprintf(changed, size, "'%.400s': %.300s", path, e.message);
         return;
     }
@@ -237,19 +252,22 @@ static void mark(mg_provenance *p, const mg_json *recipe, unsigned depth) {
 
 mg_status mg_provenance_inputs(mg_provenance *p, const char *const *places, size_t n, mg_error *err) {
     char parent[4096 + 4];
+    bool all = false; /* a stage's work that is done again reads any of them */
     for (uint32_t i = 0; i < p->n_tensors; i++)
         if (p->tensors[i].proof != MG_PROOF_SKIPPED) mark(p, p->tensors[i].recipe, 0);
+    for (uint32_t i = 0; i < p->n_inputs; i++) all = all || (p->made && p->inputs[i].needed && p->inputs[i].made);
     snprintf(parent, sizeof parent, "%s/..", p->dir);
     for (uint32_t i = 0; i < p->n_inputs; i++) {
         mg_proof_input *in = &p->inputs[i];
         char changed[768] = "";
+        if (in->made) continue;
         for (size_t k = 0; k < n; k++) {
             try_path(p, in, places[k], changed, sizeof changed);
             try_in(p, in, places[k], changed, sizeof changed);
         }
         const char *const usual[] = {p->dir, parent, "."};
         for (size_t k = 0; k < sizeof usual / sizeof *usual; k++) try_in(p, in, usual[k], changed, sizeof changed);
-        if (in->ckpt || !in->needed || (in->stage && strcmp(in->stage, "file") == 0)) continue;
+        if (in->ckpt || !(in->needed || all)) continue;
         if (*changed) return mg_fail(err, MG_ERR_INTEGRITY, "input '%s' has changed: %s", in->name, changed);
         return mg_fail(err, MG_ERR_IO, "input '%s' is not found: name its path", in->name);
     }

@@ -35,8 +35,9 @@ typedef struct mg_proof_input {
     const char *stage; /* "folded": read with changes that a stage made; "file": its work file; NULL */
     const mg_json *files;
     const mg_json *sides; /* small files beside it, or NULL */
+    bool made;            /* by a stage, and not kept: its work file, or what it changed of a recipe's model */
     bool needed;          /* by the recipe of a selected tensor */
-    mg_checkpoint *ckpt;  /* owned; NULL: a work file that is gone, or not found and not needed */
+    mg_checkpoint *ckpt;  /* owned; NULL: made, or not found and not needed */
     const char *path;     /* where it was found */
 } mg_proof_input;
 
@@ -69,9 +70,9 @@ void mg_provenance_release(mg_provenance *p);
 /* Keep the tensors whose name matches a regular expression (NULL: all), and of those `sample` evenly spaced ones (0:
  * all). MG_ERR_USAGE when none is left. */
 mg_status mg_provenance_select(mg_provenance *p, const char *regex, uint64_t sample, mg_error *err) MG_MUST_CHECK;
-/* Find and open the inputs: at places[n] and in them, beside the manifest's folder or in it, in the working directory.
- * MG_ERR_IO names one that is needed and nowhere (but for work files of stages), MG_ERR_INTEGRITY one whose files are
- * others. */
+/* Find and open the inputs that are not made: at places[n] and in them, beside the manifest's folder or in it, in the
+ * working directory. MG_ERR_IO names one that is needed and nowhere (all are where one that is made is needed),
+ * MG_ERR_INTEGRITY one whose files are others. */
 mg_status mg_provenance_inputs(mg_provenance *p, const char *const *places, size_t n, mg_error *err) MG_MUST_CHECK;
 
 typedef struct mg_provenance_options {

@@ -318,8 +318,7 @@ static mg_status plan_calibrated(run *r, const mg_common *c, mg_error *err) {
 
 /* The words, and what took part. */
 static mg_status record_words(const run *r, mg_record *record, mg_error *err) {
-    const bool recipe = mg_tool_is_recipe(r->in);
-    MG_TRY(mg_record_word(record, recipe ? MG_RECORD_FILE : MG_RECORD_MODEL, recipe ? r->in : r->ckpt->path, err));
+    MG_TRY(mg_tool_weights_record(&r->input, r->in, r->plan, record, err));
     MG_TRY(mg_record_word(record, MG_RECORD_OUTPUT, r->out, err));
     MG_TRY(mg_record_word(record, MG_RECORD_TEXT, r->type, err));
     return r->awq || r->gptq ? mg_record_stage(record, "calibration", false, err) : MG_OK;

@@ -188,16 +188,11 @@ static mg_status plan_targets(run *r, args *a, uint32_t *out, mg_error *err) {
 
 /* The words, and what took part. */
 static mg_status record(const run *r, args *a, mg_error *err) {
-    const mg_merge_spec *spec = r->recipe.spec;
     MG_TRY(mg_record_word(a->record, MG_RECORD_FILE, a->words.items[0], err));
     if (!a->outputs.n) MG_TRY(mg_record_word(a->record, MG_RECORD_OUTPUT, a->words.items[1], err));
     for (size_t i = 0; a->outputs.n && i < r->n_targets; i++)
         MG_TRY(mg_record_output(a->record, r->targets[i].path, r->targets[i].preset->name, err));
-    if (!spec) return MG_OK; /* dense: recipes of tensors say it all */
-    if (spec->gate_file && !a->gate) MG_TRY(mg_record_named(a->record, spec->gate_file, err));
-    if (spec->trunk_regmean) MG_TRY(mg_record_stage(a->record, "trunk", false, err));
-    if (spec->exchange_fit) MG_TRY(mg_record_stage(a->record, "exchange maps", false, err));
-    return mg_record_stage(a->record, "routers", false, err);
+    return mg_tool_recipe_record(&r->recipe, a->record, err);
 }
 
 static mg_status work(run *r, args *a, mg_error *err) {

@@ -443,9 +443,7 @@ static mg_status work_groups(args *a, mg_error *err) {
 
 /* The words, and what took part. */
 static mg_status record(const run *r, args *a, mg_error *err) {
-    const bool recipe = mg_tool_is_recipe(r->targets.in);
-    MG_TRY(mg_record_word(a->record, recipe ? MG_RECORD_FILE : MG_RECORD_MODEL, recipe ? r->targets.in : r->in->path,
-                          err));
+    MG_TRY(mg_tool_weights_record(&r->input, r->targets.in, r->plan, a->record, err));
     for (size_t i = 0; i < r->targets.n; i++)
         MG_TRY(mg_record_output(a->record, r->targets.items[i].path, r->targets.items[i].preset->name, err));
     if (a->groups.fold_only) MG_TRY(mg_record_stage(a->record, "folding", false, err));

@@ -45,6 +45,7 @@ static mg_status open_moe(mg_tool_recipe *r, const char *path, mg_pool *pool, co
     run.eval = &eval;
     run.pool = pool;
     MG_TRY(mg_merge_run_new(&r->moe, r->spec, &run, err));
+    r->gate_file = !opt->gate && r->spec->gate_mode == MG_GATE_FILE ? r->spec->gate_file : NULL;
     r->plan = r->moe->plan;
     r->out = r->moe->out;
     r->ckpt = r->moe->ckpt;
@@ -70,6 +71,14 @@ mg_status mg_tool_recipe_open(mg_tool_recipe *r, const char *path, mg_pool *pool
     return dense ? open_dense(r, path, opt, err) : open_moe(r, path, pool, opt, err);
 }
 
+mg_status mg_tool_recipe_record(const mg_tool_recipe *r, mg_record *record, mg_error *err) {
+    if (!r->spec) return MG_OK; /* dense: recipes of tensors say it all */
+    if (r->gate_file) MG_TRY(mg_record_named(record, r->gate_file, err));
+    if (r->spec->trunk_regmean) MG_TRY(mg_record_stage(record, "trunk", false, err));
+    if (r->spec->exchange_fit) MG_TRY(mg_record_stage(record, "exchange maps", false, err));
+    return mg_record_stage(record, "routers", false, err);
+}
+
 void mg_tool_recipe_close(mg_tool_recipe *r) {
     mg_merge_run_free(r->moe);
     mg_merge_spec_free(r->spec);
@@ -87,6 +96,14 @@ mg_status mg_tool_weights_open(mg_tool_weights *in, const char *path, unsigned t
     in->ckpt = in->recipe.ckpt;
     in->ckpt->n_files = 0; /* none that a manifest of what is made from it could list: its dir is the base's */
     return MG_OK;
+}
+
+mg_status mg_tool_weights_record(const mg_tool_weights *in, const char *path, mg_plan *p, mg_record *record,
+                                 mg_error *err) {
+    if (!in->recipe.plan) return mg_record_word(record, MG_RECORD_MODEL, in->ckpt->path, err);
+    MG_TRY(mg_record_word(record, MG_RECORD_FILE, path, err));
+    MG_TRY(mg_plan_add_inputs(p, in->recipe.plan, err));
+    return mg_tool_recipe_record(&in->recipe, record, err);
 }
 
 void mg_tool_weights_close(mg_tool_weights *in) {

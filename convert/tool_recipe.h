@@ -5,6 +5,7 @@
 
 #include "convert/merge_dense.h"
 #include "convert/merge_run.h"
+#include "convert/record.h"
 #include "formats/base/options.h"
 #include "verify/forward.h"
 
@@ -26,6 +27,7 @@ typedef struct mg_tool_recipe {
     mg_plan *plan;
     uint32_t out; /* its directory output */
     mg_checkpoint *ckpt;
+    const char *gate_file; /* that the recipe itself names, NULL */
 } mg_tool_recipe;
 
 /* True when path names a YAML file rather than a model. */
@@ -34,6 +36,8 @@ bool mg_tool_is_recipe(const char *path);
 mg_status mg_tool_recipe_open(mg_tool_recipe *r, const char *path, mg_pool *pool, const mg_tool_recipe_options *opt,
                               mg_error *err) MG_MUST_CHECK;
 void mg_tool_recipe_close(mg_tool_recipe *r);
+/* The files that it names and the stages that took part, into the record. */
+mg_status mg_tool_recipe_record(const mg_tool_recipe *r, mg_record *record, mg_error *err) MG_MUST_CHECK;
 
 /* A PATH whose weights a tool reads: a recipe's model, or what is stored, decoded where it is in a group format. */
 typedef struct mg_tool_weights {
@@ -45,5 +49,9 @@ typedef struct mg_tool_weights {
 /* in is zeroed by the caller and closed in every case. threads: for a recipe's routers; 0: all. */
 mg_status mg_tool_weights_open(mg_tool_weights *in, const char *path, unsigned threads, mg_error *err) MG_MUST_CHECK;
 void mg_tool_weights_close(mg_tool_weights *in);
+/* Into the record of p, which was made of it: the word, path as it was opened; of a recipe also what took part, and its
+ * models among p's inputs, because a stage may have come between them and the tensors of p. */
+mg_status mg_tool_weights_record(const mg_tool_weights *in, const char *path, mg_plan *p, mg_record *record,
+                                 mg_error *err) MG_MUST_CHECK;
 
 #endif

@@ -101,7 +101,9 @@ static void print_result(const run *r, mg_proof proof) {
 static void print_text(const run *r) {
     for (uint32_t i = 0; i < r->p.n_inputs; i++)
         printf("input %s: %s\n", r->p.inputs[i].name,
-               r->p.inputs[i].path ? r->p.inputs[i].path : "a work file, not kept");
+               r->p.inputs[i].path   ? r->p.inputs[i].path
+               : r->p.inputs[i].made ? "made by a stage, not kept"
+                                     : "not found, not needed");
     print_result(r, MG_PROOF_STORED);
     print_result(r, MG_PROOF_STATED);
     print_result(r, MG_PROOF_DERIVED);
