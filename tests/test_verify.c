@@ -273,7 +273,7 @@ static void diff(mg_weight_diff *d, made *a, made *b, unsigned threads) {
     mg_pool *pool;
     mg_error err = {0};
     cr_assert(mg_pool_new(&pool, threads, &err) == MG_OK);
-    cr_assert(mg_weight_diff_run(d, a->m, b->m, pool, NULL, &err) == MG_OK, "%s", err.message);
+    cr_assert(mg_weight_diff_run(d, a->m, b->m, 0, pool, NULL, &err) == MG_OK, "%s", err.message);
     mg_pool_free(pool);
 }
 

@@ -47,6 +47,7 @@ static mg_status fill_cast(cast *k, const mg_walk_source *reference, mg_candidat
         mg_candidate *c = &cand[i];
         k->sources[i + 1] =
             (mg_walk_source){.model = c->model, .recorded = c->recorded, .path = c->path, .precision = c->precision};
+        c->drift.ids = c->ids;
         c->drift.classes = opt->classes;
         if (!inside || !c->model) continue;
         k->taps[i + 1] = mg_act_drift_tap;
@@ -84,7 +85,8 @@ mg_status mg_compare_run(const mg_walk_source *reference, mg_candidate *cand, ui
     if (opt->windows) MG_TRY(run_drift(reference, cand, n, opt, err));
     for (uint32_t i = 0; opt->weights && i < n; i++) {
         mg_status st =
-            mg_weight_diff_run(&cand[i].weights, reference->model, cand[i].model, opt->pool, opt->progress, err);
+            mg_weight_diff_run(&cand[i].weights, reference->model, cand[i].model, cand[i].ids, opt->pool,
+                               opt->progress, err);
         if (st != MG_OK) {
             mg_error_at(err, cand[i].path, NULL);
             return st;

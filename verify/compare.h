@@ -14,6 +14,8 @@ typedef struct mg_candidate {
     mg_model *model;        /* borrowed; or */
     mg_recorded *recorded;  /* borrowed: no weights, no layers */
     mg_precision precision; /* the model is run in */
+    uint64_t rows;          /* logits per position; 0: a recording that does not say */
+    uint64_t ids;           /* compared of the vocabulary (common_vocab.h); 0: all, and the reference has as many */
     mg_drift drift;
     mg_drift_summary summary;
     mg_act_drift act;
@@ -37,9 +39,9 @@ typedef struct mg_compare_options {
         *progress; /* counts scored positions, then bytes of weights: ask for one of them at a time; may be NULL */
 } mg_compare_options;
 
-/* Each candidate has its path, model (or recording) and precision set and the rest zeroed, and is released by the
+/* Each candidate has its path, model (or recording), precision and ids set and the rest zeroed, and is released by the
  * caller in every case. Fill drift, summary, act and weights of each candidate; what a recording cannot have stays
- * empty. Vocabularies of different size, recordings of another text: MG_ERR_CONFLICT. */
+ * empty. Recordings of another text: MG_ERR_CONFLICT. */
 mg_status mg_compare_run(const mg_walk_source *reference, mg_candidate *cand, uint32_t n, const mg_compare_options *opt,
                          mg_error *err) MG_MUST_CHECK;
 void mg_candidate_release(mg_candidate *c);

@@ -23,11 +23,12 @@ typedef struct row_result {
     uint64_t top_ref, top_cand;
     uint32_t shared; /* among the first five */
     mg_kl_kind kind;
-    bool same_top, finite, no_logits, no_five;
+    bool same_top, finite, no_logits, no_five, cut;
 } row_result;
 
 typedef struct row_work {
     const mg_score_rows *ref, *cand;
+    uint64_t ids; /* as in mg_drift */
     row_result *out;
 } row_work;
 
@@ -45,7 +46,7 @@ static uint32_t shared_top(const float *a, const float *b, uint64_t v) {
 static mg_status recorded_row(const row_work *w, uint64_t i, mg_error *err) {
     mg_bounded_row b;
     mg_error why = {0};
-    mg_status st = mg_drift_bounded(&b, w->ref, w->cand, (uint32_t)i, &why);
+    mg_status st = mg_drift_bounded(&b, w->ref, w->cand, (uint32_t)i, w->ids, &why);
     if (st != MG_OK)
         return mg_fail(err, st, "window %llu, position %llu: %s", (unsigned long long)w->ref->window,
                        (unsigned long long)(w->ref->pos + i), why.message);
@@ -60,7 +61,8 @@ static mg_status recorded_row(const row_work *w, uint64_t i, mg_error *err) {
                              .same_top = b.top_ref == b.top_cand,
                              .finite = isfinite(b.kl) && isfinite(b.nll_ref) && isfinite(b.nll_cand),
                              .no_logits = true,
-                             .no_five = !b.knows_five};
+                             .no_five = !b.knows_five,
+                             .cut = b.cut};
     return MG_OK;
 }
 
@@ -68,8 +70,8 @@ static mg_status one_row(void *ctx, uint64_t i, unsigned worker, mg_error *err) 
     (void)worker;
     const row_work *w = ctx;
     if (w->ref->kind != MG_ROWS_LOGITS || w->cand->kind != MG_ROWS_LOGITS) return recorded_row(w, i, err);
-    uint64_t v = w->ref->vocab;
-    const float *a = w->ref->logits + i * v, *b = w->cand->logits + i * v;
+    const uint64_t v = w->ids ? w->ids : w->ref->vocab;
+    const float *a = w->ref->logits + i * w->ref->vocab, *b = w->cand->logits + i * w->cand->vocab;
     row_result r = {0};
     mg_lse la = mg_row_lse(a, v), lb = mg_row_lse(b, v);
     uint64_t target = (uint64_t)w->ref->targets[i];
@@ -127,17 +129,19 @@ static mg_status add_row(mg_drift *d, const row_result *r, uint32_t bin, mg_erro
     if (r->kind > d->kl_kind) d->kl_kind = r->kind;
     d->no_logits = d->no_logits || r->no_logits;
     d->no_five = d->no_five || r->no_five;
+    d->n_cut += r->cut;
     return MG_OK;
 }
 
 mg_status mg_drift_add(mg_drift *d, const mg_score_rows *ref, const mg_score_rows *cand, uint32_t window_len,
                        mg_pool *pool, mg_error *err) {
-    const bool widths = ref->vocab == cand->vocab || !ref->vocab || !cand->vocab;
+    const uint64_t a = ref->vocab, b = cand->vocab;
+    const bool widths = !d->ids ? a == b || !a || !b : (!a || a >= d->ids) && (!b || b >= d->ids);
     if (ref->n != cand->n || ref->pos != cand->pos || ref->window != cand->window || !widths)
         return mg_fail(err, MG_ERR_INTERNAL, "reference and candidate are not in step");
     row_result *out = calloc(ref->n ? ref->n : 1, sizeof *out);
     if (!out) return mg_fail_nomem(err, ref->n * sizeof *out);
-    row_work w = {ref, cand, out};
+    row_work w = {ref, cand, d->ids, out};
     mg_status st = mg_pool_run(pool, ref->n, one_row, &w, err);
     for (uint32_t i = 0; st == MG_OK && i < ref->n; i++) {
         uint64_t pos = ref->pos + i, bin = pos * MG_DRIFT_BINS / (window_len ? window_len : 1);
@@ -157,7 +161,7 @@ mg_status mg_drift_add(mg_drift *d, const mg_score_rows *ref, const mg_score_row
                                           .p_ref = mg_f64_exp(-out[i].nll_ref),
                                           .p_cand = mg_f64_exp(-out[i].nll_cand)});
     }
-    d->n_logits += st == MG_OK ? ref->n * ref->vocab : 0;
+    d->n_logits += st == MG_OK ? ref->n * (d->ids ? d->ids : ref->vocab) : 0;
     free(out);
     return st;
 }

@@ -37,9 +37,11 @@ typedef struct mg_drift {
     double bin_kl[MG_DRIFT_BINS];
     uint64_t bin_n[MG_DRIFT_BINS];
     uint64_t top_shared;     /* of MG_DRIFT_TOP per position */
+    uint64_t n_cut;          /* positions at which a recording lists ids beyond `ids`, which are left out */
     mg_kl_kind kl_kind;      /* what the divergences are; not exact where a side is recorded */
     double sum_kl_upper;     /* of MG_KL_LOWER */
     bool no_logits, no_five; /* logits, or the best five tokens, are not known everywhere */
+    uint64_t ids;            /* compare ids 0 .. ids - 1 (common_vocab.h); 0: all, and both sides have as many */
     const uint8_t *classes;  /* [vocab] mg_token_class, borrowed; NULL: not told apart */
     mg_drift_class by_class[MG_CLASS_COUNT];
     mg_drift_position worst[MG_DRIFT_WORST]; /* most divergence first; of equal ones the earlier first */
@@ -49,8 +51,8 @@ typedef struct mg_drift {
 void mg_drift_init(mg_drift *d);
 void mg_drift_release(mg_drift *d);
 /* Add the rows of two scorers walked in step. window_len: tokens of the rows' window, for the bins. pool may be NULL;
- * the result does not depend on it. MG_ERR_FORMAT when a logit is not finite, MG_ERR_CONFLICT when a recording has
- * tokens that the other side lacks. */
+ * the result does not depend on it. Every target is one of the ids compared. MG_ERR_FORMAT when a logit is not finite,
+ * MG_ERR_CONFLICT when a recording has tokens that the other side lacks and d->ids does not leave out. */
 mg_status mg_drift_add(mg_drift *d, const mg_score_rows *ref, const mg_score_rows *cand, uint32_t window_len,
                        mg_pool *pool, mg_error *err) MG_MUST_CHECK;
 

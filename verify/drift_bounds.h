@@ -25,11 +25,13 @@ typedef struct mg_bounded_row {
     uint64_t top_ref, top_cand;
     uint32_t shared; /* of the five most likely tokens */
     bool knows_five; /* shared is known */
+    bool cut;        /* a side lists ids that are left out */
 } mg_bounded_row;
 
-/* Row i of both, one of them at least not MG_ROWS_LOGITS. MG_ERR_CONFLICT: a token that the other side does not have.
- */
+/* Row i of both, one of them at least not MG_ROWS_LOGITS, over the ids below `ids` (0: all): what a side has beyond is
+ * left out and the rest of its probabilities divided by their sum. MG_ERR_CONFLICT: a token that the other side does
+ * not have. MG_ERR_FORMAT: nothing is left. */
 mg_status mg_drift_bounded(mg_bounded_row *out, const mg_score_rows *ref, const mg_score_rows *cand, uint32_t i,
-                           mg_error *err) MG_MUST_CHECK;
+                           uint64_t ids, mg_error *err) MG_MUST_CHECK;
 
 #endif

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "formats/base/checked.h"
+#include "quant/math/f64.h"
 #include "quant/math/mathops.h"
 
 #define MAGIC "_logits_"
@@ -155,9 +156,19 @@ mg_status mg_kldbase_row(mg_kldbase *k, uint64_t row, mg_error *err) {
 
 enum { TILE = 1024 }; /* a multiple of 16 */
 
-double mg_kldbase_kl(const float *base, uint64_t vocab, const float *logits, const mg_lse *lse, uint64_t *top) {
+mg_status mg_kldbase_kept(double *kept, const float *base, uint64_t ids, uint64_t vocab, mg_error *err) {
+    double left = 1;
+    for (uint64_t i = ids; i < vocab; i++) left -= mg_f64_exp((double)base[i]);
+    if (!(left > 0))
+        return mg_fail(err, MG_ERR_FORMAT, "no probability is left below token %llu", (unsigned long long)ids);
+    *kept = ids < vocab ? mg_f64_log(left) : 0;
+    return MG_OK;
+}
+
+double mg_kldbase_kl(const float *base, uint64_t vocab, double kept, const float *logits, const mg_lse *lse,
+                     uint64_t *top) {
     const mg_math *math = mg_math_get();
-    const double shift = (double)lse->max + lse->log_sum;
+    const double shift = (double)lse->max + lse->log_sum - kept;
     double lane[16] = {0};
     float p[TILE];
     *top = 0;
@@ -172,5 +183,5 @@ double mg_kldbase_kl(const float *base, uint64_t vocab, const float *logits, con
     }
     for (int h = 8; h >= 1; h /= 2)
         for (int j = 0; j < h; j++) lane[j] += lane[j + h];
-    return lane[0];
+    return lane[0] * mg_f64_exp(-kept);
 }

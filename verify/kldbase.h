@@ -40,8 +40,13 @@ void mg_kldbase_release(mg_kldbase *k);
 /* k->logp = row number `row` over all chunks. MG_ERR_FORMAT when scale or minimum is not finite. */
 mg_status mg_kldbase_row(mg_kldbase *k, uint64_t row, mg_error *err) MG_MUST_CHECK;
 
+/* *kept: logarithm of what is left of a row of `vocab` log-probabilities in its first `ids`: 1 less those beyond, so
+ * that it is 0 where these are none, whatever 16 bits made of the sum. MG_ERR_FORMAT: nothing. */
+mg_status mg_kldbase_kept(double *kept, const float *base, uint64_t ids, uint64_t vocab, mg_error *err) MG_MUST_CHECK;
 /* Divergence of a row of logits from log-probabilities of a base file as llama-perplexity forms it (tokens with log
- * p_base above -16), and the most likely token of the base. */
-double mg_kldbase_kl(const float *base, uint64_t vocab, const float *logits, const mg_lse *lse, uint64_t *top);
+ * p_base above -16), and the most likely token of the base. kept: logarithm of the base's probability of these `vocab`
+ * ids where there are more, by which it is divided; 0 for all of them. */
+double mg_kldbase_kl(const float *base, uint64_t vocab, double kept, const float *logits, const mg_lse *lse,
+                     uint64_t *top);
 
 #endif

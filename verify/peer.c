@@ -63,7 +63,11 @@ mg_status mg_peers_run(mg_peers *p, const mg_walk_options *opt, mg_progress *pro
     if (!p->pairs) return mg_fail_nomem(err, p->n * p->n * sizeof *p->pairs);
     for (uint32_t a = 0; a < p->n; a++) {
         sources[a] = p->peers[a].source;
-        for (uint32_t b = a + 1; b < p->n; b++) p->pairs[p->n_pairs++] = (mg_peer_pair){.a = a, .b = b};
+        for (uint32_t b = a + 1; b < p->n; b++) {
+            mg_peer_pair *k = &p->pairs[p->n_pairs++];
+            *k = (mg_peer_pair){.a = a, .b = b};
+            k->ab.ids = k->ba.ids = p->ids;
+        }
     }
     mg_status st = mg_walk_new(&w, sources, p->n, opt, NULL, NULL, err);
     if (st == MG_OK) st = walk_all(p, &w, progress, err);

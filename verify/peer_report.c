@@ -15,6 +15,7 @@ static mg_json *peer_json(const mg_peer *p) {
     mg_json_set(o, "recorded", r ? mg_json_new_str(mg_recorded_kind_name(mg_recorded_kind(r))) : mg_json_new_null());
     mg_json_set(o, "bytes", r ? mg_json_new_null() : mg_json_new_u64(p->bytes));
     mg_json_set_f64(o, "bpw", p->n_weights ? 8 * (double)p->bytes / (double)p->n_weights : (double)NAN);
+    mg_json_set(o, "vocabulary", p->rows ? mg_json_new_u64(p->rows) : mg_json_new_null());
     mg_json_set_f64(o, "ppl", p->ppl);
     mg_json_set_f64(o, "ppl_stderr", p->ppl_stderr);
     mg_json_set_bool(o, "pareto", p->pareto);
@@ -56,12 +57,24 @@ mg_status mg_peers_json(mg_json **out, const mg_peers *p, const mg_peer_text *te
     mg_json_set_str(o, "text", text->name);
     mg_json_set_str(o, "text_sha256", text->sha256);
     mg_json_set_u64(o, "tokens", text->tokens);
+    mg_json_set(o, "vocabulary_compared", p->ids ? mg_json_new_u64(p->ids) : mg_json_new_null());
     for (uint32_t i = 0; i < p->n; i++) mg_json_push(peers, peer_json(&p->peers[i]));
     for (uint32_t i = 0; i < p->n_pairs; i++) mg_json_push(pairs, pair_json(p, &p->pairs[i]));
     mg_json_set(o, "peers", peers);
     mg_json_set(o, "pairs", pairs);
     *out = o;
     return o ? MG_OK : mg_fail_nomem(err, sizeof(void *));
+}
+
+void mg_peers_vocabulary_note(FILE *f, const mg_json *json, const char *before, const char *after) {
+    double low = INFINITY, high = 0;
+    for (const mg_json *p = mg_json_first(mg_json_get(json, "peers")); p; p = mg_json_next(p)) {
+        low = fmin(low, mg_html_num(p, "vocabulary")); /* fmin leaves a NaN out */
+        high = fmax(high, mg_html_num(p, "vocabulary"));
+    }
+    if (!(low < high)) return;
+    fprintf(f, "%sids 0 to %.0f compared, the models have %.0f to %.0f%s", before,
+            mg_html_num(json, "vocabulary_compared") - 1, low, high, after);
 }
 
 /* ---- the page ---- */
@@ -175,6 +188,7 @@ mg_status mg_peers_html(char **out, size_t *size, const mg_json *json, mg_error 
             mg_html_num(json, "tokens"));
     mg_html_escaped(f, mg_json_str(mg_json_get(json, "text")));
     fprintf(f, " <span class=\"dim\">(sha256 %s)</span>.</p>", mg_json_str(mg_json_get(json, "text_sha256")));
+    mg_peers_vocabulary_note(f, json, "<p>Vocabulary: ", ".</p>");
     peer_table(f, peers);
     kl_matrix(f, peers, pairs);
     pair_table(f, pairs);
@@ -208,5 +222,6 @@ mg_status mg_peers_markdown(char **out, size_t *size, const mg_json *json, mg_er
     mg_markdown_text(f, mg_json_str(mg_json_get(json, "text")));
     fprintf(f, " (sha256 %s), measured with `moegraft verify --peer`.\n",
             mg_json_str(mg_json_get(json, "text_sha256")));
+    mg_peers_vocabulary_note(f, json, "\nVocabulary: ", ".\n");
     return mg_text_finish(f, out, size, err);
 }

@@ -8,6 +8,7 @@
 typedef struct mg_report {
     const char *reference;                 /* path */
     const mg_recorded *reference_recorded; /* NULL: a model that was run */
+    uint64_t rows;                         /* logits per position of the reference; 0: a recording that does not say */
     const char *text_name;                 /* what was scored: file names, or "built-in text" */
     char text_sha256[65];                  /* of the text or token bytes, in order; empty without a forward pass */
     uint64_t tokens;                       /* scored positions */

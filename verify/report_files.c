@@ -86,6 +86,7 @@ mg_status mg_report_markdown(char **out, size_t *size, const mg_json *json, mg_e
         const char *path = mg_json_str(mg_json_get(c, "path")), *slash = path ? strrchr(path, '/') : NULL;
         fputs("| ", f);
         mg_markdown_text(f, slash && slash[1] ? slash + 1 : path);
+        mg_vocabulary_note(f, c, " (", ")");
         fputs(" |", f);
         md_number(f, c, "bytes", 1e-9, 4, "");
         md_number(f, c, "bpw", 1, 4, "");

@@ -233,8 +233,20 @@ static void tensor_row(FILE *f, const mg_json *t, bool damaged) {
         fprintf(f, "<td class=\"left fail\">%s</td></tr>", missing ? "missing" : damaged ? "damaged" : "");
 }
 
+static void padding_note(FILE *f, const mg_json *t) {
+    fputs("<p class=\"dim\"><code>", f);
+    mg_html_escaped(f, mg_json_str(mg_json_get(t, "name")));
+    fprintf(f,
+            "</code>: rows 0 to %.0f are compared, padding is left out: %.0f rows of the reference's, %.0f of this "
+            "one's.</p>",
+            mg_html_num(t, "compared_rows") - 1, mg_html_num(t, "padding_reference"),
+            mg_html_num(t, "padding_candidate"));
+}
+
 static void tensor_table(FILE *f, const mg_json *tensors) {
     if (mg_json_len(tensors) == 0) return;
+    for (const mg_json *t = mg_json_first(tensors); t; t = mg_json_next(t))
+        if (!isnan(mg_html_num(t, "compared_rows"))) padding_note(f, t);
     if (mg_html_num(mg_json_first(tensors), "worst_block") == 0) { /* the worst comes first; a missing one is damaged */
         bool bad = false;
         if (mg_json_bool(mg_json_get(mg_json_first(tensors), "damaged"), &bad) && !bad) {
@@ -285,6 +297,7 @@ static void candidate(FILE *f, const mg_json *c) {
     mg_html_escaped(f, mg_json_str(mg_json_get(c, "path")));
     fputs("</h2>", f);
     failed_list(f, mg_json_get(c, "failed"));
+    mg_vocabulary_note(f, c, "<p class=\"dim\">Vocabulary: ", ".</p>");
     if (mg_json_get(c, "kl")) {
         fputs("<div class=\"plots\"><div><h3>Mean KL by position in the window, nats</h3>", f);
         bars(f, mg_json_path(c, "kl.by_position"), NULL, "mean KL by position", "start", "end");

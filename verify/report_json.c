@@ -166,6 +166,10 @@ static mg_json *routing_json(const mg_act_drift *a) {
     return list;
 }
 
+static mg_json *count_or_null(uint64_t n) {
+    return n ? mg_json_new_u64(n) : mg_json_new_null();
+}
+
 static mg_json *weight_json(const mg_weight_stat *s) {
     mg_json *o = mg_json_new_object();
     mg_json_set_str(o, "name", s->name);
@@ -187,6 +191,9 @@ static mg_json *weight_json(const mg_weight_stat *s) {
     mg_json_set_f64(o, "error_limit", s->limits.total);
     mg_json_set(o, "nearest_expert", s->exchanged ? mg_json_new_u64(s->nearest) : mg_json_new_null());
     mg_json_set(o, "nearest_error", s->exchanged ? mg_json_new_f64(s->nearest_error) : mg_json_new_null());
+    mg_json_set(o, "compared_rows", count_or_null(s->ids));
+    mg_json_set_u64(o, "padding_reference", s->padding_reference);
+    mg_json_set_u64(o, "padding_candidate", s->padding_candidate);
     mg_json_set_bool(o, "missing", s->missing);
     mg_json_set_bool(o, "refolded", s->refolded);
     mg_json_set_bool(o, "damaged", mg_weight_damaged(s));
@@ -207,6 +214,16 @@ static mg_json *recorded_json(const mg_recorded *r) {
     return r ? mg_json_new_str(mg_recorded_kind_name(mg_recorded_kind(r))) : mg_json_new_null();
 }
 
+/* Ids compared, and how many each side has; null where a recording does not say. */
+static mg_json *vocabulary_json(const mg_candidate *c, uint64_t reference) {
+    mg_json *o = mg_json_new_object();
+    mg_json_set(o, "compared", count_or_null(c->ids));
+    mg_json_set(o, "reference", count_or_null(reference));
+    mg_json_set(o, "candidate", count_or_null(c->rows));
+    mg_json_set_u64(o, "positions_cut", c->drift.n_cut);
+    return o;
+}
+
 static mg_json *candidate_json(const mg_candidate *c, const mg_report *r) {
     mg_json *o = mg_json_new_object();
     mg_json_set_str(o, "path", c->path);
@@ -214,6 +231,7 @@ static mg_json *candidate_json(const mg_candidate *c, const mg_report *r) {
     mg_json_set(o, "bytes", c->recorded ? mg_json_new_null() : mg_json_new_u64(c->bytes));
     mg_json_set_bool(o, "pareto", c->pareto);
     mg_json_set(o, "tokenizer", tokenizer_json(&c->tokenizer));
+    mg_json_set(o, "vocabulary", vocabulary_json(c, r ? r->rows : 0));
     mg_json_set_f64(o, "bpw",
                     c->recorded    ? (double)NAN
                     : c->n_weights ? 8 * (double)c->bytes / (double)c->n_weights

@@ -6,6 +6,18 @@
 
 #define MAX_PARTS 12u
 
+void mg_vocabulary_note(FILE *f, const mg_json *candidate, const char *before, const char *after) {
+    const mg_json *v = mg_json_get(candidate, "vocabulary");
+    const double ids = mg_html_num(v, "compared"), a = mg_html_num(v, "reference"), b = mg_html_num(v, "candidate");
+    const double cut = mg_html_num(v, "positions_cut");
+    const bool differ = !isnan(ids) && !isnan(a) && !isnan(b) && a != b;
+    if (!differ && !(cut > 0)) return;
+    fputs(before, f);
+    if (differ) fprintf(f, "ids 0 to %.0f compared, the reference has %.0f, this one %.0f", ids - 1, a, b);
+    if (cut > 0) fprintf(f, "%sat %.0f positions ids from %.0f on are listed and left out", differ ? "; " : "", cut, ids);
+    fputs(after, f);
+}
+
 void mg_html_histogram(FILE *f, const mg_json *h) {
     const mg_json *counts = mg_json_get(h, "counts"), *edges = mg_json_get(h, "edges");
     const size_t n = mg_json_len(counts);

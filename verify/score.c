@@ -45,7 +45,8 @@ mg_status mg_scorer_new(mg_scorer **out, mg_forward *f, mg_model *m, const mg_wi
     const uint64_t size = s->row / s->hidden; /* doubles take twice the memory */
     if (!s->batch_tokens) s->batch_tokens = mem / 2 / size / (mg_forward_token_bytes(f, m) + 8 * s->hidden);
     s->slice_rows = s->opt.slice_rows;
-    if (!s->slice_rows) s->slice_rows = mem / 2 / ((1 + 2 * (size - 1)) * s->vocab * sizeof(float) + 8 * s->row + 1);
+    const uint64_t widest = s->opt.vocab > s->vocab ? s->opt.vocab : s->vocab;
+    if (!s->slice_rows) s->slice_rows = mem / 2 / ((1 + 2 * (size - 1)) * widest * sizeof(float) + 8 * s->row + 1);
     if (!s->slice_rows) s->slice_rows = 1;
     if (s->opt.precision != MG_PRECISION_F32) {
         mg_status st = mg_forward64_new(&s->wide, mg_forward_pool(f), s->opt.precision, mg_forward_experts(f), err);

@@ -42,6 +42,7 @@ typedef struct mg_score_options {
     uint64_t memory; /* bytes for activations and logits; 0 = 1 GiB. At least one window is run whatever it says */
     uint64_t batch_tokens; /* tokens per batch; 0 = as many as memory allows. Always whole windows, at least one */
     uint64_t slice_rows;   /* most rows of logits at a time; 0 = as many as memory allows */
+    uint64_t vocab;        /* logits of a row that memory must hold where others walk in step; the model's own at least */
     mg_tap_fn tap;         /* sees the layers of each batch; may be NULL */
     void *tap_ctx;
     mg_precision

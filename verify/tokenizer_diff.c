@@ -3,10 +3,7 @@
 
 #include <string.h>
 
-/* Converters fill a vocabulary up to the rows of the embedding. */
-static bool is_filler(const mg_token *t) {
-    return !t || t->type == MG_TOKEN_UNUSED || strncmp(t->text, "[PAD", 4) == 0;
-}
+#include "verify/common_vocab.h"
 
 static mg_status ids_agree(bool *same, const mg_tokenizer *a, const mg_tokenizer *b, const char *sample, size_t n,
                            mg_error *err) {
@@ -26,7 +23,9 @@ mg_status mg_tokenizer_compare(mg_tokenizer_diff *out, const mg_tokenizer *a, co
     const uint32_t na = mg_tokenizer_size(a), nb = mg_tokenizer_size(b), both = na < nb ? na : nb;
     for (uint32_t i = 0; i < both; i++) {
         const mg_token *x = mg_tokenizer_token(a, (int32_t)i), *y = mg_tokenizer_token(b, (int32_t)i);
-        if (is_filler(x) || is_filler(y) || (x->len == y->len && memcmp(x->text, y->text, x->len) == 0)) continue;
+        if (mg_token_is_filler(x) || mg_token_is_filler(y) ||
+            (x->len == y->len && memcmp(x->text, y->text, x->len) == 0))
+            continue;
         if (out->tokens++ == 0) out->first = i;
     }
     return ids_agree(&out->same_ids, a, b, sample, n, err);

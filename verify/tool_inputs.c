@@ -13,18 +13,24 @@
 
 static mg_status open_input(mg_tool_input *i, const char *path, mg_error *err) {
     i->path = path;
-    if (mg_path_is_recorded(path)) return mg_recorded_open(&i->recorded, path, err);
-    MG_TRY(mg_tool_model_open(&i->model, path, err));
-    mg_tool_model_size(&i->model, &i->bytes, &i->n_weights);
+    if (mg_path_is_recorded(path)) {
+        MG_TRY(mg_recorded_open(&i->recorded, path, err));
+    } else {
+        MG_TRY(mg_tool_model_open(&i->model, path, err));
+        mg_tool_model_size(&i->model, &i->bytes, &i->n_weights);
+    }
+    const mg_walk_source s = mg_tool_input_source(i);
+    i->rows = mg_walk_rows(&s);
     return MG_OK;
 }
 
-/* For the text of tokens and their classes; a kind that is not understood is as good as none. */
-static mg_status open_tokenizer(mg_tool_inputs *in, mg_error *err) {
+/* A kind that is not understood is as good as none. */
+static mg_status open_tokenizer(mg_tokenizer **out, const mg_tool_input *i, mg_error *err) {
     mg_error why = {0};
-    mg_status st = mg_tokenizer_open_model(&in->tok, in->text->model.ckpt, &why);
+    mg_status st = mg_tokenizer_open_model(out, i->model.ckpt, &why);
     if (st == MG_OK || st == MG_ERR_UNSUPPORTED) return MG_OK;
     *err = why;
+    mg_error_at(err, i->path, NULL);
     return st;
 }
 
@@ -37,7 +43,7 @@ mg_status mg_tool_inputs_open(mg_tool_inputs *in, const mg_opt_list *paths, mg_e
         MG_TRY(open_input(o, paths->items[i], err));
         if (!in->text && !o->recorded) in->text = o;
     }
-    return in->text ? open_tokenizer(in, err) : MG_OK;
+    return in->text ? open_tokenizer(&in->tok, in->text, err) : MG_OK;
 }
 
 void mg_tool_inputs_release(mg_tool_inputs *in) {
@@ -52,6 +58,55 @@ void mg_tool_inputs_release(mg_tool_inputs *in) {
 
 mg_walk_source mg_tool_input_source(const mg_tool_input *i) {
     return (mg_walk_source){.model = i->model.m, .recorded = i->recorded, .path = i->path};
+}
+
+/* ---- vocabularies ---- */
+
+/* One tokenizer at a time beside the one of the text: they are large. */
+mg_status mg_tool_inputs_tokenizers(mg_tool_inputs *in, mg_error *err) {
+    for (uint32_t i = 0; i < in->n; i++) {
+        mg_tool_input *o = &in->items[i];
+        mg_tokenizer *tok = NULL;
+        if (o == in->text) o->known = mg_vocab_known(in->tok);
+        if (o->recorded || o == in->text) continue;
+        MG_TRY(open_tokenizer(&tok, o, err));
+        o->known = mg_vocab_known(tok);
+        mg_status st = mg_tokenizer_compare(&o->tokenizer, in->tok, tok, mg_builtin_text, mg_builtin_text_size, err);
+        mg_tokenizer_free(tok);
+        if (st != MG_OK) mg_error_at(err, o->path, NULL);
+        MG_TRY(st);
+    }
+    return MG_OK;
+}
+
+mg_status mg_tool_inputs_common(const mg_tool_inputs *in, const uint32_t *which, uint32_t n, uint64_t *ids,
+                                mg_error *err) {
+    mg_vocab_side *sides = calloc(n, sizeof *sides);
+    const mg_tool_input *other = NULL; /* whose tokens mean something else */
+    uint64_t rows = 0;
+    bool equal = true;
+    if (!sides) return mg_fail_nomem(err, n * sizeof *sides);
+    for (uint32_t i = 0; i < n; i++) {
+        const mg_tool_input *o = &in->items[which[i]];
+        sides[i] = (mg_vocab_side){.path = o->path, .rows = o->rows, .known = o->known};
+        equal = equal && (!rows || !o->rows || rows == o->rows);
+        if (o->rows) rows = o->rows;
+        if (o->tokenizer.tokens) other = o;
+    }
+    mg_status st = MG_OK;
+    if (equal || !other) {
+        st = mg_common_vocab(ids, sides, n, mg_windows_last_id(&in->windows), err);
+    } else {
+        st = mg_fail(
+            err, MG_ERR_CONFLICT,
+            "vocabularies differ: %llu rows of the output, and %llu tokens mean something else than in '%s', the "
+            "first id %lld",
+            (unsigned long long)other->rows, (unsigned long long)other->tokenizer.tokens, in->text->path,
+            (long long)other->tokenizer.first);
+        mg_error_at(err, other->path, NULL);
+    }
+    free(sides);
+    return st;
 }
 
 /* ---- tokens ---- */

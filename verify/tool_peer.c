@@ -18,10 +18,16 @@ static mg_status compare(run *r, const mg_common *c, mg_error *err) {
     const mg_walk_options opt = {
         .pool = r->pool, .windows = &r->in.windows, .experts_per_token = c->experts_per_token, .memory = c->memory};
     mg_progress *progress = NULL;
-    for (uint32_t i = 0; i < r->in.n; i++)
-        r->peers.peers[r->peers.n++] = (mg_peer){.source = mg_tool_input_source(&r->in.items[i]),
-                                                 .bytes = r->in.items[i].bytes,
-                                                 .n_weights = r->in.items[i].n_weights};
+    uint32_t all[MG_PEERS_MAX];
+    for (uint32_t i = 0; i < r->in.n; i++) {
+        const mg_tool_input *o = &r->in.items[i];
+        all[i] = i;
+        r->peers.peers[r->peers.n++] = (mg_peer){.source = mg_tool_input_source(o),
+                                                 .bytes = o->bytes,
+                                                 .n_weights = o->n_weights,
+                                                 .rows = o->rows};
+    }
+    MG_TRY(mg_tool_inputs_common(&r->in, all, r->in.n, &r->peers.ids, err));
     MG_TRY(mg_progress_new(&progress, c->progress, "verify", r->in.windows.scored, err));
     mg_progress_unit(progress, "tokens");
     mg_status st = mg_peers_run(&r->peers, &opt, progress, err);
@@ -32,6 +38,7 @@ static mg_status compare(run *r, const mg_common *c, mg_error *err) {
 static void print_text(const run *r) {
     const mg_peers *p = &r->peers;
     printf("%u models, %llu scored positions of %s\n", p->n, (unsigned long long)r->in.windows.scored, r->in.text_name);
+    mg_peers_vocabulary_note(stdout, r->json, "vocabulary: ", "\n");
     for (uint32_t i = 0; i < p->n; i++)
         printf("%c %u  perplexity %.6g +/- %.3g  %12llu bytes  %s\n", p->peers[i].pareto ? '*' : ' ', i + 1,
                p->peers[i].ppl, p->peers[i].ppl_stderr, (unsigned long long)p->peers[i].bytes, p->peers[i].source.path);
@@ -66,6 +73,7 @@ static mg_status work(run *r, const mg_tool_peer *o, mg_error *err) {
     MG_TRY(mg_pool_new(&r->pool, o->common->n_threads, err));
     MG_TRY(mg_tool_inputs_open(&r->in, o->paths, err));
     MG_TRY(mg_tool_inputs_windows(&r->in, o->common, err));
+    MG_TRY(mg_tool_inputs_tokenizers(&r->in, err));
     MG_TRY(compare(r, o->common, err));
     const mg_peer_text text = {r->in.text_name, r->in.text_sha256, r->in.windows.scored};
     MG_TRY(mg_peers_json(&r->json, &r->peers, &text, err));

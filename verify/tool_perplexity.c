@@ -4,6 +4,7 @@
 
 #include "formats/arch/arch_file.h"
 #include "formats/base/json.h"
+#include "verify/common_vocab.h"
 #include "verify/kldbase.h"
 #include "verify/klstats.h"
 #include "verify/pareto.h"
@@ -70,6 +71,7 @@ typedef struct job {
     const mg_windows *w;
     mg_ppl ppl;
     mg_kldbase *base;          /* compared with; NULL */
+    uint64_t ids;              /* compared with the base of the vocabulary */
     mg_kldbase_writer *writer; /* written to; NULL */
     mg_kl_stats kl;
     uint64_t row;
@@ -80,15 +82,18 @@ static mg_status on_rows(void *ctx, const mg_score_rows *r, mg_error *err) {
     job *j = ctx;
     for (uint32_t i = 0; i < r->n; i++, j->row++) {
         const float *x = r->logits + i * r->vocab;
-        const mg_lse lse = mg_row_lse(x, r->vocab);
+        const mg_lse lse = mg_row_lse(x, j->base ? j->ids : r->vocab);
         const double nll = mg_row_nll(&lse, x, (uint64_t)r->targets[i]);
         mg_ppl_add(&j->ppl, nll);
         if (j->writer) MG_TRY(mg_kldbase_put(j->writer, x, &lse, err));
         if (!j->base) continue;
         uint64_t top;
+        double kept;
         MG_TRY(mg_kldbase_row(j->base, j->row, err));
-        const double kl = mg_kldbase_kl(j->base->logp, r->vocab, x, &lse, &top);
-        MG_TRY(mg_kl_stats_add(&j->kl, kl, nll, -(double)j->base->logp[r->targets[i]], top == lse.argmax, err));
+        MG_TRY(mg_kldbase_kept(&kept, j->base->logp, j->ids, j->base->vocab, err));
+        const double kl = mg_kldbase_kl(j->base->logp, j->ids, kept, x, &lse, &top);
+        const double nll_base = kept - (double)j->base->logp[r->targets[i]];
+        MG_TRY(mg_kl_stats_add(&j->kl, kl, nll, nll_base, top == lse.argmax, err));
     }
     mg_progress_add(j->progress, r->n, NULL);
     return MG_OK;
@@ -99,7 +104,9 @@ typedef struct outcome {
     const char *path;
     double ppl, stderr_, base_ppl;
     uint64_t tokens, bytes, n_weights;
-    mg_kl_summary kl; /* with a base file */
+    uint64_t rows, ids;     /* of the vocabulary: logits per position, and those that count */
+    mg_kl_summary kl;       /* with a base file */
+    uint64_t base_rows;     /* with one */
     bool pareto;
 } outcome;
 
@@ -113,6 +120,9 @@ static void print_spread(const mg_spread *s, double scale, const char *unit) {
 static void print_kl(const outcome *o) {
     const mg_kl_summary *s = &o->kl;
     const double ratio = o->ppl / o->base_ppl;
+    if (o->rows != o->base_rows)
+        printf("  vocabulary       ids 0 to %llu compared, the base has %llu, this one %llu\n",
+               (unsigned long long)o->ids - 1, (unsigned long long)o->base_rows, (unsigned long long)o->rows);
     printf("  against the base perplexity %.6f, ratio %.6f +/- %.6f, difference %.6f +/- %.6f, correlation %.2f %%\n",
            o->base_ppl, ratio, ratio * s->ln_ratio_stderr, s->difference, s->difference_stderr, 100 * s->correlation);
     printf("  KL divergence    mean %.6f +/- %.6f\n", s->mean, s->stderr_);
@@ -132,6 +142,11 @@ static mg_json *result_json(const outcome *r, bool with_kl) {
     mg_json_set_u64(o, "bytes", r->bytes);
     mg_json_set_f64(o, "bpw", r->n_weights ? 8 * (double)r->bytes / (double)r->n_weights : 0);
     mg_json_set_bool(o, "pareto", r->pareto);
+    mg_json *v = mg_json_new_object();
+    mg_json_set_u64(v, "compared", r->ids);
+    mg_json_set_u64(v, "model", r->rows);
+    if (with_kl) mg_json_set_u64(v, "base", r->base_rows);
+    mg_json_set(o, "vocabulary", v);
     if (!with_kl) return o;
     const mg_kl_summary *s = &r->kl;
     mg_json *k = mg_json_new_object(), *d = mg_json_new_object();
@@ -174,25 +189,32 @@ static void print_table(const outcome *all, const mg_ranked *ranked, uint32_t n,
     printf("\n  %12s %7s %14s %s %s\n", "bytes", "bits", "perplexity", with_kl ? "      mean KL  same top " : "",
            with_kl ? "(* no other is both smaller and closer)"
                    : "(* no other is both smaller and lower in perplexity)");
+    bool differ = false;
     for (uint32_t i = 0; i < n; i++) {
         const outcome *o = &all[ranked[i].index];
+        differ = differ || o->rows != all[0].rows;
         printf("%c %12llu %7.3f %14.6f ", o->pareto ? '*' : ' ', (unsigned long long)o->bytes,
                o->n_weights ? 8 * (double)o->bytes / (double)o->n_weights : 0, o->ppl);
         if (with_kl) printf("%13.6f %7.3f %% ", o->kl.mean, 100 * o->kl.same_top);
         printf(" %s\n", o->path);
     }
+    for (uint32_t i = 0; differ && !with_kl && i < n; i++)
+        printf("%s%llu%s", i ? ", " : "  each over its own vocabulary, as llama-perplexity does: ",
+               (unsigned long long)all[i].rows, i + 1 < n ? "" : " ids (verify --peer compares what is common)\n");
 }
 
-/* The windows of one model: its own tokenizer's, or the base file's tokens behind its BOS. */
-static mg_status windows_of(mg_windows *w, const mg_tool_model *t, const args *a, const mg_kldbase *base,
-                            mg_error *err) {
-    if (!base) return mg_tool_model_windows(w, t, &a->common, err);
+/* The tokens of the base file behind the model's BOS, and the ids over which both are compared. */
+static mg_status windows_of_base(mg_windows *w, uint64_t *ids, const mg_tool_model *t, const char *path, const args *a,
+                                 const mg_kldbase *base, mg_error *err) {
     mg_tokenizer *tok;
     int64_t bos = mg_hp_i(t->m, MG_K_BOS);
     MG_TRY(mg_tokenizer_open_model(&tok, t->ckpt, err));
     if (tok) bos = mg_tokenizer_adds_bos(tok) ? mg_tokenizer_bos(tok) : -1;
+    const mg_vocab_side sides[] = {{.path = a->base, .rows = base->vocab},
+                                   {.path = path, .rows = mg_forward_vocab(t->m), .known = mg_vocab_known(tok)}};
     mg_tokenizer_free(tok);
-    return mg_windows_add_text(w, base->tokens, base->ctx * base->chunks, base->ctx, bos, err);
+    MG_TRY(mg_windows_add_text(w, base->tokens, base->ctx * base->chunks, base->ctx, bos, err));
+    return mg_common_vocab(ids, sides, 2, mg_windows_last_id(w), err);
 }
 
 static mg_status run_job(job *j, const mg_tool_model *t, const args *a, const mg_tool_pass *pass, mg_error *err) {
@@ -204,9 +226,6 @@ static mg_status run_job(job *j, const mg_tool_model *t, const args *a, const mg
         st = mg_kldbase_create(&writer, a->base, a->common.force, j->w, mg_forward_vocab(t->m), err);
         j->writer = &writer;
     }
-    if (j->base && mg_forward_vocab(t->m) != j->base->vocab)
-        st = mg_fail(err, MG_ERR_CONFLICT, "the base file has a vocabulary of %llu, the model %llu",
-                     (unsigned long long)j->base->vocab, (unsigned long long)mg_forward_vocab(t->m));
     if (st == MG_OK) st = mg_progress_new(&j->progress, a->common.progress, "perplexity", j->w->scored, err);
     mg_progress_unit(j->progress, "tokens");
     if (st == MG_OK) st = mg_score_run(pass->f, t->m, j->w, &opt, on_rows, j, err);
@@ -224,12 +243,16 @@ static mg_status run_model(outcome *o, const char *path, const args *a, const mg
     job j = {.w = &w, .base = base};
     mg_windows_init(&w);
     MG_TRY(mg_tool_model_open(&t, path, err));
-    mg_status st = windows_of(&w, &t, a, base, err);
+    mg_status st = base ? windows_of_base(&w, &j.ids, &t, path, a, base, err)
+                        : mg_tool_model_windows(&w, &t, &a->common, err);
     if (st == MG_OK) {
         st = run_job(&j, &t, a, pass, err);
         if (st != MG_OK) mg_error_at(err, path, NULL);
     }
     *o = (outcome){.path = path, .ppl = mg_ppl_value(&j.ppl), .stderr_ = mg_ppl_stderr(&j.ppl), .tokens = j.ppl.n};
+    o->rows = mg_forward_vocab(t.m);
+    o->ids = base ? j.ids : o->rows;
+    o->base_rows = base ? base->vocab : 0;
     mg_tool_model_size(&t, &o->bytes, &o->n_weights);
     if (base) o->kl = mg_kl_stats_summary(&j.kl);
     o->base_ppl = mg_ppl_value(&j.kl.base);

@@ -2,7 +2,6 @@
  * candidate; exit 1 when a threshold is crossed or --weights finds damage. */
 #include "verify/attribute.h"
 #include "verify/baseline.h"
-#include "verify/builtin_text.h"
 #include "verify/judge.h"
 #include "verify/pareto.h"
 #include "verify/report.h"
@@ -259,22 +258,15 @@ static mg_status compare(run *r, const args *a, mg_error *err) {
     return MG_OK;
 }
 
-/* Do the candidates read text as the reference does? */
-static mg_status compare_tokenizers(run *r, mg_error *err) {
+/* Do the candidates read text as the reference does, and over which ids can they be compared with it? */
+static mg_status compare_vocabularies(run *r, mg_error *err) {
     const mg_tool_inputs *in = &r->in;
-    for (uint32_t i = 0; i < r->n && in->text == in->items; i++) {
-        if (r->cand[i].recorded) continue;
-        mg_error why = {0};
-        mg_tokenizer *tok = NULL;
-        mg_status st = mg_tokenizer_open_model(&tok, in->items[i + 1].model.ckpt, &why);
-        if (st == MG_ERR_UNSUPPORTED) st = MG_OK;
-        if (st == MG_OK)
-            st = mg_tokenizer_compare(&r->cand[i].tokenizer, in->tok, tok, mg_builtin_text, mg_builtin_text_size, &why);
-        mg_tokenizer_free(tok);
-        if (st == MG_OK) continue;
-        *err = why;
-        mg_error_at(err, r->cand[i].path, NULL);
-        return st;
+    MG_TRY(mg_tool_inputs_tokenizers(&r->in, err));
+    for (uint32_t i = 0; i < r->n; i++) {
+        const uint32_t pair[] = {0, i + 1};
+        r->cand[i].rows = in->items[i + 1].rows;
+        if (in->text == in->items) r->cand[i].tokenizer = in->items[i + 1].tokenizer;
+        MG_TRY(mg_tool_inputs_common(in, pair, 2, &r->cand[i].ids, err));
     }
     return MG_OK;
 }
@@ -321,12 +313,13 @@ static mg_status work(run *r, const args *a, uint32_t *failed, mg_error *err) {
     MG_TRY(mg_tool_inputs_windows(&r->in, &a->c, err));
     memcpy(r->report.text_sha256, r->in.text_sha256, sizeof r->report.text_sha256);
     if (a->baseline) MG_TRY(mg_baseline_open(&r->baseline, a->baseline, r->report.text_sha256, err));
-    MG_TRY(compare_tokenizers(r, err));
+    MG_TRY(compare_vocabularies(r, err));
     if (r->in.tok) MG_TRY(mg_token_classes(&r->classes, mg_forward_vocab(r->in.text->model.m), r->in.tok, err));
     MG_TRY(compare(r, a, err));
     rank(r);
     r->report.reference = a->pos.items[0];
     r->report.reference_recorded = r->in.items[0].recorded;
+    r->report.rows = r->in.items[0].rows;
     r->report.text_name = r->in.text_name;
     r->report.tokens = r->in.windows.scored;
     r->report.windows = &r->in.windows;

@@ -4,6 +4,8 @@
 #include <math.h>
 #include <stdio.h>
 
+#include "verify/report_html.h"
+
 static void print_table(mg_candidate *const *by_size, uint32_t n) {
     printf("\n  %12s %7s %12s %12s %9s  (* no other is both smaller and closer)\n", "bytes", "bits", "mean KL",
            "perplexity", "same top");
@@ -53,6 +55,11 @@ static void print_drift(const mg_candidate *c) {
 
 static void print_weights(const mg_weight_diff *d, bool all) {
     printf("  weights         %u compared, %u damaged\n", d->n, d->n_bad);
+    for (uint32_t i = 0; i < d->n; i++)
+        if (d->items[i].ids)
+            printf("    %-44s rows 0 to %llu compared, padding left out: %llu of the reference's, %llu of this one's\n",
+                   d->items[i].name, (unsigned long long)d->items[i].ids - 1,
+                   (unsigned long long)d->items[i].padding_reference, (unsigned long long)d->items[i].padding_candidate);
     uint32_t shown = all ? d->n : d->n_bad < 3 ? 3 : d->n_bad < 20 ? d->n_bad : 20;
     for (uint32_t i = 0; i < shown && i < d->n; i++) {
         const mg_weight_stat *s = &d->items[i];
@@ -118,6 +125,7 @@ void mg_tool_verify_print(const mg_report *r, mg_candidate *const *by_size, cons
     uint32_t i = 0;
     for (const mg_json *c = mg_json_first(mg_json_get(json, "candidates")); c; c = mg_json_next(c), i++) {
         printf("%s\n", r->cand[i].path);
+        mg_vocabulary_note(stdout, c, "  vocabulary      ", "\n");
         if (r->cand[i].has_drift) print_drift(&r->cand[i]);
         print_tokenizer(&r->cand[i].tokenizer);
         if (r->cand[i].has_weights) print_weights(&r->cand[i].weights, all);

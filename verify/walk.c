@@ -5,24 +5,8 @@
 
 #define RECORDED_ROWS 64u /* rows of a step when nothing is run that would choose */
 
-static uint64_t vocab_of(const mg_walk_source *s) {
+uint64_t mg_walk_rows(const mg_walk_source *s) {
     return s->recorded ? mg_recorded_vocab(s->recorded) : mg_forward_vocab(s->model);
-}
-
-/* All that have logits of every token must have as many. A recording of the best tokens does not say how many there
- * are. */
-static mg_status check_vocab(const mg_walk_source *s, uint32_t n, mg_error *err) {
-    uint32_t first = 0;
-    while (first < n && !vocab_of(&s[first])) first++;
-    for (uint32_t i = first + 1; i < n; i++) {
-        const uint64_t a = vocab_of(&s[first]), b = vocab_of(&s[i]);
-        if (!b || a == b) continue;
-        mg_status st = mg_fail(err, MG_ERR_CONFLICT, "vocabularies differ: '%s' has %llu tokens, this one %llu",
-                               s[first].path, (unsigned long long)a, (unsigned long long)b);
-        mg_error_at(err, s[i].path, NULL);
-        return st;
-    }
-    return MG_OK;
 }
 
 static mg_status start_model(mg_walk *w, mg_walker *k, mg_tap_fn tap, void *ctx, mg_error *err) {
@@ -42,14 +26,15 @@ static mg_status start_model(mg_walk *w, mg_walker *k, mg_tap_fn tap, void *ctx,
 
 mg_status mg_walk_new(mg_walk *w, const mg_walk_source *sources, uint32_t n, const mg_walk_options *opt,
                       const mg_tap_fn *taps, void *const *tap_ctx, mg_error *err) {
-    uint64_t memory = opt->memory ? opt->memory : 1ull << 30;
+    uint64_t memory = opt->memory ? opt->memory : 1ull << 30, rows = 0;
     bool wide = false;
     for (uint32_t i = 0; i < n; i++) wide = wide || sources[i].precision != MG_PRECISION_F32;
+    for (uint32_t i = 0; i < n; i++)
+        if (mg_walk_rows(&sources[i]) > rows) rows = mg_walk_rows(&sources[i]);
     if (wide) memory /= 2; /* doubles take twice the room, and all cut alike */
-    *w = (mg_walk){.opt = *opt, .n = n, .leader = n, .cuts = {.memory = memory / n}};
+    *w = (mg_walk){.opt = *opt, .n = n, .leader = n, .cuts = {.memory = memory / n, .vocab = rows}};
     w->walkers = calloc(n, sizeof *w->walkers);
     if (!w->walkers) return mg_fail_nomem(err, n * sizeof *w->walkers);
-    MG_TRY(check_vocab(sources, n, err));
     mg_status st = MG_OK;
     for (uint32_t i = 0; st == MG_OK && i < n; i++) {
         w->walkers[i].source = sources[i];

@@ -14,6 +14,9 @@ typedef struct mg_walk_source {
     mg_precision precision; /* the model is run in */
 } mg_walk_source;
 
+/* Logits per position; 0: a recording that does not say. */
+uint64_t mg_walk_rows(const mg_walk_source *s);
+
 typedef struct mg_walker {
     mg_walk_source source;
     mg_forward *forward;
@@ -38,8 +41,8 @@ typedef struct mg_walk {
     uint32_t pos;
 } mg_walk;
 
-/* Check and begin n sources. Outputs of different length are MG_ERR_CONFLICT, a recording of other tokens
- * MG_ERR_CONFLICT naming window and position. taps: what sees the layers of each model, [n] or NULL. Released in every
+/* Check and begin n sources. A recording of other tokens is MG_ERR_CONFLICT naming window and position. Whether their
+ * vocabularies go together is not asked (common_vocab.h). taps: what sees the layers of each model, [n] or NULL. Released in every
  * case by mg_walk_release. */
 mg_status mg_walk_new(mg_walk *w, const mg_walk_source *sources, uint32_t n, const mg_walk_options *opt,
                       const mg_tap_fn *taps, void *const *tap_ctx, mg_error *err) MG_MUST_CHECK;

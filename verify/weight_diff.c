@@ -44,6 +44,7 @@ void mg_worst_block_scan(mg_worst_block *w, const float *x, const float *y, uint
         }
 }
 
+/* Of a padded vector, one row, both sides hold more than cols: the reference's tail is overwritten by the candidate's. */
 mg_status mg_weight_pair_read(const mg_weight_work *w, const mg_weight_pair *p, uint64_t row, uint64_t n, uint64_t cols,
                               float *buf, mg_error *err) {
     MG_TRY(mg_read_f32(w->ref, p->a, row, n, buf, err));
@@ -66,7 +67,7 @@ static bool is_exact(const mg_weight_pair *p) {
 }
 
 static mg_status compare(const mg_weight_work *w, const mg_weight_pair *p, float *buf, uint64_t tile, mg_error *err) {
-    uint64_t rows = mg_bound_rows(p->a), cols = p->a->shape[p->a->rank - 1];
+    const uint64_t rows = p->rows, cols = p->cols;
     mg_weight_stat *stat = p->stat;
     sums s = {0};
     for (uint64_t r = 0; r < rows; r += tile) {
@@ -96,14 +97,20 @@ static mg_status compare(const mg_weight_work *w, const mg_weight_pair *p, float
     return MG_OK;
 }
 
+static uint64_t larger_of(uint64_t a, uint64_t b) {
+    return a > b ? a : b;
+}
+
 mg_status mg_weight_pair_compare(const mg_weight_work *w, const mg_weight_pair *p, mg_error *err) {
     if (p->stat->missing) return MG_OK;
-    uint64_t cols = p->a->shape[p->a->rank - 1], rows = mg_bound_rows(p->a), bytes;
+    const uint64_t cols = p->cols, rows = p->rows;
+    const uint64_t widest = larger_of(p->a->shape[p->a->rank - 1], p->b->shape[p->b->rank - 1]);
+    uint64_t bytes;
     uint64_t tile = cols < TILE_BYTES / sizeof(float) ? TILE_BYTES / sizeof(float) / (cols ? cols : 1) : 1;
     if (tile > rows) tile = rows;
     float *buf = NULL;
     mg_status st = MG_OK;
-    if (!mg_mul_u64(tile, cols, &bytes) || !mg_mul_u64(bytes, 2 * sizeof *buf, &bytes))
+    if (!mg_mul_u64(tile, widest, &bytes) || !mg_mul_u64(bytes, 2 * sizeof *buf, &bytes))
         st = mg_fail(err, MG_ERR_LIMIT, "rows of %llu weights are too long", (unsigned long long)cols);
     else if (!(buf = malloc(bytes + 1)))
         st = mg_fail_nomem(err, bytes);
@@ -126,8 +133,15 @@ static bool same_shape(const mg_bound *a, const mg_bound *b) {
     return a->rank == b->rank && memcmp(a->shape, b->shape, a->rank * sizeof *a->shape) == 0;
 }
 
+/* A dimension is the vocabulary's, and both have the ids that count. */
+static bool padded(const mg_bound *a, const mg_bound *b, mg_role role, uint64_t ids) {
+    if (role != MG_R_TOKEN_EMBD && role != MG_R_OUTPUT && role != MG_R_OUTPUT_BIAS) return false;
+    return ids && a->rank == b->rank && a->shape[0] >= ids && b->shape[0] >= ids &&
+           memcmp(a->shape + 1, b->shape + 1, (a->rank - 1) * sizeof *a->shape) == 0;
+}
+
 static mg_status add_pair(mg_weight_diff *out, mg_weight_pair *p, mg_model *ref, mg_model *cand, mg_role role,
-                          uint32_t l, uint32_t e, mg_error *err) {
+                          uint32_t l, uint32_t e, uint64_t ids, mg_error *err) {
     const mg_bound *a = mg_model_find(ref, role, l, e), *b = mg_model_find(cand, role, l, e);
     if (!a && role == MG_R_OUTPUT && b) a = mg_model_find(ref, MG_R_TOKEN_EMBD, 0, 0); /* tied on one side only */
     if (!b && role == MG_R_OUTPUT && a) b = mg_model_find(cand, MG_R_TOKEN_EMBD, 0, 0);
@@ -139,25 +153,34 @@ static mg_status add_pair(mg_weight_diff *out, mg_weight_pair *p, mg_model *ref,
     bool stacked = mg_role_scope(role) == MG_SCOPE_EXPERT && t->rank == 3;
     s->name = stacked ? mg_arena_printf(&out->arena, "%s[%u]", t->name, e) : mg_arena_strdup(&out->arena, t->name);
     if (!s->name) return mg_fail_nomem(err, strlen(t->name));
-    s->missing = !a || !b || !same_shape(a, b);
+    const bool same = a && b && same_shape(a, b), part = a && b && !same && padded(a, b, role, ids);
+    s->missing = !same && !part;
     s->expert = e;
     s->reference = mg_weight_stored_of(ref, a);
     s->candidate = mg_weight_stored_of(cand, b);
     if (!mg_weight_stored_same(&s->reference, &s->candidate))
         s->limits = mg_weight_limits_join(s->reference.limits, s->candidate.limits);
-    p[out->n++] = (mg_weight_pair){.a = a, .b = b, .stat = s, .role = role, .layer = l, .expert = e};
+    mg_weight_pair *o = &p[out->n++];
+    *o = (mg_weight_pair){.a = a, .b = b, .stat = s, .role = role, .layer = l, .expert = e};
+    if (s->missing) return MG_OK;
+    o->rows = mg_bound_rows(a);
+    o->cols = a->shape[a->rank - 1];
+    if (!part) return MG_OK;
+    *(a->rank == 1 ? &o->cols : &o->rows) = s->ids = ids;
+    s->padding_reference = a->shape[0] - ids;
+    s->padding_candidate = b->shape[0] - ids;
     return MG_OK;
 }
 
 static mg_status list_pairs(mg_weight_diff *out, mg_weight_pair *p, mg_model *ref, mg_model *cand, uint32_t layers,
-                            mg_error *err) {
+                            uint64_t ids, mg_error *err) {
     for (int role = 0; role < MG_ROLE_COUNT; role++) {
         mg_scope scope = mg_role_scope((mg_role)role);
         uint32_t nl = scope == MG_SCOPE_MODEL ? 1 : layers, ne;
         const uint32_t a = mg_scope_count(scope, &ref->hp), b = mg_scope_count(scope, &cand->hp);
         ne = a > b ? a : b;
         for (uint32_t l = 0; l < nl; l++)
-            for (uint32_t e = 0; e < ne; e++) MG_TRY(add_pair(out, p, ref, cand, (mg_role)role, l, e, err));
+            for (uint32_t e = 0; e < ne; e++) MG_TRY(add_pair(out, p, ref, cand, (mg_role)role, l, e, ids, err));
     }
     return MG_OK;
 }
@@ -184,8 +207,8 @@ static uint32_t larger(const mg_model *a, const mg_model *b, mg_key k) {
     return (uint32_t)(x > y ? x : y);
 }
 
-mg_status mg_weight_diff_run(mg_weight_diff *out, mg_model *ref, mg_model *cand, mg_pool *pool, mg_progress *progress,
-                             mg_error *err) {
+mg_status mg_weight_diff_run(mg_weight_diff *out, mg_model *ref, mg_model *cand, uint64_t ids, mg_pool *pool,
+                             mg_progress *progress, mg_error *err) {
     memset(out, 0, sizeof *out);
     mg_arena_init(&out->arena, 0);
     uint32_t layers = larger(ref, cand, MG_K_LAYERS);
@@ -193,7 +216,7 @@ mg_status mg_weight_diff_run(mg_weight_diff *out, mg_model *ref, mg_model *cand,
     mg_weight_pair *pairs = NULL;
     MG_TRY(MG_ARENA_NEW(&out->arena, &out->items, most, err));
     MG_TRY(MG_ARENA_NEW(&out->arena, &pairs, most, err));
-    MG_TRY(list_pairs(out, pairs, ref, cand, layers, err));
+    MG_TRY(list_pairs(out, pairs, ref, cand, layers, ids, err));
     mg_weight_work w = {ref, cand, pairs, progress};
     MG_TRY(mg_pool_run(pool, out->n, one_pair, &w, err));
     w.progress = NULL; /* every weight has been counted */

@@ -45,6 +45,9 @@ typedef struct mg_weight_stat {
     double nearest_error;    /* and its error, as `error` */
     bool refolded;           /* the norm has other scales and what reads it has the inverse: not damaged for it */
     bool missing;            /* the candidate lacks this weight, or its shape differs */
+    /* Rows of an embedding or head that are compared, where one side is padded, and those beyond on either side, which
+     * are not; 0 elsewhere. */
+    uint64_t ids, padding_reference, padding_candidate;
 } mg_weight_stat;
 
 typedef struct mg_weight_diff {
@@ -73,8 +76,9 @@ typedef struct mg_worst_block {
 void mg_worst_block_scan(mg_worst_block *w, const float *reference, const float *candidate, uint64_t row, uint64_t rows,
                          uint64_t cols, double floor_rms);
 
-/* progress counts bytes of the candidate; may be NULL. out is released by the caller in every case. */
-mg_status mg_weight_diff_run(mg_weight_diff *out, mg_model *reference, mg_model *candidate, mg_pool *pool,
+/* ids: rows of embeddings and heads that count where one side has more (common_vocab.h); 0: both have as many. progress
+ * counts bytes of the candidate; may be NULL. out is released by the caller in every case. */
+mg_status mg_weight_diff_run(mg_weight_diff *out, mg_model *reference, mg_model *candidate, uint64_t ids, mg_pool *pool,
                              mg_progress *progress, mg_error *err) MG_MUST_CHECK;
 void mg_weight_diff_release(mg_weight_diff *d);
 

@@ -11,6 +11,7 @@ typedef struct mg_weight_pair {
     mg_weight_stat *stat;
     mg_role role;
     uint32_t layer, expert;
+    uint64_t rows, cols;    /* compared: all, but of a padded vocabulary */
     const float *undo;      /* [cols] factors for the candidate's columns, NULL for none */
     const float *undo_rows; /* [rows] and for its rows */
 } mg_weight_pair;

@@ -166,6 +166,13 @@ static mg_status add_safetensors(mg_windows *w, const char *path, mg_error *err)
     return st;
 }
 
+int64_t mg_windows_last_id(const mg_windows *w) {
+    int64_t last = -1;
+    for (uint64_t i = 0; i < w->n_ids; i++)
+        if (w->ids[i] > last) last = w->ids[i];
+    return last;
+}
+
 mg_status mg_windows_add_token_file(mg_windows *w, const char *path, mg_error *err) {
     const size_t len = strlen(path);
     const char *suffix = ".safetensors";

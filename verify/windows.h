@@ -44,6 +44,9 @@ mg_status mg_windows_add_token_file(mg_windows *w, const char *path, mg_error *e
 /* "1,5,9" as one sequence. MG_ERR_USAGE when it is not a list of ids. */
 mg_status mg_windows_add_list(mg_windows *w, const char *text, mg_error *err) MG_MUST_CHECK;
 
+/* The largest token id; -1 when there is none. */
+int64_t mg_windows_last_id(const mg_windows *w);
+
 /* Scored positions of a window. */
 static inline uint64_t mg_window_scored(const mg_window *w) {
     return w->len > w->first + 1u ? w->len - 1u - w->first : 0;
