@@ -127,9 +127,10 @@ typedef struct subject {
     mg_router_stats stats;
 } subject;
 
+/* Joined as `gate: fit` joins them, so that routers are judged on what they are fitted to. */
 static mg_status add_set_windows(const run *u, subject *s, uint32_t set, mg_error *err) {
     mg_prompt_batch b = {0};
-    mg_status st = mg_prompt_batch_add(&b, &u->texts[set].prompts, s->t.m, s->tok, err);
+    mg_status st = mg_prompt_batch_add_joined(&b, &u->texts[set].prompts, 0, false, s->t.m, s->tok, err);
     uint64_t at = 0;
     for (uint32_t i = 0; st == MG_OK && i < b.batch.n_seqs; at += b.lens[i++])
         st = mg_windows_add_row(&s->w, b.ids + at, b.lens[i], err);

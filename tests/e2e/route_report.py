@@ -19,10 +19,10 @@ def near(a, b, what, limit=1e-6):  # f32 weights there, f64 here
 
 
 def logits_of(prompts, k):
-    """[layer][token] -> (is BOS, logits) with k experts per token, the prompts one after the other, each alone."""
-    layers = None
-    for prompt in prompts:
-        ids = run("tokenize", MODEL, "--text", prompt, "--json").json()["ids"]
+    """[layer][token] -> (is BOS, logits) with k experts per token, the prompts as one text in windows of 256 tokens, each behind BOS."""
+    layers, text = None, run("tokenize", MODEL, "--text", "\n".join(prompts), "--no-special", "--json").json()["ids"]
+    for at in range(0, len(text), 255):
+        ids = [1] + text[at:at + 255]
         out = common.fresh("capture") / "x.safetensors"
         run("forward", MODEL, "--ids", ",".join(map(str, ids)), "-o", out, "--capture", "router", "--experts-per-token", k)
         tensors = common.read_safetensors(out)[1]
@@ -88,7 +88,8 @@ for k in (2, 3):
         near(layer["balance_loss"], balance([everything[i]], k), f"balance loss of layer {i}")
         near(layer["z_loss"], mean(math.log(sum(map(math.exp, x))) ** 2 for _, x in everything[i]), f"z loss of layer {i}")
         n = len(everything[i])
-        counts = [sum(e in chosen(x, k)[0] for _, x in everything[i]) for e in range(4)]
+        picks = [chosen(x, k)[0] for _, x in everything[i]]
+        counts = [sum(e in p for p in picks) for e in range(4)]
         for d, capacity in zip(layer["dropped"], (1, 1.25, 2)):
             same(d["capacity"], capacity, "capacity")
             near(d["share"], sum(max(0, c - math.floor(capacity * n * k / 4)) for c in counts) / (n * k), "dropped")
@@ -101,6 +102,12 @@ for k in (2, 3):
         check(1 <= layer["condition"] < 10, "the condition of four random rows")
     same([s["name"] for s in report["sets"]], ["prose.txt", "code.txt"], "names")
     near(report["sets"][0]["chosen"], mean(y["sets"][0]["chosen"] for y in report["layers"]), "mean over layers")
+
+# Beyond 256 tokens a set goes on in another window, behind a BOS of its own.
+(common.WORK / "long.txt").write_text("\n".join(f"total_{i} = width * {i}" for i in range(40)) + "\n")
+n = len(run("tokenize", MODEL, "--file", common.WORK / "long.txt", "--no-special", "--json").json()["ids"]) - 1  # no line end at the end
+long = run("route", MODEL, "--report", "--set", common.WORK / "long.txt", "--json").json()["models"][0]
+same((long["tokens"], long["sets"][0]["tokens"]), (n + math.ceil(n / 255), n), "windows")
 
 # A recipe stands for its prompts, also the negative ones, and for the model it describes.
 own = run("route", common.SAMPLES / "moe4.yml", "--report", "--json").json()["models"][0]
@@ -138,5 +145,6 @@ same(run("route", MODEL, q8, *args).json()["models"][0], broken, "the first of t
 for bad, code in ((("--set", "4=" + str(common.WORK / "prose.txt")), 2), (("--prompt", "x"), 2), ((), 2), (("--layer", "0"), 2),
                     (("--set", "0=missing.txt"), 5), (("--sets", "missing.yml"), 5)):
     run("route", MODEL, "--report", *bad, expect=code)
+common.done()
 run("route", MODEL, "--set", "x", "--prompt", "y", expect=2)
 run("route", common.SAMPLES / "donors/base", *args, expect=4)
