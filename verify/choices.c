@@ -15,6 +15,10 @@ const char *mg_choice_way_name(mg_choice_way w) {
     return names[w];
 }
 
+static bool is_blank(char c) {
+    return c == ' ' || (c >= '\t' && c <= '\r');
+}
+
 /* ---- the file ---- */
 
 void mg_questions_release(mg_questions *q) {
@@ -92,7 +96,9 @@ mg_status mg_questions_load(mg_questions *q, const char *path, mg_error *err) {
         const char *eol = memchr(p, '\n', (size_t)(end - p));
         if (!eol) eol = end;
         mg_error why = {0};
-        if (eol > p) st = add_line(q, p, (size_t)(eol - p), path, &why);
+        const char *from = p;
+        while (from < eol && is_blank(*from)) from++;
+        if (eol > from) st = add_line(q, p, (size_t)(eol - p), path, &why);
         if (st != MG_OK) mg_fail(err, st, "line %llu: %s", (unsigned long long)line, why.message);
         p = eol + 1;
     }
@@ -112,10 +118,6 @@ static mg_status encode(mg_ids *out, const mg_tokenizer *t, const char *text, si
     out->n = 0;
     if (mg_tokenizer_adds_bos(t)) MG_TRY(mg_ids_push(out, mg_tokenizer_bos(t), err));
     return mg_tokenizer_encode(t, text, n, 0, out, err);
-}
-
-static bool is_blank(char c) {
-    return c == ' ' || (c >= '\t' && c <= '\r');
 }
 
 static mg_status encode_choice(mg_ids *out, const mg_tokenizer *t, const mg_question *o, uint32_t k, mg_error *err) {

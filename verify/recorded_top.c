@@ -37,7 +37,7 @@ typedef struct line {
 
 struct mg_recorded_top {
     mg_file file;
-    uint64_t *at, *size; /* [n] of the lines */
+    uint64_t *at, *size, *number; /* [n] of the lines; numbers as an editor counts them */
     uint64_t n, cap;
     line held;
     uint64_t held_index; /* which line; UINT64_MAX: none */
@@ -261,39 +261,47 @@ static mg_status read_line(mg_recorded_top *t, uint64_t i, line *l, mg_error *er
     mg_json_free(root);
     free(text);
     if (st == MG_OK) return MG_OK;
-    mg_fail(err, st, "line %llu: %s", (unsigned long long)i + 1, why.message);
+    mg_fail(err, st, "line %llu: %s", (unsigned long long)t->number[i], why.message);
     mg_error_at(err, t->file.path, NULL);
     return st;
 }
 
 /* ---- the file ---- */
 
-static mg_status add_line(mg_recorded_top *t, uint64_t at, uint64_t end, mg_error *err) {
+static mg_status add_line(mg_recorded_top *t, uint64_t at, uint64_t end, uint64_t number, mg_error *err) {
     if (end - at > MAX_LINE)
-        return mg_fail(err, MG_ERR_LIMIT, "line %llu has %llu bytes, at most %u are read", (unsigned long long)t->n + 1,
+        return mg_fail(err, MG_ERR_LIMIT, "line %llu has %llu bytes, at most %u are read", (unsigned long long)number,
                        (unsigned long long)(end - at), MAX_LINE);
-    uint64_t room = t->cap;
+    uint64_t room = t->cap, same = t->cap;
     MG_TRY(grow(&t->at, &room, t->n + 1, sizeof *t->at, err));
+    MG_TRY(grow(&t->number, &same, t->n + 1, sizeof *t->number, err));
+    t->number[t->n] = number;
     MG_TRY(grow(&t->size, &t->cap, t->n + 1, sizeof *t->size, err));
     t->at[t->n] = at;
     t->size[t->n++] = end - at;
     return MG_OK;
 }
 
-/* Where the lines are; empty ones at the end are none. */
+/* Where the lines are that are not blank. */
 static mg_status find_lines(mg_recorded_top *t, mg_error *err) {
     char block[BLOCK];
-    uint64_t begin = 0;
+    uint64_t begin = 0, number = 1;
+    bool blank = true;
     for (uint64_t at = 0, n = 0; at < t->file.size; at += n) {
         n = t->file.size - at < BLOCK ? t->file.size - at : BLOCK;
         MG_TRY(mg_file_read(&t->file, at, block, n, err));
-        for (const char *p = block, *nl; (nl = memchr(p, '\n', (size_t)(block + n - p))); p = nl + 1) {
-            const uint64_t end = at + (uint64_t)(nl - block);
-            if (end > begin) MG_TRY(add_line(t, begin, end, err));
-            begin = end + 1;
+        for (uint64_t i = 0; i < n; i++) {
+            if (block[i] != '\n') {
+                blank = blank && (block[i] == ' ' || block[i] == '\t' || block[i] == '\r');
+                continue;
+            }
+            if (!blank) MG_TRY(add_line(t, begin, at + i, number, err));
+            begin = at + i + 1;
+            blank = true;
+            number++;
         }
     }
-    if (t->file.size > begin) MG_TRY(add_line(t, begin, t->file.size, err));
+    if (!blank) MG_TRY(add_line(t, begin, t->file.size, number, err));
     return t->n ? MG_OK : mg_fail(err, MG_ERR_FORMAT, "nothing is recorded in it");
 }
 
@@ -322,6 +330,7 @@ void mg_recorded_top_free(mg_recorded_top *t) {
     line_release(&t->held);
     free(t->at);
     free(t->size);
+    free(t->number);
     free(t);
 }
 
@@ -340,7 +349,7 @@ mg_status mg_recorded_top_rows(mg_recorded_top *t, uint64_t window, uint32_t pos
         t->held_index = window;
     }
     if (pos < l->first || (uint64_t)pos - l->first + n > l->n_rows)
-        return mg_fail(err, MG_ERR_INTEGRITY, "line %llu has changed", (unsigned long long)window + 1);
+        return mg_fail(err, MG_ERR_INTEGRITY, "line %llu has changed", (unsigned long long)t->number[window]);
     *rows = l->rows + (pos - l->first);
     return MG_OK;
 }

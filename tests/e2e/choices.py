@@ -18,7 +18,7 @@ QUESTIONS = [
     {"context": "class Point", "delimiter": "", "choices": [":", "(object):", " of view"], "answer": 1},
 ]
 FILE = WORK / "questions.jsonl"
-FILE.write_text("\n".join(json.dumps(q) for q in QUESTIONS) + "\n\n")
+FILE.write_text("\n \t\r\n".join(json.dumps(q) for q in QUESTIONS) + "\n\n  ")  # blank lines say nothing
 
 
 @functools.cache
