@@ -122,6 +122,17 @@ mg_status mg_tool_model_windows(mg_windows *w, const mg_tool_model *t, const mg_
     return st;
 }
 
+mg_status mg_tool_windows_check(const mg_windows *w, const mg_tool_info *tool, const mg_common *c, mg_error *err) {
+    uint64_t n = 0;
+    MG_TRY(mg_windows_check_scored(w, err));
+    for (uint64_t i = 0; i < w->n; i++) n += mg_window_scored(&w->items[i]) == 0;
+    if (n && !c->quiet)
+        fprintf(stderr,
+                "moegraft-%s: note: %llu of %llu sequences have one token, which nothing predicts: not scored\n",
+                tool->name, (unsigned long long)n, (unsigned long long)w->n);
+    return MG_OK;
+}
+
 mg_status mg_tool_print_json(const mg_json *json, mg_error *err) {
     char *text;
     MG_TRY(mg_json_print(&text, json, 0, err));

@@ -42,6 +42,10 @@ mg_status mg_tool_model_tokenizer(mg_tokenizer **out, const mg_tool_model *t, mg
  * every --tokens. w is initialised by the caller. */
 mg_status mg_tool_model_windows(mg_windows *w, const mg_tool_model *t, const mg_common *c, mg_error *err) MG_MUST_CHECK;
 
+/* MG_ERR_USAGE when they score no position; says on stderr how many sequences of one token score nothing. */
+mg_status mg_tool_windows_check(const mg_windows *w, const mg_tool_info *tool, const mg_common *c,
+                                mg_error *err) MG_MUST_CHECK;
+
 /* A result on stdout, one line. */
 mg_status mg_tool_print_json(const mg_json *json, mg_error *err) MG_MUST_CHECK;
 

@@ -22,10 +22,8 @@ static mg_status compare(run *r, const mg_common *c, mg_error *err) {
     for (uint32_t i = 0; i < r->in.n; i++) {
         const mg_tool_input *o = &r->in.items[i];
         all[i] = i;
-        r->peers.peers[r->peers.n++] = (mg_peer){.source = mg_tool_input_source(o),
-                                                 .bytes = o->bytes,
-                                                 .n_weights = o->n_weights,
-                                                 .rows = o->rows};
+        r->peers.peers[r->peers.n++] =
+            (mg_peer){.source = mg_tool_input_source(o), .bytes = o->bytes, .n_weights = o->n_weights, .rows = o->rows};
     }
     MG_TRY(mg_tool_inputs_common(&r->in, all, r->in.n, &r->peers.ids, err));
     MG_TRY(mg_progress_new(&progress, c->progress, "verify", r->in.windows.scored, err));
@@ -73,6 +71,7 @@ static mg_status work(run *r, const mg_tool_peer *o, mg_error *err) {
     MG_TRY(mg_pool_new(&r->pool, o->common->n_threads, err));
     MG_TRY(mg_tool_inputs_open(&r->in, o->paths, err));
     MG_TRY(mg_tool_inputs_windows(&r->in, o->common, err));
+    MG_TRY(mg_tool_windows_check(&r->in.windows, o->tool, o->common, err));
     MG_TRY(mg_tool_inputs_tokenizers(&r->in, err));
     MG_TRY(compare(r, o->common, err));
     const mg_peer_text text = {r->in.text_name, r->in.text_sha256, r->in.windows.scored};

@@ -5,6 +5,7 @@
 #include "verify/tool_inputs.h"
 
 typedef struct mg_tool_peer {
+    const mg_tool_info *tool;
     const mg_opt_list *paths;
     const mg_common *common;
     const char *html, *markdown; /* files to write; NULL */

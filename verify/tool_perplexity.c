@@ -1,4 +1,5 @@
 /* tool_perplexity.c - moegraft-perplexity: perplexity as llama-perplexity defines it, and its base files. */
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -104,9 +105,9 @@ typedef struct outcome {
     const char *path;
     double ppl, stderr_, base_ppl;
     uint64_t tokens, bytes, n_weights;
-    uint64_t rows, ids;     /* of the vocabulary: logits per position, and those that count */
-    mg_kl_summary kl;       /* with a base file */
-    uint64_t base_rows;     /* with one */
+    uint64_t rows, ids; /* of the vocabulary: logits per position, and those that count */
+    mg_kl_summary kl;   /* with a base file */
+    uint64_t base_rows; /* with one */
     bool pareto;
 } outcome;
 
@@ -123,8 +124,10 @@ static void print_kl(const outcome *o) {
     if (o->rows != o->base_rows)
         printf("  vocabulary       ids 0 to %llu compared, the base has %llu, this one %llu\n",
                (unsigned long long)o->ids - 1, (unsigned long long)o->base_rows, (unsigned long long)o->rows);
-    printf("  against the base perplexity %.6f, ratio %.6f +/- %.6f, difference %.6f +/- %.6f, correlation %.2f %%\n",
-           o->base_ppl, ratio, ratio * s->ln_ratio_stderr, s->difference, s->difference_stderr, 100 * s->correlation);
+    printf("  against the base perplexity %.6f, ratio %.6f +/- %.6f, difference %.6f +/- %.6f", o->base_ppl, ratio,
+           ratio * s->ln_ratio_stderr, s->difference, s->difference_stderr);
+    if (!isnan(s->correlation)) printf(", correlation %.2f %%", 100 * s->correlation); /* of a constant there is none */
+    putchar('\n');
     printf("  KL divergence    mean %.6f +/- %.6f\n", s->mean, s->stderr_);
     print_spread(&s->kl, 1, "");
     printf("  delta p          mean %.3f +/- %.3f %%, RMS %.3f +/- %.3f %%\n", 100 * s->dp_mean,
@@ -199,8 +202,9 @@ static void print_table(const outcome *all, const mg_ranked *ranked, uint32_t n,
         printf(" %s\n", o->path);
     }
     for (uint32_t i = 0; differ && !with_kl && i < n; i++)
-        printf("%s%llu%s", i ? ", " : "  each over its own vocabulary, as llama-perplexity does: ",
-               (unsigned long long)all[i].rows, i + 1 < n ? "" : " ids (verify --peer compares what is common)\n");
+        printf("%s%llu%s",
+               i ? ", " : "  each over its own vocabulary, as llama-perplexity does: ", (unsigned long long)all[i].rows,
+               i + 1 < n ? "" : " ids (verify --peer compares what is common)\n");
 }
 
 /* The tokens of the base file behind the model's BOS, and the ids over which both are compared. */
@@ -221,7 +225,7 @@ static mg_status run_job(job *j, const mg_tool_model *t, const args *a, const mg
     const mg_score_options opt = {.memory = a->common.memory, .precision = a->precision};
     mg_kldbase_writer writer = {0};
     mg_status st = MG_OK;
-    if (j->w->scored == 0) return mg_fail(err, MG_ERR_USAGE, "no position can be scored");
+    MG_TRY(mg_tool_windows_check(j->w, &tool, &a->common, err));
     if (a->base && !a->kl) {
         st = mg_kldbase_create(&writer, a->base, a->common.force, j->w, mg_forward_vocab(t->m), err);
         j->writer = &writer;
@@ -243,8 +247,8 @@ static mg_status run_model(outcome *o, const char *path, const args *a, const mg
     job j = {.w = &w, .base = base};
     mg_windows_init(&w);
     MG_TRY(mg_tool_model_open(&t, path, err));
-    mg_status st = base ? windows_of_base(&w, &j.ids, &t, path, a, base, err)
-                        : mg_tool_model_windows(&w, &t, &a->common, err);
+    mg_status st =
+        base ? windows_of_base(&w, &j.ids, &t, path, a, base, err) : mg_tool_model_windows(&w, &t, &a->common, err);
     if (st == MG_OK) {
         st = run_job(&j, &t, a, pass, err);
         if (st != MG_OK) mg_error_at(err, path, NULL);

@@ -321,6 +321,7 @@ static mg_status work(run *r, const args *a, uint32_t *failed, mg_error *err) {
     r->report.reference_recorded = r->in.items[0].recorded;
     r->report.rows = r->in.items[0].rows;
     r->report.text_name = r->in.text_name;
+    MG_TRY(mg_tool_windows_check(&r->in.windows, &tool, &a->c, err));
     r->report.tokens = r->in.windows.scored;
     r->report.windows = &r->in.windows;
     r->report.tok = r->in.tok;
@@ -345,7 +346,7 @@ int main(int argc, char **argv) {
     if (st == MG_OK && a.provenance.manifest && !a.done)
         st = mg_tool_provenance_run(&a.provenance, &failed, &err);
     else if (st == MG_OK && a.peer && !a.done)
-        st = mg_tool_peer_run(&(mg_tool_peer){&a.pos, &a.c, a.html, a.markdown}, &err);
+        st = mg_tool_peer_run(&(mg_tool_peer){&tool, &a.pos, &a.c, a.html, a.markdown}, &err);
     else if (st == MG_OK && !a.done)
         st = work(&r, &a, &failed, &err);
     mg_json_free(r.baseline);

@@ -29,8 +29,10 @@ static void print_drift(const mg_candidate *c) {
            kl->p99, kl->p999, kl->max);
     if (s->kl_kind == MG_KL_LOWER && !isnan(s->kl_upper)) printf("                  mean at most %.6g\n", s->kl_upper);
     const double ratio = s->ppl_candidate / s->ppl_reference;
-    printf("  perplexity      %.6g (reference %.6g, ratio %.6f +/- %.6f, correlation %.4f)\n", s->ppl_candidate,
-           s->ppl_reference, ratio, ratio * s->kl.ln_ratio_stderr, s->kl.correlation);
+    printf("  perplexity      %.6g (reference %.6g, ratio %.6f +/- %.6f", s->ppl_candidate, s->ppl_reference, ratio,
+           ratio * s->kl.ln_ratio_stderr);
+    if (!isnan(s->kl.correlation)) printf(", correlation %.4f", s->kl.correlation); /* of a constant there is none */
+    printf(")\n");
     printf("  same top token  %.3f +/- %.3f %%", 100 * s->kl.same_top, 100 * s->kl.same_top_stderr);
     if (!isnan(s->top5)) printf(", of the top five %.3f %%", 100 * s->top5);
     printf("\n  delta p         mean %.4f +/- %.4f %%, rms %.4f +/- %.4f %%, p1 %.3f %%, p5 %.3f %%, p95 %.3f %%, p99 "

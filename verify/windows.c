@@ -166,6 +166,16 @@ static mg_status add_safetensors(mg_windows *w, const char *path, mg_error *err)
     return st;
 }
 
+mg_status mg_windows_check_scored(const mg_windows *w, mg_error *err) {
+    if (w->scored) return MG_OK;
+    if (w->n && w->items[0].first)
+        return mg_fail(err, MG_ERR_USAGE,
+                       "windows of %u tokens score nothing: scored are those behind the middle, each by the one before "
+                       "it, so --ctx 3 is the least",
+                       w->items[0].len);
+    return mg_fail(err, MG_ERR_USAGE, "no sequence has two tokens: each is scored by the one before it");
+}
+
 int64_t mg_windows_last_id(const mg_windows *w) {
     int64_t last = -1;
     for (uint64_t i = 0; i < w->n_ids; i++)

@@ -47,6 +47,9 @@ mg_status mg_windows_add_list(mg_windows *w, const char *text, mg_error *err) MG
 /* The largest token id; -1 when there is none. */
 int64_t mg_windows_last_id(const mg_windows *w);
 
+/* MG_ERR_USAGE saying why when no position is scored. */
+mg_status mg_windows_check_scored(const mg_windows *w, mg_error *err) MG_MUST_CHECK;
+
 /* Scored positions of a window. */
 static inline uint64_t mg_window_scored(const mg_window *w) {
     return w->len > w->first + 1u ? w->len - 1u - w->first : 0;

@@ -163,6 +163,14 @@ for code, args in [(2, [BASE]), (2, [BASE, "--text", text, "--kl-divergence"]), 
                    (3, [tiny, "--tokens", rows]), (5, [BASE, "--text", common.WORK / "absent.txt"])]:
     run("perplexity", *args, expect=code)
 same(common.leftovers(common.WORK), [], "partial files")
+alone = common.WORK / "alone.txt"
+alone.write_text("5\n1 5 9\n7\n")
+NOTE = "2 of 3 sequences have one token, which nothing predicts: not scored"
+for tool, models in (("perplexity", [BASE]), ("verify", [BASE, BASE]), ("verify", ["--peer", BASE, BASE])):
+    check(NOTE in run(tool, *models, "--tokens", alone).err and NOTE not in run(tool, *models, "--tokens", alone, "-q").err, f"{tool}: sequences of one token")
+    check("windows of 2 tokens score nothing" in run(tool, *models, "--text", text, "--ctx", 2, expect=2).err, f"{tool}: --ctx 2")
+alone.write_text("5\n")
+check("no sequence has two tokens" in run("perplexity", BASE, "--tokens", alone, expect=2).err, "one token alone")
 
 shared = os.environ.get("MOEGRAFT_SHARED")
 if shared:
