@@ -243,14 +243,28 @@ static void padding_note(FILE *f, const mg_json *t) {
             mg_html_num(t, "padding_candidate"));
 }
 
+static bool is_apart(const mg_json *t) {
+    bool apart = false;
+    return mg_json_bool(mg_json_get(t, "apart"), &apart) && apart;
+}
+
 static void tensor_table(FILE *f, const mg_json *tensors) {
+    size_t compared = 0;
     if (mg_json_len(tensors) == 0) return;
     for (const mg_json *t = mg_json_first(tensors); t; t = mg_json_next(t))
         if (!isnan(mg_html_num(t, "compared_rows"))) padding_note(f, t);
+        compared += !is_apart(t);
+    }
+    if (compared < mg_json_len(tensors))
+        fprintf(f,
+                "<p class=\"dim\">%zu weights of feed-forward blocks are not compared: dense in one model, a mixture "
+                "in the "
+                "other.</p>",
+                mg_json_len(tensors) - compared);
     if (mg_html_num(mg_json_first(tensors), "worst_block") == 0) { /* the worst comes first; a missing one is damaged */
         bool bad = false;
         if (mg_json_bool(mg_json_get(mg_json_first(tensors), "damaged"), &bad) && !bad) {
-            fprintf(f, "<h3>Weights</h3><p>All %zu are equal.</p>", mg_json_len(tensors));
+            fprintf(f, "<h3>Weights</h3><p>All %zu are equal.</p>", compared);
             return;
         }
     }
@@ -261,7 +275,7 @@ static void tensor_table(FILE *f, const mg_json *tensors) {
           "<th>error</th><th>limit</th><th>worst block</th><th>limit</th><th>row, column</th><th></th></tr>",
           f);
     unsigned n = 0;
-    for (const mg_json *t = mg_json_first(tensors); t && n < MAX_TENSOR_ROWS; t = mg_json_next(t)) {
+    for (const mg_json *t = mg_json_first(tensors); t && !is_apart(t) && n < MAX_TENSOR_ROWS; t = mg_json_next(t)) {
         bool bad = false;
         bad = mg_json_bool(mg_json_get(t, "damaged"), &bad) && bad;
         if (!bad && n >= MIN_TENSOR_ROWS) break;
@@ -269,7 +283,7 @@ static void tensor_table(FILE *f, const mg_json *tensors) {
         n++;
     }
     fputs("</table></div>", f);
-    if (mg_json_len(tensors) > n) fprintf(f, "<p class=\"dim\">%zu more in the JSON.</p>", mg_json_len(tensors) - n);
+    if (compared > n) fprintf(f, "<p class=\"dim\">%zu more in the JSON.</p>", compared - n);
 }
 
 static void failed_list(FILE *f, const mg_json *failed) {

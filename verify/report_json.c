@@ -195,6 +195,7 @@ static mg_json *weight_json(const mg_weight_stat *s) {
     mg_json_set_u64(o, "padding_reference", s->padding_reference);
     mg_json_set_u64(o, "padding_candidate", s->padding_candidate);
     mg_json_set_bool(o, "missing", s->missing);
+    mg_json_set_bool(o, "apart", s->apart);
     mg_json_set_bool(o, "refolded", s->refolded);
     mg_json_set_bool(o, "damaged", mg_weight_damaged(s));
     return o;
@@ -272,6 +273,7 @@ static mg_json *candidate_json(const mg_candidate *c, const mg_report *r) {
 
 /* What arithmetic alone does to the reference. */
 static mg_json *floor_json(const mg_candidate *c) {
+    if (c->has_weights) mg_json_set_i64(o, "tensors_apart", c->weights.n_apart);
     mg_json *o = mg_json_new_object();
     mg_json_set_str(o, "precision", mg_precision_name(c->precision));
     mg_json_set(o, "ppl", ppl_json(&c->summary));

@@ -56,7 +56,10 @@ static void print_drift(const mg_candidate *c) {
 }
 
 static void print_weights(const mg_weight_diff *d, bool all) {
-    printf("  weights         %u compared, %u damaged\n", d->n, d->n_bad);
+    printf("  weights         %u compared, %u damaged\n", d->n - d->n_apart, d->n_bad);
+    if (d->n_apart)
+        printf("    %u weights of feed-forward blocks are not compared: dense in one model, a mixture in the other\n",
+               d->n_apart);
     for (uint32_t i = 0; i < d->n; i++)
         if (d->items[i].ids)
             printf("    %-44s rows 0 to %llu compared, padding left out: %llu of the reference's, %llu of this one's\n",
@@ -65,7 +68,7 @@ static void print_weights(const mg_weight_diff *d, bool all) {
     uint32_t shown = all ? d->n : d->n_bad < 3 ? 3 : d->n_bad < 20 ? d->n_bad : 20;
     for (uint32_t i = 0; i < shown && i < d->n; i++) {
         const mg_weight_stat *s = &d->items[i];
-        if (!all && !s->missing && s->worst_block == 0) break; /* equal from here on */
+        if (s->apart || (!all && !s->missing && s->worst_block == 0)) break; /* equal from here on, or not compared */
         if (s->missing) {
             printf("    %-44s missing or of another shape  DAMAGED\n", s->name);
             continue;

@@ -44,7 +44,8 @@ void mg_worst_block_scan(mg_worst_block *w, const float *x, const float *y, uint
         }
 }
 
-/* Of a padded vector, one row, both sides hold more than cols: the reference's tail is overwritten by the candidate's. */
+/* Of a padded vector, one row, both sides hold more than cols: the reference's tail is overwritten by the candidate's.
+ */
 mg_status mg_weight_pair_read(const mg_weight_work *w, const mg_weight_pair *p, uint64_t row, uint64_t n, uint64_t cols,
                               float *buf, mg_error *err) {
     MG_TRY(mg_read_f32(w->ref, p->a, row, n, buf, err));
@@ -102,7 +103,7 @@ static uint64_t larger_of(uint64_t a, uint64_t b) {
 }
 
 mg_status mg_weight_pair_compare(const mg_weight_work *w, const mg_weight_pair *p, mg_error *err) {
-    if (p->stat->missing) return MG_OK;
+    if (!mg_weight_pair_both(p)) return MG_OK;
     const uint64_t cols = p->cols, rows = p->rows;
     const uint64_t widest = larger_of(p->a->shape[p->a->rank - 1], p->b->shape[p->b->rank - 1]);
     uint64_t bytes;
@@ -140,6 +141,14 @@ static bool padded(const mg_bound *a, const mg_bound *b, mg_role role, uint64_t 
            memcmp(a->shape + 1, b->shape + 1, (a->rank - 1) * sizeof *a->shape) == 0;
 }
 
+/* A weight of a feed-forward block (the last roles of roles.inc) that is dense on one side and a mixture on the other.
+ */
+static bool dense_and_mixture(const mg_model *ref, const mg_model *cand, mg_role role, uint32_t l) {
+    if (role < MG_R_FFN_GATE || (int64_t)l >= mg_hp_i(ref, MG_K_LAYERS) || (int64_t)l >= mg_hp_i(cand, MG_K_LAYERS))
+        return false;
+    return ref->layers[l].moe != cand->layers[l].moe;
+}
+
 static mg_status add_pair(mg_weight_diff *out, mg_weight_pair *p, mg_model *ref, mg_model *cand, mg_role role,
                           uint32_t l, uint32_t e, uint64_t ids, mg_error *err) {
     const mg_bound *a = mg_model_find(ref, role, l, e), *b = mg_model_find(cand, role, l, e);
@@ -154,7 +163,9 @@ static mg_status add_pair(mg_weight_diff *out, mg_weight_pair *p, mg_model *ref,
     s->name = stacked ? mg_arena_printf(&out->arena, "%s[%u]", t->name, e) : mg_arena_strdup(&out->arena, t->name);
     if (!s->name) return mg_fail_nomem(err, strlen(t->name));
     const bool same = a && b && same_shape(a, b), part = a && b && !same && padded(a, b, role, ids);
-    s->missing = !same && !part;
+    s->apart = (!a || !b) && dense_and_mixture(ref, cand, role, l);
+    s->missing = !same && !part && !s->apart;
+    out->n_apart += s->apart;
     s->expert = e;
     s->reference = mg_weight_stored_of(ref, a);
     s->candidate = mg_weight_stored_of(cand, b);
@@ -162,7 +173,7 @@ static mg_status add_pair(mg_weight_diff *out, mg_weight_pair *p, mg_model *ref,
         s->limits = mg_weight_limits_join(s->reference.limits, s->candidate.limits);
     mg_weight_pair *o = &p[out->n++];
     *o = (mg_weight_pair){.a = a, .b = b, .stat = s, .role = role, .layer = l, .expert = e};
-    if (s->missing) return MG_OK;
+    if (s->missing || s->apart) return MG_OK;
     o->rows = mg_bound_rows(a);
     o->cols = a->shape[a->rank - 1];
     if (!part) return MG_OK;
@@ -190,6 +201,7 @@ static mg_status list_pairs(mg_weight_diff *out, mg_weight_pair *p, mg_model *re
 static double badness(const mg_weight_stat *s) {
     if (s->missing) return (double)INFINITY;
     if (s->exchanged) return 1e12 * (1 + s->error / (s->error + s->nearest_error));
+    if (s->apart) return -1;
     if (s->worst_block == 0 || s->refolded) return 0;
     if (s->limits.block == 0) return 1e6 * (1 + s->worst_block);
     return fmax(s->worst_block / s->limits.block, s->error / s->limits.total) + mg_weight_exact_broken(&s->exact);

@@ -45,6 +45,7 @@ typedef struct mg_weight_stat {
     double nearest_error;    /* and its error, as `error` */
     bool refolded;           /* the norm has other scales and what reads it has the inverse: not damaged for it */
     bool missing;            /* the candidate lacks this weight, or its shape differs */
+    bool apart;              /* one side's block is dense, the other's a mixture: nothing to compare this weight with */
     /* Rows of an embedding or head that are compared, where one side is padded, and those beyond on either side, which
      * are not; 0 elsewhere. */
     uint64_t ids, padding_reference, padding_candidate;
@@ -54,12 +55,13 @@ typedef struct mg_weight_diff {
     mg_weight_stat *items; /* worst_block or error over its limit descending: the most suspicious first; missing ones
                               before all */
     uint32_t n, n_bad;     /* n_bad: damaged */
+    uint32_t n_apart;      /* not compared */
     mg_arena arena;
 } mg_weight_diff;
 
 /* Is this more than rounding? */
 static inline bool mg_weight_damaged(const mg_weight_stat *s) {
-    if (s->refolded) return false;
+    if (s->refolded || s->apart) return false;
     return s->missing || s->worst_block > s->limits.block || s->error > s->limits.total || s->exchanged ||
            mg_weight_exact_broken(&s->exact);
 }

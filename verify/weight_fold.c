@@ -91,7 +91,7 @@ static mg_status try_fold(mg_weight_work *w, mg_weight_diff *d, mg_weight_pair *
     if (st == MG_OK) st = norm_factors(w, norm, factor, cols, &usable, err);
     for (uint32_t i = 0; st == MG_OK && usable && i < d->n; i++) {
         mg_weight_pair *p = &w->pairs[i];
-        if (p->layer != norm->layer || !reads_norm(norm->role, p->role) || p->stat->missing) continue;
+        if (p->layer != norm->layer || !reads_norm(norm->role, p->role) || !mg_weight_pair_both(p)) continue;
         if (p->a->shape[p->a->rank - 1] != cols) continue;
         p->undo = factor;
         st = again(w, p, 1, reader_of(p->role) == MG_ROLE_COUNT ? &plain : &scaled, err);
@@ -163,11 +163,12 @@ static mg_status try_readers(mg_weight_work *w, mg_weight_diff *d, mg_error *err
     for (uint32_t i = 0; i < d->n; i++) {
         mg_weight_pair *p = &w->pairs[i];
         const mg_role reader = reader_of(p->role);
-        if (reader == MG_ROLE_COUNT || p->stat->missing || p->stat->error == 0) continue;
+        if (reader == MG_ROLE_COUNT || !mg_weight_pair_both(p) || p->stat->error == 0) continue;
         if (!mg_weight_damaged(p->stat) && !p->stat->candidate.bits && !p->stat->reference.bits) continue;
         for (uint32_t k = 0; k < d->n; k++) {
             mg_weight_pair *q = &w->pairs[k];
-            if (q->role == reader && q->layer == p->layer && q->expert == p->expert && !q->stat->missing && !q->undo)
+            if (q->role == reader && q->layer == p->layer && q->expert == p->expert && mg_weight_pair_both(q) &&
+                !q->undo)
                 MG_TRY(try_rows(w, d, p, q, err));
         }
     }
@@ -178,7 +179,7 @@ static mg_status try_folds(mg_weight_work *w, mg_weight_diff *d, mg_error *err) 
     for (uint32_t i = 0; i < d->n; i++) {
         mg_weight_pair *p = &w->pairs[i];
         const bool norm = p->role == MG_R_ATTN_NORM || p->role == MG_R_FFN_NORM;
-        if (norm && !p->stat->missing && mg_weight_damaged(p->stat)) MG_TRY(try_fold(w, d, p, err));
+        if (norm && mg_weight_pair_both(p) && mg_weight_damaged(p->stat)) MG_TRY(try_fold(w, d, p, err));
     }
     return MG_OK;
 }

@@ -16,6 +16,11 @@ typedef struct mg_weight_pair {
     const float *undo_rows; /* [rows] and for its rows */
 } mg_weight_pair;
 
+/* Both sides are there, of one shape. */
+static inline bool mg_weight_pair_both(const mg_weight_pair *p) {
+    return !p->stat->missing && !p->stat->apart;
+}
+
 typedef struct mg_weight_work {
     mg_model *ref, *cand;
     mg_weight_pair *pairs;

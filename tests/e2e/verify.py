@@ -280,6 +280,18 @@ for pair in ((recipe, WORK / "merged"), (WORK / "merged", recipe)):
     same((c["kl"]["max"], c["damaged_tensors"], c["verdict"]), (0, 0, "pass"), f"{pair[0].name} and {pair[1].name}")
 
 
+# ---- a mixture and the dense model it was made of: attention, norms and edges are compared, blocks that have no counterpart are said to be left out ----
+DENSE = DATA / "models/donors/base"
+for pair in ((DENSE, REF), (REF, DENSE)):
+    r = verify(*pair, "--tokens", FEW, "--weights", "--json", "-q", "--html", WORK / "apart.html", "--force").json()["candidates"][0]
+    apart = [t for t in r["tensors"] if t["apart"]]
+    same((r["verdict"], r["damaged_tensors"], r["tensors_apart"]), ("pass", 0, len(apart)), "a mixture and its base")
+    check(apart and all(".mlp." in t["name"] or ".block_sparse_moe." in t["name"] for t in apart), "feed-forward blocks alone are left out")
+    check(all(t["error"] == 0 for t in r["tensors"] if not t["apart"]) and len(r["tensors"]) - len(apart) == 3 + 6 * LAYERS, "the rest is the base's")
+    line = f"{len(apart)} weights of feed-forward blocks are not compared"
+    check(line in verify(*pair, "--tokens", FEW, "--weights", "-q").out and line in (WORK / "apart.html").read_text(), "said")
+
+
 # ---- damage: found, named first, exit 1 ----
 def damaged(path, names, reference=REF):
     r = verify(reference, path, "--tokens", FEW, "--weights", "--json", "-q", expect=1).json()["candidates"][0]
