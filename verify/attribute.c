@@ -159,6 +159,11 @@ static mg_status measure(mg_attribution *a, uint32_t from, uint32_t n, mg_overla
         st = take(overlays[i], ref, &a->parts[from + i], opt->pool, err);
     }
     if (st == MG_OK) st = mg_compare_run(&(mg_walk_source){.model = ref, .path = "reference"}, c, n, opt, err);
+    for (uint32_t i = 0; st == MG_OK && i < n; i++)
+        if (c[i].not_finite)
+            st =
+                mg_fail(err, MG_ERR_FORMAT, "with %s in the reference: window %llu, position %u: a logit is not finite",
+                        c[i].path, (unsigned long long)c[i].bad_window, c[i].bad_pos);
     for (uint32_t i = 0; i < n; i++) {
         mg_attribution_part *p = &a->parts[from + i];
         p->measured = st == MG_OK;

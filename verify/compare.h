@@ -25,6 +25,9 @@ typedef struct mg_candidate {
     uint64_t bytes, n_weights; /* of all tensors: the size that candidates are ranked by */
     bool pareto;               /* no other candidate of the run is both smaller and closer */
     bool has_drift, has_weights;
+    bool not_finite;     /* it gave a logit that is not finite, first there: no drift follows */
+    uint64_t bad_window; /* of the windows */
+    uint32_t bad_pos;
 } mg_candidate;
 
 typedef struct mg_compare_options {
@@ -41,7 +44,8 @@ typedef struct mg_compare_options {
 
 /* Each candidate has its path, model (or recording), precision and ids set and the rest zeroed, and is released by the
  * caller in every case. Fill drift, summary, act and weights of each candidate; what a recording cannot have stays
- * empty. Recordings of another text: MG_ERR_CONFLICT. */
+ * empty. Recordings of another text: MG_ERR_CONFLICT. Logits that are not finite: of the reference MG_ERR_FORMAT, of a
+ * candidate the end of its own comparison (not_finite). */
 mg_status mg_compare_run(const mg_walk_source *reference, mg_candidate *cand, uint32_t n, const mg_compare_options *opt,
                          mg_error *err) MG_MUST_CHECK;
 void mg_candidate_release(mg_candidate *c);

@@ -24,7 +24,10 @@ static mg_status walk_all(mg_peers *p, mg_walk *w, mg_progress *progress, mg_err
     for (;;) {
         mg_score_rows cut;
         MG_TRY(mg_walk_lead(w, &cut, err));
-        for (uint32_t i = 0; i < p->n; i++) MG_TRY(mg_walk_follow(w, i, &cut, err));
+        for (uint32_t i = 0; i < p->n; i++) {
+            MG_TRY(mg_walk_follow(w, i, &cut, err));
+            MG_TRY(mg_walk_check(w, i, err));
+        }
         if (cut.n == 0) return MG_OK;
         MG_TRY(add_step(p, w, &cut, err));
         mg_progress_add(progress, cut.n, NULL);

@@ -203,9 +203,13 @@ mg_status mg_recorded_rows(mg_recorded *r, const mg_score_rows *cut, mg_score_ro
     *rows = *cut;
     rows->kind = r->kind;
     rows->vocab = r->vocab;
+    rows->finite = cut->n;
     rows->logits = NULL;
     if (r->kind == MG_ROWS_TOP) return mg_recorded_top_rows(r->top, cut->window, cut->pos, cut->n, &rows->top, err);
     MG_TRY(mg_fbuf_need(&r->rows, cut->n, r->vocab, err));
     rows->logits = r->rows.p;
-    return r->kind == MG_ROWS_BASE ? base_rows(r, cut, err) : logit_rows(r, cut, err);
+    if (r->kind == MG_ROWS_BASE) return base_rows(r, cut, err);
+    MG_TRY(logit_rows(r, cut, err));
+    mg_score_rows_scan(rows);
+    return MG_OK;
 }

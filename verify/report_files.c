@@ -13,7 +13,9 @@ static const char *tensor_note(const mg_json *c) {
     return t && mg_json_bool(mg_json_get(t, "damaged"), &bad) && bad ? mg_json_str(mg_json_get(t, "name")) : NULL;
 }
 
+/* "compared" is no rule of a verdict: it fails where no figure came of it. */
 static bool has_failed(const mg_json *c, const char *rule) {
+    if (strcmp(rule, "compared") == 0) rule = "not_finite";
     for (const mg_json *t = mg_json_first(mg_json_get(c, "failed")); t; t = mg_json_next(t))
         if (mg_json_str(t) && strcmp(mg_json_str(t), rule) == 0) return true;
     return false;
@@ -31,6 +33,7 @@ static void test_case(FILE *f, const mg_json *c, const char *rule) {
         mg_html_escaped(f, rule);
         if (first) fputs(": ", f);
         mg_html_escaped(f, first);
+        if (mg_not_finite_note(f, c, ": ", "\"/></testcase>\n")) return;
         fprintf(f, "\">mean KL %.6g, perplexity ratio %.6g, same top token %.6g</failure></testcase>\n",
                 mg_html_num(c, "kl.mean"), mg_html_num(c, "ppl.ratio"), mg_html_num(c, "top1_agreement"));
     } else {
@@ -87,6 +90,7 @@ mg_status mg_report_markdown(char **out, size_t *size, const mg_json *json, mg_e
         fputs("| ", f);
         mg_markdown_text(f, slash && slash[1] ? slash + 1 : path);
         mg_vocabulary_note(f, c, " (", ")");
+        mg_not_finite_note(f, c, " (", ")");
         fputs(" |", f);
         md_number(f, c, "bytes", 1e-9, 4, "");
         md_number(f, c, "bpw", 1, 4, "");

@@ -251,7 +251,7 @@ static bool is_apart(const mg_json *t) {
 static void tensor_table(FILE *f, const mg_json *tensors) {
     size_t compared = 0;
     if (mg_json_len(tensors) == 0) return;
-    for (const mg_json *t = mg_json_first(tensors); t; t = mg_json_next(t))
+    for (const mg_json *t = mg_json_first(tensors); t; t = mg_json_next(t)) {
         if (!isnan(mg_html_num(t, "compared_rows"))) padding_note(f, t);
         compared += !is_apart(t);
     }
@@ -311,6 +311,7 @@ static void candidate(FILE *f, const mg_json *c) {
     mg_html_escaped(f, mg_json_str(mg_json_get(c, "path")));
     fputs("</h2>", f);
     failed_list(f, mg_json_get(c, "failed"));
+    mg_not_finite_note(f, c, "<p class=\"fail\">No figures: ", ".</p>");
     mg_vocabulary_note(f, c, "<p class=\"dim\">Vocabulary: ", ".</p>");
     if (mg_json_get(c, "kl")) {
         fputs("<div class=\"plots\"><div><h3>Mean KL by position in the window, nats</h3>", f);
@@ -343,7 +344,9 @@ mg_status mg_report_html(char **out, size_t *size, const mg_report *r, const mg_
         fprintf(f, ", %llu scored positions of ", (unsigned long long)r->tokens);
         mg_html_escaped(f, r->text_name);
         fprintf(f, " <span class=\"dim\">(sha256 %s)</span>", r->text_sha256);
-        const double ppl = mg_html_num(mg_json_first(list), "ppl.reference");
+        double ppl = NAN; /* a candidate whose logits are not finite does not have it */
+        for (const mg_json *c = mg_json_first(list); c && isnan(ppl); c = mg_json_next(c))
+            ppl = mg_html_num(c, "ppl.reference");
         if (!isnan(ppl)) fprintf(f, ", perplexity of the reference %.6g", ppl);
     }
     fputs(".</p>", f);

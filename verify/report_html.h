@@ -27,9 +27,11 @@ void mg_html_escaped(FILE *f, const char *s);
 double mg_html_num(const mg_json *v, const char *path);
 /* What stands before divergences of candidate c: nothing, or the sign of a lower bound. */
 const char *mg_html_at_least(const mg_json *c);
-/* Over which ids a candidate was compared where the reference has more or fewer, between two texts; nothing at all where
- * it has as many. */
+/* Over which ids a candidate was compared where the reference has more or fewer, between two texts; nothing at all
+ * where it has as many. */
 void mg_vocabulary_note(FILE *f, const mg_json *candidate, const char *before, const char *after);
+/* Where a candidate gave a logit that is not finite, between two texts; false and nothing where it did not. */
+bool mg_not_finite_note(FILE *f, const mg_json *candidate, const char *before, const char *after);
 /* A table cell with so many significant digits, a dash for NaN. */
 void mg_html_cell(FILE *f, double x, int digits);
 /* Begin a plot: the vertical axis from 0 to top, labels at both ends of the horizontal one. The caller ends the svg. */

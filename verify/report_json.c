@@ -215,6 +215,13 @@ static mg_json *recorded_json(const mg_recorded *r) {
     return r ? mg_json_new_str(mg_recorded_kind_name(mg_recorded_kind(r))) : mg_json_new_null();
 }
 
+static mg_json *position_json(uint64_t window, uint32_t pos) {
+    mg_json *o = mg_json_new_object();
+    mg_json_set_u64(o, "window", window);
+    mg_json_set_u64(o, "position", pos);
+    return o;
+}
+
 /* Ids compared, and how many each side has; null where a recording does not say. */
 static mg_json *vocabulary_json(const mg_candidate *c, uint64_t reference) {
     mg_json *o = mg_json_new_object();
@@ -233,6 +240,7 @@ static mg_json *candidate_json(const mg_candidate *c, const mg_report *r) {
     mg_json_set_bool(o, "pareto", c->pareto);
     mg_json_set(o, "tokenizer", tokenizer_json(&c->tokenizer));
     mg_json_set(o, "vocabulary", vocabulary_json(c, r ? r->rows : 0));
+    mg_json_set(o, "not_finite", c->not_finite ? position_json(c->bad_window, c->bad_pos) : mg_json_new_null());
     mg_json_set_f64(o, "bpw",
                     c->recorded    ? (double)NAN
                     : c->n_weights ? 8 * (double)c->bytes / (double)c->n_weights
@@ -265,6 +273,7 @@ static mg_json *candidate_json(const mg_candidate *c, const mg_report *r) {
         mg_json_push(tensors, weight_json(&c->weights.items[i]));
     mg_json_set(o, "tensors", tensors);
     if (c->has_weights) mg_json_set_i64(o, "damaged_tensors", c->weights.n_bad);
+    if (c->has_weights) mg_json_set_i64(o, "tensors_apart", c->weights.n_apart);
     mg_json *attribution;
     if (c->attribution && mg_json_dup(&attribution, c->attribution, NULL) == MG_OK)
         mg_json_set(o, "attribution", attribution);
@@ -273,7 +282,6 @@ static mg_json *candidate_json(const mg_candidate *c, const mg_report *r) {
 
 /* What arithmetic alone does to the reference. */
 static mg_json *floor_json(const mg_candidate *c) {
-    if (c->has_weights) mg_json_set_i64(o, "tensors_apart", c->weights.n_apart);
     mg_json *o = mg_json_new_object();
     mg_json_set_str(o, "precision", mg_precision_name(c->precision));
     mg_json_set(o, "ppl", ppl_json(&c->summary));

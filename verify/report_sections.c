@@ -14,8 +14,17 @@ void mg_vocabulary_note(FILE *f, const mg_json *candidate, const char *before, c
     if (!differ && !(cut > 0)) return;
     fputs(before, f);
     if (differ) fprintf(f, "ids 0 to %.0f compared, the reference has %.0f, this one %.0f", ids - 1, a, b);
-    if (cut > 0) fprintf(f, "%sat %.0f positions ids from %.0f on are listed and left out", differ ? "; " : "", cut, ids);
+    if (cut > 0)
+        fprintf(f, "%sat %.0f positions ids from %.0f on are listed and left out", differ ? "; " : "", cut, ids);
     fputs(after, f);
+}
+
+bool mg_not_finite_note(FILE *f, const mg_json *candidate, const char *before, const char *after) {
+    const double window = mg_html_num(candidate, "not_finite.window");
+    if (isnan(window)) return false;
+    fprintf(f, "%swindow %.0f, position %.0f: a logit is not finite%s", before, window,
+            mg_html_num(candidate, "not_finite.position"), after);
+    return true;
 }
 
 void mg_html_histogram(FILE *f, const mg_json *h) {

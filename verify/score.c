@@ -127,13 +127,15 @@ static mg_status slice_logits(mg_scorer *s, uint64_t n, mg_error *err) {
     return MG_OK;
 }
 
-/* No probability follows from such a row, and no figure from it means anything. */
-static mg_status check_finite(const mg_score_rows *r, mg_error *err) {
-    for (uint32_t i = 0; i < r->n; i++)
-        if (mg_row_not_finite(r->logits + i * r->vocab, r->vocab) < r->vocab)
-            return mg_fail(err, MG_ERR_FORMAT, "window %llu, position %llu: a logit is not finite",
-                           (unsigned long long)r->window, (unsigned long long)(r->pos + i));
-    return MG_OK;
+void mg_score_rows_scan(mg_score_rows *r) {
+    r->finite = 0;
+    while (r->finite < r->n && mg_row_not_finite(r->logits + r->finite * r->vocab, r->vocab) == r->vocab) r->finite++;
+}
+
+mg_status mg_score_rows_check(const mg_score_rows *r, mg_error *err) {
+    if (r->finite == r->n) return MG_OK;
+    return mg_fail(err, MG_ERR_FORMAT, "window %llu, position %llu: a logit is not finite",
+                   (unsigned long long)r->window, (unsigned long long)(r->pos + r->finite));
 }
 
 mg_status mg_scorer_next(mg_scorer *s, mg_score_rows *rows, mg_error *err) {
@@ -165,7 +167,8 @@ mg_status mg_scorer_next(mg_scorer *s, mg_score_rows *rows, mg_error *err) {
         if (rows->targets[i] < 0 || (uint64_t)rows->targets[i] >= s->vocab)
             return mg_fail(err, MG_ERR_FORMAT, "token id %d, the output head has %llu rows", rows->targets[i],
                            (unsigned long long)s->vocab);
-    return check_finite(rows, err);
+    mg_score_rows_scan(rows);
+    return MG_OK;
 }
 
 mg_status mg_score_run(mg_forward *f, mg_model *m, const mg_windows *w, const mg_score_options *opt, mg_score_fn fn,
@@ -176,6 +179,7 @@ mg_status mg_score_run(mg_forward *f, mg_model *m, const mg_windows *w, const mg
     mg_status st;
     do {
         st = mg_scorer_next(s, &rows, err);
+        if (st == MG_OK) st = mg_score_rows_check(&rows, err);
         if (st == MG_OK && rows.n) st = fn(ctx, &rows, err);
     } while (st == MG_OK && rows.n);
     mg_scorer_free(s);

@@ -36,14 +36,15 @@ typedef struct mg_score_rows {
     const mg_top_row *top; /* [n] for MG_ROWS_TOP */
     mg_rows_kind kind;
     const int32_t *targets; /* [n] the tokens that follow */
+    uint32_t finite;        /* rows in front of the first that has a logit that is not finite: n, when there is none */
 } mg_score_rows;
 
 typedef struct mg_score_options {
     uint64_t memory; /* bytes for activations and logits; 0 = 1 GiB. At least one window is run whatever it says */
     uint64_t batch_tokens; /* tokens per batch; 0 = as many as memory allows. Always whole windows, at least one */
     uint64_t slice_rows;   /* most rows of logits at a time; 0 = as many as memory allows */
-    uint64_t vocab;        /* logits of a row that memory must hold where others walk in step; the model's own at least */
-    mg_tap_fn tap;         /* sees the layers of each batch; may be NULL */
+    uint64_t vocab; /* logits of a row that memory must hold where others walk in step; the model's own at least */
+    mg_tap_fn tap;  /* sees the layers of each batch; may be NULL */
     void *tap_ctx;
     mg_precision
         precision; /* other than F32: by forward64.h, logits rounded to f32; the tap sees what that pass shows */
@@ -56,11 +57,16 @@ typedef struct mg_scorer mg_scorer;
 mg_status mg_scorer_new(mg_scorer **out, mg_forward *f, mg_model *m, const mg_windows *w, const mg_score_options *opt,
                         mg_error *err) MG_MUST_CHECK;
 void mg_scorer_free(mg_scorer *s);
+/* Logits that are not finite are no error here: rows->finite says where they begin. */
 mg_status mg_scorer_next(mg_scorer *s, mg_score_rows *rows, mg_error *err) MG_MUST_CHECK;
+/* Fill rows->finite of logits. */
+void mg_score_rows_scan(mg_score_rows *rows);
+/* MG_ERR_FORMAT naming window and position when not all of them are finite: no probability follows from such a row. */
+mg_status mg_score_rows_check(const mg_score_rows *rows, mg_error *err) MG_MUST_CHECK;
 /* The cuts in force, as options. */
 void mg_scorer_cuts(const mg_scorer *s, mg_score_options *opt);
 
-/* The same as a loop with a callback. */
+/* The same as a loop with a callback, which gets finite logits only. */
 typedef mg_status (*mg_score_fn)(void *ctx, const mg_score_rows *rows, mg_error *err);
 mg_status mg_score_run(mg_forward *f, mg_model *m, const mg_windows *w, const mg_score_options *opt, mg_score_fn fn,
                        void *ctx, mg_error *err) MG_MUST_CHECK;

@@ -1,5 +1,5 @@
 /* tool_verify.c - moegraft-verify: how far candidates are from a reference, and where. Ends in one verdict line per
- * candidate; exit 1 when a threshold is crossed or --weights finds damage. */
+ * candidate; exit 1 when a threshold is crossed, --weights finds damage or logits are not finite. */
 #include "verify/attribute.h"
 #include "verify/baseline.h"
 #include "verify/judge.h"
@@ -13,6 +13,7 @@
 #include "formats/base/file.h"
 #include "formats/base/outfile.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -131,7 +132,9 @@ static mg_status judge(run *r, const args *a, uint32_t *failed, mg_error *err) {
     uint32_t i = 0;
     for (const mg_json *c = mg_json_first(mg_json_get(r->json, "candidates")); c; c = mg_json_next(c), i++) {
         mg_json *list = mg_json_new_array();
-        for (size_t t = 0; t < a->fail_on.n; t++) {
+        const bool measured = !r->cand[i].not_finite; /* else there is no figure to hold against anything */
+        if (!measured) mg_json_push(list, mg_json_new_str("not_finite"));
+        for (size_t t = 0; measured && t < a->fail_on.n; t++) {
             bool fails;
             mg_status st = mg_threshold_check(&a->thresholds[t], c, &fails, err);
             if (st != MG_OK) {
@@ -143,7 +146,7 @@ static mg_status judge(run *r, const args *a, uint32_t *failed, mg_error *err) {
         if (r->cand[i].has_weights && r->cand[i].weights.n_bad) mg_json_push(list, mg_json_new_str("weights"));
         if (a->weights && mg_tokenizer_differs(&r->cand[i].tokenizer)) mg_json_push(list, mg_json_new_str("tokenizer"));
         const char *worse = NULL;
-        mg_status st = r->baseline ? mg_baseline_check(r->baseline, c, r->n == 1, &worse, err) : MG_OK;
+        mg_status st = r->baseline && measured ? mg_baseline_check(r->baseline, c, r->n == 1, &worse, err) : MG_OK;
         if (st != MG_OK) {
             mg_json_free(list);
             mg_error_at(err, a->baseline, NULL);
@@ -168,7 +171,7 @@ static void rank(run *r) {
     mg_ranked items[MAX_CANDIDATES];
     for (uint32_t i = 0; i < r->n; i++)
         items[i] = (mg_ranked){.bytes = r->cand[i].bytes,
-                               .figure = r->cand[i].summary.kl.mean,
+                               .figure = r->cand[i].not_finite ? (double)NAN : r->cand[i].summary.kl.mean,
                                .unsized = r->cand[i].recorded != NULL,
                                .index = i};
     mg_rank(items, r->n);
@@ -254,7 +257,14 @@ static mg_status compare(run *r, const args *a, mg_error *err) {
     for (uint32_t i = 0; i < r->n; i++) bytes += r->cand[i].bytes;
     MG_TRY(compare_part(r, a, false, "tokens", r->in.windows.scored, err));
     if (a->weights) MG_TRY(compare_part(r, a, true, NULL, bytes, err));
-    for (uint32_t i = 0; a->attribute && i < r->n; i++) MG_TRY(attribute(r, a, &r->cand[i], err));
+    const mg_candidate *floor = r->report.floor;
+    if (floor && floor->not_finite) {
+        mg_error_at(err, floor->path, NULL);
+        return mg_fail(err, MG_ERR_FORMAT, "window %llu, position %u: a logit is not finite",
+                       (unsigned long long)floor->bad_window, floor->bad_pos);
+    }
+    for (uint32_t i = 0; a->attribute && i < r->n; i++)
+        if (!r->cand[i].not_finite) MG_TRY(attribute(r, a, &r->cand[i], err));
     return MG_OK;
 }
 
@@ -311,6 +321,7 @@ static mg_status work(run *r, const args *a, uint32_t *failed, mg_error *err) {
     MG_TRY(open_inputs(r, a, err));
     MG_TRY(add_floor(r, a, err));
     MG_TRY(mg_tool_inputs_windows(&r->in, &a->c, err));
+    MG_TRY(mg_tool_windows_check(&r->in.windows, &tool, &a->c, err));
     memcpy(r->report.text_sha256, r->in.text_sha256, sizeof r->report.text_sha256);
     if (a->baseline) MG_TRY(mg_baseline_open(&r->baseline, a->baseline, r->report.text_sha256, err));
     MG_TRY(compare_vocabularies(r, err));
@@ -321,7 +332,6 @@ static mg_status work(run *r, const args *a, uint32_t *failed, mg_error *err) {
     r->report.reference_recorded = r->in.items[0].recorded;
     r->report.rows = r->in.items[0].rows;
     r->report.text_name = r->in.text_name;
-    MG_TRY(mg_tool_windows_check(&r->in.windows, &tool, &a->c, err));
     r->report.tokens = r->in.windows.scored;
     r->report.windows = &r->in.windows;
     r->report.tok = r->in.tok;

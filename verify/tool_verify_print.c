@@ -16,8 +16,11 @@ static void print_table(mg_candidate *const *by_size, uint32_t n) {
         else
             printf("%c %12llu %7.3f ", c->pareto ? '*' : ' ', (unsigned long long)c->bytes,
                    c->n_weights ? 8 * (double)c->bytes / (double)c->n_weights : 0);
-        printf("%12.6g %12.6g %7.3f %%  %s\n", c->summary.kl.mean, c->summary.ppl_candidate,
-               100 * c->summary.kl.same_top, c->path);
+        if (c->not_finite)
+            printf("%12s %12s %9s  %s\n", "not finite", "", "", c->path);
+        else
+            printf("%12.6g %12.6g %7.3f %%  %s\n", c->summary.kl.mean, c->summary.ppl_candidate,
+                   100 * c->summary.kl.same_top, c->path);
     }
 }
 
@@ -64,7 +67,8 @@ static void print_weights(const mg_weight_diff *d, bool all) {
         if (d->items[i].ids)
             printf("    %-44s rows 0 to %llu compared, padding left out: %llu of the reference's, %llu of this one's\n",
                    d->items[i].name, (unsigned long long)d->items[i].ids - 1,
-                   (unsigned long long)d->items[i].padding_reference, (unsigned long long)d->items[i].padding_candidate);
+                   (unsigned long long)d->items[i].padding_reference,
+                   (unsigned long long)d->items[i].padding_candidate);
     uint32_t shown = all ? d->n : d->n_bad < 3 ? 3 : d->n_bad < 20 ? d->n_bad : 20;
     for (uint32_t i = 0; i < shown && i < d->n; i++) {
         const mg_weight_stat *s = &d->items[i];
@@ -130,6 +134,7 @@ void mg_tool_verify_print(const mg_report *r, mg_candidate *const *by_size, cons
     uint32_t i = 0;
     for (const mg_json *c = mg_json_first(mg_json_get(json, "candidates")); c; c = mg_json_next(c), i++) {
         printf("%s\n", r->cand[i].path);
+        mg_not_finite_note(stdout, c, "  not finite      ", "\n");
         mg_vocabulary_note(stdout, c, "  vocabulary      ", "\n");
         if (r->cand[i].has_drift) print_drift(&r->cand[i]);
         print_tokenizer(&r->cand[i].tokenizer);

@@ -95,3 +95,9 @@ mg_status mg_walk_follow(mg_walk *w, uint32_t i, const mg_score_rows *cut, mg_er
     if (st != MG_OK) mg_error_at(err, k->source.path, NULL);
     return st;
 }
+
+mg_status mg_walk_check(const mg_walk *w, uint32_t i, mg_error *err) {
+    mg_status st = mg_score_rows_check(&w->walkers[i].rows, err);
+    if (st != MG_OK) mg_error_at(err, w->walkers[i].source.path, NULL);
+    return st;
+}

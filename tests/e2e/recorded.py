@@ -123,7 +123,7 @@ def form_generated(rows, w):
 
 def write(name, form, rows):
     path = WORK / f"{name}.jsonl"
-    path.write_text("".join(json.dumps(form(r, w)) + "\n" for r, w in zip(rows, WINDOWS)))
+    path.write_text(" \r\n".join(json.dumps(form(r, w)) + "\n" for r, w in zip(rows, WINDOWS)) + "\t")
     return path
 
 
@@ -240,7 +240,7 @@ def infect(t):
     t["logits"].data = bytes(raw)
 
 
-refuse(3, ["window 1, position 5", "not finite"], "NaN", PROSE, damaged_st("nan", infect), "--tokens", ROWS)
+refuse(3, ["window 1, position 5", "not finite"], "NaN", damaged_st("nan", infect), PROSE, "--tokens", ROWS)
 (WORK / "cut.safetensors").write_bytes(code_logits.read_bytes()[:-100])
 refuse((3, 4), ["cut.safetensors"], "truncated logits", PROSE, WORK / "cut.safetensors", "--tokens", ROWS)
 raw = base_file.read_bytes()
@@ -268,7 +268,7 @@ def altered(form, *path_and_value):
 
 
 cases = [(3, ["line 1"], "{"), (3, ["line 1"], "[]"), (3, ["line 1", "none of"], "{}"), (3, ["nothing is recorded"], ""),
-         (3, ["line 2"], json.dumps(good) + "\n" + "nonsense"),
+         (3, ["line 4"], "\n" + json.dumps(good) + "\n \n" + "nonsense"),
          (3, ["24 tokens"], altered(plain, "top_logprobs", [None])),
          (3, ["position 4", "add up"], altered(plain, "top_logprobs", 5, {"1": -0.1, "2": -0.2, "3": -3})),
          (3, ["position 4", "log-probability 2"], altered(plain, "top_logprobs", 5, {"1": 2.0})),
@@ -282,10 +282,12 @@ cases = [(3, ["line 1"], "{"), (3, ["line 1"], "[]"), (3, ["line 1", "none of"],
          (3, ["prompt_token_ids"], altered(good, "choices", 0, "prompt_token_ids", [])),
          (3, ["2 choices"], json.dumps({"choices": good["choices"] * 2})),
          (3, ["twice"], altered(good, "choices", 0, "prompt_logprobs", 5, {str(WINDOWS[0][5]): {"logprob": -1}, f"token_id:{WINDOWS[0][5]}": {"logprob": -1}})),
-         (8, ["token 1023000"], altered(plain, "top_logprobs", 5, {"1023000": -1.0, "3": -2.0})),
          (3, ["line 1"], '{"tokens":' + "[" * 100000)]
 for n, (code, words, line) in enumerate(cases):
     path = WORK / f"bad{n}.jsonl"
     path.write_text(line + "\n" if line else "")
     refuse(code, words, f"line {n}", PROSE, path)
+unknown = WORK / "unknown.jsonl"  # of a model without tokenizer nobody can say that an id beyond its rows is padding
+unknown.write_text('{"tokens": [1, 2, 3], "token_logprobs": [null, -1.5, -1], "top_logprobs": [null, {"1023000": -1.0, "2": -1.5}, {"3": -1}]}')
+refuse(8, ["window 0, position 0", "token 1023000"], "an id beyond the rows", tiny, unknown)
 common.done()
