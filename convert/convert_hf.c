@@ -224,9 +224,10 @@ mg_status mg_convert_plan_hf(mg_plan *p, mg_model *m, const char *dir, const mg_
     const mg_arch *family = m->arch;
     if (opt->native) MG_TRY(make_params(p, m, &hp, *out, &family, err));
     const bool blocks = opt->blocks && !opt->native && mg_model_has_blocks(m);
-    mg_status st = blocks ? mg_arch_targets_blocks(&ts, family, &hp, m->layers, mg_convert_has_for_dir, m, err)
-                          : mg_arch_targets(&ts, family, &hp, m->layers, opt->native ? MG_LAYOUT_NATIVE : MG_LAYOUT_HF,
-                                            mg_convert_has_for_dir, m, err);
+    mg_status st =
+        blocks ? mg_arch_targets_in(&ts, family, &hp, m->layers, MG_FORMS_BLOCKS, mg_convert_has_for_dir, m, err)
+               : mg_arch_targets(&ts, family, &hp, m->layers, opt->native ? MG_LAYOUT_NATIVE : MG_LAYOUT_HF,
+                                 mg_convert_has_for_dir, m, err);
     if (st == MG_OK) st = add_targets(p, m, &ts, *out, opt, &dtype, err);
     if (st == MG_OK && !opt->native) st = make_config(p, m, &hp, *out, dtype, blocks, err);
     /* A GGUF carries its tokenizer inside; files beside it need not belong to it. */

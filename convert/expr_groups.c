@@ -9,6 +9,7 @@
 #include "quant/codec.h"
 #include "quant/group_floats.h"
 
+#include <inttypes.h>
 #include <string.h>
 
 #define GROUP_UNIT ((uint64_t)32 << 20)
@@ -21,10 +22,25 @@ static mg_status check_values(const char *what, const mg_expr *e, mg_error *err)
     return mg_fail(err, MG_ERR_UNSUPPORTED, "%s: no arithmetic on the type %s", what, mg_dtype_get(e->t.dtype)->name);
 }
 
+mg_status mg_expr_group_form(mg_group_form *f, mg_group_format format, const mg_group_scheme *s, const mg_expr *weight,
+                             mg_error *err) {
+    const mg_tensor *t = &weight->t;
+    if (t->rank != 2 && t->rank != 3)
+        return mg_fail(err, MG_ERR_FORMAT, "groups: a weight of %" PRIu32 " dimensions, expected 2 or 3", t->rank);
+    MG_TRY(mg_group_form_init(f, format, s, weight->rows, t->shape[t->rank - 1], err));
+    return t->rank == 3 ? mg_group_form_stack(f, t->shape[0], err) : MG_OK;
+}
+
+/* A row of `cols` for each row of the weight. */
+static mg_status expect_shape(const mg_group_form *form, const mg_expr *e, uint64_t cols, mg_error *err) {
+    const uint64_t shape[3] = {form->matrices, form->rows / form->matrices, cols};
+    return form->matrices > 1 ? mg_tensor_expect_shape(&e->t, 3, shape, err)
+                              : mg_tensor_expect_shape(&e->t, 2, shape + 1, err);
+}
+
 static mg_status add_parts(mg_plan *p, const mg_expr *const *children, uint32_t n, const mg_group_form *form,
                            const mg_expr **parts, mg_error *err) {
-    const uint64_t shape[2] = {form->rows, form->cols};
-    MG_TRY(mg_tensor_expect_shape(&children[0]->t, 2, shape, err));
+    MG_TRY(expect_shape(form, children[0], form->cols, err));
     void *own;
     MG_TRY(mg_arena_get(&p->arena, &own, sizeof *form, sizeof(uint64_t), err));
     memcpy(own, form, sizeof *form);
@@ -35,7 +51,8 @@ static mg_status add_parts(mg_plan *p, const mg_expr *const *children, uint32_t 
     for (uint32_t i = 0; i < form->n_parts; i++) {
         const mg_group_part *part = &form->parts[i];
         mg_expr one = {.op = MG_EX_PART, .n_children = 1, .children = &groups, .arg = i};
-        one.t = (mg_tensor){.dtype = part->dtype, .rank = part->rank, .shape = {part->shape[0], part->shape[1]}};
+        one.t = (mg_tensor){
+            .dtype = part->dtype, .rank = part->rank, .shape = {part->shape[0], part->shape[1], part->shape[2]}};
         MG_TRY(mg_expr_intern(p, &one, &parts[i], err));
     }
     return MG_OK;
@@ -65,9 +82,8 @@ mg_status mg_expr_group_pack(mg_plan *p, const mg_expr *codes, const mg_expr *sc
                              const mg_group_form *form, const mg_expr *parts[MG_GROUP_MAX_PARTS], mg_error *err) {
     const mg_expr *children[3] = {codes, scales, offsets};
     const mg_dtype third = form->scheme.rule == MG_GROUP_EDGE ? MG_F32 : MG_U8;
-    const uint64_t shape[2] = {form->rows, form->groups};
-    MG_TRY(mg_tensor_expect_shape(&scales->t, 2, shape, err));
-    MG_TRY(mg_tensor_expect_shape(&offsets->t, 2, shape, err));
+    MG_TRY(expect_shape(form, scales, form->groups, err));
+    MG_TRY(expect_shape(form, offsets, form->groups, err));
     if (codes->t.dtype != MG_U8 || scales->t.dtype != MG_F32 || offsets->t.dtype != third)
         return mg_fail(err, MG_ERR_FORMAT, "groups: codes, scales and %s are %s, %s, %s, expected U8, F32, %s",
                        third == MG_F32 ? "biases" : "zeros", mg_dtype_get(codes->t.dtype)->name,

@@ -233,7 +233,7 @@ static mg_status blend(node *k, const mg_expr **out) {
 /* ["part", suffix, ["groups", form, child...]]: all parts of a form are made at once. */
 static mg_status part(node *k, const mg_expr **out) {
     const char *suffix, *format, *type;
-    uint64_t bits = 0, shape[MG_MAX_RANK] = {0};
+    uint64_t bits = 0;
     int64_t size = 0;
     bool symmetric = false;
     MG_TRY(take_str(k, &suffix));
@@ -244,7 +244,7 @@ static mg_status part(node *k, const mg_expr **out) {
     type = mg_json_str(mg_json_get(form, "dtype"));
     if (!format || !type || !mg_json_u64(mg_json_get(form, "bits"), &bits) || bits > 8 ||
         !mg_json_i64(mg_json_get(form, "group_size"), &size) ||
-        !mg_json_bool(mg_json_get(form, "symmetric"), &symmetric) || mg_expr_shape(k->child[0], shape) != 2)
+        !mg_json_bool(mg_json_get(form, "symmetric"), &symmetric))
         return bad(k, "a form of groups");
     const mg_group_format f = mg_group_format_find(format);
     const mg_dtype scales = mg_dtype_from_name(type);
@@ -253,7 +253,7 @@ static mg_status part(node *k, const mg_expr **out) {
         mg_group_format_scheme(f, (uint32_t)bits, size < 0 ? 0 : (uint64_t)size, symmetric, scales);
     mg_group_form made;
     const mg_expr *parts[MG_GROUP_MAX_PARTS];
-    MG_TRY(mg_group_form_init(&made, f, &scheme, shape[0], shape[1], k->err));
+    MG_TRY(mg_expr_group_form(&made, f, &scheme, k->child[0], k->err));
     MG_TRY(k->n == 3
                ? mg_expr_group_pack(k->s->plan, k->child[0], k->child[1], k->child[2], &made, parts, k->err)
                : mg_expr_group_encode(k->s->plan, k->child[0], k->n == 2 ? k->child[1] : NULL, &made, parts, k->err));

@@ -156,7 +156,7 @@ static mg_group_format format_of(const mg_group_config *c, const mg_group_matrix
     case MG_GROUPS_GPTQ:
         return c->zero_minus_one ? MG_FORMAT_GPTQ : MG_FORMAT_GPTQ_V2;
     case MG_GROUPS_MLX:
-        return MG_FORMAT_MLX;
+        return m->value == MG_CODE_INT ? MG_FORMAT_MLX : MG_FORMAT_COUNT;
     case MG_GROUPS_FP8:
         return blocks ? MG_FORMAT_FP8_BLOCK : MG_FORMAT_COUNT;
     case MG_GROUPS_CT:

@@ -90,7 +90,10 @@ mg_status mg_expr_fp4_part(mg_plan *p, const mg_expr *child, mg_fp4_part part, u
  * weight is then read once more. model: the type of the model's floats. */
 mg_status mg_expr_group_global(mg_plan *p, const mg_expr *const *weights, uint32_t n, mg_dtype model,
                                const mg_expr **out, mg_error *err) MG_MUST_CHECK;
-/* The stored parts (form->parts, in this order) of a weight [out, in] rounded to nearest in groups. global: NVFP4's,
+/* The form of a weight [out, in], or of a stack [matrices, out, in]. */
+mg_status mg_expr_group_form(mg_group_form *f, mg_group_format format, const mg_group_scheme *s, const mg_expr *weight,
+                             mg_error *err) MG_MUST_CHECK;
+/* The stored parts (form->parts, in this order) of such a weight rounded to nearest in groups. global: NVFP4's,
  * else NULL. */
 mg_status mg_expr_group_encode(mg_plan *p, const mg_expr *weight, const mg_expr *global, const mg_group_form *form,
                                const mg_expr *parts[MG_GROUP_MAX_PARTS], mg_error *err) MG_MUST_CHECK;

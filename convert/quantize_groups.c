@@ -136,7 +136,7 @@ static mg_status add_quantized(job *j, const char *module, const mg_target *t, c
     const mg_group_scheme s = mg_groups_scheme(j->m, o);
     const mg_expr *parts[MG_GROUP_MAX_PARTS], *global = NULL;
     mg_group_form form;
-    MG_TRY(mg_group_form_init(&form, o->format, &s, item->shape[0], item->shape[1], err));
+    MG_TRY(mg_expr_group_form(&form, o->format, &s, e, err));
     if (o->format == MG_FORMAT_NVFP4A16) {
         MG_TRY(global_scale(j, item, e, &global, err));
         MG_TRY(add_suffixed(j, module, ".weight_global_scale", global, err));
@@ -179,17 +179,17 @@ static mg_status add_target(job *j, const mg_target *t, mg_error *err) {
     if (mg_dtype_is_block(item.source) && !stored && !j->opt->as_stored && !j->opt->allow_requantize)
         return mg_fail(err, MG_ERR_USAGE, "it is %s already; --allow-requantize permits another loss",
                        mg_dtype_get(item.source)->name);
-    if (mg_role_is_linear(item.role) && item.rank > 2)
+    const bool linear = mg_role_is_linear(item.role);
+    if (linear && item.rank > 2 && j->opt->format != MG_FORMAT_MLX)
         return mg_fail(
             err, MG_ERR_UNSUPPORTED,
             "this family keeps its experts in tensors of %u dimensions, and no loader reads such experts, or "
-            "slices of them, from a group format; GGUF types hold them",
+            "slices of them, from a group format other than MLX; GGUF types hold them",
             item.rank);
-    if (item.rank == 2 && ends_in_weight(item.name)) {
+    if ((linear || item.rank == 2) && ends_in_weight(item.name)) {
         const char *module = mg_arena_strndup(&j->arena, item.name, strlen(item.name) - 7);
         if (!module) return mg_fail_nomem(err, strlen(item.name));
-        if (mg_role_is_linear(item.role) && (stored || !j->opt->as_stored))
-            return add_quantized(j, module, t, &item, e, err);
+        if (linear && (stored || !j->opt->as_stored)) return add_quantized(j, module, t, &item, e, err);
         if (item.role != MG_R_TOKEN_EMBD && item.role != MG_R_OUTPUT) j->names.kept[j->names.n_kept++] = module;
     }
     MG_TRY(mg_expr_cast(j->plan, e, j->dtype, NULL, 0, &e, err));
@@ -249,7 +249,8 @@ static mg_status fill(job *j, const char *dir, mg_error *err) {
     mg_hparams hp = j->m->hp;
     MG_TRY(mg_convert_recover_rope(j->m, &hp, err));
     MG_TRY(mg_plan_add_output(j->plan, MG_OUT_HF_DIR, dir, &j->out, err));
-    mg_status st = mg_arch_targets_matrices(&ts, j->m->arch, &hp, j->m->layers, mg_convert_has_for_dir, j->m, err);
+    const mg_forms forms = j->opt->format == MG_FORMAT_MLX ? MG_FORMS_MLX : MG_FORMS_MATRICES;
+    mg_status st = mg_arch_targets_in(&ts, j->m->arch, &hp, j->m->layers, forms, mg_convert_has_for_dir, j->m, err);
     j->targets = &ts;
     if (st == MG_OK && j->opt->format == MG_FORMAT_NVFP4A16) st = index_targets(j, err);
     if (st == MG_OK) st = add_targets(j, &ts, err);

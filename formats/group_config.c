@@ -111,25 +111,39 @@ static mg_status read_gptq(mg_group_config *c, const mg_json *q, mg_error *err) 
 /* ---- MLX ---- */
 
 static mg_status read_mlx(mg_group_config *c, const mg_json *q, mg_error *err) {
-    const char *mode = "affine";
+    mg_mlx_scheme all;
     if (mg_json_type(q) != MG_JSON_OBJECT) return mg_fail(err, MG_ERR_FORMAT, "quantization is not an object");
     c->method = MG_GROUPS_MLX;
     c->mlx = q;
-    MG_TRY(text(q, "mode", &mode, err));
-    if (strcmp(mode, "affine") != 0) return refuse_layout("MLX", mode, err);
-    return mg_group_config_mlx(c, NULL, &c->bits, &c->group_size, err);
+    return mg_group_config_mlx(c, NULL, &all, err);
 }
 
-mg_status mg_group_config_mlx(const mg_group_config *c, const char *module, uint32_t *bits, uint64_t *group,
-                              mg_error *err) {
+/* An entry of a module stands by itself: what it does not say has the library's value, not that of all others. */
+mg_status mg_group_config_mlx(const mg_group_config *c, const char *module, mg_mlx_scheme *out, mg_error *err) {
+    static const struct {
+        const char *name;
+        mg_mlx_scheme scheme;
+    } modes[] = {{"affine", {MG_MLX_AFFINE, 4, 64}},
+                 {"mxfp4", {MG_MLX_MXFP4, 4, 32}},
+                 {"mxfp8", {MG_MLX_MXFP8, 8, 32}},
+                 {"nvfp4", {MG_MLX_NVFP4, 4, 16}}};
     const mg_json *q = module ? mg_json_get(c->mlx, module) : c->mlx;
+    const char *mode = "affine";
+    size_t i = 0;
     if (mg_json_type(q) != MG_JSON_OBJECT) q = c->mlx;
-    *bits = 4;
-    *group = 64; /* what the library takes for what is not said */
-    if (!is_null(mg_json_get(q, "bits"))) MG_TRY(bits_of(mg_json_get(q, "bits"), "bits", bits, err));
+    MG_TRY(text(q, "mode", &mode, err));
+    while (i < sizeof modes / sizeof *modes && strcmp(modes[i].name, mode) != 0) i++;
+    if (i == sizeof modes / sizeof *modes) return refuse_layout("MLX", mode, err);
+    *out = modes[i].scheme;
+    if (!is_null(mg_json_get(q, "bits"))) MG_TRY(bits_of(mg_json_get(q, "bits"), "bits", &out->bits, err));
     if (!is_null(mg_json_get(q, "group_size")))
-        MG_TRY(group_of(mg_json_get(q, "group_size"), "group_size", group, err));
-    return MG_OK;
+        MG_TRY(group_of(mg_json_get(q, "group_size"), "group_size", &out->group_size, err));
+    const mg_mlx_scheme *fixed = &modes[i].scheme;
+    if (out->mode == MG_MLX_AFFINE || (out->bits == fixed->bits && out->group_size == fixed->group_size)) return MG_OK;
+    return mg_fail(err, MG_ERR_FORMAT,
+                   "quantization: mode %s with %" PRIu32 " bits in groups of %" PRIu64 ", expected %" PRIu32
+                   " in groups of %" PRIu64,
+                   mode, out->bits, out->group_size, fixed->bits, fixed->group_size);
 }
 
 /* ---- FP8 ---- */

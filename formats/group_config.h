@@ -13,7 +13,7 @@ typedef enum mg_group_method {
     MG_GROUPS_GPTQ,  /* v1 and v2 */
     MG_GROUPS_CT,    /* compressed-tensors */
     MG_GROUPS_FP8,   /* "quant_method": "fp8": blocks or one scale per tensor */
-    MG_GROUPS_MLX,   /* MLX affine: "quantization" */
+    MG_GROUPS_MLX,   /* MLX: "quantization" */
     MG_GROUPS_MXFP4, /* "quant_method": "mxfp4": X_blocks and X_scales, as gpt-oss is released */
 } mg_group_method;
 
@@ -40,8 +40,8 @@ typedef struct mg_ct_group {
 
 typedef struct mg_group_config {
     mg_group_method method;
-    uint32_t bits;       /* AWQ, GPTQ, MLX */
-    uint64_t group_size; /* AWQ, GPTQ: 0 = the whole column; MLX */
+    uint32_t bits;       /* AWQ, GPTQ */
+    uint64_t group_size; /* AWQ, GPTQ: 0 = the whole column */
     bool symmetric;      /* AWQ, GPTQ: qzeros may be absent, the zero is 2^(bits-1) */
     bool zero_minus_one; /* GPTQ v1: qzeros hold zero - 1 */
     bool act_order;      /* GPTQ: rows are in no order, g_idx is needed */
@@ -55,8 +55,15 @@ typedef struct mg_group_config {
 /* Read the block of c. MG_GROUPS_NONE when there is none. A method or layout that is known but not read is
  * MG_ERR_UNSUPPORTED by its name; a value of the wrong type or outside its range is MG_ERR_FORMAT naming the key. */
 mg_status mg_group_config_read(mg_group_config *out, const mg_checkpoint *c, mg_error *err) MG_MUST_CHECK;
-/* MLX: bits and group size of a module, which may have an entry of its own; NULL: of all that have none. */
-mg_status mg_group_config_mlx(const mg_group_config *c, const char *module, uint32_t *bits, uint64_t *group,
+/* How MLX stores the weights of a module: whole numbers with biases, or small floats. */
+typedef enum mg_mlx_mode { MG_MLX_AFFINE, MG_MLX_MXFP4, MG_MLX_MXFP8, MG_MLX_NVFP4 } mg_mlx_mode;
+typedef struct mg_mlx_scheme {
+    mg_mlx_mode mode;
+    uint32_t bits;
+    uint64_t group_size;
+} mg_mlx_scheme;
+/* MLX: the scheme of a module, which may have an entry of its own; NULL: of all that have none. */
+mg_status mg_group_config_mlx(const mg_group_config *c, const char *module, mg_mlx_scheme *out,
                               mg_error *err) MG_MUST_CHECK;
 
 #endif

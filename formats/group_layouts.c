@@ -126,29 +126,47 @@ static mg_status find_fp8(mg_group_finder *f, mg_error *err) {
 
 /* ---- MLX ---- */
 
+/* Small floats: no biases; scales are bytes without a type of their own. */
+static mg_status mlx_floats(mg_group_finder *f, mg_mlx_mode mode, uint32_t scales, mg_error *err) {
+    uint32_t global;
+    f->m->value = mode == MG_MLX_MXFP8 ? MG_CODE_E4M3 : MG_CODE_E2M1;
+    MG_TRY(mg_group_expect_dtype(f, scales, MG_U8, err));
+    if (mode == MG_MLX_NVFP4) f->m->scale_dtype = MG_F8_E4M3;
+    MG_TRY(mg_group_part(f, ".global_scale", false, &global, err));
+    if (global == MG_STRMAP_NONE) return MG_OK;
+    return mg_group_at(
+        f, global, mg_fail(err, MG_ERR_UNSUPPORTED, "MLX weights with a global scale beside their scales are not read"),
+        err);
+}
+
+/* X.weight [rows, words], or [experts, rows, words] of experts below each other. */
 static mg_status find_mlx(mg_group_finder *f, mg_error *err) {
     const mg_tensor *t = &f->c->tensors[f->at];
-    uint32_t bits = 0, scales = MG_STRMAP_NONE;
-    uint64_t group = 0, cols = 0;
-    MG_TRY(mg_group_config_mlx(&f->l->config, f->base, &bits, &group, err));
-    if (t->rank == 3) /* switch_mlp: experts below each other under names of mlx-lm's own */
-        return mg_group_at(f, f->at,
-                           mg_fail(err, MG_ERR_UNSUPPORTED,
-                                   "MLX weights of experts stacked in one tensor are not read; convert from the float "
-                                   "checkpoint"),
-                           err);
-    MG_TRY(mg_group_expect_rank(f, f->at, 2, err));
-    MG_TRY(mg_group_unpacked(f, 1, bits, &cols, err));
+    mg_group_matrix *m = f->m;
+    mg_mlx_scheme s;
+    uint32_t scales = MG_STRMAP_NONE;
+    uint64_t cols = 0;
+    MG_TRY(mg_group_config_mlx(&f->l->config, f->base, &s, err));
+    MG_TRY(mg_group_expect_rank(f, f->at, t->rank == 3 ? 3 : 2, err));
+    const uint64_t words = t->shape[t->rank - 1], rows = t->n_elements / words;
+    MG_TRY(mg_group_unpacked(f, t->rank - 1, s.bits, &cols, err));
     MG_TRY(mg_group_name(f, ".weight", err));
-    f->m->codes = (mg_code_array){
-        .tensor = f->at, .bits = bits, .word_bytes = 4, .packed_last = true, .words = {t->shape[0], t->shape[1]}};
-    mg_group_set_shape2(f->m, t->shape[0], cols);
-    MG_TRY(mg_group_set_groups(f, group, true, err));
+    m->codes =
+        (mg_code_array){.tensor = f->at, .bits = s.bits, .word_bytes = 4, .packed_last = true, .words = {rows, words}};
+    mg_group_set_shape2(m, rows, cols);
+    m->rank = t->rank;
+    memcpy(m->shape, t->shape, sizeof m->shape);
+    m->shape[t->rank - 1] = cols;
+    m->slab_rows = t->shape[t->rank - 2];
+    MG_TRY(mg_group_set_groups(f, s.group_size, true, err));
     MG_TRY(mg_group_part(f, ".scales", true, &scales, err));
     MG_TRY(mg_group_row_major_scales(f, scales, 1, err));
-    MG_TRY(mg_group_part(f, ".biases", true, &f->m->biases, err));
-    MG_TRY(mg_group_expect_dtype(f, f->m->biases, f->c->tensors[scales].dtype, err));
-    return mg_group_expect_shape2(f, f->m->biases, t->shape[0], f->m->groups, err);
+    if (s.mode != MG_MLX_AFFINE) return mlx_floats(f, s.mode, scales, err);
+    MG_TRY(mg_group_part(f, ".biases", true, &m->biases, err));
+    MG_TRY(mg_group_expect_dtype(f, m->biases, f->c->tensors[scales].dtype, err));
+    const mg_tensor *like = &f->c->tensors[scales];
+    return mg_group_at(f, m->biases, mg_tensor_expect_shape(&f->c->tensors[m->biases], like->rank, like->shape, err),
+                       err);
 }
 
 /* ---- MXFP4 as gpt-oss stores it ---- */

@@ -157,6 +157,7 @@ mg_status mg_group_form_init(mg_group_form *f, mg_group_format format, const mg_
                          .rows = rows,
                          .cols = cols,
                          .groups = mg_group_count(s, cols),
+                         .matrices = 1,
                          .by_group = i->by_group};
     MG_TRY(check_shape(f, err));
     add_parts(f);
@@ -171,6 +172,19 @@ mg_status mg_group_form_init(mg_group_form *f, mg_group_format format, const mg_
         part->slab_bytes = bytes / f->slabs;
         part->slab_at = f->slab_bytes;
         f->slab_bytes += part->slab_bytes;
+    }
+    return MG_OK;
+}
+
+mg_status mg_group_form_stack(mg_group_form *f, uint64_t matrices, mg_error *err) {
+    if (f->format != MG_FORMAT_MLX)
+        return mg_fail(err, MG_ERR_UNSUPPORTED, "the format %s has no stacks of matrices", formats[f->format].name);
+    f->matrices = matrices;
+    for (mg_group_part *p = f->parts; p < f->parts + f->n_parts; p++) { /* all have a line for each row */
+        p->rank = 3;
+        p->shape[2] = p->shape[1];
+        p->shape[1] = p->shape[0] / matrices;
+        p->shape[0] = matrices;
     }
     return MG_OK;
 }
@@ -270,7 +284,7 @@ static void codes_down(const job *j, const mg_group_part *p) {
 }
 
 static void codes_along(const job *j, const mg_group_part *p) {
-    const uint64_t per_row = p->shape[1] * mg_dtype_get(p->dtype)->block_bytes, cols = j->q->cols;
+    const uint64_t per_row = p->shape[p->rank - 1] * mg_dtype_get(p->dtype)->block_bytes, cols = j->q->cols;
     for (uint64_t i = 0; i < j->q->rows; i++) {
         const uint8_t *codes = j->q->codes + i * cols;
         uint8_t *line = line_of(j, p, j->row + i, 1, per_row);

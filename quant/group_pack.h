@@ -36,7 +36,7 @@ typedef struct mg_group_part {
     const char *suffix; /* replaces ".weight" in the name of the weight */
     mg_dtype dtype;
     uint32_t rank;
-    uint64_t shape[2];
+    uint64_t shape[3];
     uint64_t slab_bytes, slab_at; /* bytes of a slab, and where they begin in the bytes of all parts of the slab */
 } mg_group_part;
 
@@ -47,7 +47,8 @@ typedef struct mg_group_form {
     mg_group_format format;
     mg_group_scheme scheme;
     uint64_t rows, cols, groups;
-    bool by_group; /* slabs are groups of columns; else they are rows */
+    uint64_t matrices; /* that the rows are, below each other; more than 1: parts have three dimensions */
+    bool by_group;     /* slabs are groups of columns; else they are rows */
     uint64_t slabs, slab_rows, slab_cols, slab_bytes;
     mg_group_part parts[MG_GROUP_MAX_PARTS];
     uint32_t n_parts;
@@ -67,6 +68,10 @@ mg_group_scheme mg_group_format_scheme(mg_group_format f, uint32_t bits, uint64_
  * columns that do not fill words or groups. The scheme is judged too. */
 mg_status mg_group_form_init(mg_group_form *f, mg_group_format format, const mg_group_scheme *s, uint64_t rows,
                              uint64_t cols, mg_error *err) MG_MUST_CHECK;
+
+/* The parts of a stack [matrices][rows / matrices][cols], after mg_group_form_init with all rows. MG_ERR_UNSUPPORTED
+ * for formats without stacks: all but MLX. */
+mg_status mg_group_form_stack(mg_group_form *f, uint64_t matrices, mg_error *err) MG_MUST_CHECK;
 
 /* Put q into slabs at dst. q holds rows row..row + q->rows of the slabs, and of the columns those of the slabs. row is
  * a multiple of 32 and of rows that share a scale, and so is q->rows, or q ends the weight: words that q fills in part

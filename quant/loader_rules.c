@@ -126,7 +126,7 @@ static bool mlx_group(const view *v, hit *h) {
     }
     for (uint32_t i = 0; i < v->layout.n_matrices; i++) {
         const uint64_t g = v->layout.matrices[i].group_size;
-        if (g == 32 || g == 64 || g == 128) continue;
+        if (g == 32 || g == 64 || g == 128 || v->layout.matrices[i].value != MG_CODE_INT) continue;
         h->tensor = v->layout.matrices[i].name;
         snprintf(h->text, sizeof h->text, "groups of %" PRIu64 ", expected 32, 64 or 128", g);
         return true;
@@ -225,11 +225,16 @@ static bool act_order(const view *v, hit *h) {
 
 /* ---- mixtures ---- */
 
+/* mlx-lm's own form of experts, which it reads in every family. */
+static bool mlx_stack(const view *v, uint32_t t) {
+    return is_method(v, MG_GROUPS_MLX) && v->dense->tensors[t].rank == 3;
+}
+
 /* A stored weight whose name is not the one that AutoAWQ, vLLM and the files on the hub use; NULL: none. */
 static const char *unusual_name(const view *v) {
     for (uint32_t i = 0; i < v->dense->n_tensors; i++) {
         const char *name = v->dense->tensors[i].name;
-        bool usual = !mg_model_role_of(v->m, i, NULL, NULL, NULL);
+        bool usual = !mg_model_role_of(v->m, i, NULL, NULL, NULL) || mlx_stack(v, i);
         size_t lo = 0, hi = v->names.n; /* sorted by name */
         while (!usual && lo < hi) {
             const size_t mid = lo + (hi - lo) / 2;
@@ -276,6 +281,21 @@ static bool split_experts(const view *v, hit *h) {
         h->tensor = name;
         snprintf(h->text, sizeof h->text,
                  "it looks for all experts of a layer in one tensor; vLLM takes them one by one");
+        return true;
+    }
+    return false;
+}
+
+/* Quantized experts in tensors of their own, of a family for which mlx-lm joins weights only. */
+static bool unjoined_experts(const view *v, hit *h) {
+    for (uint32_t i = 0; is_method(v, MG_GROUPS_MLX) && i < v->layout.n_matrices; i++) {
+        const char *name = v->layout.matrices[i].name;
+        const mg_role r = role_of(v, name);
+        if (v->layout.matrices[i].rank != 2 || r == MG_ROLE_COUNT || !mg_arch_has_mlx_form(v->m->arch, r)) continue;
+        h->tensor = name;
+        snprintf(h->text, sizeof h->text,
+                 "it joins the weights of this family's experts, but not their scales (quantize again: stacks are "
+                 "written)");
         return true;
     }
     return false;
@@ -396,6 +416,7 @@ static const struct rule {
      "transformers and mlx-lm: such families' modules hold stacks (ParallelExperts); AutoAWQ and GPTQModel define none "
      "of "
      "them; vLLM: their load_weights names slices of stacks w1, w2, w3 and passes other names on"},
+    {FOR(MLX), true, "stacks", unjoined_experts, "mlx-lm 0.32 sanitize of each model: some join .weight alone"},
     {FOR(TRANSFORMERS5), true, "experts", random_experts, "measured: transformers 5.23, load report says MISSING"},
     {FOR(TRANSFORMERS5), true, "experts", asymmetric_experts,
      "measured: transformers 5.23 with compressed-tensors 0.20"},
@@ -444,10 +465,11 @@ mg_status mg_loader_parse(const char *text, mg_loader *loader, uint32_t *tp, mg_
 static mg_status judge(view *v, mg_loader loader, mg_loader_fn found, void *ctx, mg_error *err) {
     MG_TRY(mg_group_layout_init(&v->layout, v->c, err));
     MG_TRY(mg_model_open(&v->m, v->dense, err));
-    MG_TRY(
-        v->layout.n_matrices
-            ? mg_arch_targets_matrices(&v->names, v->m->arch, &v->m->hp, v->m->layers, mg_model_has, v->m, err)
-            : mg_arch_targets(&v->names, v->m->arch, &v->m->hp, v->m->layers, MG_LAYOUT_HF, mg_model_has, v->m, err));
+    MG_TRY(mg_arch_targets_in(&v->names, v->m->arch, &v->m->hp, v->m->layers,
+                              is_method(v, MG_GROUPS_MLX) ? MG_FORMS_MLX
+                              : v->layout.n_matrices      ? MG_FORMS_MATRICES
+                                                          : MG_FORMS_FIRST,
+                              mg_model_has, v->m, err));
     for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {
         hit h = {0};
         if (!(rules[i].loaders >> loader & 1) || !rules[i].test(v, &h)) continue;

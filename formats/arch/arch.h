@@ -254,7 +254,7 @@ typedef struct mg_view_row {
 } mg_view_row;
 
 #define MG_MAX_ROW_VIEWS 3
-#define MG_MAX_FORMS     3
+#define MG_MAX_FORMS     4
 
 /* One on-disk form of a role. {l}, {e}, {s} and {d} in the pattern are the layer, the expert, and the two ends of an
  * edge of the grid of experts. */
@@ -263,7 +263,9 @@ typedef struct mg_form {
     mg_view_row views[MG_MAX_ROW_VIEWS];
     mg_sym stored[4]; /* shape of the stored tensor; none = the logical shape */
     bool blocks;      /* what the file has are two tensors, this one's codes and "_scales" instead of "_blocks": the
-                         layout of MXFP4 releases. Written only when asked for (mg_arch_targets_blocks) */
+                         layout of MXFP4 releases. Written only when asked for (MG_FORMS_BLOCKS) */
+    bool mlx;         /* mlx-lm's own name, for weights that it does not find under another when they are quantized.
+                         Written only when asked for (MG_FORMS_MLX) */
 } mg_form;
 
 typedef struct mg_tensor_row {
@@ -430,15 +432,20 @@ bool mg_model_has(const void *model, mg_role role, uint32_t layer, uint32_t expe
  * the reference converter's. *out is initialised here and released by the caller, also after a failure. */
 mg_status mg_arch_targets(mg_targets *out, const mg_arch *arch, const mg_hparams *hp, const mg_layer *layers,
                           mg_layout layout, mg_has_fn has, const void *ctx, mg_error *err) MG_MUST_CHECK;
-/* The same of layout HF, but weights whose family stores them in blocks of MXFP4 too have that form. */
-mg_status mg_arch_targets_blocks(mg_targets *out, const mg_arch *arch, const mg_hparams *hp, const mg_layer *layers,
-                                 mg_has_fn has, const void *ctx, mg_error *err) MG_MUST_CHECK;
-/* The same of layout HF, but matrices of experts are tensors of their own where the family has such names, and not parts
- * of a stack. */
-mg_status mg_arch_targets_matrices(mg_targets *out, const mg_arch *arch, const mg_hparams *hp, const mg_layer *layers,
-                                   mg_has_fn has, const void *ctx, mg_error *err) MG_MUST_CHECK;
+/* Which of a row's forms of layout HF is written, where the family has it; else the first. */
+typedef enum mg_forms {
+    MG_FORMS_FIRST,
+    MG_FORMS_BLOCKS,   /* blocks of MXFP4 */
+    MG_FORMS_MATRICES, /* matrices of experts are tensors of their own, not parts of a stack */
+    MG_FORMS_MLX,      /* mlx-lm's own names; else as MATRICES */
+} mg_forms;
+/* The same of layout HF in these forms. */
+mg_status mg_arch_targets_in(mg_targets *out, const mg_arch *arch, const mg_hparams *hp, const mg_layer *layers,
+                             mg_forms forms, mg_has_fn has, const void *ctx, mg_error *err) MG_MUST_CHECK;
 /* Do the family's own files keep this weight of an expert in one tensor with those of others? */
 bool mg_arch_stacks(const mg_arch *arch, mg_role role);
+/* Does mlx-lm look for this weight under a name of its own only, when it is quantized? */
+bool mg_arch_has_mlx_form(const mg_arch *arch, mg_role role);
 /* Does m hold everything that its family stores in blocks as MXFP4? false when the family has no such form. */
 bool mg_model_has_blocks(const mg_model *m);
 void mg_targets_release(mg_targets *t);

@@ -73,6 +73,7 @@ static const mg_field form_items[] = {
     FIELD(mg_form, pattern, MG_FIELD_STR, .required = true),
     FIELD(mg_form, views, MG_FIELD_INLINE, .room = MG_MAX_ROW_VIEWS, .rows = &view_fields),
     FIELD(mg_form, stored, MG_FIELD_SYMS, .room = 4), FIELD(mg_form, blocks, MG_FIELD_BOOL),
+    FIELD(mg_form, mlx, MG_FIELD_BOOL),
 };
 static const mg_fields form_fields = FIELDS(form_items, mg_form, "pattern");
 
@@ -188,7 +189,7 @@ IN_FULL(mg_config_row, 200);
 IN_FULL(mg_layer_list, 32);
 IN_FULL(mg_config_refusal, 24);
 IN_FULL(mg_config_edit, 32);
-IN_FULL(mg_tensor_row, 3688);
+IN_FULL(mg_tensor_row, 4888);
 IN_FULL(mg_form, 400);
 IN_FULL(mg_view_row, 96);
 IN_FULL(mg_made_from, 152);

@@ -310,14 +310,29 @@ extern const mg_code_file mg_code_decoder, mg_code_mesh, mg_code_nekomind;
 #define EXPERT_UP_(...) EXPERT_ROW_(EXPERT_UP, EXPERT_FFN, HIDDEN, "blk.{l}.ffn_up_exps.weight", 1, __VA_ARGS__)
 #define EXPERT_DOWN_(...) EXPERT_ROW_(EXPERT_DOWN, HIDDEN, EXPERT_FFN, "blk.{l}.ffn_down_exps.weight", 1, __VA_ARGS__)
 
-/* mlp.experts.E.gate_proj and so on, or fused over the experts as transformers 5 holds them (gate's rows first). */
-#define MLP_EXPERT_GATE EXPERT_GATE_(NAME_("model.layers.{l}.mlp.experts.{e}.gate_proj.weight"), \
-                                     FUSED_("model.layers.{l}.mlp.experts.gate_up_proj", GATE_ROWS_))
-#define MLP_EXPERT_UP   EXPERT_UP_(NAME_("model.layers.{l}.mlp.experts.{e}.up_proj.weight"), \
-                                   FUSED_("model.layers.{l}.mlp.experts.gate_up_proj", UP_ROWS_))
-#define MLP_EXPERT_DOWN EXPERT_DOWN_(NAME_("model.layers.{l}.mlp.experts.{e}.down_proj.weight"), \
-                                     STACKED_("model.layers.{l}.mlp.experts.down_proj", HIDDEN, EXPERT_FFN))
+/* mlx-lm's stacks of one projection each; module: of the layer. What else: .mlx, for families of which it joins the
+ * weights of experts but not their scales. */
+#define SWITCH_(module, proj, r, c, ...) {.pattern = "model.layers.{l}." module "." proj ".weight", .views = {SELECT_EXPERT_}, \
+    .stored = {K_(EXPERTS), K_(r), K_(c)}, __VA_ARGS__}
+#define SWITCH_GATE_(module, ...) SWITCH_(module, "gate_proj", EXPERT_FFN, HIDDEN, __VA_ARGS__)
+#define SWITCH_UP_(module, ...)   SWITCH_(module, "up_proj", EXPERT_FFN, HIDDEN, __VA_ARGS__)
+#define SWITCH_DOWN_(module, ...) SWITCH_(module, "down_proj", HIDDEN, EXPERT_FFN, __VA_ARGS__)
+
+/* mlp.experts.E.gate_proj and so on, or fused over the experts as transformers 5 holds them (gate's rows first), and
+ * other forms. */
+#define MLP_EXPERT_GATE_(...) EXPERT_GATE_(NAME_("model.layers.{l}.mlp.experts.{e}.gate_proj.weight"), \
+                                           FUSED_("model.layers.{l}.mlp.experts.gate_up_proj", GATE_ROWS_), __VA_ARGS__)
+#define MLP_EXPERT_UP_(...)   EXPERT_UP_(NAME_("model.layers.{l}.mlp.experts.{e}.up_proj.weight"), \
+                                         FUSED_("model.layers.{l}.mlp.experts.gate_up_proj", UP_ROWS_), __VA_ARGS__)
+#define MLP_EXPERT_DOWN_(...) EXPERT_DOWN_(NAME_("model.layers.{l}.mlp.experts.{e}.down_proj.weight"), \
+                                           STACKED_("model.layers.{l}.mlp.experts.down_proj", HIDDEN, EXPERT_FFN), __VA_ARGS__)
+#define MLP_EXPERT_GATE MLP_EXPERT_GATE_(SWITCH_GATE_("mlp.switch_mlp"))
+#define MLP_EXPERT_UP   MLP_EXPERT_UP_(SWITCH_UP_("mlp.switch_mlp"))
+#define MLP_EXPERT_DOWN MLP_EXPERT_DOWN_(SWITCH_DOWN_("mlp.switch_mlp"))
 #define MLP_EXPERTS_DOWN_GATE_UP MLP_EXPERT_DOWN, MLP_EXPERT_GATE, MLP_EXPERT_UP
+/* Stacks in another module of the layer, or marked. */
+#define MLP_EXPERTS_IN_(module, ...) MLP_EXPERT_DOWN_(SWITCH_DOWN_(module, __VA_ARGS__)), \
+    MLP_EXPERT_GATE_(SWITCH_GATE_(module, __VA_ARGS__)), MLP_EXPERT_UP_(SWITCH_UP_(module, __VA_ARGS__))
 
 #define ROUTER_(hf_name) W_(ROUTER, MG_IF_MOE, hf_name, "blk.{l}.ffn_gate_inp.weight", K_(EXPERTS), K_(HIDDEN))
 /* The shared expert of Qwen2 has a router of one row; elsewhere it is simply added. */
@@ -335,6 +350,12 @@ extern const mg_code_file mg_code_decoder, mg_code_mesh, mg_code_nekomind;
 #define KV_B_(from, count) {.pattern = "model.layers.{l}.self_attn.kv_b_proj.weight", \
     .views = {{.kind = MG_VIEW_GROUPS, .a = from, .b = K_(count), .group = KSUM_(NOPE_DIM, V_HEAD_DIM)}}, \
     .stored = {KSUMX_(NOPE_DIM, V_HEAD_DIM, 1, HEADS), K_(KV_LORA)}}
+/* The halves by themselves, a matrix for each head, k's turned: GGUF and mlx-lm. */
+#define K_B_(name) {.pattern = name, \
+    .views = {{.kind = MG_VIEW_TRANSPOSE}, {.kind = MG_VIEW_RESHAPE, .a = KK_(HEADS, NOPE_DIM), .b = K_(KV_LORA)}}, \
+    .stored = {K_(HEADS), K_(KV_LORA), K_(NOPE_DIM)}}
+#define V_B_(name) {.pattern = name, .views = {{.kind = MG_VIEW_RESHAPE, .a = KK_(HEADS, V_HEAD_DIM), .b = K_(KV_LORA)}}, \
+    .stored = {K_(HEADS), K_(V_HEAD_DIM), K_(KV_LORA)}}
 #define MLA_TENSORS \
     W_(ATTN_Q, MG_IF_NO_Q_LORA, "model.layers.{l}.self_attn.q_proj.weight", "blk.{l}.attn_q.weight", KK_(HEADS, HEAD_DIM), K_(HIDDEN)), \
     W_(ATTN_Q_A, MG_IF_Q_LORA, "model.layers.{l}.self_attn.q_a_proj.weight", "blk.{l}.attn_q_a.weight", K_(Q_LORA), K_(HIDDEN)), \
@@ -344,15 +365,11 @@ extern const mg_code_file mg_code_decoder, mg_code_mesh, mg_code_nekomind;
        KSUM_(KV_LORA, ROPE_DIM), K_(HIDDEN)), \
     W_(ATTN_KV_A_NORM, MG_IF_ALWAYS, "model.layers.{l}.self_attn.kv_a_layernorm.weight", "blk.{l}.attn_kv_a_norm.weight", K_(KV_LORA)), \
     {.role = MG_R_ATTN_K_B, .when = MG_IF_ALWAYS, .shape = {KK_(HEADS, NOPE_DIM), K_(KV_LORA)}, .forms = { \
-        [MG_LAYOUT_HF] = {KV_B_(LIT_(0), NOPE_DIM)}, \
-        [MG_LAYOUT_GGUF] = {{.pattern = "blk.{l}.attn_k_b.weight", \
-            .views = {{.kind = MG_VIEW_TRANSPOSE}, {.kind = MG_VIEW_RESHAPE, .a = KK_(HEADS, NOPE_DIM), .b = K_(KV_LORA)}}, \
-            .stored = {K_(HEADS), K_(KV_LORA), K_(NOPE_DIM)}}}}}, \
+        [MG_LAYOUT_HF] = {KV_B_(LIT_(0), NOPE_DIM), K_B_("model.layers.{l}.self_attn.embed_q.weight")}, \
+        [MG_LAYOUT_GGUF] = {K_B_("blk.{l}.attn_k_b.weight")}}}, \
     {.role = MG_R_ATTN_V_B, .when = MG_IF_ALWAYS, .shape = {KK_(HEADS, V_HEAD_DIM), K_(KV_LORA)}, .forms = { \
-        [MG_LAYOUT_HF] = {KV_B_(K_(NOPE_DIM), V_HEAD_DIM)}, \
-        [MG_LAYOUT_GGUF] = {{.pattern = "blk.{l}.attn_v_b.weight", \
-            .views = {{.kind = MG_VIEW_RESHAPE, .a = KK_(HEADS, V_HEAD_DIM), .b = K_(KV_LORA)}}, \
-            .stored = {K_(HEADS), K_(V_HEAD_DIM), K_(KV_LORA)}}}}}
+        [MG_LAYOUT_HF] = {KV_B_(K_(NOPE_DIM), V_HEAD_DIM), V_B_("model.layers.{l}.self_attn.unembed_out.weight")}, \
+        [MG_LAYOUT_GGUF] = {V_B_("blk.{l}.attn_v_b.weight")}}}
 
 /* ---- norms of query and key, over every head or over the whole projection ---- */
 #define QK_NORM_HEAD \

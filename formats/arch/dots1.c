@@ -49,7 +49,7 @@ static const mg_tensor_row tensors[] = {
     LLAMA_TENSORS_FFN,
     ROUTER_("model.layers.{l}.mlp.gate.weight"),
     CORRECTION_("model.layers.{l}.mlp.gate.e_score_correction_bias"),
-    MLP_EXPERTS_DOWN_GATE_UP,
+    MLP_EXPERTS_IN_("mlp.experts"),
     SHARED_EXPERT_("shared_experts"),
 };
 /* clang-format on */

@@ -7,7 +7,8 @@
  *
  * Files stack the experts input-major: gate_up_proj [E, h, 2i], whose columns alternate gate and up, and down_proj [E,
  * i, h]. The released files have the matrices of experts in MXFP4, output-major (gate_up_proj_blocks [E, 2i, h/32,
- * 16] and _scales): read as one tensor, gate_up_proj_blocks [E, 2i, h] (formats/group_layouts.h).
+ * 16] and _scales): read as one tensor, gate_up_proj_blocks [E, 2i, h] (formats/group_layouts.h). mlx-lm has gate and
+ * up apart, output-major.
  *
  * GGUF "gpt-oss": gate and up taken apart, output-major; post_attention_layernorm is called post_attention_norm. No
  * reordering. alpha, limit and truncate have no keys: readers take those of the released models. */
@@ -46,6 +47,8 @@ static const mg_layer_list lists[] = {LAYER_TYPES_WINDOW, {0}};
     .views = {SELECT_EXPERT_, ALTERNATE_(nth)}, .stored = {K_(EXPERTS), KX_(EXPERT_FFN, 2), K_(HIDDEN)}}
 #define GATE_UP_BIAS_(nth) {.pattern = "model.layers.{l}.mlp.experts.gate_up_proj_bias", \
     .views = {SELECT_EXPERT_, ALTERNATE_(nth)}, .stored = {K_(EXPERTS), KX_(EXPERT_FFN, 2)}}
+#define MLX_BIAS_(proj, size) {.pattern = "model.layers.{l}.mlp.experts." proj ".bias", .views = {SELECT_EXPERT_}, \
+    .stored = {K_(EXPERTS), K_(size)}, .mlx = true}
 #define BIAS_(r, size, gguf_name, ...) {.role = MG_R_##r, .when = MG_IF_MOE, .shape = {K_(size)}, .forms = { \
     [MG_LAYOUT_HF] = {__VA_ARGS__}, \
     [MG_LAYOUT_GGUF] = {{.pattern = gguf_name, .views = {SELECT_EXPERT_}, .stored = {K_(EXPERTS), K_(size)}}}}}
@@ -63,17 +66,21 @@ static const mg_tensor_row tensors[] = {
     W_(ATTN_SINKS, MG_IF_ALWAYS, "model.layers.{l}.self_attn.sinks", "blk.{l}.attn_sinks.weight", K_(HEADS)),
     ROUTER_("model.layers.{l}.mlp.router.weight"),
     W_(ROUTER_BIAS, MG_IF_MOE, "model.layers.{l}.mlp.router.bias", "blk.{l}.ffn_gate_inp.bias", K_(EXPERTS)),
-    EXPERT_ROW_(EXPERT_GATE, EXPERT_FFN, HIDDEN, "blk.{l}.ffn_gate_exps.weight", 0, GATE_UP_(0), GATE_UP_BLOCKS_(0)),
-    EXPERT_ROW_(EXPERT_UP, EXPERT_FFN, HIDDEN, "blk.{l}.ffn_up_exps.weight", 0, GATE_UP_(1), GATE_UP_BLOCKS_(1)),
+    EXPERT_ROW_(EXPERT_GATE, EXPERT_FFN, HIDDEN, "blk.{l}.ffn_gate_exps.weight", 0, GATE_UP_(0), GATE_UP_BLOCKS_(0),
+                SWITCH_GATE_("mlp.experts", .mlx = true)),
+    EXPERT_ROW_(EXPERT_UP, EXPERT_FFN, HIDDEN, "blk.{l}.ffn_up_exps.weight", 0, GATE_UP_(1), GATE_UP_BLOCKS_(1),
+                SWITCH_UP_("mlp.experts", .mlx = true)),
     EXPERT_ROW_(EXPERT_DOWN, HIDDEN, EXPERT_FFN, "blk.{l}.ffn_down_exps.weight", 0,
                 {.pattern = "model.layers.{l}.mlp.experts.down_proj", .views = {SELECT_EXPERT_, {.kind = MG_VIEW_TRANSPOSE}},
                   .stored = {K_(EXPERTS), K_(EXPERT_FFN), K_(HIDDEN)}},
                 {.pattern = "model.layers.{l}.mlp.experts.down_proj_blocks", .blocks = true, .views = {SELECT_EXPERT_},
-                  .stored = {K_(EXPERTS), K_(HIDDEN), K_(EXPERT_FFN)}}),
-    BIAS_(EXPERT_GATE_BIAS, EXPERT_FFN, "blk.{l}.ffn_gate_exps.bias", GATE_UP_BIAS_(0)),
-    BIAS_(EXPERT_UP_BIAS, EXPERT_FFN, "blk.{l}.ffn_up_exps.bias", GATE_UP_BIAS_(1)),
+                  .stored = {K_(EXPERTS), K_(HIDDEN), K_(EXPERT_FFN)}},
+                SWITCH_DOWN_("mlp.experts", .mlx = true)),
+    BIAS_(EXPERT_GATE_BIAS, EXPERT_FFN, "blk.{l}.ffn_gate_exps.bias", GATE_UP_BIAS_(0), MLX_BIAS_("gate_proj", EXPERT_FFN)),
+    BIAS_(EXPERT_UP_BIAS, EXPERT_FFN, "blk.{l}.ffn_up_exps.bias", GATE_UP_BIAS_(1), MLX_BIAS_("up_proj", EXPERT_FFN)),
     BIAS_(EXPERT_DOWN_BIAS, HIDDEN, "blk.{l}.ffn_down_exps.bias",
-          {.pattern = "model.layers.{l}.mlp.experts.down_proj_bias", .views = {SELECT_EXPERT_}, .stored = {K_(EXPERTS), K_(HIDDEN)}}),
+          {.pattern = "model.layers.{l}.mlp.experts.down_proj_bias", .views = {SELECT_EXPERT_}, .stored = {K_(EXPERTS), K_(HIDDEN)}},
+          MLX_BIAS_("down_proj", HIDDEN)),
 };
 /* clang-format on */
 

@@ -35,11 +35,14 @@ static const mg_tensor_row tensors[] = {
     LLAMA_TENSORS_ATTN_BIAS,
     ROUTER_("model.layers.{l}.block_sparse_moe.router.layer.weight"),
     EXPERT_GATE_(FUSED_("model.layers.{l}.block_sparse_moe.input_linear.weight", GATE_ROWS_),
-                 NAME_("model.layers.{l}.block_sparse_moe.experts.{e}.w1.weight")),
+                 NAME_("model.layers.{l}.block_sparse_moe.experts.{e}.w1.weight"),
+                 SWITCH_GATE_("block_sparse_moe.switch_mlp", .mlx = true)),
     EXPERT_UP_(FUSED_("model.layers.{l}.block_sparse_moe.input_linear.weight", UP_ROWS_),
-               NAME_("model.layers.{l}.block_sparse_moe.experts.{e}.w3.weight")),
+               NAME_("model.layers.{l}.block_sparse_moe.experts.{e}.w3.weight"),
+               SWITCH_UP_("block_sparse_moe.switch_mlp", .mlx = true)),
     EXPERT_DOWN_(STACKED_("model.layers.{l}.block_sparse_moe.output_linear.weight", HIDDEN, EXPERT_FFN),
-                 NAME_("model.layers.{l}.block_sparse_moe.experts.{e}.w2.weight")),
+                 NAME_("model.layers.{l}.block_sparse_moe.experts.{e}.w2.weight"),
+                 SWITCH_DOWN_("block_sparse_moe.switch_mlp", .mlx = true)),
 };
 /* clang-format on */
 

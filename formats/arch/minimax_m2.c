@@ -38,9 +38,12 @@ static const mg_tensor_row tensors[] = {
     QK_NORM_WHOLE,
     ROUTER_("model.layers.{l}.block_sparse_moe.gate.weight"),
     CORRECTION_("model.layers.{l}.block_sparse_moe.e_score_correction_bias"),
-    EXPERT_GATE_(NAME_("model.layers.{l}.block_sparse_moe.experts.{e}.w1.weight")),
-    EXPERT_DOWN_(NAME_("model.layers.{l}.block_sparse_moe.experts.{e}.w2.weight")),
-    EXPERT_UP_(NAME_("model.layers.{l}.block_sparse_moe.experts.{e}.w3.weight")),
+    EXPERT_GATE_(NAME_("model.layers.{l}.block_sparse_moe.experts.{e}.w1.weight"),
+                 SWITCH_GATE_("block_sparse_moe.switch_mlp", .mlx = true)),
+    EXPERT_DOWN_(NAME_("model.layers.{l}.block_sparse_moe.experts.{e}.w2.weight"),
+                 SWITCH_DOWN_("block_sparse_moe.switch_mlp", .mlx = true)),
+    EXPERT_UP_(NAME_("model.layers.{l}.block_sparse_moe.experts.{e}.w3.weight"),
+               SWITCH_UP_("block_sparse_moe.switch_mlp", .mlx = true)),
 };
 /* clang-format on */
 

@@ -3,11 +3,12 @@
  * Mistral's attention; every layer routes: p = softmax in f32 over all experts, the k largest, divided by their sum.
  * Expert e is a SwiGLU: w1 = gate, w3 = up, w2 = down.
  *
- * Experts come in three Hugging Face forms, told by their names: per expert as block_sparse_moe.experts.E.w1/w2/w3
+ * Experts come in four Hugging Face forms, told by their names: per expert as block_sparse_moe.experts.E.w1/w2/w3
  * (what every reader knows and what we write), fused as mlp.experts.gate_up_proj [E, 2I, H] with the gate's rows first
- * and mlp.experts.down_proj [E, H, I] (mergekit 0.1.5), and per expert as mlp.experts.E.gate_proj ... The router's name
- * goes with them. GGUF stacks each projection over the experts; the reference converter emits gate, down, up of a layer
- * when the last expert tensor of the layer has come by.
+ * and mlp.experts.down_proj [E, H, I] (mergekit 0.1.5), per expert as mlp.experts.E.gate_proj, and stacked as
+ * block_sparse_moe.switch_mlp.gate_proj [E, I, H] (mlx-lm). The router's name goes with them. GGUF stacks each
+ * projection over the experts; the reference converter emits gate, down, up of a layer when the last expert tensor of
+ * the layer has come by.
  *
  * Made from Llama or Mistral donors: their dense feed-forward blocks become the experts, the router is new, all else is
  * the base's. The configuration of the result is the base's own with these fields changed. */
@@ -53,15 +54,15 @@ static const mg_tensor_row tensors[] = {
     STACK_(EXPERT_GATE, EXPERT_FFN, HIDDEN, "blk.{l}.ffn_gate_exps.weight", NATIVE_("w1", {.kind = MG_VIEW_END}),
             NAME_("model.layers.{l}.block_sparse_moe.experts.{e}.w1.weight"),
             FUSED_("model.layers.{l}.mlp.experts.gate_up_proj", GATE_ROWS_),
-            NAME_("model.layers.{l}.mlp.experts.{e}.gate_proj.weight")),
+            NAME_("model.layers.{l}.mlp.experts.{e}.gate_proj.weight"), SWITCH_GATE_("block_sparse_moe.switch_mlp")),
     STACK_(EXPERT_DOWN, HIDDEN, EXPERT_FFN, "blk.{l}.ffn_down_exps.weight", NATIVE_("w2", {.kind = MG_VIEW_TRANSPOSE}),
             NAME_("model.layers.{l}.block_sparse_moe.experts.{e}.w2.weight"),
             STACKED_("model.layers.{l}.mlp.experts.down_proj", HIDDEN, EXPERT_FFN),
-            NAME_("model.layers.{l}.mlp.experts.{e}.down_proj.weight")),
+            NAME_("model.layers.{l}.mlp.experts.{e}.down_proj.weight"), SWITCH_DOWN_("block_sparse_moe.switch_mlp")),
     STACK_(EXPERT_UP, EXPERT_FFN, HIDDEN, "blk.{l}.ffn_up_exps.weight", NATIVE_("w3", {.kind = MG_VIEW_END}),
             NAME_("model.layers.{l}.block_sparse_moe.experts.{e}.w3.weight"),
             FUSED_("model.layers.{l}.mlp.experts.gate_up_proj", UP_ROWS_),
-            NAME_("model.layers.{l}.mlp.experts.{e}.up_proj.weight")),
+            NAME_("model.layers.{l}.mlp.experts.{e}.up_proj.weight"), SWITCH_UP_("block_sparse_moe.switch_mlp")),
 };
 /* clang-format on */
 

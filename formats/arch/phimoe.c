@@ -58,9 +58,12 @@ static const mg_tensor_row tensors[] = {
     NEOX_TENSORS_QKV_BIAS,
     NEOX_TENSORS_O_BIAS,
     ROUTER_("model.layers.{l}.block_sparse_moe.gate.weight"),
-    EXPERT_GATE_(NAME_("model.layers.{l}.block_sparse_moe.experts.{e}.w1.weight")),
-    EXPERT_DOWN_(NAME_("model.layers.{l}.block_sparse_moe.experts.{e}.w2.weight")),
-    EXPERT_UP_(NAME_("model.layers.{l}.block_sparse_moe.experts.{e}.w3.weight")),
+    EXPERT_GATE_(NAME_("model.layers.{l}.block_sparse_moe.experts.{e}.w1.weight"),
+                 SWITCH_GATE_("block_sparse_moe.switch_mlp")),
+    EXPERT_DOWN_(NAME_("model.layers.{l}.block_sparse_moe.experts.{e}.w2.weight"),
+                 SWITCH_DOWN_("block_sparse_moe.switch_mlp")),
+    EXPERT_UP_(NAME_("model.layers.{l}.block_sparse_moe.experts.{e}.w3.weight"),
+               SWITCH_UP_("block_sparse_moe.switch_mlp")),
 };
 /* clang-format on */
 

@@ -42,7 +42,7 @@ static const mg_tensor_row tensors[] = {
     NEOX_TENSORS_O_BIAS,
     LLAMA_TENSORS_FFN,
     ROUTER_("model.layers.{l}.mlp.gate.weight"),
-    MLP_EXPERTS_DOWN_GATE_UP,
+    MLP_EXPERTS_IN_("mlp.switch_mlp", .mlx = true),
 };
 /* clang-format on */
 

@@ -54,7 +54,8 @@ static const mg_tensor_row tensors[] = {
     NORM_LESS_ONE_(FFN_NORM, "model.layers.{l}.post_attention_layernorm.weight", NULL, K_(HIDDEN)),
     LLAMA_TENSORS_FFN,
     ROUTER_("model.layers.{l}.mlp.gate.weight"),
-    MLP_EXPERTS_DOWN_GATE_UP,
+    /* not mlx-lm's stacks: with them come norms to which it has added 1, under the same names */
+    MLP_EXPERT_DOWN_(), MLP_EXPERT_GATE_(), MLP_EXPERT_UP_(),
     SHARED_EXPERT_("shared_expert"),
     SHARED_ROUTER_,
 };

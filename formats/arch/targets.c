@@ -25,8 +25,7 @@ typedef struct builder {
     const mg_hparams *hp;
     const mg_layer *layers;
     mg_layout layout;
-    bool blocks;   /* forms of blocks where there are any */
-    bool matrices; /* forms that are one expert's matrix where there are any */
+    mg_forms forms;
     mg_has_fn has;
     const void *ctx;
     mg_strmap names;
@@ -155,10 +154,21 @@ static const mg_form *matrix_form(const mg_tensor_row *r) {
     return NULL;
 }
 
+static const mg_form *mlx_form(const mg_tensor_row *r) {
+    for (uint32_t f = 0; f < MG_MAX_FORMS && r->forms[MG_LAYOUT_HF][f].pattern; f++)
+        if (r->forms[MG_LAYOUT_HF][f].mlx) return &r->forms[MG_LAYOUT_HF][f];
+    return NULL;
+}
+
+static const mg_form *form_of(const builder *b, const mg_tensor_row *r) {
+    const mg_form *f = b->forms == MG_FORMS_BLOCKS ? blocks_form(r) : b->forms == MG_FORMS_MLX ? mlx_form(r) : NULL;
+    if (!f && (b->forms == MG_FORMS_MATRICES || b->forms == MG_FORMS_MLX)) f = matrix_form(r);
+    return f ? f : &r->forms[b->layout][0];
+}
+
 static mg_status add_piece(builder *b, uint32_t row, uint32_t l, uint32_t e, bool generated) {
     const mg_tensor_row *r = &b->arch->tensors[row];
-    const mg_form *f = b->blocks ? blocks_form(r) : b->matrices ? matrix_form(r) : NULL;
-    if (!f) f = &r->forms[b->layout][0];
+    const mg_form *f = form_of(b, r);
     mg_view chain[MG_MAX_VIEWS];
     inverse_chain inv;
     uint64_t shape[3], stored[4] = {0};
@@ -305,22 +315,18 @@ mg_status mg_arch_targets(mg_targets *out, const mg_arch *arch, const mg_hparams
     return targets(&b);
 }
 
-mg_status mg_arch_targets_blocks(mg_targets *out, const mg_arch *arch, const mg_hparams *hp, const mg_layer *layers,
-                                 mg_has_fn has, const void *ctx, mg_error *err) {
-    builder b = {.out = out, .arch = arch, .hp = hp, .layers = layers, .layout = MG_LAYOUT_HF, .blocks = true};
+mg_status mg_arch_targets_in(mg_targets *out, const mg_arch *arch, const mg_hparams *hp, const mg_layer *layers,
+                             mg_forms forms, mg_has_fn has, const void *ctx, mg_error *err) {
+    builder b = {.out = out, .arch = arch, .hp = hp, .layers = layers, .layout = MG_LAYOUT_HF, .forms = forms};
     b.has = has;
     b.ctx = ctx;
     b.err = err;
     return targets(&b);
 }
 
-mg_status mg_arch_targets_matrices(mg_targets *out, const mg_arch *arch, const mg_hparams *hp, const mg_layer *layers,
-                                   mg_has_fn has, const void *ctx, mg_error *err) {
-    builder b = {.out = out, .arch = arch, .hp = hp, .layers = layers, .layout = MG_LAYOUT_HF, .matrices = true};
-    b.has = has;
-    b.ctx = ctx;
-    b.err = err;
-    return targets(&b);
+bool mg_arch_has_mlx_form(const mg_arch *arch, mg_role role) {
+    const mg_tensor_row *r = mg_arch_row(arch, role);
+    return r && mlx_form(r);
 }
 
 bool mg_arch_stacks(const mg_arch *arch, mg_role role) {

@@ -52,6 +52,13 @@ judged(common.WORK / "ct", "gptqmodel", "format")
 judged(common.WORK / "ct", "mlx", "format")
 judged(made("mlx", "llama", "--group-size", "32", "--format", "mlx"), "mlx")
 judged(common.WORK / "mlx", "vllm", "format")
+single, tensors = common.fresh("mlx-single"), common.read_hf_dir(TINY / "qwen3_moe")
+name = "model.layers.1.mlp.experts.0.gate_proj"
+rows, cols = tensors.pop(f"{name}.weight").shape
+tensors.update(gl.mlx(gl.rng_for("mlx-single"), name, rows, cols)[0])
+common.write_safetensors(single / "model.safetensors", tensors)
+(single / "config.json").write_text(json.dumps(json.loads((TINY / "qwen3_moe/config.json").read_text()) | {"quantization": {"group_size": 32, "bits": 4}}))
+judged(single, "mlx", "names", "stacks")
 
 legacy, v5 = made("legacy", "mixtral", "--group-size", "-1"), made("v5", "mixtral", "--group-size", "-1", "--layout", "v5")
 judged(legacy, "vllm")

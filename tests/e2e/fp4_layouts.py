@@ -98,6 +98,32 @@ common.same(common.read_gguf(common.WORK / "q4.gguf")[1]["blk.0.ffn_up_exps.weig
 common.run("convert", model, common.WORK / "f16.gguf", "--outtype", "f16", "-q")
 common.same(common.read_gguf(common.WORK / "f16.gguf")[1]["blk.0.ffn_up_exps.weight"].dtype, "F16", "a type that was asked for")
 
+# mlx-lm's form of the same: gate and up apart, the nibbles in words, biases of other names. The blocks are the same bits.
+apart = {}
+for name, t in stored.items():
+    if "experts.gate_up_proj" in name:
+        size = len(t.data) // (E * 2 * INNER)
+        lines = [t.data[i:i + size] for i in range(0, len(t.data), size)]
+        shape = {"U8": [E, INNER, HIDDEN // 8] if name.endswith("_blocks") else [E, INNER, HIDDEN // 32], "BF16": [E, INNER]}[t.dtype]
+        for nth, proj in enumerate(("gate_proj", "up_proj")):
+            to = name.replace("gate_up_proj_bias", f"{proj}.bias").replace("gate_up_proj_blocks", f"{proj}.weight").replace(
+                "gate_up_proj_scales", f"{proj}.scales")
+            apart[to] = common.Tensor("U32" if to.endswith(".weight") else t.dtype, shape, b"".join(lines[nth::2]))
+    elif "experts.down_proj" in name:
+        to = name.replace("_bias", ".bias").replace("_blocks", ".weight").replace("_scales", ".scales")
+        apart[to] = common.Tensor("U32", [E, HIDDEN, INNER // 8], t.data) if to.endswith(".weight") else t
+    else:
+        apart[name] = t
+mlx = write("mlx", {k: v for k, v in config.items() if k != "quantization_config"} | {"quantization": {"group_size": 32, "bits": 4, "mode": "mxfp4"}}, apart)
+common.run("convert", mlx, common.WORK / "mlx.gguf", "-q")
+common.same({n: (t.dtype, t.sha256()) for n, t in common.read_gguf(common.WORK / "mlx.gguf")[1].items()},
+            {n: (t.dtype, t.sha256()) for n, t in found.items()}, "mlx-lm's form as GGUF")
+common.run("convert", mlx, common.WORK / "mlx-back", "-q")
+again = common.read_hf_dir(common.WORK / "mlx-back")
+common.same({k: (t.dtype, t.shape, t.sha256()) for k, t in again.items()}, {k: (t.dtype, t.shape, t.sha256()) for k, t in stored.items()}, "mlx-lm's form as released")
+common.run("forward", mlx, "--ids", "1,5,9,200", "-o", common.WORK / "mlx.st", "-q")
+common.same(common.sha256(common.WORK / "mlx.st"), common.sha256(common.WORK / "gptoss.st"), "logits of mlx-lm's form")
+
 # ---- compressed-tensors ----
 
 LLAMA = common.DATA / "models" / "tiny" / "llama"

@@ -99,6 +99,10 @@ LAYOUTS = {
     "mlx4": ({"group_size": 32, "bits": 4}, gl.mlx, {}),
     "mlx3-bf16": ({"group_size": 64, "bits": 3, "mode": "affine"}, gl.mlx, {"bits": 3, "group": 64, "dtype": "BF16"}),
     "mlx-own": ({"group_size": 64, "bits": 4, **{name: {"group_size": 32, "bits": 6} for name in CHOSEN}}, gl.mlx, {"bits": 6}),
+    "mlx-mxfp4": ({"group_size": 32, "bits": 4, "mode": "mxfp4"}, gl.mlx_floats, {"mode": "mxfp4"}),
+    "mlx-mxfp8": ({"group_size": 32, "bits": 8, "mode": "mxfp8"}, gl.mlx_floats, {"mode": "mxfp8"}),
+    "mlx-nvfp4": ({"group_size": 64, "bits": 4, **{name: {"group_size": 16, "bits": 4, "mode": "nvfp4"} for name in CHOSEN}}, gl.mlx_floats,
+                  {"mode": "nvfp4"}),
     "fp8-e5m2": (fp8_config(), gl.fp8, {"wide": True}),
 }
 for number, (name, (config, make, how)) in enumerate(LAYOUTS.items()):
@@ -186,9 +190,11 @@ for name, tensor, says in (("no-config-bnb", "weight.absmax", "bitsandbytes"), (
                            ("no-config-exl3", "trellis", "EXL3")):
     extra = {f"model.layers.0.mlp.up_proj.{tensor}": common.Tensor("U8", [4], bytes(4))}
     refused(name, write(name, None, {**DENSE, **extra}), 4, says, tensor)
-refused("mlx", write("mlx", {"group_size": 32, "bits": 4, "mode": "mxfp4"}, AWQ), 4, "MLX", "mxfp4")
-stacked = {**DENSE, "model.layers.0.mlp.switch_mlp.up_proj.weight": common.Tensor("U32", [2, 8, 8], bytes(512))}
-refused("mlx-stacked", write("mlx-stacked", {"group_size": 32, "bits": 4}, stacked), 4, "stacked", "switch_mlp")
+refused("mlx", write("mlx", {"group_size": 32, "bits": 4, "mode": "other"}, AWQ), 4, "MLX", "other")
+refused("mlx-size", write("mlx-size", {"group_size": 64, "bits": 4, "mode": "mxfp4"}, AWQ), 3, "mode mxfp4", "groups of 32")
+whole = common.read_safetensors(common.WORK / "mlx-nvfp4" / "model.safetensors")[1]
+whole["model.layers.1.mlp.down_proj.global_scale"] = common.f32([1.0])
+refused("mlx-global", write("mlx-global", LAYOUTS["mlx-nvfp4"][0], whole), 4, "global scale", "down_proj.global_scale")
 
 # ---- parts that do not fit together: exit 3, the tensor, what was found and what was expected ----
 

@@ -195,6 +195,24 @@ def fp4(rng, base, rows, cols, nv):
                    for n, row in enumerate(codes) for k, c in enumerate(row)]
 
 
+def mlx_floats(rng, base, rows, cols, mode):
+    """mxfp4, nvfp4: E2M1, low nibble first, with E8M0 or E4M3 scales; mxfp8: E4M3 with E8M0. Scales are bytes."""
+    size = 16 if mode == "nvfp4" else 32
+    parts, values = (fp4(rng, base, rows, cols, False) if mode == "mxfp4" else ({}, []))
+    if mode == "mxfp4":
+        codes, stored = parts[f"{base}.weight_packed"].data, parts[f"{base}.weight_scale"].data
+    else:
+        wide = [c for c in range(256) if c & 0x7f != 0x7f]
+        each = [rng.choice(wide) if mode == "mxfp8" else rng.randrange(16) for _ in range(rows * cols)]
+        stored = bytes(rng.randrange(110, 125) if mode == "mxfp8" else rng.randrange(0, 127) for _ in range(rows * cols // size))
+        codes = bytes(each) if mode == "mxfp8" else bytes(a | b << 4 for a, b in zip(each[::2], each[1::2]))
+        fp4_values = [0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0]
+        values = [f32(e4m3(c) * math.ldexp(1.0, stored[i // size] - 127)) if mode == "mxfp8" else
+                  f32((-1.0 if c & 8 else 1.0) * fp4_values[c & 7] * e4m3(stored[i // size])) for i, c in enumerate(each)]
+    return {f"{base}.weight": common.Tensor("U32", [rows, len(codes) // rows // 4], codes),
+            f"{base}.scales": common.Tensor("U8", [rows, cols // size], stored)}, values
+
+
 # ---- the published examples of the layouts ----
 
 def check_examples():
