@@ -274,6 +274,7 @@ static mg_json *candidate_json(const mg_candidate *c, const mg_report *r) {
     mg_json_set(o, "tensors", tensors);
     if (c->has_weights) mg_json_set_i64(o, "damaged_tensors", c->weights.n_bad);
     if (c->has_weights) mg_json_set_i64(o, "tensors_apart", c->weights.n_apart);
+    if (c->has_weights && c->weights.expert >= 0) mg_json_set_i64(o, "compared_expert", c->weights.expert);
     mg_json *attribution;
     if (c->attribution && mg_json_dup(&attribution, c->attribution, NULL) == MG_OK)
         mg_json_set(o, "attribution", attribution);

@@ -60,6 +60,9 @@ static void print_drift(const mg_candidate *c) {
 
 static void print_weights(const mg_weight_diff *d, bool all) {
     printf("  weights         %u compared, %u damaged\n", d->n - d->n_apart, d->n_bad);
+    if (d->expert >= 0)
+        printf("    dense feed-forward blocks are compared with expert %lld of the mixture, which is nearest\n",
+               (long long)d->expert);
     if (d->n_apart)
         printf("    %u weights of feed-forward blocks are not compared: dense in one model, a mixture in the other\n",
                d->n_apart);

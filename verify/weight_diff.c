@@ -149,49 +149,56 @@ static bool dense_and_mixture(const mg_model *ref, const mg_model *cand, mg_role
     return ref->layers[l].moe != cand->layers[l].moe;
 }
 
-static mg_status add_pair(mg_weight_diff *out, mg_weight_pair *p, mg_model *ref, mg_model *cand, mg_role role,
-                          uint32_t l, uint32_t e, uint64_t ids, mg_error *err) {
-    const mg_bound *a = mg_model_find(ref, role, l, e), *b = mg_model_find(cand, role, l, e);
-    if (!a && role == MG_R_OUTPUT && b) a = mg_model_find(ref, MG_R_TOKEN_EMBD, 0, 0); /* tied on one side only */
-    if (!b && role == MG_R_OUTPUT && a) b = mg_model_find(cand, MG_R_TOKEN_EMBD, 0, 0);
-    const bool factors = role == MG_R_ROPE_FREQS || role == MG_R_ROPE_FACTORS_LONG || role == MG_R_ROPE_FACTORS_SHORT;
-    if (factors || (!a && !b)) return MG_OK; /* rope factors are the config in another form */
-    mg_weight_stat *s = &out->items[out->n];
-    const mg_model *named = b ? cand : ref;
-    const mg_tensor *t = mg_model_tensor(named, b ? b : a);
-    bool stacked = mg_role_scope(role) == MG_SCOPE_EXPERT && t->rank == 3;
-    s->name = stacked ? mg_arena_printf(&out->arena, "%s[%u]", t->name, e) : mg_arena_strdup(&out->arena, t->name);
+mg_status mg_weight_pair_begin(const mg_weight_work *w, mg_weight_pair *p, bool of_expert, uint64_t ids,
+                               mg_arena *names, mg_error *err) {
+    const mg_bound *a = p->a, *b = p->b;
+    const mg_tensor *t = b ? mg_model_tensor(w->cand, b) : mg_model_tensor(w->ref, a);
+    const bool same = a && b && same_shape(a, b), part = a && b && !same && padded(a, b, p->role, ids);
+    const bool apart = (!a || !b) && dense_and_mixture(w->ref, w->cand, p->role, p->layer);
+    mg_weight_stat *s = p->stat;
+    *s = (mg_weight_stat){.expert = p->expert, .apart = apart, .missing = !same && !part && !apart};
+    s->name = of_expert && t->rank == 3 ? mg_arena_printf(names, "%s[%u]", t->name, p->expert)
+                                        : mg_arena_strdup(names, t->name);
     if (!s->name) return mg_fail_nomem(err, strlen(t->name));
-    const bool same = a && b && same_shape(a, b), part = a && b && !same && padded(a, b, role, ids);
-    s->apart = (!a || !b) && dense_and_mixture(ref, cand, role, l);
-    s->missing = !same && !part && !s->apart;
-    out->n_apart += s->apart;
-    s->expert = e;
-    s->reference = mg_weight_stored_of(ref, a);
-    s->candidate = mg_weight_stored_of(cand, b);
+    s->reference = mg_weight_stored_of(w->ref, a);
+    s->candidate = mg_weight_stored_of(w->cand, b);
     if (!mg_weight_stored_same(&s->reference, &s->candidate))
         s->limits = mg_weight_limits_join(s->reference.limits, s->candidate.limits);
-    mg_weight_pair *o = &p[out->n++];
-    *o = (mg_weight_pair){.a = a, .b = b, .stat = s, .role = role, .layer = l, .expert = e};
-    if (s->missing || s->apart) return MG_OK;
-    o->rows = mg_bound_rows(a);
-    o->cols = a->shape[a->rank - 1];
-    if (!part) return MG_OK;
-    *(a->rank == 1 ? &o->cols : &o->rows) = s->ids = ids;
+    if (!same && !part) return MG_OK;
+    p->rows = mg_bound_rows(a);
+    p->cols = a->shape[a->rank - 1];
+    if (same) return MG_OK;
+    *(a->rank == 1 ? &p->cols : &p->rows) = s->ids = ids;
     s->padding_reference = a->shape[0] - ids;
     s->padding_candidate = b->shape[0] - ids;
     return MG_OK;
 }
 
-static mg_status list_pairs(mg_weight_diff *out, mg_weight_pair *p, mg_model *ref, mg_model *cand, uint32_t layers,
-                            uint64_t ids, mg_error *err) {
+static mg_status add_pair(mg_weight_diff *out, const mg_weight_work *w, mg_role role, uint32_t l, uint32_t e,
+                          uint64_t ids, mg_error *err) {
+    mg_model *ref = w->ref, *cand = w->cand;
+    const mg_bound *a = mg_model_find(ref, role, l, e), *b = mg_model_find(cand, role, l, e);
+    if (!a && role == MG_R_OUTPUT && b) a = mg_model_find(ref, MG_R_TOKEN_EMBD, 0, 0); /* tied on one side only */
+    if (!b && role == MG_R_OUTPUT && a) b = mg_model_find(cand, MG_R_TOKEN_EMBD, 0, 0);
+    const bool factors = role == MG_R_ROPE_FREQS || role == MG_R_ROPE_FACTORS_LONG || role == MG_R_ROPE_FACTORS_SHORT;
+    if (factors || (!a && !b)) return MG_OK; /* rope factors are the config in another form */
+    mg_weight_pair *p = &w->pairs[out->n];
+    *p = (mg_weight_pair){.a = a, .b = b, .stat = &out->items[out->n], .role = role, .layer = l, .expert = e};
+    out->n++;
+    MG_TRY(mg_weight_pair_begin(w, p, mg_role_scope(role) == MG_SCOPE_EXPERT, ids, &out->arena, err));
+    out->n_apart += p->stat->apart;
+    return MG_OK;
+}
+
+static mg_status list_pairs(mg_weight_diff *out, const mg_weight_work *w, uint32_t layers, uint64_t ids,
+                            mg_error *err) {
     for (int role = 0; role < MG_ROLE_COUNT; role++) {
         mg_scope scope = mg_role_scope((mg_role)role);
         uint32_t nl = scope == MG_SCOPE_MODEL ? 1 : layers, ne;
-        const uint32_t a = mg_scope_count(scope, &ref->hp), b = mg_scope_count(scope, &cand->hp);
+        const uint32_t a = mg_scope_count(scope, &w->ref->hp), b = mg_scope_count(scope, &w->cand->hp);
         ne = a > b ? a : b;
         for (uint32_t l = 0; l < nl; l++)
-            for (uint32_t e = 0; e < ne; e++) MG_TRY(add_pair(out, p, ref, cand, (mg_role)role, l, e, ids, err));
+            for (uint32_t e = 0; e < ne; e++) MG_TRY(add_pair(out, w, (mg_role)role, l, e, ids, err));
     }
     return MG_OK;
 }
@@ -221,19 +228,24 @@ static uint32_t larger(const mg_model *a, const mg_model *b, mg_key k) {
 
 mg_status mg_weight_diff_run(mg_weight_diff *out, mg_model *ref, mg_model *cand, uint64_t ids, mg_pool *pool,
                              mg_progress *progress, mg_error *err) {
-    memset(out, 0, sizeof *out);
+    *out = (mg_weight_diff){.expert = -1};
     mg_arena_init(&out->arena, 0);
     uint32_t layers = larger(ref, cand, MG_K_LAYERS);
     size_t most = ref->n_bounds + cand->n_bounds; /* each weight has a place in at least one of the two */
     mg_weight_pair *pairs = NULL;
     MG_TRY(MG_ARENA_NEW(&out->arena, &out->items, most, err));
     MG_TRY(MG_ARENA_NEW(&out->arena, &pairs, most, err));
-    MG_TRY(list_pairs(out, pairs, ref, cand, layers, ids, err));
     mg_weight_work w = {ref, cand, pairs, progress};
+    MG_TRY(list_pairs(out, &w, layers, ids, err));
     MG_TRY(mg_pool_run(pool, out->n, one_pair, &w, err));
     w.progress = NULL; /* every weight has been counted */
+    MG_TRY(mg_weight_expert_find(&w, out, err));
     MG_TRY(mg_weight_folds_undo(&w, out, err));
     MG_TRY(mg_weight_nearest_find(&w, out, pool, err));
+    uint32_t n = 0; /* what is told elsewhere goes; pairs no longer point to their items */
+    for (uint32_t i = 0; i < out->n; i++)
+        if (!pairs[i].dropped) out->items[n++] = out->items[i];
+    out->n = n;
     for (uint32_t i = 0; i < out->n; i++) out->n_bad += mg_weight_damaged(&out->items[i]);
     qsort(out->items, out->n, sizeof *out->items, by_badness);
     return MG_OK;

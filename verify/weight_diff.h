@@ -56,6 +56,7 @@ typedef struct mg_weight_diff {
                               before all */
     uint32_t n, n_bad;     /* n_bad: damaged */
     uint32_t n_apart;      /* not compared */
+    int64_t expert;        /* of the mixture with which the other's dense blocks are compared; -1: none */
     mg_arena arena;
 } mg_weight_diff;
 

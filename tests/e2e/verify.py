@@ -292,6 +292,17 @@ for pair in ((DENSE, REF), (REF, DENSE)):
     check(line in verify(*pair, "--tokens", FEW, "--weights", "-q").out and line in (WORK / "apart.html").read_text(), "said")
 
 
+for e, donor in list(enumerate(moe4.DONORS))[1:3]:  # a donor's blocks are its expert's; its attention is its own, as the mixture has the base's
+    path = DATA / f"models/donors/{donor}"
+    for pair in ((path, REF), (Q8, path)):
+        r = verify(*pair, "--tokens", FEW, "--weights", "--json", "-q", expect=1).json()["candidates"][0]
+        same((r["compared_expert"], r["tensors_apart"]), (e, LAYERS * (3 * 3 + 1)), f"{donor}: its expert")
+        blocks = [t for t in r["tensors"] if not t["apart"] and any(x in t["name"] for x in (".mlp.", "experts", "_exps", "ffn_gate", "ffn_up", "ffn_down"))]
+        same((len(blocks), [t["name"] for t in blocks if t["damaged"] or pair[0] == path and t["error"]]), (3 * LAYERS, []), f"{donor}: its blocks")
+        check(any(t["damaged"] and "attn" in t["name"].replace("self_", "") for t in r["tensors"]), f"{donor}: its attention")
+check("blocks are compared with expert 2 of the mixture, which is nearest" in verify(DATA / "models/donors/math", REF, "--tokens", FEW, "--weights", "-q", expect=1).out, "said")
+
+
 # ---- damage: found, named first, exit 1 ----
 def damaged(path, names, reference=REF):
     r = verify(reference, path, "--tokens", FEW, "--weights", "--json", "-q", expect=1).json()["candidates"][0]
