@@ -8,6 +8,7 @@
 #include "memory_checkpoint.h"
 #include "quant/codec.h"
 #include "verify/act_drift.h"
+#include "verify/common_vocab.h"
 #include "verify/drift.h"
 #include "verify/judge.h"
 #include "verify/report.h"
@@ -129,6 +130,55 @@ Test(drift, refuses_what_is_not_finite_or_not_in_step) {
     rb.vocab = 1;
     cr_expect_eq(mg_drift_add(&d, &ra, &rb, 2, NULL, NULL), MG_ERR_INTERNAL);
     mg_drift_release(&d);
+}
+
+/* Rows of 3 and of 5 over the first 3 ids are rows of 3, whatever stands behind them. */
+Test(drift, padding_is_left_out) {
+    const float a[] = {1, 2, 3, 3, 2, 1}, wide[] = {0, 2, 4, 9, 9, 5, 1, 0, -INFINITY, 7}, narrow[] = {0, 2, 4, 5, 1, 0};
+    const int32_t targets[] = {0, 2};
+    mg_score_rows ra = rows_of(a, targets, 2, 3), rw = rows_of(wide, targets, 2, 5), rn = rows_of(narrow, targets, 2, 3);
+    mg_drift d = {.ids = 3}, e = {0};
+    mg_drift_summary s, t;
+    mg_error err = {0};
+    cr_assert(mg_drift_add(&d, &ra, &rw, 2, NULL, &err) == MG_OK && mg_drift_add(&e, &ra, &rn, 2, NULL, &err) == MG_OK);
+    cr_assert(mg_drift_summarize(&d, &s, &err) == MG_OK && mg_drift_summarize(&e, &t, &err) == MG_OK);
+    cr_expect_arr_eq(&s, &t, sizeof s);
+    d.ids = 4;
+    cr_expect_eq(mg_drift_add(&d, &ra, &rw, 2, NULL, NULL), MG_ERR_INTERNAL);
+    mg_drift_release(&d);
+    mg_drift_release(&e);
+}
+
+/* ---- vocabularies ---- */
+
+Test(common_vocab, is_what_tokenizers_know_and_the_text_uses) {
+    const struct {
+        mg_vocab_side sides[3];
+        uint32_t n;
+        int64_t last;
+        uint64_t ids; /* UINT64_MAX: refused */
+    } cases[] = {
+        {{{"a", 8, 5}, {"b", 8, 0}}, 2, 7, 8},           /* equal heights: all of it */
+        {{{"a", 8, 5}, {"b", 6, 5}}, 2, 4, 5},           /* padded: what is known */
+        {{{"a", 8, 5}, {"b", 6, 0}}, 2, 5, 6},           /* and what is used */
+        {{{"a", 8, 0}, {"b", 6, 0}}, 2, -1, 6},          /* nobody knows: what both have */
+        {{{"a", 8, 7}, {"b", 6, 0}}, 2, -1, UINT64_MAX}, /* a token without a row */
+        {{{"a", 8, 0}, {"b", 6, 0}}, 2, 6, UINT64_MAX},  /* an id of the text without one */
+        {{{"a", 8, 5}, {"b", 0, 0}}, 2, 4, 8},           /* a recording: all tokens fit */
+        {{{"a", 8, 0}, {"b", 0, 0}}, 2, 4, 0},           /* nobody says that they do */
+        {{{"a", 8, 9}, {"b", 0, 0}}, 2, 4, 0},           /* a tokenizer beyond its own rows */
+        {{{"a", 0, 0}, {"b", 0, 0}}, 2, 4, 0},
+        {{{"a", 8, 5}, {"b", 8, 5}, {"c", 6, 6}}, 3, 4, 6},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        uint64_t ids;
+        mg_error err = {0};
+        mg_status st = mg_common_vocab(&ids, cases[i].sides, cases[i].n, cases[i].last, &err);
+        if (cases[i].ids == UINT64_MAX)
+            cr_expect(st == MG_ERR_CONFLICT && strstr(err.message, "6 rows"), "case %zu: %s", i, err.message);
+        else
+            cr_expect(st == MG_OK && ids == cases[i].ids, "case %zu: %llu ids", i, (unsigned long long)ids);
+    }
 }
 
 /* ---- activations and routing ---- */
