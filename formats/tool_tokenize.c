@@ -21,7 +21,7 @@ static const mg_tool_info tool = {"tokenize", "token ids as the model's own toke
 
 typedef struct arguments {
     const char *path, *text, *file, *decode, *chat, *format;
-    bool no_special, json, no_reply;
+    bool no_special, json, no_reply, quiet;
 } arguments;
 
 static mg_status parse(arguments *a, int argc, char **argv, bool *done, mg_error *err) {
@@ -37,6 +37,7 @@ static mg_status parse(arguments *a, int argc, char **argv, bool *done, mg_error
         {"--chat-template", MG_OPT_STR, &a->format, "NAME",
          "this chat format instead of the model's (chatml, llama3 ...)"},
         {"--no-reply", MG_OPT_FLAG, &a->no_reply, NULL, "with --chat: do not open the model's answer at the end"},
+        MG_QUIET_OPT(a->quiet),
         {0},
     };
     mg_opt_list pos = {0};
@@ -126,6 +127,8 @@ static mg_status encode(const mg_tokenizer *t, const arguments *a, mg_error *err
         s = strcmp(a->file, "-") == 0 ? read_stdin(&text, &n, err) : mg_file_slurp(a->file, MAX_INPUT, &text, &n, err);
     if (!s) s = mg_tokenizer_encode(t, a->text ? a->text : text, n, a->no_special ? 0 : MG_ENCODE_DEFAULT, &ids, err);
     if (!s) s = a->json ? print_json(t, &ids, NULL, NULL, err) : print_ids(&ids);
+    if (!s && a->file && ids.n && !a->quiet)
+        fprintf(stderr, "tokenize: %zu bytes, %zu tokens, %.3g bytes per token\n", n, ids.n, (double)n / (double)ids.n);
     free(text);
     mg_ids_release(&ids);
     return s;

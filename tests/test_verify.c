@@ -134,9 +134,11 @@ Test(drift, refuses_what_is_not_finite_or_not_in_step) {
 
 /* Rows of 3 and of 5 over the first 3 ids are rows of 3, whatever stands behind them. */
 Test(drift, padding_is_left_out) {
-    const float a[] = {1, 2, 3, 3, 2, 1}, wide[] = {0, 2, 4, 9, 9, 5, 1, 0, -INFINITY, 7}, narrow[] = {0, 2, 4, 5, 1, 0};
+    const float a[] = {1, 2, 3, 3, 2, 1}, wide[] = {0, 2, 4, 9, 9, 5, 1, 0, -INFINITY, 7},
+                narrow[] = {0, 2, 4, 5, 1, 0};
     const int32_t targets[] = {0, 2};
-    mg_score_rows ra = rows_of(a, targets, 2, 3), rw = rows_of(wide, targets, 2, 5), rn = rows_of(narrow, targets, 2, 3);
+    mg_score_rows ra = rows_of(a, targets, 2, 3), rw = rows_of(wide, targets, 2, 5),
+                  rn = rows_of(narrow, targets, 2, 3);
     mg_drift d = {.ids = 3}, e = {0};
     mg_drift_summary s, t;
     mg_error err = {0};
@@ -167,8 +169,7 @@ Test(common_vocab, is_what_tokenizers_know_and_the_text_uses) {
         {{{"a", 8, 5}, {"b", 0, 0}}, 2, 4, 8},           /* a recording: all tokens fit */
         {{{"a", 8, 0}, {"b", 0, 0}}, 2, 4, 0},           /* nobody says that they do */
         {{{"a", 8, 9}, {"b", 0, 0}}, 2, 4, 0},           /* a tokenizer beyond its own rows */
-        {{{"a", 0, 0}, {"b", 0, 0}}, 2, 4, 0},
-        {{{"a", 8, 5}, {"b", 8, 5}, {"c", 6, 6}}, 3, 4, 6},
+        {{{"a", 0, 0}, {"b", 0, 0}}, 2, 4, 0},           {{{"a", 8, 5}, {"b", 8, 5}, {"c", 6, 6}}, 3, 4, 6},
     };
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         uint64_t ids;

@@ -190,7 +190,7 @@ static mg_status allocate(mg_router_stats *s, mg_model *m, mg_error *err) {
 }
 
 static mg_status run(recorder *c, mg_forward *f, const mg_windows *w, uint32_t *set_of_token, const uint32_t *set_of,
-                     double *sums, uint64_t memory, mg_error *err) {
+                     double *sums, uint64_t memory, mg_progress *progress, mg_error *err) {
     mg_router_stats *s = c->s;
     const uint32_t experts = s->experts;
     for (uint64_t i = 0; i < w->n; i++)
@@ -200,14 +200,14 @@ static mg_status run(recorder *c, mg_forward *f, const mg_windows *w, uint32_t *
             (all_tokens){.choices = sums + (3 + 2 * (size_t)i) * experts, .prob = sums + (4 + 2 * (size_t)i) * experts};
     c->p = sums;
     c->set_of_token = set_of_token;
-    MG_TRY(mg_routes_walk(f, c->m, w, s->layers[s->n_layers - 1].layer, memory, on_router, c, err));
+    MG_TRY(mg_routes_walk(f, c->m, w, s->layers[s->n_layers - 1].layer, memory, on_router, c, progress, err));
     finish(s, c->sets, c->all, sums + experts, sums + 2 * (size_t)experts);
     return read_rows(s, c->m, err);
 }
 
 mg_status mg_router_stats_run(mg_router_stats *s, mg_forward *f, mg_model *m, const mg_windows *w,
                               const uint32_t *set_of, const mg_router_set *sets, uint32_t n_sets, const bool *skip,
-                              uint64_t memory, mg_error *err) {
+                              uint64_t memory, mg_progress *progress, mg_error *err) {
     *s = (mg_router_stats){.n_sets = n_sets, .tokens = w->n_ids};
     if (!w->n_ids) return mg_fail(err, MG_ERR_USAGE, "no tokens");
     for (uint32_t l = 0; l < (uint32_t)mg_hp_i(m, MG_K_LAYERS); l++) s->n_layers += m->layers[l].moe;
@@ -221,7 +221,7 @@ mg_status mg_router_stats_run(mg_router_stats *s, mg_forward *f, mg_model *m, co
             st = mg_fail(err, MG_ERR_USAGE, "text '%s' is meant for expert %u, the model has %u", sets[i].name,
                          sets[i].intended, s->experts);
     if (st == MG_OK) st = allocate(s, m, err);
-    if (st == MG_OK) st = run(&c, f, w, set_of_token, set_of, sums, memory, err);
+    if (st == MG_OK) st = run(&c, f, w, set_of_token, set_of, sums, memory, progress, err);
     free(c.all);
     free(set_of_token);
     free(sums);

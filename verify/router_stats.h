@@ -5,6 +5,7 @@
 #ifndef MG_VERIFY_ROUTER_STATS_H
 #define MG_VERIFY_ROUTER_STATS_H
 
+#include "formats/base/progress.h"
 #include "verify/forward.h"
 #include "verify/windows.h"
 
@@ -54,10 +55,10 @@ typedef struct mg_router_stats {
     mg_router_layer *layers;
 } mg_router_stats;
 
-/* set_of [w->n]: the set of each window; skip [w->n_ids]: control tokens. memory as in routes.h. */
+/* set_of [w->n]: the set of each window; skip [w->n_ids]: control tokens. memory and progress as in routes.h. */
 mg_status mg_router_stats_run(mg_router_stats *s, mg_forward *f, mg_model *m, const mg_windows *w,
                               const uint32_t *set_of, const mg_router_set *sets, uint32_t n_sets, const bool *skip,
-                              uint64_t memory, mg_error *err) MG_MUST_CHECK;
+                              uint64_t memory, mg_progress *progress, mg_error *err) MG_MUST_CHECK;
 void mg_router_stats_release(mg_router_stats *s);
 
 /* Cosines [n][n] of n >= 2 rows of `cols`, and the condition. Sums in double; singular values are the roots of the

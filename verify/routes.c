@@ -113,6 +113,7 @@ typedef struct walk {
     void *ctx;
     uint64_t token; /* first of the batch */
     uint32_t last;
+    mg_progress *progress;
 } walk;
 
 static mg_status on_tap(void *ctx, const mg_tap *t, mg_error *err) {
@@ -130,17 +131,20 @@ static mg_status run_batch(walk *c, mg_forward *f, mg_model *m, const mg_windows
     const mg_batch batch = {.n_seqs = (uint32_t)(to - from), .len = len, .n_tokens = n};
     c->token = w->items[from].at;
     mg_status st = mg_forward_embed(f, m, w->ids + c->token, n, x, err);
-    for (uint32_t l = 0; st == MG_OK && l <= c->last; l++)
+    const uint64_t layers = (uint64_t)c->last + 1;
+    for (uint32_t l = 0; st == MG_OK && l < layers; l++) {
         st = mg_forward_layer(f, m, NULL, l, MG_PART_ALL, &batch, x, on_tap, c, err);
+        mg_progress_add(c->progress, n * (l + 1) / layers - n * l / layers, NULL);
+    }
     free(len);
     return st;
 }
 
 mg_status mg_routes_walk(mg_forward *f, mg_model *m, const mg_windows *w, uint32_t last, uint64_t memory,
-                         mg_routes_fn fn, void *ctx, mg_error *err) {
+                         mg_routes_fn fn, void *ctx, mg_progress *progress, mg_error *err) {
     const uint64_t most = (memory ? memory : DEFAULT_MEMORY) / (mg_forward_token_bytes(f, m) + 1);
     const uint64_t hidden = (uint64_t)mg_hp_i(m, MG_K_HIDDEN);
-    walk c = {.fn = fn, .ctx = ctx, .last = last};
+    walk c = {.fn = fn, .ctx = ctx, .last = last, .progress = progress};
     mg_fbuf x = {0};
     mg_status st = MG_OK;
     for (uint64_t from = 0, to; st == MG_OK && from < w->n; from = to) {
@@ -202,14 +206,15 @@ static mg_status sum_up(mg_routes *r, const bool *skip, mg_error *err) {
 }
 
 mg_status mg_routes_run(mg_routes *r, mg_forward *f, mg_model *m, const mg_windows *w, uint32_t layer, const bool *skip,
-                        uint64_t memory, mg_error *err) {
+                        uint64_t memory, mg_progress *progress, mg_error *err) {
     *r = (mg_routes){.n = w->n_ids};
     mg_status st = w->n_ids ? MG_OK : mg_fail(err, MG_ERR_USAGE, "no tokens");
     if (st == MG_OK) st = mg_routes_experts(f, m, &r->experts, &r->k, err);
     if (st == MG_OK) st = choose_layers(r, m, layer, err);
     if (st == MG_OK) st = allocate(r, err);
     recorder c = {.r = r, .m = m};
-    if (st == MG_OK) st = mg_routes_walk(f, m, w, r->layers[r->n_layers - 1].layer, memory, on_router, &c, err);
+    if (st == MG_OK)
+        st = mg_routes_walk(f, m, w, r->layers[r->n_layers - 1].layer, memory, on_router, &c, progress, err);
     if (st == MG_OK) st = sum_up(r, skip, err);
     if (st != MG_OK) mg_routes_release(r);
     return st;

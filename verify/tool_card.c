@@ -23,7 +23,7 @@ static const mg_tool_info tool = {
 typedef struct args {
     mg_tool_card_args from;
     const char *template, *out;
-    bool force, done;
+    bool force, quiet, done;
 } args;
 
 static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
@@ -46,6 +46,7 @@ static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
         {"--template", MG_OPT_STR, &a->template, "FILE", "a text with {{front_matter}}, {{files}} ... (docs/card.md)"},
         {"--output,-o", MG_OPT_STR, &a->out, "FILE", "write the card there (default: print it)"},
         {"--force", MG_OPT_FLAG, &a->force, NULL, "replace an existing file (it is refused otherwise)"},
+        MG_QUIET_OPT(a->quiet),
         {0}};
     MG_TRY(mg_options_parse(&tool, opts, argc, argv, &a->from.pos, &a->done, err));
     if (a->done) return MG_OK;
@@ -55,6 +56,16 @@ static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
     if (a->out && !a->force && mg_path_exists(a->out))
         return mg_fail(err, MG_ERR_USAGE, "'%s' exists (--force replaces it)", a->out);
     return MG_OK;
+}
+
+/* What the card could tell and does not, and which option would make it. */
+static void say_missing(const mg_card *c) {
+    size_t unhashed = 0;
+    for (size_t i = 0; i < c->n_files; i++) unhashed += !c->files[i].sha256[0];
+    if (unhashed)
+        fprintf(stderr, "moegraft-card: note: no manifest has the hashes of %zu of %zu files (--manifest)\n", unhashed,
+                c->n_files);
+    if (!c->n_drift) fputs("moegraft-card: note: nothing is said of drift (--verify RESULT.json)\n", stderr);
 }
 
 static mg_status run(const args *a, mg_error *err) {
@@ -67,6 +78,7 @@ static mg_status run(const args *a, mg_error *err) {
         st = mg_card_text(&text, &n, &card, template, err);
         if (st != MG_OK) mg_error_at(err, a->template, NULL);
     }
+    if (st == MG_OK && !a->quiet) say_missing(&card);
     if (st == MG_OK && a->out) st = mg_outfile_write_all(a->out, text, n, a->force, err);
     if (st == MG_OK && !a->out) fwrite(text, 1, n, stdout);
     free(text);

@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "formats/arch/arch_file.h"
 #include "formats/base/json.h"
@@ -52,6 +53,7 @@ static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
          "worker threads (default: cores allowed by affinity and cgroup)"},
         {"--memory", MG_OPT_SIZE, &a->common.memory, "SIZE",
          "keep up to SIZE of unpacked weights between tokens, read the rest anew for each (default 1GiB)"},
+        MG_COMMON_PROGRESS_OPTS(a->common),
         MG_ARCH_OPT,
         MG_COMMON_JSON_OPT(a->common),
         {0}};
@@ -83,6 +85,7 @@ typedef struct writer {
     mg_sampler sampler;
     float *x, *logits;
     size_t printed; /* bytes of the text that are on stdout */
+    mg_progress *progress;
 } writer;
 
 /* Bytes of s[0..n) without a character cut off at the end. */
@@ -118,6 +121,7 @@ static mg_status feed(writer *w, size_t from, mg_error *err) {
         take = (uint32_t)(w->ids.n - from < PREFILL ? w->ids.n - from : PREFILL);
         const mg_batch b = {.n_seqs = 1, .len = &take, .n_tokens = take};
         MG_TRY(mg_forward_run(w->pass->f, w->t->m, w->cache, &b, w->ids.ids + from, w->x, NULL, NULL, err));
+        mg_progress_add(w->progress, take, NULL);
     }
     return mg_forward_logits(w->pass->f, w->t->m, w->x + (take - 1u) * hidden, 1, w->logits, err);
 }
@@ -218,6 +222,25 @@ static mg_status prepare(writer *w, mg_error *err) {
     return w->x && w->logits ? MG_OK : mg_fail_nomem(err, (rows * hidden + vocab) * sizeof *w->x);
 }
 
+/* heading: NULL for the only model. While the text itself appears on a terminal no bar is drawn into it. */
+static mg_status run_writer(writer *w, const char *heading, bool first, mg_error *err) {
+    const mg_common *c = &w->a->common;
+    const bool shown = c->progress == MG_PROGRESS_AUTO && !c->json && isatty(STDOUT_FILENO);
+    const double start = mg_elapsed_seconds();
+    MG_TRY(prepare(w, err));
+    if (heading && !c->json) printf("%s%s:\n", first ? "" : "\n", heading);
+    MG_TRY(mg_progress_new(&w->progress, shown ? MG_PROGRESS_NONE : c->progress, "generate", w->prompt + w->a->n, err));
+    mg_progress_unit(w->progress, "tokens");
+    mg_status st = write_text(w, err);
+    mg_progress_free(w->progress);
+    if (st != MG_OK || c->quiet) return st;
+    char memory[MG_HUMAN_MAX];
+    const double seconds = mg_elapsed_seconds() - start;
+    fprintf(stderr, "generate: %zu tokens behind %zu of the prompt, %.3g s, peak memory %s\n", w->ids.n - w->prompt,
+            w->prompt, seconds, mg_human_bytes(mg_peak_memory(), memory));
+    return MG_OK;
+}
+
 /* ---- several models ---- */
 
 /* What one of several wrote. */
@@ -307,9 +330,7 @@ static mg_status run_model(const args *a, const char *path, written *out, const 
     writer w = {.a = a, .t = &t, .pass = &pass};
     mg_status st = mg_tool_model_open(&t, path, err);
     if (st == MG_OK) st = mg_tool_pass_new_keeping(&pass, &a->common, a->common.memory, err);
-    if (st == MG_OK) st = prepare(&w, err);
-    if (st == MG_OK && out && !a->common.json) printf("%s%s:\n", first == out ? "" : "\n", path);
-    if (st == MG_OK) st = write_text(&w, err);
+    if (st == MG_OK) st = run_writer(&w, out ? path : NULL, out == first, err);
     if (st == MG_OK && !out && a->common.json) st = print_json(&w, err);
     if (st == MG_OK && out && first == out && !(*prompt = strdup(w.text))) st = mg_fail_nomem(err, strlen(w.text));
     if (st == MG_OK && out) {

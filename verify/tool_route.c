@@ -65,10 +65,7 @@ static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
         {"--set", MG_OPT_LIST, &a->sets, "[E=]FILE", "a prompt on each line, meant for expert E"},
         MG_COMMON_TEXT_OPTS(a->c),
         MG_COMMON_MODEL_OPTS(a->c),
-        {NULL, MG_OPT_GROUP, NULL, NULL, "Execution"},
-        {"--threads,-t,-j", MG_OPT_U64, &a->c.threads, "N",
-         "worker threads (default: cores allowed by affinity and cgroup)"},
-        {"--memory", MG_OPT_SIZE, &a->c.memory, "SIZE", "budget for activations (default 1 GiB)"},
+        MG_COMMON_EXEC_OPTS(a->c),
         MG_ARCH_OPT,
         MG_COMMON_JSON_OPT(a->c),
         {0}};
@@ -235,7 +232,12 @@ static mg_status work(run *r, const args *a, mg_error *err) {
     MG_TRY(mg_tool_model_open(&r->t, a->pos.items[0], err));
     MG_TRY(mg_tool_pass_new(&r->pass, &a->c, err));
     MG_TRY(make_windows(r, a, err));
-    mg_status st = mg_routes_run(&r->routes, r->pass.f, r->t.m, &r->w, a->layer, r->special, a->c.memory, err);
+    mg_progress *progress;
+    MG_TRY(mg_progress_new(&progress, a->c.progress, "route", r->w.n_ids, err));
+    mg_progress_unit(progress, "tokens");
+    mg_status st =
+        mg_routes_run(&r->routes, r->pass.f, r->t.m, &r->w, a->layer, r->special, a->c.memory, progress, err);
+    mg_progress_free(progress);
     if (st != MG_OK) {
         mg_error_at(err, a->pos.items[0], NULL);
         return st;

@@ -172,8 +172,13 @@ static mg_status one_model(const run *u, subject *s, const char *path, mg_json *
     MG_TRY(mg_tool_model_open(&s->t, path, err));
     MG_TRY(mg_tool_pass_new(&s->pass, u->r->c, err));
     MG_TRY(make_windows(u, s, err));
-    MG_TRY(mg_router_stats_run(&s->stats, s->pass.f, s->t.m, &s->w, s->set_of, u->sets, u->n, s->special,
-                               u->r->c->memory, err));
+    mg_progress *progress;
+    MG_TRY(mg_progress_new(&progress, u->r->c->progress, "route", s->w.n_ids, err));
+    mg_progress_unit(progress, "tokens");
+    mg_status st = mg_router_stats_run(&s->stats, s->pass.f, s->t.m, &s->w, s->set_of, u->sets, u->n, s->special,
+                                       u->r->c->memory, progress, err);
+    mg_progress_free(progress);
+    MG_TRY(st);
     mg_json_push(models, mg_router_report_model(path, &s->stats, u->sets));
     return MG_OK;
 }

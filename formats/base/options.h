@@ -104,9 +104,12 @@ typedef struct mg_common {
 /* The part of it for tools that have no tile buffers. */
 #define MG_COMMON_PROGRESS_OPTS(c)                                                                                     \
     {"--progress", MG_OPT_STR, &(c).progress_name, "MODE", "auto (bar on a terminal), plain, json or none"},           \
-        {"--quiet,-q", MG_OPT_FLAG, &(c).quiet, NULL, "results, warnings and errors only"}, {                          \
+        MG_QUIET_OPT((c).quiet), {                                                                                     \
         "--verbose,-v", MG_OPT_FLAG, &(c).verbose, NULL, "say more about what is done"                                 \
     }
+/* Of it what a tool takes that is done at once. */
+#define MG_QUIET_OPT(quiet)                                                                                            \
+    { "--quiet,-q", MG_OPT_FLAG, &(quiet), NULL, "results, warnings and errors only" }
 /* Tools that write files. */
 #define MG_COMMON_WRITE_OPTS(c)                                                                                        \
     {NULL, MG_OPT_GROUP, NULL, NULL, "Output"},                                                                        \
@@ -162,7 +165,8 @@ typedef struct mg_common {
     }
 
 void mg_common_init(mg_common *c);
-/* Check and derive the fields marked above. */
+/* Check and derive the fields marked above. -v says on stderr which program runs, with how many threads and which
+ * budget. */
 mg_status mg_common_finish(mg_common *c, mg_error *err) MG_MUST_CHECK;
 void mg_common_release(mg_common *c);
 /* After mg_common_finish, by tools with MG_COMMON_RANK_OPTS: options, else what a launcher put into the environment;

@@ -1,6 +1,7 @@
 /* options_value.c - the values of options: sizes, numbers, nearest names, and the options tools share. */
 #include "formats/base/options.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -8,6 +9,7 @@
 #include "formats/base/checked.h"
 #include "formats/base/cpu.h"
 #include "formats/base/number.h"
+#include "mg_version.h"
 
 mg_status mg_parse_u64(const char *text, uint64_t *out, mg_error *err) {
     uint64_t v = 0;
@@ -124,6 +126,12 @@ mg_status mg_common_finish(mg_common *c, mg_error *err) {
     mg_status s = c->progress_name ? mg_progress_parse_mode(c->progress_name, &c->progress, err) : MG_OK;
     if (s) return s;
     if (c->quiet) c->progress = MG_PROGRESS_NONE;
+    if (c->verbose && !c->quiet) {
+        char memory[MG_HUMAN_MAX];
+        fprintf(stderr, "moegraft %s (commit %s, %s), %u threads, %s for buffers\n", MG_VERSION, MG_COMMIT,
+                mg_isa_name(mg_cpu_isa()), c->n_threads,
+                c->memory ? mg_human_bytes(c->memory, memory) : "as much as by default");
+    }
     if (c->ctx < 2) return mg_fail(err, MG_ERR_USAGE, "--ctx: a window needs at least 2 tokens");
     if (!c->experts) return MG_OK;
     uint64_t k = MG_EXPERTS_ALL;

@@ -185,6 +185,8 @@ for content, option in (("{}", "--verify"), (routing.read_text(), "--verify"), (
 for content, words in (("{{fils}}", ["fils", "files"]), ("{{", ["{{"]), ("x {{" + "y" * 100 + "}}", ["{{"])):
     template.write_text(content)
     refused(2, words, f"template {content[:20]}", "card", MOE, "--license", "mit", "--template", template, "-o", never)
+said, quiet = (run("card", MOE, "--license", "mit", *q) for q in ((), ("-q",)))
+check("note: nothing is said of drift (--verify" in said.err and quiet.err == "" and quiet.out == said.out, f"{said.err}, {quiet.err}")
 with open(Q4, "ab") as f:
     f.write(b"\0")
 refused(7, [Q4.name, "manifest"], "a file that is not its manifest's", "card", Q4, "-o", never)

@@ -158,6 +158,10 @@ run("route", MODEL, "--prompt", "x", "--html", page_file, expect=2)
 common.refused(4, ["router"], "a page of a dense model", "route", common.SAMPLES / "donors/base", "--prompt", "x", "--html", common.WORK / "never")
 run("route", TINY, "--prompt", "x", expect=4)  # no tokenizer
 run("route", MODEL, "--prompt", "x", "--layer", 4, expect=2)
+for args in (("--prompt", "x"), ("--report", "--text", math_text, "--ctx", 64)):  # progress on stderr, and none of it with -q
+    loud, quiet = (run("route", MODEL, *args, "--progress", "json", *q) for q in ((), ("-q",)))
+    check('"label":"route"' in loud.err.replace(" ", "") and quiet.err == "" and quiet.out == loud.out, f"{args}: {loud.err}, {quiet.err}")
+check(" threads, " in run("route", MODEL, "--prompt", "x", "-v").err and run("route", MODEL, "--prompt", "x", "-v", "-q").err == "", "-v")
 run("route", MODEL, "--prompt", "x", "--layer", "first", expect=2)
 run("route", MODEL, "--prompt", "x", "--experts-per-token", 5, expect=2)
 run("route", MODEL, "--prompt", "x", "--text", math_text, expect=2)

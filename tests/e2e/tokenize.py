@@ -49,4 +49,8 @@ check("SentencePiece model" in run("tokenize", common.WORK, "--text", "a", expec
 (common.WORK / "tokenizer.model").unlink()
 check("vocab.json" in run("tokenize", common.WORK, "--text", "a", expect=4).err, "another kind")
 
+base, text = common.SAMPLES / "donors/base", common.SAMPLES / "text/prose.txt"
+said, quiet = run("tokenize", base, "--file", text), run("tokenize", base, "--file", text, "-q")
+same((said.err.startswith(f"tokenize: {text.stat().st_size} bytes, {len(said.out.split())} tokens, "), quiet.err, quiet.out), (True, "", said.out), "how many, unless -q")
+
 common.done()
