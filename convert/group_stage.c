@@ -14,7 +14,7 @@
 #include "formats/base/outclean.h"
 #include "quant/gptq.h"
 
-#define STAGE_VERSION  4u /* part of the id: raise when a formula changes */
+#define STAGE_VERSION  5u /* part of the id: raise when a formula changes */
 #define DEFAULT_MEMORY (256ull << 20)
 
 /* One pass over the model: AWQ or GPTQ. */
@@ -190,7 +190,7 @@ static mg_status finish_layer(const mg_group_stage *s, pass *p, mg_stage_work *w
 
 static mg_status work_layer(const mg_group_stage *s, pass *p, mg_model *from, mg_stage_stream *stream, uint32_t layer,
                             mg_error *err) {
-    mg_stage_work w = {.opt = &s->opt, .model = from, .stream = stream, .layer = layer};
+    mg_stage_work w = {.opt = &s->opt, .model = from, .stream = stream, .layer = layer, .last = layer + 1 == s->layers};
     w.memory = s->matrices;
     w.out.layer = layer;
     w.note = mg_json_new_object();
@@ -263,8 +263,8 @@ static mg_status run_pass(mg_group_stage *s, pass *p, mg_model *from, mg_error *
 
 /* ---- folding, checked ---- */
 
-enum { CHECK_TOKENS = 256 };
-#define CHECK_LIMIT 1e-3 /* folding rounds each weight once more, 6e-8; logits move by some 1e-6 of their size */
+enum { CHECK_TOKENS = 64 }; /* each sees every weight, experts included */
+#define CHECK_LIMIT 1e-3    /* folding rounds each weight once more, 6e-8; logits move by some 1e-6 of their size */
 
 static mg_status logits_of(const mg_group_stage *s, mg_model *m, uint32_t n, float **logits, uint64_t vocab,
                            mg_error *err) {

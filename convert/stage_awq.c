@@ -354,7 +354,9 @@ mg_status mg_stage_awq(mg_stage_work *w, mg_error *err) {
     while (st == MG_OK && mg_stage_want(w, ALL, done)) {
         bool last = true;
         for (uint32_t i = 0; i < w->in.n; i++) last = last && done[i];
-        st = mg_stage_inputs_gather(&w->in, w->stream, w->model, w->layer, MG_PART_ALL, last, err);
+        const bool keep = last && !w->last;
+        st = mg_stage_inputs_gather(&w->in, w->stream, w->model, w->layer,
+                                    keep ? MG_PART_ALL : MG_PART_ATTN | MG_PART_DOWN_IN, keep, err);
         if (st == MG_OK) st = gathered(w, err);
         mg_stage_inputs_clear(&w->in);
     }

@@ -99,6 +99,7 @@ mg_status mg_stage_gptq(mg_stage_work *w, mg_variant *v, mg_error *err) {
     MG_TRY(step(w, v, 1 << MG_TAP_ATTN_O_IN, MG_PART_ATTN, err));
     MG_TRY(mg_stage_inputs_gather(&w->in, w->stream, mg_variant_model(v), w->layer, MG_PART_ATTN, true, err));
     MG_TRY(step(w, v, 1 << MG_TAP_FFN_IN | 1 << MG_TAP_EXPERT_IN, MG_PART_FFN_IN | MG_PART_EXPERT_IN, err));
-    MG_TRY(step(w, v, DOWN, MG_PART_FFN, err));
+    MG_TRY(step(w, v, DOWN, MG_PART_DOWN_IN, err));
+    if (w->last) return MG_OK;
     return mg_stage_inputs_gather(&w->in, w->stream, mg_variant_model(v), w->layer, MG_PART_FFN, true, err);
 }

@@ -1,8 +1,10 @@
 /* stage_inputs.c - see stage_inputs.h. */
 #include "convert/stage_inputs.h"
 
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "quant/group_kernels.h"
 
@@ -87,6 +89,47 @@ uint64_t mg_stage_input_bytes(const mg_stage_input *x) {
     return mg_gram_bytes(x->gram.d);
 }
 
+/* ---- the largest magnitude ---- */
+
+typedef struct largest_run {
+    const float *x;
+    uint64_t n;
+    atomic_uint_least32_t most; /* its bits: of floats that are not negative they have the order of the floats */
+} largest_run;
+
+enum { VALUES_PER_TICKET = 1 << 16 };
+
+static mg_status largest_ticket(void *ctx, uint64_t ticket, unsigned worker, mg_error *err) {
+    (void)worker;
+    (void)err;
+    largest_run *r = ctx;
+    const uint64_t at = ticket * VALUES_PER_TICKET, left = r->n - at;
+    float lo, hi;
+    /* where values are not finite the matrix will have such, too, which mg_gram_finish reports */
+    if (!mg_group_kernels_get()->range(r->x + at, left < VALUES_PER_TICKET ? left : VALUES_PER_TICKET, &lo, &hi))
+        return MG_OK;
+    const float most = -lo > hi ? -lo : hi;
+    uint32_t bits;
+    memcpy(&bits, &most, sizeof bits);
+    uint_least32_t have = atomic_load(&r->most);
+    while (have < bits && !atomic_compare_exchange_weak(&r->most, &have, bits)) continue;
+    return MG_OK;
+}
+
+/* *most: of what it was and the values of t. */
+static mg_status largest_of(const mg_stage_inputs *in, const mg_tap *t, float *most, mg_error *err) {
+    largest_run r = {.x = t->data, .n = t->rows * t->cols};
+    uint32_t bits;
+    memcpy(&bits, most, sizeof bits);
+    atomic_init(&r.most, bits);
+    MG_TRY(mg_pool_run(in->pool, (r.n + VALUES_PER_TICKET - 1) / VALUES_PER_TICKET, largest_ticket, &r, err));
+    bits = (uint32_t)atomic_load(&r.most);
+    memcpy(most, &bits, sizeof bits);
+    return MG_OK;
+}
+
+/* ---- gathering ---- */
+
 static mg_status on_tap(void *ctx, const mg_tap *t, mg_error *err) {
     mg_stage_inputs *in = ctx;
     const bool inside = per_expert(t->point);
@@ -96,17 +139,13 @@ static mg_status on_tap(void *ctx, const mg_tap *t, mg_error *err) {
     if (t->cols != x->gram.d)
         return mg_fail(err, MG_ERR_INTERNAL, "an input of %llu columns, expected %llu", (unsigned long long)t->cols,
                        (unsigned long long)x->gram.d);
-    float lo, hi;
-    if (t->rows && t->cols && mg_group_kernels_get()->range(t->data, t->rows * t->cols, &lo, &hi)) {
-        if (-lo > x->most) x->most = -lo;
-        if (hi > x->most) x->most = hi;
-    } /* else the matrix will have numbers that are not finite, which mg_gram_finish reports */
+    MG_TRY(largest_of(in, t, &x->most, err));
     return mg_gram_rows(&x->gram, t->data, inside ? t->weight : NULL, t->rows, in->pool, err);
 }
 
 mg_status mg_stage_inputs_gather(mg_stage_inputs *in, mg_stage_stream *s, mg_model *m, uint32_t layer, unsigned parts,
                                  bool keep, mg_error *err) {
-    if (parts & (MG_PART_FFN | MG_PART_EXPERT_IN))
+    if (parts & (MG_PART_FFN | MG_PART_EXPERT_IN | MG_PART_DOWN_IN))
         for (uint32_t e = 0; e < in->experts; e++) in->tokens[e] = 0;
     for (uint32_t i = 0; i < in->n; i++)
         if (in->items[i].wanted && !in->items[i].gram.g)

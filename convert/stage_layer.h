@@ -17,12 +17,13 @@ typedef struct mg_stage_work {
     mg_stage_layer out;
     mg_json *note;
     uint32_t layer;
+    bool last; /* of the model: nobody reads what it gives */
     uint32_t few; /* experts without statistics of their own */
 } mg_stage_work;
 
 /* A weight for the report. */
 void mg_stage_note(mg_stage_work *w, mg_role role, uint32_t expert, const mg_gptq *h, double loss);
-/* What the layer's weights become, into w->out and w->note; the stream is moved past the layer. */
+/* What the layer's weights become, into w->out and w->note; the stream is moved past the layer, unless it is the last. */
 mg_status mg_stage_awq(mg_stage_work *w, mg_error *err) MG_MUST_CHECK;
 /* Blocks of a ggml type for the stored rows behind (role, expert), as opt->types wants them, into w->out. A tensor that
  * stays as it is, or that an earlier role of this input shares, is passed over. */

@@ -138,41 +138,82 @@ static bool formula(uint32_t c, double *ratio) {
     return c > STEPS;
 }
 
-/* ---- losses ---- */
-
-/* Rounding errors of rows [rows][cols] of w under scale, divided by it again if `back`. */
-static mg_status errors_of(const search *s, const float *w, uint64_t rows, const float *scale, bool back, float *e,
-                           mg_error *err) {
-    const uint64_t cols = s->g->cols, size = group_of(s->scheme, cols);
-    for (uint64_t r = 0; r < rows; r++)
-        for (uint64_t at = 0; at < cols; at += size) {
-            const uint64_t n = cols - at < size ? cols - at : size;
-            float *x = e + r * cols + at, lo, hi;
-            mg_group_params p;
-            for (uint64_t k = 0; k < n; k++) x[k] = w[r * cols + at + k] * scale[at + k];
-            MG_TRY(mg_group_range(x, n, &lo, &hi, err));
-            MG_TRY(mg_group_choose(s->scheme, lo, hi, &p, err));
-            const mg_group_step step = mg_group_step_of(s->scheme, &p);
-            mg_group_kernels_get()->error(&step, x, n, x);
-            for (uint64_t k = 0; back && k < n; k++) x[k] /= scale[at + k];
-        }
+static mg_status candidate_ticket(void *ctx, uint64_t ticket, unsigned worker, mg_error *err) {
+    (void)worker;
+    (void)err;
+    const search *s = ctx;
+    double ratio;
+    const bool by_weight = formula((uint32_t)ticket + 1, &ratio);
+    candidate(s, ratio, by_weight, s->scale + (ticket + 1) * s->g->cols);
     return MG_OK;
 }
 
-enum { LANES = 16 };
+/* ---- losses ---- */
 
-/* sum over i of a[i]^2 b[i], or of a[i] b[i], in 16 lanes by index. */
-static double weighted_squares(const float *a, const float *b, uint64_t n) {
-    float lane[LANES] = {0};
-    uint64_t i = 0;
-    for (; i + LANES <= n; i += LANES)
-        for (int j = 0; j < LANES; j++) lane[j] += a[i + (uint64_t)j] * a[i + (uint64_t)j] * b[i + (uint64_t)j];
-    for (int j = 0; i < n; i++, j++) lane[j] += a[i] * a[i] * b[i];
-    double sum = 0;
-    for (int j = 0; j < LANES; j++) sum += (double)lane[j];
-    return sum;
+/* Calls fn for each row and group of rows [rows][cols] of w times scale, which are in x: n of them, at column `at`. */
+typedef void (*group_fn)(void *ctx, uint64_t at, uint64_t n, float *x, const mg_group_step *step);
+static mg_status each_group(const search *s, const float *w, uint64_t rows, const float *scale, float *x, group_fn fn,
+                            void *ctx, mg_error *err) {
+    const uint64_t cols = s->g->cols, size = group_of(s->scheme, cols);
+    memcpy(x, w, (size_t)(rows * cols) * sizeof *x);
+    for (uint64_t r = 0; r < rows; r++) {
+        mg_math_get()->mul(x + r * cols, scale, cols);
+        for (uint64_t at = 0; at < cols; at += size) {
+            const uint64_t n = cols - at < size ? cols - at : size;
+            float *part = x + r * cols + at, lo, hi;
+            mg_group_params p;
+            MG_TRY(mg_group_range(part, n, &lo, &hi, err));
+            MG_TRY(mg_group_choose(s->scheme, lo, hi, &p, err));
+            const mg_group_step step = mg_group_step_of(s->scheme, &p);
+            fn(ctx, at, n, part, &step);
+        }
+    }
+    return MG_OK;
 }
 
+/* each_group for candidate number c of those tried. One that makes scales too large for their type cannot win (*fits
+ * false); number 0, plain rounding, has to fit. */
+static mg_status try_groups(const search *s, uint32_t c, const float *w, uint64_t rows, float *x, group_fn fn,
+                            void *ctx, bool *fits, mg_error *err) {
+    mg_error why = {0};
+    const mg_status st = each_group(s, w, rows, s->scale + s->tried[c] * s->g->cols, x, fn, ctx, &why);
+    *fits = st != MG_ERR_UNSUPPORTED || c == 0;
+    if (st != MG_OK && *fits && err) *err = why;
+    return *fits ? st : MG_OK;
+}
+
+typedef struct diagonal {
+    const float *weight; /* [cols] what an error of the scaled weight costs */
+    double loss;
+} diagonal;
+
+static void add_cost(void *ctx, uint64_t at, uint64_t n, float *x, const mg_group_step *step) {
+    diagonal *d = ctx;
+    d->loss += mg_group_kernels_get()->cost(step, x, d->weight + at, n);
+}
+
+static mg_status diagonal_losses(const search *s, const mg_awq_use *u, const float *w, uint64_t rows, double *loss,
+                                 mg_error *err) {
+    const uint64_t cols = s->g->cols;
+    float *x = malloc((size_t)((rows + 1) * cols) * sizeof *x);
+    if (!x) return mg_fail_nomem(err, (rows + 1) * cols * sizeof *x);
+    float *weight = x + rows * cols;
+    mg_status st = MG_OK;
+    for (uint32_t c = 0; st == MG_OK && c < s->n_tried; c++) {
+        const float *scale = s->scale + s->tried[c] * cols;
+        for (uint64_t k = 0; k < cols; k++) weight[k] = cost_of(u, k) / (scale[k] * scale[k]);
+        diagonal d = {.weight = weight};
+        bool fits;
+        st = try_groups(s, c, w, rows, x, add_cost, &d, &fits, err);
+        loss[c] = fits ? d.loss : INFINITY;
+    }
+    free(x);
+    return st;
+}
+
+enum { LANES = 16, STRIP = 4 /* panels of G at a time */ };
+
+/* sum over i of a[i] b[i], in 16 lanes by index. */
 static double dot(const float *a, const float *b, uint64_t n) {
     float lane[LANES] = {0};
     uint64_t i = 0;
@@ -184,65 +225,45 @@ static double dot(const float *a, const float *b, uint64_t n) {
     return sum;
 }
 
-/* errors_of for candidate number c of those tried. One that makes scales too large for their type cannot win (*fits
- * false); number 0, plain rounding, has to fit. */
-static mg_status try_errors(const search *s, uint32_t c, const float *w, uint64_t rows, bool back, float *e, bool *fits,
-                            mg_error *err) {
-    mg_error why = {0};
-    const mg_status st = errors_of(s, w, rows, s->scale + s->tried[c] * s->g->cols, back, e, &why);
-    *fits = st != MG_ERR_UNSUPPORTED || c == 0;
-    if (st != MG_OK && *fits && err) *err = why;
-    return *fits ? st : MG_OK;
-}
-
-static mg_status diagonal_losses(const search *s, const mg_awq_use *u, const float *w, uint64_t rows, double *loss,
-                                 mg_error *err) {
-    const uint64_t cols = s->g->cols;
-    float *e = malloc((size_t)((rows + 1) * cols) * sizeof *e);
-    if (!e) return mg_fail_nomem(err, (rows + 1) * cols * sizeof *e);
-    float *weight = e + rows * cols;
-    mg_status st = MG_OK;
-    for (uint32_t c = 0; st == MG_OK && c < s->n_tried; c++) {
-        const float *scale = s->scale + s->tried[c] * cols;
-        for (uint64_t k = 0; k < cols; k++) weight[k] = cost_of(u, k) / (scale[k] * scale[k]);
-        bool fits;
-        st = try_errors(s, c, w, rows, false, e, &fits, err);
-        loss[c] = fits ? 0 : INFINITY;
-        for (uint64_t r = 0; fits && r < rows; r++) loss[c] += weighted_squares(e + r * cols, weight, cols);
-    }
-    free(e);
-    return st;
-}
-
-enum { STRIP = 8 }; /* panels of G at a time */
-
-/* tr(E G E^T) of rows: E G by the products of the forward pass, a strip of columns at a time. */
+/* tr(E G E^T) of rows: E G by the products of the forward pass, a strip of columns at a time. G is symmetric: what lies
+ * above a strip's own block counts twice, what lies below not at all. */
 static double trace(const mg_gram *g, const float *e, uint64_t rows, float *packed, float *y) {
     const mg_math *math = mg_math_get();
     const uint64_t cols = g->d, width = STRIP * MG_GEMM_NR;
-    double sum = 0;
+    double above = 0, own = 0;
     for (uint64_t t = 0; t * math->mr < rows; t++) mg_gemm_pack_x(math, packed, t, e, cols, NULL, rows, cols);
     for (uint64_t at = 0; at < cols; at += width) {
-        const uint64_t n = cols - at < width ? cols - at : width;
-        mg_gram_times(g, packed, rows, at / MG_GEMM_NR, (n + MG_GEMM_NR - 1) / MG_GEMM_NR, y, width);
-        for (uint64_t r = 0; r < rows; r++) sum += dot(y + r * width, e + r * cols + at, n);
+        const uint64_t n = cols - at < width ? cols - at : width, panels = (n + MG_GEMM_NR - 1) / MG_GEMM_NR;
+        for (int block = at ? 0 : 1; block < 2; block++) {
+            mg_gram_times(g, packed, rows, block ? at : 0, block ? at + n : at, at / MG_GEMM_NR, panels, y, width);
+            for (uint64_t r = 0; r < rows; r++) *(block ? &own : &above) += dot(y + r * width, e + r * cols + at, n);
+        }
     }
-    return sum;
+    return 2 * above + own;
+}
+
+static void take_error(void *ctx, uint64_t at, uint64_t n, float *x, const mg_group_step *step) {
+    (void)ctx, (void)at;
+    mg_group_kernels_get()->error(step, x, n, x);
 }
 
 static mg_status whole_losses(const search *s, const mg_awq_use *u, const float *w, uint64_t rows, double *loss,
                               mg_error *err) {
     const uint64_t cols = s->g->cols;
-    const uint64_t floats = rows * cols + (ROWS + MG_GEMM_MAX_MR) * cols + ROWS * STRIP * MG_GEMM_NR;
+    const uint64_t floats = (rows + 1) * cols + (ROWS + MG_GEMM_MAX_MR) * cols + ROWS * STRIP * MG_GEMM_NR;
     float *e = malloc((size_t)floats * sizeof *e);
     if (!e) return mg_fail_nomem(err, floats * sizeof *e);
-    float *packed = e + rows * cols, *y = packed + (ROWS + MG_GEMM_MAX_MR) * cols;
+    float *back = e + rows * cols, *packed = back + cols, *y = packed + (ROWS + MG_GEMM_MAX_MR) * cols;
     mg_status st = MG_OK;
     for (uint32_t c = 0; st == MG_OK && c < s->n_tried; c++) {
+        const float *scale = s->scale + s->tried[c] * cols;
         bool fits;
-        st = try_errors(s, c, w, rows, true, e, &fits, err);
+        st = try_groups(s, c, w, rows, e, take_error, NULL, &fits, err);
         loss[c] = INFINITY;
-        if (st == MG_OK && fits) loss[c] = trace(u->gram, e, rows, packed, y);
+        if (st != MG_OK || !fits) continue;
+        for (uint64_t k = 0; k < cols; k++) back[k] = 1.0f / scale[k];
+        for (uint64_t r = 0; r < rows; r++) mg_math_get()->mul(e + r * cols, back, cols);
+        loss[c] = trace(u->gram, e, rows, packed, y);
     }
     free(e);
     return st;
@@ -325,11 +346,7 @@ static mg_status choose(search *s, mg_pool *pool, mg_awq_scales *out, mg_error *
     const uint64_t cols = g->cols;
     MG_TRY(statistics(s, pool, err));
     for (uint64_t k = 0; k < cols; k++) s->scale[k] = 1.0f;
-    for (uint32_t c = 1; c < CANDIDATES; c++) {
-        double ratio;
-        const bool by_weight = formula(c, &ratio);
-        candidate(s, ratio, by_weight, s->scale + c * cols);
-    }
+    MG_TRY(mg_pool_run(pool, CANDIDATES - 1, candidate_ticket, s, err));
     for (uint32_t c = 0; c < CANDIDATES; c++) s->tried[c] = c;
     s->n_tried = CANDIDATES;
     MG_TRY(judge(s, pool, diagonal_ticket, loss, err));

@@ -53,6 +53,7 @@ enum {
     MG_PART_FFN = 4,
     MG_PART_ATTN_IN = 8,
     MG_PART_EXPERT_IN = 16, /* FFN_IN, the router and the taps of what each expert gets */
+    MG_PART_DOWN_IN = 32,   /* FFN up to the taps of what the down projections get */
 };
 #define MG_PART_ALL (MG_PART_ATTN | MG_PART_FFN)
 

@@ -66,7 +66,8 @@ static mg_status choose_zero_point(const mg_group_scheme *s, float lo, float hi,
     hi = hi > 0.0f ? hi : 0.0f;
     p->scale = (hi - lo) / top;
     MG_TRY(store_scale(s, &p->scale, err));
-    float zero = rintf(-lo / p->scale);
+    /* to nearest even, by two additions: below 2^22 also where the smallest number there is became the scale */
+    float zero = (-lo / p->scale + 12582912.0f) - 12582912.0f;
     if (zero < (float)s->zero_min) { /* no room below: the codes above it have to reach hi */
         p->scale = hi / (top - (float)s->zero_min);
         MG_TRY(store_scale(s, &p->scale, err));

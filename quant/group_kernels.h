@@ -36,6 +36,17 @@ typedef void mg_group_round_fn(const mg_group_step *s, const float *w, uint64_t 
 typedef void mg_group_error_fn(const mg_group_step *s, const float *w, uint64_t n, float *e);
 /* Sum of weight * error^2. */
 typedef double mg_group_cost_fn(const mg_group_step *s, const float *w, const float *weight, uint64_t n);
+/* Ways to round the same weights, side by side: a lane for each. */
+enum { MG_GROUP_TRIES = 16 };
+typedef struct mg_group_tries {
+    float scale[MG_GROUP_TRIES], bias[MG_GROUP_TRIES], zero[MG_GROUP_TRIES];
+    float top;
+} mg_group_tries;
+/* What rounding by each of them would change: d[k][t] = (error of w[k] under t) * back[k] - now[k], errors as above. */
+typedef void mg_group_tries_fn(const mg_group_tries *s, const float *w, const float *back, const float *now, uint64_t n,
+                               float *d);
+/* gain[t] = sum over k, ascending, of d[k][t] * (y[k][t] + b[k]); d and y [n][MG_GROUP_TRIES]. */
+typedef void mg_group_gains_fn(const float *d, const float *y, const float *b, uint64_t n, float gain[MG_GROUP_TRIES]);
 /* (code - zero) * scale; code * scale + bias. */
 typedef void mg_group_values_fn(const uint8_t *codes, uint64_t n, float zero, float scale, float *out);
 typedef void mg_group_affine_fn(const uint8_t *codes, uint64_t n, float scale, float bias, float *out);

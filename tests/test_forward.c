@@ -310,6 +310,10 @@ Test(forward, parts_of_a_layer_add_up) {
     taps s = {.x = &x};
     ok(e.run_layer(e.self, x.m, 0, MG_PART_FFN_IN, &b, h, on_tap, &s, &err), &err);
     cr_assert_eq(s.seen, 1u << MG_TAP_FFN_IN);
+    s.seen = 0;
+    ok(e.run_layer(e.self, x.m, 0, MG_PART_DOWN_IN, &b, h, on_tap, &s, &err), &err);
+    cr_assert_eq(s.seen, 1u << MG_TAP_FFN_IN | 1u << MG_TAP_ROUTER_LOGITS | 1u << MG_TAP_EXPERT_IN |
+                             1u << MG_TAP_EXPERT_DOWN_IN);
     ok(e.run_layer(e.self, x.m, 0, MG_PART_FFN, &b, h, NULL, NULL, &err), &err);
     cr_assert(!memcmp(want, h, bytes));
     free(want);

@@ -98,13 +98,16 @@ Test(gram, products_with_it) {
     float *packed = calloc((M + MG_GEMM_MAX_MR) * D, sizeof *packed);
     cr_assert(packed);
     for (uint64_t s = 0; s * math->mr < M; s++) mg_gemm_pack_x(math, packed, s, x, D, NULL, M, D);
-    mg_gram_times(&g, packed, M, 2, 2, y, 32);
-    for (uint64_t i = 0; i < M; i++)
-        for (uint64_t j = 32; j < 64; j++) {
-            float want = 0;
-            for (uint64_t k = 0; k < D; k++) want = fmaf(x[i * D + k], mg_gram_at(&g, k, j), want);
-            cr_expect_eq(y[i * 32 + j - 32], want);
-        }
+    for (uint64_t from = 0; from < 40; from += 37) { /* all of it, and a part */
+        const uint64_t to = from ? from + 11 : D;
+        mg_gram_times(&g, packed, M, from, to, 2, 2, y, 32);
+        for (uint64_t i = 0; i < M; i++)
+            for (uint64_t j = 32; j < 64; j++) {
+                float want = 0;
+                for (uint64_t k = from; k < to; k++) want = fmaf(x[i * D + k], mg_gram_at(&g, k, j), want);
+                cr_expect_eq(y[i * 32 + j - 32], want);
+            }
+    }
     mg_gram_release(&g);
     free(packed);
     free(x);

@@ -219,13 +219,14 @@ mg_status mg_forward_layer(mg_forward *f, mg_model *m, mg_kvcache *cache, uint32
     if (r.n == 0) return MG_OK;
     if (parts & MG_PART_ATTN_IN) MG_TRY(mg_layer_attention_in(&r, err));
     if (parts & MG_PART_ATTN) MG_TRY(mg_layer_attention(&r, cache, err));
-    if (!(parts & (MG_PART_FFN | MG_PART_FFN_IN | MG_PART_EXPERT_IN))) return MG_OK;
+    if (!(parts & (MG_PART_FFN | MG_PART_FFN_IN | MG_PART_EXPERT_IN | MG_PART_DOWN_IN))) return MG_OK;
     MG_TRY(mg_layer_norm(&r, MG_R_FFN_NORM, MG_R_FFN_POST_NORM, err));
     MG_TRY(mg_layer_tap(&r, MG_TAP_FFN_IN, r.n, r.hidden, f->normed.p, err));
-    r.only_inputs = !(parts & MG_PART_FFN);
+    r.only_inputs = !(parts & (MG_PART_FFN | MG_PART_DOWN_IN));
+    r.no_down = !(parts & MG_PART_FFN);
     if (r.only_inputs && !(m->layers[layer].moe && parts & MG_PART_EXPERT_IN)) return MG_OK;
     MG_TRY(m->layers[layer].moe ? mg_layer_moe(&r, err) : mg_layer_dense(&r, err));
-    if (r.only_inputs) return MG_OK;
+    if (r.no_down) return MG_OK;
     MG_TRY(mg_layer_add(&r, MG_R_FFN_POST_NORM, err));
     return mg_layer_tap(&r, MG_TAP_LAYER_OUT, r.n, r.hidden, x, err);
 }

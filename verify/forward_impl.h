@@ -40,6 +40,7 @@ typedef struct mg_layer_run {
     mg_tap_fn tap;
     void *tap_ctx;
     bool only_inputs; /* of a mixture: route, fire the taps of the experts' inputs, and no more */
+    bool no_down;     /* of a feed-forward: fire the taps of what the down projections get, and no more */
 } mg_layer_run;
 
 /* Fire a tap when there is one. */

@@ -3,6 +3,7 @@
  * Experts: tokens are grouped by expert, every (token, slot) output goes to a row of its own, and a token's rows are
  * summed in ascending expert index, c = +0; c = c + (g * o). So grouping, batch and threads cannot change bits. */
 #include <stdlib.h>
+#include <string.h>
 
 #include "formats/arch/arch.h"
 #include "verify/forward_impl.h"
@@ -130,6 +131,7 @@ static mg_status gated_block(const mg_layer_run *r, const gated_roles *w, mg_fbu
     MG_TRY(mg_linear_run(&f->lin, r->m, in, 2, err));
     MG_TRY(mg_layer_gate(r, f->q.p, f->k.p, r->n, ffn, err));
     MG_TRY(mg_layer_tap(r, w->tap, r->n, ffn, f->q.p, err));
+    if (r->no_down) return MG_OK;
     mg_linear_job job = {
         .w = down, .bias = mg_model_find(r->m, w->down_bias, r->layer, 0), .y = y->p, .ldy = r->hidden};
     MG_TRY(mg_linear_pack_buf(&f->lin, &job.x, &f->packed, f->q.p, ffn, r->n, ffn, err));
@@ -185,17 +187,32 @@ static mg_status expert_tap(const moe *e, mg_tap_point p, uint32_t x, const floa
     return r->tap(r->tap_ctx, &t, err);
 }
 
+typedef struct gather_run {
+    const mg_layer_run *r;
+    const uint32_t *token;
+    uint64_t n;
+} gather_run;
+
+enum { GATHER_PER_TICKET = 256 };
+
+static mg_status gather_ticket(void *ctx, uint64_t ticket, unsigned worker, mg_error *err) {
+    (void)worker;
+    (void)err;
+    const gather_run *g = ctx;
+    const uint64_t hidden = g->r->hidden, end = (ticket + 1) * GATHER_PER_TICKET;
+    for (uint64_t i = ticket * GATHER_PER_TICKET; i < end && i < g->n; i++)
+        memcpy(g->r->f->gathered.p + i * hidden, g->r->f->normed.p + g->token[i] * hidden, hidden * sizeof(float));
+    return MG_OK;
+}
+
 static mg_status gather_tap(const moe *e, uint32_t x, mg_error *err) {
     const mg_layer_run *r = e->r;
     const uint64_t from = e->route.first[x], n = e->route.first[x + 1] - from;
     if (!r->tap || n == 0) return MG_OK;
     MG_TRY(mg_fbuf_need(&r->f->gathered, n, r->hidden, err));
-    float *g = r->f->gathered.p;
-    for (uint64_t i = 0; i < n; i++) {
-        const float *src = r->f->normed.p + (uint64_t)e->route.token[from + i] * r->hidden;
-        for (uint64_t j = 0; j < r->hidden; j++) g[i * r->hidden + j] = src[j];
-    }
-    return expert_tap(e, MG_TAP_EXPERT_IN, x, g, r->hidden, err);
+    gather_run g = {r, e->route.token + from, n};
+    MG_TRY(mg_pool_run(r->f->pool, (n + GATHER_PER_TICKET - 1) / GATHER_PER_TICKET, gather_ticket, &g, err));
+    return expert_tap(e, MG_TAP_EXPERT_IN, x, r->f->gathered.p, r->hidden, err);
 }
 
 /* Room for every expert's packed rows of k values, and where each starts. */
@@ -249,6 +266,9 @@ static mg_status experts_in(moe *e, mg_error *err) {
 static mg_status experts_out(moe *e, mg_error *err) {
     const mg_layer_run *r = e->r;
     mg_forward *f = r->f;
+    for (uint32_t x = 0; x < e->route.experts; x++)
+        MG_TRY(expert_tap(e, MG_TAP_EXPERT_DOWN_IN, x, f->q.p + e->route.first[x] * e->ffn, e->ffn, err));
+    if (r->no_down) return MG_OK;
     MG_TRY(mg_fbuf_need(&f->k, e->pairs, r->hidden, err));
     MG_TRY(pack_room(e, e->ffn, err));
     size_t n = 0;
@@ -256,7 +276,6 @@ static mg_status experts_out(moe *e, mg_error *err) {
         const uint64_t from = e->route.first[x], m = e->route.first[x + 1] - from;
         if (m == 0) continue;
         const float *rows = f->q.p + from * e->ffn;
-        MG_TRY(expert_tap(e, MG_TAP_EXPERT_DOWN_IN, x, rows, e->ffn, err));
         mg_linear_job *d = &e->jobs[n++];
         *d = (mg_linear_job){.y = f->k.p + from * r->hidden, .ldy = r->hidden};
         d->bias = mg_model_find(r->m, MG_R_EXPERT_DOWN_BIAS, r->layer, x);
@@ -294,6 +313,7 @@ static mg_status shared_expert(const mg_layer_run *r, mg_error *err) {
     mg_forward *f = r->f;
     if (!mg_model_find(r->m, MG_R_SHARED_GATE, r->layer, 0)) return MG_OK;
     MG_TRY(gated_block(r, &shared_roles, &f->shared, err));
+    if (r->no_down) return MG_OK;
     mg_linear_job job = {.w = mg_model_find(r->m, MG_R_SHARED_ROUTER, r->layer, 0), .ldy = 1};
     if (job.w) {
         MG_TRY(mg_fbuf_need(&f->router, r->n, 1, err));
@@ -320,6 +340,7 @@ static mg_status moe_run(moe *e, mg_error *err) {
     e->ffn = mg_bound_rows(g);
     MG_TRY(experts_in(e, err));
     MG_TRY(experts_out(e, err));
+    if (r->no_down) return shared_expert(r, err);
     e->rows = r->f->k.p;
     if (mg_edge_count(&r->m->hp)) {
         MG_TRY(mg_fbuf_need(&r->f->q, e->pairs, r->hidden, err));

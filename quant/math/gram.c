@@ -1,6 +1,6 @@
-/* gram.c - see gram.h. The products are those of the forward pass (mathops.h): a block of rows is packed once as
- * slivers and once as panels, and tickets take strips of the result up to the diagonal. The matrix itself lies in
- * panels too, so that products with it read it where it is. */
+/* gram.c - see gram.h. The products are those of the forward pass (mathops.h): blocks of rows are packed once as
+ * slivers and once as panels, a few blocks at a time, and tickets take strips of the result up to the diagonal. The
+ * matrix itself lies in panels too, so that products with it read it where it is. */
 #include "quant/math/gram.h"
 
 #include <math.h>
@@ -37,8 +37,7 @@ mg_status mg_gram_init(mg_gram *g, uint64_t d, mg_error *err) {
         return mg_fail(err, MG_ERR_LIMIT, "a Gram matrix of %llu columns", (unsigned long long)d);
     g->g = calloc((size_t)all + 1, sizeof(float));
     g->pending = malloc((size_t)(BLOCK * d + 1) * sizeof(float));
-    g->packed = malloc((size_t)packed_floats(d) * sizeof(float));
-    if (g->g && g->pending && g->packed) return MG_OK;
+    if (g->g && g->pending) return MG_OK;
     mg_gram_release(g);
     return mg_fail_nomem(err, mg_gram_bytes(d));
 }
@@ -46,24 +45,34 @@ mg_status mg_gram_init(mg_gram *g, uint64_t d, mg_error *err) {
 void mg_gram_release(mg_gram *g) {
     free(g->g);
     free(g->pending);
-    free(g->packed);
     *g = (mg_gram){0};
 }
 
-/* ---- one block ---- */
+/* ---- blocks ---- */
 
 typedef struct block_run {
     mg_gram *g;
     const mg_math *math;
     const float *x, *weight;
-    uint64_t n; /* rows, at most BLOCK */
+    uint64_t n;    /* rows: whole blocks, or one that is short */
+    float *packed; /* of each block packed_floats: panels, then slivers */
 } block_run;
 
+static uint64_t rows_of(const block_run *r, uint64_t block) {
+    return r->n - block * BLOCK < BLOCK ? r->n - block * BLOCK : BLOCK;
+}
+
+static float *packed_of(const block_run *r, uint64_t block) {
+    return r->packed + block * packed_floats(r->g->d);
+}
+
 /* Columns from .. from + width of the block, [n][width]; columns beyond d are +0. */
-static inline __attribute__((always_inline)) void copy_columns(const block_run *r, uint64_t from, const uint64_t width,
-                                                               uint64_t have, float *restrict dst) {
-    const uint64_t d = r->g->d, n = r->n;
-    const float *restrict x = r->x + from, *restrict weight = r->weight;
+static inline __attribute__((always_inline)) void copy_columns(const block_run *r, uint64_t block, uint64_t from,
+                                                               const uint64_t width, uint64_t have,
+                                                               float *restrict dst) {
+    const uint64_t d = r->g->d, n = rows_of(r, block);
+    const float *restrict x = r->x + block * BLOCK * d + from;
+    const float *restrict weight = r->weight ? r->weight + block * BLOCK : NULL;
     for (uint64_t t = 0; t < n; t++, x += d, dst += width) {
         const float w = weight ? weight[t] : 1.0f; /* times 1 changes no number */
         for (uint64_t j = 0; j < have; j++) dst[j] = x[j] * w;
@@ -71,56 +80,83 @@ static inline __attribute__((always_inline)) void copy_columns(const block_run *
     }
 }
 
-static void pack_columns(const block_run *r, uint64_t from, uint64_t width, float *dst) {
+static void pack_columns(const block_run *r, uint64_t block, uint64_t from, uint64_t width, float *dst) {
     const uint64_t left = r->g->d - from;
     if (width == MG_GEMM_NR && left >= width)
-        copy_columns(r, from, MG_GEMM_NR, MG_GEMM_NR, dst);
+        copy_columns(r, block, from, MG_GEMM_NR, MG_GEMM_NR, dst);
     else if (width == 6 && left >= width) /* mr of the twins there are */
-        copy_columns(r, from, 6, 6, dst);
+        copy_columns(r, block, from, 6, 6, dst);
     else if (width == 12 && left >= width)
-        copy_columns(r, from, 12, 12, dst);
+        copy_columns(r, block, from, 12, 12, dst);
     else
-        copy_columns(r, from, width, left < width ? left : width, dst);
+        copy_columns(r, block, from, width, left < width ? left : width, dst);
 }
 
-enum { PANELS_PER_TICKET = 4 };
+enum { PANELS_PER_TICKET = 16 };
 
+static uint64_t pack_tickets(uint64_t d) {
+    return (panels_of(d) + PANELS_PER_TICKET - 1) / PANELS_PER_TICKET;
+}
+
+/* Some columns of one block. */
 static mg_status pack_ticket(void *ctx, uint64_t ticket, unsigned worker, mg_error *err) {
     (void)worker;
     (void)err;
     const block_run *r = ctx;
-    const uint64_t mr = r->math->mr, d = r->g->d, first = ticket * PANELS_PER_TICKET * MG_GEMM_NR;
+    const uint64_t mr = r->math->mr, d = r->g->d, block = ticket / pack_tickets(d), n = rows_of(r, block);
+    const uint64_t first = ticket % pack_tickets(d) * PANELS_PER_TICKET * MG_GEMM_NR;
     const uint64_t end = first + PANELS_PER_TICKET * MG_GEMM_NR;
-    float *slivers = r->g->packed + panel_floats(d);
-    for (uint64_t c = first; c < end && c < d; c += MG_GEMM_NR) pack_columns(r, c, MG_GEMM_NR, r->g->packed + c * r->n);
+    float *panels = packed_of(r, block), *slivers = panels + panel_floats(d);
+    for (uint64_t c = first; c < end && c < d; c += MG_GEMM_NR) pack_columns(r, block, c, MG_GEMM_NR, panels + c * n);
     for (uint64_t s = (first + mr - 1) / mr; s * mr < end && s * mr < d; s++)
-        pack_columns(r, s * mr, mr, slivers + s * mr * r->n);
+        pack_columns(r, block, s * mr, mr, slivers + s * mr * n);
     return MG_OK;
 }
 
 enum { SLIVERS_PER_TICKET = 8 };
 
+/* A strip of the result: blocks one after the other. */
 static mg_status product_ticket(void *ctx, uint64_t ticket, unsigned worker, mg_error *err) {
     (void)worker;
     (void)err;
     const block_run *r = ctx;
     mg_gram *g = r->g;
     const uint64_t mr = r->math->mr, d = g->d;
-    const float *slivers = g->packed + panel_floats(d);
-    for (uint64_t s = ticket * SLIVERS_PER_TICKET; s < (ticket + 1) * SLIVERS_PER_TICKET && s * mr < d; s++) {
-        const uint64_t row = s * mr, rows = d - row < mr ? d - row : mr;
-        r->math->gemm((uint32_t)rows, r->n, slivers + row * r->n, g->packed, MG_GEMM_NR * r->n,
-                      panels_of(row + rows), /* up to the diagonal */
-                      g->g + row * MG_GEMM_NR, MG_GEMM_NR, d * MG_GEMM_NR, false);
+    for (uint64_t block = 0; block * BLOCK < r->n; block++) {
+        const uint64_t n = rows_of(r, block);
+        const float *panels = packed_of(r, block), *slivers = panels + panel_floats(d);
+        for (uint64_t s = ticket * SLIVERS_PER_TICKET; s < (ticket + 1) * SLIVERS_PER_TICKET && s * mr < d; s++) {
+            const uint64_t row = s * mr, rows = d - row < mr ? d - row : mr;
+            r->math->gemm((uint32_t)rows, n, slivers + row * n, panels, MG_GEMM_NR * n,
+                          panels_of(row + rows), /* up to the diagonal */
+                          g->g + row * MG_GEMM_NR, MG_GEMM_NR, d * MG_GEMM_NR, false);
+        }
     }
     return MG_OK;
 }
 
-static mg_status add_block(mg_gram *g, const float *x, const float *weight, uint64_t n, mg_pool *pool, mg_error *err) {
-    block_run r = {.g = g, .math = mg_math_get(), .x = x, .weight = weight, .n = n};
-    const uint64_t wide = PANELS_PER_TICKET * MG_GEMM_NR, tall = SLIVERS_PER_TICKET * (uint64_t)r.math->mr;
-    MG_TRY(mg_pool_run(pool, (g->d + wide - 1) / wide, pack_ticket, &r, err));
-    return mg_pool_run(pool, (g->d + tall - 1) / tall, product_ticket, &r, err);
+/* Threads are woken once for so many blocks: where columns are few, one would be little work. */
+static uint64_t blocks_at_once(uint64_t d) {
+    enum { PACKED = 4 << 20 };
+    const uint64_t n = PACKED / (packed_floats(d) * sizeof(float) + 1);
+    return n ? n : 1;
+}
+
+/* Whole blocks, or one that is short. */
+static mg_status add_blocks(mg_gram *g, const float *x, const float *weight, uint64_t n, mg_pool *pool, mg_error *err) {
+    const uint64_t blocks = (n + BLOCK - 1) / BLOCK, most = blocks_at_once(g->d), room = blocks < most ? blocks : most;
+    block_run r = {.g = g, .math = mg_math_get(), .packed = malloc((size_t)(room * packed_floats(g->d)) * sizeof *x)};
+    const uint64_t tall = SLIVERS_PER_TICKET * (uint64_t)r.math->mr;
+    mg_status st = r.packed ? MG_OK : mg_fail_nomem(err, room * packed_floats(g->d) * sizeof *x);
+    for (uint64_t at = 0; st == MG_OK && at < n; at += r.n) {
+        r.n = n - at < room * BLOCK ? n - at : room * BLOCK;
+        r.x = x + at * g->d;
+        r.weight = weight ? weight + at : NULL;
+        st = mg_pool_run(pool, (r.n + BLOCK - 1) / BLOCK * pack_tickets(g->d), pack_ticket, &r, err);
+        if (st == MG_OK) st = mg_pool_run(pool, (g->d + tall - 1) / tall, product_ticket, &r, err);
+    }
+    free(r.packed);
+    return st;
 }
 
 static void keep(mg_gram *g, const float *x, const float *weight, uint64_t n) {
@@ -134,16 +170,16 @@ static void keep(mg_gram *g, const float *x, const float *weight, uint64_t n) {
 mg_status mg_gram_rows(mg_gram *g, const float *x, const float *weight, uint64_t n, mg_pool *pool, mg_error *err) {
     g->rows += n;
     while (n) {
-        uint64_t take = n < BLOCK ? n : BLOCK;
-        if (g->waiting || take < BLOCK) {
-            if (take > BLOCK - g->waiting) take = BLOCK - g->waiting;
+        uint64_t take = n / BLOCK * BLOCK;
+        if (g->waiting || take == 0) {
+            take = n < BLOCK - g->waiting ? n : BLOCK - g->waiting;
             keep(g, x, weight, take);
             if (g->waiting == BLOCK) {
-                MG_TRY(add_block(g, g->pending, NULL, BLOCK, pool, err));
+                MG_TRY(add_blocks(g, g->pending, NULL, BLOCK, pool, err));
                 g->waiting = 0;
             }
         } else {
-            MG_TRY(add_block(g, x, weight, BLOCK, pool, err));
+            MG_TRY(add_blocks(g, x, weight, take, pool, err));
         }
         x += take * g->d;
         if (weight) weight += take;
@@ -164,10 +200,9 @@ static mg_status mirror_ticket(void *ctx, uint64_t p, unsigned worker, mg_error 
 }
 
 mg_status mg_gram_finish(mg_gram *g, mg_pool *pool, mg_error *err) {
-    if (g->waiting) MG_TRY(add_block(g, g->pending, NULL, g->waiting, pool, err));
+    if (g->waiting) MG_TRY(add_blocks(g, g->pending, NULL, g->waiting, pool, err));
     free(g->pending);
-    free(g->packed);
-    g->pending = g->packed = NULL;
+    g->pending = NULL;
     for (uint64_t i = 0; i < g->d; i++)
         if (!isfinite(mg_gram_at(g, i, i)))
             return mg_fail(err, MG_ERR_FORMAT, "the model computes values that are not finite (channel %llu)",
@@ -175,14 +210,14 @@ mg_status mg_gram_finish(mg_gram *g, mg_pool *pool, mg_error *err) {
     return mg_pool_run(pool, panels_of(g->d), mirror_ticket, g, err);
 }
 
-void mg_gram_times(const mg_gram *g, const float *x, uint64_t m, uint64_t first, uint64_t panels, float *y,
-                   uint64_t ldy) {
+void mg_gram_times(const mg_gram *g, const float *x, uint64_t m, uint64_t from, uint64_t to, uint64_t first,
+                   uint64_t panels, float *y, uint64_t ldy) {
     const mg_math *math = mg_math_get();
     const uint64_t mr = math->mr, d = g->d;
-    for (uint64_t k = 0, kc; k < d; k += kc) { /* a stretch of the panels stays in the cache for all rows */
-        kc = d - k < MG_GEMM_KC ? d - k : MG_GEMM_KC;
+    for (uint64_t k = from, kc; k < to; k += kc) { /* a stretch of the panels stays in the cache for all rows */
+        kc = to - k < MG_GEMM_KC ? to - k : MG_GEMM_KC;
         for (uint64_t r = 0; r < m; r += mr)
             math->gemm((uint32_t)(m - r < mr ? m - r : mr), kc, x + r * d + k * mr, g->g + (first * d + k) * MG_GEMM_NR,
-                       d * MG_GEMM_NR, panels, y + r * ldy, ldy, MG_GEMM_NR, k == 0);
+                       d * MG_GEMM_NR, panels, y + r * ldy, ldy, MG_GEMM_NR, k == from);
     }
 }

@@ -12,18 +12,18 @@
 
 typedef struct mg_gram {
     uint64_t d;
-    uint64_t rows;    /* added so far */
-    float *g;         /* panels of 16 columns, [ceil(d / 16)][d][16], columns from d on +0; whole after mg_gram_finish */
-    float *pending;   /* [256][d] rows that do not fill a block yet */
+    uint64_t rows;  /* added so far */
+    float *g;       /* panels of 16 columns, [ceil(d / 16)][d][16], columns from d on +0; whole after mg_gram_finish */
+    float *pending; /* [256][d] rows that do not fill a block yet */
     uint64_t waiting; /* of them */
-    float *packed;    /* private */
 } mg_gram;
 
 static inline float mg_gram_at(const mg_gram *g, uint64_t i, uint64_t j) {
     return g->g[(j / MG_GEMM_NR * g->d + i) * MG_GEMM_NR + j % MG_GEMM_NR];
 }
 
-/* Bytes one accumulator of d columns takes while rows arrive; finished ones keep 4 d^2 of them. */
+/* Bytes one accumulator of d columns takes while rows arrive, room to pack a block of them included (4 MiB in all where
+ * blocks are small); finished ones keep 4 d^2 of them. */
 uint64_t mg_gram_bytes(uint64_t d);
 mg_status mg_gram_init(mg_gram *g, uint64_t d, mg_error *err) MG_MUST_CHECK;
 void mg_gram_release(mg_gram *g);
@@ -33,9 +33,9 @@ mg_status mg_gram_rows(mg_gram *g, const float *x, const float *weight, uint64_t
 /* Add the last, short block and make the matrix symmetric. MG_ERR_FORMAT when an entry of the diagonal is not finite:
  * the model computed values that are not. */
 mg_status mg_gram_finish(mg_gram *g, mg_pool *pool, mg_error *err) MG_MUST_CHECK;
-/* y[m][16 * panels] (row stride ldy) = x G, columns from 16 * first on, by rule G. x: slivers [ceil(m / mr)][d][mr]
- * (mg_gemm_pack_x). */
-void mg_gram_times(const mg_gram *g, const float *x, uint64_t m, uint64_t first, uint64_t panels, float *y,
-                   uint64_t ldy);
+/* y[m][16 * panels] (row stride ldy) = x[:, from .. to) G[from .. to), columns from 16 * first on, by rule G over what
+ * is summed. x: slivers [ceil(m / mr)][d][mr] (mg_gemm_pack_x). */
+void mg_gram_times(const mg_gram *g, const float *x, uint64_t m, uint64_t from, uint64_t to, uint64_t first,
+                   uint64_t panels, float *y, uint64_t ldy);
 
 #endif

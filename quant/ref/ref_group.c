@@ -87,6 +87,23 @@ static double cost(const mg_group_step *s, const float *w, const float *weight, 
     return sum;
 }
 
+static void tries(const mg_group_tries *s, const float *w, const float *back, const float *now, uint64_t n, float *d) {
+    for (int t = 0; t < MG_GROUP_TRIES; t++) {
+        const mg_group_step step = {.scale = s->scale[t], .bias = s->bias[t], .zero = s->zero[t], .top = s->top};
+        for (uint64_t k = 0; k < n; k++) {
+            float e;
+            error(&step, w + k, 1, &e);
+            d[k * MG_GROUP_TRIES + (uint64_t)t] = e * back[k] - now[k];
+        }
+    }
+}
+
+static void gains(const float *d, const float *y, const float *b, uint64_t n, float gain[MG_GROUP_TRIES]) {
+    for (int t = 0; t < MG_GROUP_TRIES; t++) gain[t] = 0.0f;
+    for (uint64_t k = 0; k < n; k++)
+        for (int t = 0; t < MG_GROUP_TRIES; t++, d++, y++) gain[t] += *d * (*y + b[k]);
+}
+
 static void values(const uint8_t *codes, uint64_t n, float zero, float scale, float *out) {
     for (uint64_t i = 0; i < n; i++) out[i] = ((float)codes[i] - zero) * scale;
 }
@@ -110,5 +127,6 @@ static void narrow(const float *w, uint64_t n, mg_group_value kind, float step, 
 }
 
 void mg_group_fill_ref(mg_group_kernels *t) {
-    *t = (mg_group_kernels){unpack, pack, turn, range, nearest, error, cost, values, affine, floats, narrow};
+    *t = (mg_group_kernels){unpack, pack,  turn,   range,  nearest, error, cost,
+                            tries,  gains, values, affine, floats,  narrow};
 }

@@ -298,6 +298,16 @@ static void group_error(const mg_group_kernels *t, const group_line *r) {
 static void group_cost(const mg_group_kernels *t, const group_line *r) {
     for (int g = 0; g < COLUMNS; g += GROUP) kept = (float)t->cost(&group_step, r->x + g, weights + g, GROUP);
 }
+static void group_tries(const mg_group_kernels *t, const group_line *r) {
+    static mg_group_tries s = {.top = 15.0f};
+    for (int i = 0; i < MG_GROUP_TRIES; i++) s.scale[i] = 0.4f, s.zero[i] = 7.0f;
+    t->tries(&s, r->x, weights, weights, COLUMNS / MG_GROUP_TRIES, r->y);
+}
+static void group_gains(const mg_group_kernels *t, const group_line *r) {
+    float gain[MG_GROUP_TRIES];
+    t->gains(r->x, r->y, weights, COLUMNS / MG_GROUP_TRIES, gain);
+    kept = gain[0];
+}
 static void group_values(const mg_group_kernels *t, const group_line *r) {
     for (int g = 0; g < COLUMNS; g += GROUP) t->values(r->c + g, GROUP, 7.0f, 0.4f, r->y + g);
 }
@@ -319,8 +329,9 @@ static const struct group_bench {
 } group_rows[] = {
     {"group.unpack", group_unpack, 1.5}, {"group.pack", group_pack, 1.5},   {"group.turn", group_turn, 2},
     {"group.range", group_range, 4},     {"group.round", group_round, 5},   {"group.error", group_error, 8},
-    {"group.cost", group_cost, 8},       {"group.values", group_values, 5}, {"group.affine", group_affine, 5},
-    {"group.floats", group_floats, 5},   {"group.narrow", group_narrow, 5}};
+    {"group.cost", group_cost, 8},       {"group.tries", group_tries, 5},   {"group.gains", group_gains, 8},
+    {"group.values", group_values, 5},   {"group.affine", group_affine, 5}, {"group.floats", group_floats, 5},
+    {"group.narrow", group_narrow, 5}};
 static const struct group_bench *timed_group;
 
 _Static_assert(sizeof group_rows / sizeof *group_rows == sizeof(mg_group_kernels) / sizeof(void *), "all are timed");

@@ -162,6 +162,30 @@ static uint64_t try_cost(group_case *c) {
     return n;
 }
 
+static uint64_t try_tries(group_case *c) {
+    const uint64_t n = length(c) % (MOST / MG_GROUP_TRIES), bytes = 4 * n * MG_GROUP_TRIES;
+    const float *w = floats(c, 0, n, false), *back = floats(c, 1, n, false), *now = floats(c, 2, n, false);
+    mg_group_tries s;
+    for (int t = 0; t < MG_GROUP_TRIES; t++) {
+        const mg_group_step step = step_for(w, n);
+        s.scale[t] = step.scale;
+        s.bias[t] = step.bias;
+        s.zero[t] = step.zero;
+        s.top = step.top; /* some zeros are beyond it, which the kernels do not mind */
+    }
+    for (int i = 0; i < 2; i++) c->table[i]->tries(&s, w, back, now, n, output(c, i, bytes, NULL));
+    compare(c, bytes, true);
+    return n * MG_GROUP_TRIES;
+}
+
+static uint64_t try_gains(group_case *c) {
+    const uint64_t n = length(c) % (MOST / MG_GROUP_TRIES), each = n * MG_GROUP_TRIES;
+    const float *d = floats(c, 0, each, false), *y = floats(c, 1, each, false), *b = floats(c, 2, n, false);
+    for (int i = 0; i < 2; i++) c->table[i]->gains(d, y, b, n, output(c, i, 4 * MG_GROUP_TRIES, NULL));
+    compare(c, 4 * MG_GROUP_TRIES, true);
+    return each + MG_GROUP_TRIES;
+}
+
 static uint64_t try_values(group_case *c) {
     const uint64_t n = length(c);
     const uint8_t *in = codes(c, 0, n, 8);
