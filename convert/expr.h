@@ -24,6 +24,7 @@ typedef enum mg_expr_op {
     MG_EX_NOISE,    /* child[0] + factor[0] * normal numbers */
     MG_EX_LOWRANK,  /* child[0] + factor[0] * child[1] child[2] */
     MG_EX_COLUMNS,  /* child[0], each column times the number that child[1] has for it */
+    MG_EX_NORMS,    /* child[0], each row scaled to the norm that child[1] has for it */
     MG_EX_GROUPS,   /* child[0] rounded in groups, or codes, scales and zeros of others, as slabs of bytes */
     MG_EX_GLOBAL,   /* one number from all of the children: the global scale of NVFP4 */
     MG_EX_PART,     /* one stored part of child[0], a GROUPS: its rows are slabs */

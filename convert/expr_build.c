@@ -115,9 +115,9 @@ mg_status mg_expr_hash(const mg_expr *e, mg_xxh128_state *s, mg_error *err) {
     return MG_OK;
 }
 
-static const char *const op_names[MG_EX_OP_COUNT] = {"source",  "const",  "slot",   "cast",  "linear", "stack",
-                                                     "concat",  "beside", "view",   "blend", "noise",  "lowrank",
-                                                     "columns", "groups", "global", "part",  "fp4",    "feedback"};
+static const char *const op_names[MG_EX_OP_COUNT] = {
+    "source", "const",   "slot",    "cast",  "linear", "stack",  "concat", "beside", "view",    "blend",
+    "noise",  "lowrank", "columns", "norms", "groups", "global", "part",   "fp4",    "feedback"};
 
 /* Sizes, depth and grain from what the caller has filled in. */
 static mg_status finish(mg_expr *e, mg_error *err) {
@@ -513,6 +513,16 @@ mg_status mg_expr_columns(mg_plan *p, const mg_expr *w, const mg_expr *v, const 
         return mg_fail(err, MG_ERR_CONFLICT, "factors %s for the columns of a weight %s",
                        mg_tensor_shape_text(&v->t, tv, sizeof tv), mg_tensor_shape_text(&w->t, tw, sizeof tw));
     mg_expr e = {.op = MG_EX_COLUMNS, .n_children = 2, .children = children};
+    return factor_node(p, &e, 1, out, err);
+}
+
+mg_status mg_expr_norms(mg_plan *p, const mg_expr *w, const mg_expr *v, const mg_expr **out, mg_error *err) {
+    char tw[128], tv[128];
+    const mg_expr *children[2] = {w, v};
+    if (w->t.rank != 2 || v->t.rank != 1 || v->t.shape[0] != w->t.shape[0])
+        return mg_fail(err, MG_ERR_CONFLICT, "norms %s for the rows of a weight %s",
+                       mg_tensor_shape_text(&v->t, tv, sizeof tv), mg_tensor_shape_text(&w->t, tw, sizeof tw));
+    mg_expr e = {.op = MG_EX_NORMS, .n_children = 2, .children = children};
     return factor_node(p, &e, 1, out, err);
 }
 

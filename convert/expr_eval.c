@@ -287,6 +287,28 @@ static mg_status eval_columns(const mg_expr *e, mg_eval *ev, uint64_t row, uint6
     return st;
 }
 
+/* The norm is summed in double: rows have thousands of elements, and no order of summing is then to be seen in f32. */
+static mg_status eval_norms(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_t n, float *dst, mg_error *err) {
+    const uint64_t cols = mg_expr_cols(e);
+    void *v;
+    MG_TRY(mg_eval_push(ev, e->rows * sizeof(float), &v, err));
+    mg_status st = mg_expr_eval_f32(e->children[1], ev, 0, 1, v, err);
+    if (st == MG_OK) st = mg_expr_eval_f32(e->children[0], ev, row, n, dst, err);
+    for (uint64_t i = 0; st == MG_OK && i < n; i++) {
+        double sum = 0;
+        for (uint64_t k = 0; k < cols; k++) sum += (double)dst[i * cols + k] * (double)dst[i * cols + k];
+        const float factor = ((const float *)v)[row + i] / (float)sqrt(sum);
+        if (!isfinite(factor)) {
+            st = mg_fail(err, MG_ERR_FORMAT, "a norm of %g for a row of norm %g", (double)((const float *)v)[row + i],
+                         sqrt(sum));
+            mg_expr_name_row(err, row + i);
+        }
+        for (uint64_t k = 0; st == MG_OK && k < cols; k++) dst[i * cols + k] *= factor;
+    }
+    mg_eval_pop(ev);
+    return st;
+}
+
 /* ---- rows from several children ---- */
 
 static mg_status eval_below(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_t n, uint8_t *dst, mg_error *err) {
@@ -365,6 +387,8 @@ mg_status mg_expr_eval(const mg_expr *e, mg_eval *ev, uint64_t row, uint64_t n, 
         return eval_lowrank(e, ev, row, n, dst, err);
     case MG_EX_COLUMNS:
         return eval_columns(e, ev, row, n, dst, err);
+    case MG_EX_NORMS:
+        return eval_norms(e, ev, row, n, dst, err);
     case MG_EX_BLEND:
         return eval_blend(e, ev, row, n, dst, err);
     case MG_EX_VIEW:

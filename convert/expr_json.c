@@ -87,9 +87,9 @@ static mg_json *blend_json(const mg_blend *b) {
 }
 
 mg_json *mg_expr_json(const mg_expr *e) {
-    static const char *const names[MG_EX_OP_COUNT] = {"source",  "const",  "slot",   "cast",  "linear", "stack",
-                                                      "concat",  "beside", "",       "blend", "noise",  "lowrank",
-                                                      "columns", "groups", "global", "part",  "fp4",    "feedback"};
+    static const char *const names[MG_EX_OP_COUNT] = {
+        "source", "const",   "slot",    "cast",  "linear", "stack",  "concat", "beside", "",        "blend",
+        "noise",  "lowrank", "columns", "norms", "groups", "global", "part",   "fp4",    "feedback"};
     mg_json *a;
     if (e->op == MG_EX_CONST || e->op == MG_EX_SLOT) return memory_json(e);
     if (e->op == MG_EX_VIEW) {

@@ -306,9 +306,9 @@ static mg_status inner(node *k, const char *op, const mg_expr **out) {
         MG_TRY(take_children(k, 1, MAX_CHILDREN));
         return mg_expr_beside(k->s->plan, k->child, k->n, out, k->err);
     }
-    if (strcmp(op, "columns") == 0) {
+    if (strcmp(op, "columns") == 0 || strcmp(op, "norms") == 0) {
         MG_TRY(take_children(k, 2, 2));
-        return mg_expr_columns(k->s->plan, k->child[0], k->child[1], out, k->err);
+        return (*op == 'c' ? mg_expr_columns : mg_expr_norms)(k->s->plan, k->child[0], k->child[1], out, k->err);
     }
     if (strcmp(op, "cast") == 0) return cast(k, out);
     if (strcmp(op, "linear") == 0) return linear(k, out);

@@ -128,7 +128,7 @@ static mg_status input_json(const mg_checkpoint *c, mg_json **out, mg_error *err
         mg_json_push(files, f);
     }
     /* a recipe's folded model has no files either: its donors are inputs, and its folder is the base's */
-    const bool adapter = c->n_files == 1 && strcmp(c->files[0], MG_LORA_FILE) == 0;
+    const bool adapter = c->n_files == 1 && mg_lora_is_file(c->files[0]);
     if (!c->dir || !c->n_files || !(c->config || adapter) || mg_stage_is(c)) return MG_OK;
     mg_json *beside = mg_json_new_array();
     mg_json_set(*out, "sides", beside);

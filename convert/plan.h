@@ -70,6 +70,9 @@ mg_status mg_expr_lowrank(mg_plan *p, const mg_expr *w, const mg_expr *b, const 
 /* w [out, in] with column k times v[k] (v [in]); result F32. */
 mg_status mg_expr_columns(mg_plan *p, const mg_expr *w, const mg_expr *v, const mg_expr **out,
                           mg_error *err) MG_MUST_CHECK;
+/* w [out, in], row i times v[i] / its norm (v [out]); result F32. MG_ERR_FORMAT when that is not finite. */
+mg_status mg_expr_norms(mg_plan *p, const mg_expr *w, const mg_expr *v, const mg_expr **out,
+                        mg_error *err) MG_MUST_CHECK;
 /* Values in memory (router rows, rope factors), copied. */
 mg_status mg_expr_const(mg_plan *p, mg_dtype dtype, uint32_t rank, const uint64_t *shape, const void *data,
                         const mg_expr **out, mg_error *err) MG_MUST_CHECK;

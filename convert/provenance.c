@@ -206,7 +206,7 @@ static mg_group_keep kept(const mg_provenance *p) {
 static mg_status open_input(const mg_provenance *p, const mg_proof_input *in, const char *path, mg_checkpoint **c,
                             mg_error *err) {
     const char *first = mg_json_str(mg_json_get(mg_json_first(in->files), "name"));
-    if (first && strcmp(first, MG_LORA_FILE) == 0) return mg_lora_open_weights(c, path, err);
+    if (first && mg_lora_is_file(first)) return mg_lora_open_weights(c, path, err);
     if (in->stage && strcmp(in->stage, "stored") == 0) return mg_checkpoint_open(c, path, err); /* codes were copied */
     return mg_group_checkpoint_open_keeping(c, path, kept(p), err);
 }

@@ -220,7 +220,7 @@ refuse(8, ["deepseek", "no router", "prompts"], head + "architecture: deepseek\n
 refuse(8, ["head_dim"], head.replace(f"{DONORS}/base", str(WORK / "narrow")) + "architecture: deepseek\n" + experts([WORK / "narrow"] * 2))
 refuse(8, ["grid", "mixtral"], head + "grid: [3, 1]\n" + experts(donors))
 (lora / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 4, "use_dora": True}))
-refuse(4, ["use_dora"], head + experts([f"{DONORS}/code+{lora}", DONORS / "prose"]))
+refuse(3, ["use_dora", "lora_magnitude_vector"], head + experts([f"{DONORS}/code+{lora}", DONORS / "prose"]))
 (lora / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "r": 2, "lora_alpha": 4}))
 write_safetensors(lora / "adapter_model.safetensors", {"base_model.model.model.layers.9.mlp.up_proj.lora_A.weight": ([2, 256], A)})
 refuse(8, ["layers.9", "does not have"], head + experts([f"{DONORS}/code+{lora}", DONORS / "prose"]))
