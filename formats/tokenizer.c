@@ -124,7 +124,8 @@ static mg_status index_text(mg_tokenizer *t, mg_error *err) {
         const mg_token *k = &t->tokens[i];
         mg_status s = mg_strmap_put(&t->by_text, k->text, k->len, i, NULL, err);
         if (s) return s;
-        if (t->by_rank || (t->unigram && !t->sentencepiece) || k->type != MG_TOKEN_NORMAL) continue;
+        const bool chosen = t->sentencepiece && k->type == MG_TOKEN_USER_DEFINED; /* by the best path */
+        if (t->by_rank || (t->unigram && !t->sentencepiece) || (k->type != MG_TOKEN_NORMAL && !chosen)) continue;
         uint32_t before;
         if (!isfinite(k->score)) return mg_fail(err, MG_ERR_FORMAT, "tokenizer: score of token %u is not finite", i);
         if (k->len == 0) return mg_fail(err, MG_ERR_FORMAT, "tokenizer: token %u is empty", i);
@@ -172,6 +173,7 @@ static mg_status index_added(mg_tokenizer *t, mg_error *err) {
         mg_tok_added *a = &t->added[i];
         const mg_token *k = &t->tokens[a->id];
         mg_tok_text text = {0};
+        if (a->match) continue;
         mg_status s = mg_tokenizer_apply(t->ops, a->normalized ? t->n_ops : 0, k->text, k->len, true, &text, err);
         if (!s) {
             a->match = mg_arena_strndup(&t->arena, text.data, text.n);

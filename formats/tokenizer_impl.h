@@ -24,7 +24,8 @@ typedef enum mg_tok_opkind {
     MG_TOK_NORMALIZE,       /* Unicode normalization to `form` */
     MG_TOK_LOWERCASE,
     MG_TOK_CHARSMAP,         /* SentencePiece's table, as the tokenizers library applies it */
-    MG_TOK_CHARSMAP_LONGEST, /* the same as SentencePiece does: the longest entry at every place */
+    MG_TOK_CHARSMAP_LONGEST, /* the same as SentencePiece does: the longest entry at every place, but where one of the
+                                tokens that `leaves` looks for in normalized text stands */
     MG_TOK_SQUEEZE,          /* no blank at the ends, no two beside each other (remove_extra_whitespaces) */
     MG_TOK_TRIM,             /* white space off the left and right side */
 } mg_tok_opkind;
@@ -35,6 +36,7 @@ typedef struct mg_tok_op {
     const mg_regex *regex;
     mg_unicode_form form;
     mg_charsmap charsmap;
+    const mg_tokenizer *leaves; /* NULL: none */
     bool left, right;
 } mg_tok_op;
 
@@ -68,7 +70,7 @@ typedef struct mg_tok_pre {
 /* An added or special token: matched in the text before anything else happens to it. */
 typedef struct mg_tok_added {
     int32_t id;
-    const char *match; /* what is looked for: the content, normalized when `normalized` */
+    const char *match; /* what is looked for: the content, normalized when `normalized`, unless the reader says so */
     size_t len;
     bool special;        /* looked for only with MG_ENCODE_SPECIAL */
     bool normalized;     /* looked for in the normalized text */

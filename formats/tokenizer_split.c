@@ -147,16 +147,28 @@ static mg_status map_chars(const mg_tok_text *in, const mg_tok_op *op, mg_tok_te
     return s;
 }
 
+static const mg_tok_added *match_at(const mg_tokenizer *t, const char *text, size_t n, size_t at, bool special,
+                                    bool normalized) {
+    uint8_t b = (uint8_t)text[at];
+    for (uint32_t i = t->added_from[b]; i < t->added_from[b + 1]; i++) {
+        const mg_tok_added *a = &t->added[i];
+        if (a->normalized != normalized || (a->special && !special)) continue;
+        if (a->len <= n - at && memcmp(text + at, a->match, a->len) == 0) return a;
+    }
+    return NULL;
+}
+
 static mg_status map_longest(const mg_tok_text *in, const mg_tok_op *op, mg_tok_text *out, mg_error *err) {
     mg_status s = MG_OK;
     for (size_t at = 0, len; at < in->n && !s; at += len) {
         const char *to;
-        len = mg_charsmap_longest(&op->charsmap, in->data + at, in->n - at, &to);
-        if (len) {
+        const mg_tok_added *a = op->leaves ? match_at(op->leaves, in->data, in->n, at, false, true) : NULL;
+        len = a ? a->len : mg_charsmap_longest(&op->charsmap, in->data + at, in->n - at, &to);
+        if (len && !a) {
             s = mg_tok_put(out, to, strlen(to), err);
             continue;
         }
-        len = mg_utf8_decode((const uint8_t *)in->data + at, in->n - at, NULL);
+        if (!a) len = mg_utf8_decode((const uint8_t *)in->data + at, in->n - at, NULL);
         s = mg_tok_put(out, in->data + at, len, err);
     }
     return s;
@@ -230,17 +242,6 @@ mg_status mg_tokenizer_apply(const mg_tok_op *ops, unsigned n_ops, const char *t
 
 /* ---- cutting ---- */
 
-static const mg_tok_added *match_at(const mg_tokenizer *t, const char *text, size_t n, size_t at, bool special,
-                                    bool normalized) {
-    uint8_t b = (uint8_t)text[at];
-    for (uint32_t i = t->added_from[b]; i < t->added_from[b + 1]; i++) {
-        const mg_tok_added *a = &t->added[i];
-        if (a->normalized != normalized || (a->special && !special)) continue;
-        if (a->len <= n - at && memcmp(text + at, a->match, a->len) == 0) return a;
-    }
-    return NULL;
-}
-
 typedef struct splitter {
     const mg_tokenizer *t;
     mg_bpe bpe;
@@ -280,6 +281,7 @@ typedef struct hit {
 static mg_status next_added(splitter *p, const char *text, size_t n, size_t at, bool normalized, hit *h,
                             mg_error *err) {
     *h = (hit){NULL, n, n};
+    if (normalized && p->t->sentencepiece) return MG_OK; /* those are pieces like others, which the best path chooses */
     for (size_t i = at; i < n; i++) {
         const mg_tok_added *a = match_at(p->t, text, n, i, p->special, normalized);
         if (!a) continue;

@@ -35,10 +35,6 @@ static mg_status check_spm(const mg_spm_model *m, mg_error *err) {
     if (m->model_type != 1 && m->model_type != 2)
         return mg_fail(err, MG_ERR_UNSUPPORTED, "SentencePiece model of kind '%s'; unigram and BPE are supported",
                        m->model_type >= 1 && m->model_type <= 4 ? kind[m->model_type] : "unknown");
-    if (m->model_type == 2 && m->charsmap_bytes)
-        return mg_fail(err, MG_ERR_UNSUPPORTED, "SentencePiece BPE model with Unicode normalization");
-    if (m->model_type == 2 && m->remove_extra_whitespaces)
-        return mg_fail(err, MG_ERR_UNSUPPORTED, "SentencePiece BPE model with remove_extra_whitespaces");
     if (!m->escape_whitespaces)
         return mg_fail(err, MG_ERR_UNSUPPORTED, "SentencePiece model without escape_whitespaces");
     if (m->whitespace_as_suffix)
@@ -49,19 +45,36 @@ static mg_status check_spm(const mg_spm_model *m, mg_error *err) {
     return MG_OK;
 }
 
-/* Scores as they are, and the steps that SentencePiece normalizes with, before the blank in front. */
+/* Scores as they are. */
 static mg_status set_unigram(mg_tokenizer *t, const mg_spm_model *m, mg_error *err) {
     t->unigram = t->sentencepiece = true;
     t->byte_fallback = m->byte_fallback;
     t->n_pieces = t->n;
     MG_TRY(MG_ARENA_NEW(&t->arena, &t->scores, (size_t)t->n + 1, err));
     for (uint32_t i = 0; i < t->n; i++) t->scores[i] = (double)t->tokens[i].score;
+    return MG_OK;
+}
+
+/* The steps that SentencePiece normalizes with, before the blank in front. */
+static mg_status set_normalizer(mg_tokenizer *t, const mg_spm_model *m, mg_error *err) {
     if (m->charsmap_bytes) {
         MG_TRY(mg_tokenizer_add_op(t->ops, &t->n_ops, MG_TOK_CHARSMAP_LONGEST, NULL, NULL, err));
         MG_TRY(mg_charsmap_init(&t->ops[0].charsmap, m->charsmap, m->charsmap_bytes, err));
+        t->ops[0].leaves = t;
     }
     if (!m->remove_extra_whitespaces) return MG_OK;
     return mg_tokenizer_add_op(t->ops, &t->n_ops, MG_TOK_SQUEEZE, NULL, NULL, err);
+}
+
+/* User-defined pieces are looked for in the normalized text, as they are written. */
+static void find_normalized(mg_tokenizer *t) {
+    for (uint32_t i = 0; i < t->n_added; i++) {
+        mg_tok_added *a = &t->added[i];
+        if (a->special) continue;
+        a->normalized = true;
+        a->match = t->tokens[a->id].text;
+        a->len = t->tokens[a->id].len;
+    }
 }
 
 static mg_status from_spm(mg_tokenizer *t, mg_spm_model *m, mg_error *err) {
@@ -76,7 +89,9 @@ static mg_status from_spm(mg_tokenizer *t, mg_spm_model *m, mg_error *err) {
     t->eos = m->eos_id;
     t->add_bos = m->model_type == 2; /* what LlamaTokenizer does unless its config says otherwise */
     s = mg_tokenizer_add_specials(t, err);
+    if (!s) find_normalized(t);
     if (!s && m->model_type == 1) s = set_unigram(t, m, err);
+    if (!s) s = set_normalizer(t, m, err);
     return s ? s : set_text_rules(t, m->add_dummy_prefix, err);
 }
 

@@ -1,5 +1,6 @@
 /* Tests of Unigram tokenizers: ids of the tokenizers library for two constructions and of the sentencepiece library for
- * its own model (tests/data/tokenizer/unigram_*, trained on the sample texts), long texts, and files that are wrong. */
+ * its own models (tests/data/tokenizer/NAME_spm, trained on the sample texts; one is BPE), long texts, and files that are
+ * wrong. */
 #include <criterion/criterion.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,6 +22,22 @@ Test(unigram, sentencepiece_model) {
     mg_error err = {0};
     must(mg_tokenizer_open_spm(&t, MG_TEST_DATA "/tokenizer/unigram_spm.model", &err), &err);
     run_with(t, "unigram_spm", 0);
+}
+
+/* User-defined pieces, which the table leaves alone and the best path prefers. */
+Test(unigram, user_defined) {
+    mg_tokenizer *t;
+    mg_error err = {0};
+    must(mg_tokenizer_open_spm(&t, MG_TEST_DATA "/tokenizer/unigram_user_spm.model", &err), &err);
+    run_with(t, "unigram_user_spm", 0);
+}
+
+/* The same settings in a model that is merged by score. */
+Test(unigram, bpe_with_table) {
+    mg_tokenizer *t;
+    mg_error err = {0};
+    must(mg_tokenizer_open_spm(&t, MG_TEST_DATA "/tokenizer/bpe_spm.model", &err), &err);
+    run_with(t, "bpe_spm", 0);
 }
 
 /* Sums beyond a hundred thousand are taken down, which a text of a million letters does often. */

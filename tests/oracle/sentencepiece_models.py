@@ -1,4 +1,4 @@
-"""Token ids of SentencePiece unigram models (tokenizer.model) against the sentencepiece library: five models of different settings, trained
+"""Token ids of SentencePiece models (tokenizer.model), unigram and BPE, against the sentencepiece library: models of different settings, trained
 here, on a megabyte of mixed text, as one text and line by line."""
 import json
 
@@ -15,16 +15,19 @@ kinds = {
     "casefold": dict(normalization_rule_name="nfkc_cf", add_dummy_prefix=False),
     "bytes": dict(byte_fallback=True, normalization_rule_name="nmt_nfkc_cf"),
     "nfkc": dict(normalization_rule_name="nfkc", split_by_whitespace=False, split_digits=True),
+    "user": dict(user_defined_symbols=["(", ")", "\uff21", "<sep>", "in "]),
+    "user-identity": dict(normalization_rule_name="identity", remove_extra_whitespaces=False, user_defined_symbols=["\n", "the", "\u2581\u2581"]),
 }
 (WORK / "mixed.txt").write_bytes(body.encode())
-for name, settings in kinds.items():
+EXTRA = ["", " ", "   ", "  (a) \uff21 b<sep>  c ", "\uff21\uff22\ufb01\u3000x", "a (b )", "\u2581x\u2581", "in in  in", "\u00a0\u200b\t.", "e\u0301\u0300 \u1100\u1161"]
+for name, kind, settings in [(f"{kind}-{name}", kind, settings) for kind in ("unigram", "bpe") for name, settings in kinds.items()]:
     folder = WORK / name
     folder.mkdir()
     sentencepiece.SentencePieceTrainer.train(sentence_iterator=iter(lines), model_prefix=str(folder / "tokenizer"), vocab_size=1500,
-                                             model_type="unigram", hard_vocab_limit=False, minloglevel=2, **settings)
+                                             model_type=kind, hard_vocab_limit=kind == "bpe", minloglevel=2, **settings)
     model = sentencepiece.SentencePieceProcessor(model_file=str(folder / "tokenizer.model"))
     total = 0
-    for piece in (body, *[l for l in body.split("\n")[:3000:60]]):
+    for piece in (body, *EXTRA, *[l for l in body.split("\n")[:3000:60]]):
         (WORK / "piece.txt").write_bytes(piece.encode())
         want = model.encode(piece)
         found = json.loads(run("tokenize", folder / "tokenizer.model", "--file", WORK / "piece.txt", "--no-special", "--json"))["ids"]
