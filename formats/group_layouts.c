@@ -293,6 +293,7 @@ static mg_status refuse_strangers(const mg_group_layout *l, const mg_checkpoint 
         {".q_weight", "EXL2"},
         {".q_scale_max", "EXL2"},
         {".B_24", "Marlin 2:4"},
+        {".B", "Marlin"}, /* so short a name only as I32 */
         {".q_invperm", "EXL2"},
         {".codebooks", "AQLM"},
         {".scaled_zeros", "AWQ gemv_fast"},
@@ -312,7 +313,7 @@ static mg_status refuse_strangers(const mg_group_layout *l, const mg_checkpoint 
             st = mg_fail(err, MG_ERR_FORMAT,
                          "holds quantized weights, but no quantization_config says which layout it has");
         for (size_t k = 0; st == MG_OK && k < sizeof known / sizeof *known; k++)
-            if (ends_with(t->name, known[k].suffix))
+            if (ends_with(t->name, known[k].suffix) && (known[k].suffix[2] || t->dtype == MG_I32))
                 st =
                     mg_fail(err, MG_ERR_UNSUPPORTED,
                             "weights quantized by '%s' are not read; convert from the float checkpoint", known[k].what);

@@ -333,6 +333,9 @@ static mg_status explain_no_weights(const char *dir, mg_error *err) {
         gguf |= ends_with(e->d_name, ".gguf");
     }
     if (d) closedir(d);
+    if (has(dir, "qmodel.pt"))
+        return mg_fail(err, MG_ERR_UNSUPPORTED,
+                       "weights quantized by HQQ ('qmodel.pt') are not read; convert from the float checkpoint");
     if (shard)
         return mg_fail(err, MG_ERR_FORMAT,
                        "has .safetensors files but neither %s nor %s: without an index only %s counts", kinds[0].single,

@@ -8,6 +8,7 @@
 
 #include "formats/container.h"
 #include "formats/hf_dir.h"
+#include "formats/slices.h"
 #include "formats/torch_file.h"
 
 #define SINGLE "consolidated.safetensors"
@@ -56,19 +57,27 @@ static const char *tail_of(const char *name) {
     return strrchr(name, '.');
 }
 
-/* Files that each hold a slice of every matrix, as Meta's larger releases do, share all their names. */
-static mg_status explain_slices(const mg_files_ckpt *c, uint32_t before, mg_error *err) {
-    for (uint32_t i = before; i < c->base.n_tensors; i++) {
-        for (uint32_t k = 0; k < before; k++) {
-            if (strcmp(c->tensors[k].name, c->tensors[i].name) != 0) continue;
-            mg_fail(err, MG_ERR_UNSUPPORTED,
-                    "stands in '%s' and in '%s': files that each hold a slice of every matrix (model parallel) are "
-                    "not joined by this version",
-                    c->base.files[c->tensors[k].file], c->base.files[c->tensors[i].file]);
-            mg_error_at(err, c->base.path, c->tensors[i].name);
-            return MG_ERR_UNSUPPORTED;
-        }
-        break; /* united files share no name, sliced ones all: the first tells */
+/* Files that each hold a slice of every matrix share all their names; those that are united share none: the first of
+ * the second file tells. */
+static bool share_names(const mg_files_ckpt *c) {
+    const char *name = NULL;
+    for (uint32_t i = 0; i < c->base.n_tensors && !name; i++)
+        if (c->tensors[i].file == 1) name = c->tensors[i].name;
+    for (uint32_t i = 0; name && i < c->base.n_tensors; i++)
+        if (c->tensors[i].file == 0 && strcmp(c->tensors[i].name, name) == 0) return true;
+    return false;
+}
+
+/* consolidated.00.pth, .01.pth ...: slices lie in this order. */
+static mg_status check_numbers(const names *list, mg_error *err) {
+    for (uint32_t i = 0; i < list->n; i++) {
+        char *end, *number = strchr(list->items[i], '.') + 1; /* the name has a suffix */
+        const unsigned long n = strtoul(number, &end, 10);
+        if (end == number || *end != '.' || n != i)
+            return mg_fail(err, MG_ERR_FORMAT,
+                           "its files each hold a slice of every matrix, but '%s' stands where slice %" PRIu32
+                           " of %" PRIu32 " is expected",
+                           list->items[i], i, list->n);
     }
     return MG_OK;
 }
@@ -77,42 +86,48 @@ static mg_status add_pickles(mg_files_ckpt *c, const char *dir, const names *lis
     if (list->n == 0)
         return mg_fail(err, MG_ERR_FORMAT, "has params.json, but no consolidated.safetensors, .pth or .pt");
     for (uint32_t i = 0; i < list->n; i++) {
-        uint32_t before = c->base.n_tensors;
         if (strcmp(tail_of(list->items[i]), tail_of(list->items[0])) != 0)
             return mg_fail(err, MG_ERR_CONFLICT, "holds both '%s' and '%s': remove one form", list->items[0],
                            list->items[i]);
         MG_TRY(mg_hf_add_shard(c, dir, list->items[i], err));
-        if (before) MG_TRY(explain_slices(c, before, err));
     }
-    return mg_files_ckpt_index(c, err);
+    return MG_OK;
 }
 
-static mg_status fill(mg_files_ckpt *c, const char *dir, mg_error *err) {
-    MG_TRY(mg_files_ckpt_load_params(c, dir, err));
-    if (has(dir, INDEX)) return mg_hf_add_indexed(c, dir, INDEX, ".safetensors", has(dir, SINGLE) ? SINGLE : NULL, err);
-    if (has(dir, SINGLE)) {
-        MG_TRY(mg_hf_add_shard(c, dir, SINGLE, err));
-        return mg_files_ckpt_index(c, err);
-    }
+/* United, or joined: *out is the result. */
+static mg_status fill_pickles(mg_checkpoint **out, mg_files_ckpt *c, const char *dir, mg_error *err) {
     names *list = calloc(1, sizeof *list);
     if (!list) return mg_fail_nomem(err, sizeof *list);
     mg_status st = list_pickles(list, dir, err);
     if (st == MG_OK) st = add_pickles(c, dir, list, err);
+    const bool sliced = st == MG_OK && share_names(c);
+    if (sliced) st = check_numbers(list, err);
+    if (st == MG_OK) st = sliced ? mg_slices_join(out, c, err) : mg_files_ckpt_index(c, err);
     for (uint32_t i = 0; i < list->n; i++) free(list->items[i]);
     free(list);
     return st;
 }
 
+static mg_status fill(mg_checkpoint **out, mg_files_ckpt *c, const char *dir, mg_error *err) {
+    *out = &c->base;
+    MG_TRY(mg_files_ckpt_load_params(c, dir, err));
+    if (has(dir, INDEX)) return mg_hf_add_indexed(c, dir, INDEX, ".safetensors", has(dir, SINGLE) ? SINGLE : NULL, err);
+    if (!has(dir, SINGLE)) return fill_pickles(out, c, dir, err);
+    MG_TRY(mg_hf_add_shard(c, dir, SINGLE, err));
+    return mg_files_ckpt_index(c, err);
+}
+
 mg_status mg_native_dir_open(mg_checkpoint **out, const char *dir, mg_error *err) {
     mg_files_ckpt *c = NULL;
+    mg_checkpoint *opened;
     MG_TRY(mg_files_ckpt_new(&c, MG_CONTAINER_NATIVE, dir, err));
     c->base.dir = c->base.path;
-    mg_status st = fill(c, dir, err);
+    mg_status st = fill(&opened, c, dir, err);
     if (st != MG_OK) {
         mg_error_at(err, dir, NULL);
         mg_files_ckpt_free(c);
         return st;
     }
-    *out = &c->base;
+    *out = opened;
     return MG_OK;
 }

@@ -440,7 +440,9 @@ extern const mg_code_file mg_code_decoder, mg_code_mesh, mg_code_nekomind;
     {.field = "rms_norm_eps", .key = MG_K_NORM_EPS, .keep = true}, \
     {.field = "tie_word_embeddings", .key = MG_K_TIED}
 
-#define LLAMA_IGNORED "model.layers.{l}.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq", NULL
+/* Rotary frequencies that follow from the configuration, in old files of transformers and of Meta. */
+#define LLAMA_IGNORED "model.layers.{l}.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq", \
+    "rope.freqs", "layers.{l}.attention.inner_attention.rope.freqs", NULL
 /* clang-format on */
 
 extern const mg_enum_name mg_rope_names[];

@@ -180,16 +180,26 @@ for name, config, says in (
         ("gptq-planar", gptq_config(format="gptq_p"), "gptq_p"), ("gptq5", gptq_config(bits=5), "5 to 7"),
         ("gptq-int16", gptq_config(pack_dtype="int16"), "int16"), ("hqq", {"quant_method": "hqq"}, "hqq"),
         ("bitsandbytes", {"quant_method": "bitsandbytes", "load_in_4bit": True}, "bitsandbytes"),
-        ("exl3", {"quant_method": "exl3", "bits": 3}, "exl3"), ("aqlm", {"quant_method": "aqlm"}, "aqlm"),
+        ("exl2", {"quant_method": "exl2", "bits": 4.0}, "exl2"), ("exl3", {"quant_method": "exl3", "bits": 3}, "exl3"),
+        ("marlin", {"quant_method": "marlin", "group_size": 128}, "marlin"), ("aqlm", {"quant_method": "aqlm"}, "aqlm"),
+        ("llm-awq", awq_config(version="llm-awq"), "llm-awq"), ("gptq-bitblas", gptq_config(checkpoint_format="bitblas"), "bitblas"),
+        ("quip", {"quant_method": "quip"}, "quip"), ("eetq", {"quant_method": "eetq"}, "eetq"),
         ("ct-24", ct_config("marlin-24"), "marlin-24"),
         ("ct-rotated", ct_config(more={"transform_config": {"config_groups": {"u": {}}}}), "rotations"),
         ("ct-frozen", ct_config(more={"quantization_status": "frozen"}), "frozen"),
         ("ct-sparse", ct_config(more={"sparsity_config": {"format": "sparse-24-bitmask"}}), "sparse-24-bitmask")):
     refused(name, write(name, config, AWQ), 4, says)
-for name, tensor, says in (("no-config-bnb", "weight.absmax", "bitsandbytes"), ("no-config-hqq", "W_q", "HQQ"),
-                           ("no-config-exl3", "trellis", "EXL3")):
-    extra = {f"model.layers.0.mlp.up_proj.{tensor}": common.Tensor("U8", [4], bytes(4))}
+for name, tensor, says in (("no-config-bnb", "weight.absmax", "bitsandbytes"), ("no-config-bnb8", "SCB", "bitsandbytes"),
+                           ("no-config-bnb-map", "weight.quant_map", "bitsandbytes"), ("no-config-hqq", "W_q", "HQQ"),
+                           ("no-config-exl2", "q_weight", "EXL2"), ("no-config-exl3", "trellis", "EXL3"), ("no-config-marlin", "B", "Marlin"),
+                           ("no-config-marlin24", "B_24", "Marlin 2:4"), ("no-config-fast", "scaled_zeros", "AWQ gemv_fast"),
+                           ("no-config-aqlm", "codebooks", "AQLM"), ("no-config-quip", "Qidxs", "QuIP#")):
+    extra = {f"model.layers.0.mlp.up_proj.{tensor}": common.Tensor("I32", [1], bytes(4))}
     refused(name, write(name, None, {**DENSE, **extra}), 4, says, tensor)
+hqq = common.fresh("hqq-folder")  # what HQQ saves by itself, and safetensors of no kind
+shutil.copy(TINY / "config.json", hqq)
+(hqq / "qmodel.pt").write_bytes(b"never opened")
+refused("hqq-folder", hqq, 4, "HQQ", "qmodel.pt")
 refused("mlx", write("mlx", {"group_size": 32, "bits": 4, "mode": "other"}, AWQ), 4, "MLX", "other")
 refused("mlx-size", write("mlx-size", {"group_size": 64, "bits": 4, "mode": "mxfp4"}, AWQ), 3, "mode mxfp4", "groups of 32")
 whole = common.read_safetensors(common.WORK / "mlx-nvfp4" / "model.safetensors")[1]

@@ -1,9 +1,11 @@
 """Native releases and torch pickles as inputs: every form of tests/data/golden/native is the same model as its Hugging Face
 twin, byte for byte, and gives the same logits. Forms that no release here has are made on the spot."""
 import json
+import pathlib
 import shutil
 
 import common
+import torch_zip
 
 NATIVE = common.DATA / "golden" / "native"
 TINY = common.DATA / "models" / "tiny"
@@ -107,10 +109,80 @@ for name, form, edit, files, code, says in (
         ("p_heads", "mistral_pth", lambda p: p.update(n_heads="4"), (), 8, "'n_heads'"),
         ("p_layers", "mistral_pth", lambda p: p.update(n_layers=4), (), 3, "layers.3.attention_norm.weight"),
         ("p_none", "mistral_pth", lambda p: p.pop("hidden_dim"), (), 4, "none of the fields"),
-        ("p_slices", "mistral_pth", lambda p: None, [("consolidated.01.pth", "consolidated.00.pth")], 4, "slice of every matrix"),
+        ("p_slices", "mistral_pth", lambda p: None, [("consolidated.01.pth", "consolidated.00.pth")], 8, "dim 128|configuration"),
         ("p_forms", "mistral_pth", lambda p: None, [("consolidated.00.pt", "consolidated.00.pth")], 8, "remove one form")):
     result = common.run("convert", variant(name, form, edit, files), name + "_out", "-q", expect=code)
     common.check(any(s in result.err for s in says.split("|")), f"{name}: {result.err}")
+
+# ---- releases cut into slices, as Meta's larger models are ----
+
+
+def sliced(name, source, n, embedding_rows=False, meta=True, damage=None):
+    """A written release in n files that each hold a slice of every matrix."""
+    folder = common.fresh(name)
+    params = json.loads((source / "params.json").read_text())
+    dim = params["dim"]
+    if meta:  # sizes by a rule, as there
+        params.pop("hidden_dim")
+        params.update(multiple_of=32)
+    (folder / "params.json").write_text(json.dumps(params))
+    files = [{} for _ in range(n)]
+    for key, t in common.read_safetensors(source / "consolidated.safetensors")[1].items():
+        kind = key.split(".")[-2]
+        for i, f in enumerate(files):
+            if len(t.shape) < 2:
+                f[key] = t
+            elif kind in ("wo", "w2") or (kind == "tok_embeddings" and not embedding_rows):
+                rows, cols = t.shape
+                row, part = len(t.data) // rows, len(t.data) // rows // n
+                f[key] = common.Tensor(t.dtype, [rows, cols // n], b"".join(t.data[r * row + i * part:r * row + (i + 1) * part] for r in range(rows)))
+            else:
+                f[key] = common.Tensor(t.dtype, [t.shape[0] // n, t.shape[1]], t.data[i * len(t.data) // n:(i + 1) * len(t.data) // n])
+    if damage:
+        damage(files)
+    for i, f in enumerate(files):
+        torch_zip.write(folder / f"consolidated.{i:02}.pth", {"rope.freqs": common.f32([1.0] * 8)} | f if meta else f)
+    return folder
+
+
+whole = {}
+for model in ("llama", "mistral", common.DATA / "models/donors/prose"):
+    whole[model] = common.WORK / f"{pathlib.Path(model).name}_whole"
+    common.run("convert", TINY / model, whole[model], "--to", "mistral", "-q")  # an absolute path stays what it is
+    for n in (2, 4):
+        folder = sliced(f"slices{n}", whole[model], n, embedding_rows=n == 4, meta=model == "llama")
+        common.same(common.sha256(convert(folder, f"joined{n}") / "model.safetensors"), common.sha256(TINY / model / "model.safetensors"), f"{model} in {n}")
+        common.run("check", folder, "--deep", "-q")
+        if model == "llama":
+            common.same(logits(folder, f"slices{n}.logits"), expected_logits["llama"], f"logits of {n} slices")
+            common.check(any(f"{n} files each hold a slice" in note for note in common.run("inspect", folder, "--json").json()["notes"]), "a note")
+        shutil.rmtree(common.WORK / f"joined{n}")
+
+
+def without(key, i):
+    return lambda files: files[i].pop(key)
+
+
+def put(key, i, shape, dtype="BF16"):
+    size = {"BF16": 2, "F32": 4}[dtype]
+    n = size
+    for d in shape:
+        n *= d
+    return lambda files: files[i].update({key: common.Tensor(dtype, shape, bytes(n))})
+
+
+W2, NEW = "layers.1.feed_forward.w2.weight", "layers.0.adapter.weight"
+for damage, code, words in ((without(W2, 1), 3, [W2, "not in 'consolidated.01.pth'"]), (without(W2, 0), 3, [W2, "not in 'consolidated.00.pth'"]),
+                            (put(W2, 1, [64, 32]), 3, [W2, "64, 32", "64, 64"]), (put(W2, 1, [64, 64], "F32"), 3, [W2, "F32", "BF16"]),
+                            (lambda files: [put(NEW, i, [4, 4])(files) for i in (0, 1)], 4, [NEW, "no rule says"]),
+                            (lambda files: [put("tok_embeddings.weight", i, [320, 16])(files) for i in (0, 1)], 3, ["tok_embeddings", "a file missing"]),
+                            (lambda files: [put(W2, i, [32, 64])(files) for i in (0, 1)], 3, [W2, "'dim' 64"])):
+    common.refused(code, words, f"slices: {words}", "convert", sliced("bad_slices", whole["llama"], 2, damage=damage), common.WORK / "never")
+folder = sliced("gap", whole["llama"], 4)
+(folder / "consolidated.03.pth").rename(folder / "consolidated.04.pth")
+common.refused(3, ["consolidated.04.pth", "slice 3 of 4"], "a gap", "convert", folder, common.WORK / "never")
+(folder / "consolidated.04.pth").unlink()
+common.refused(3, ["3 slices", "a file missing"], "the last one missing", "convert", folder, common.WORK / "never")
 
 # Written: the tensors of the published form, and back to the bytes of the Hugging Face form.
 for twin in ("mixtral", "mistral", "mistral_swa", "llama"):
