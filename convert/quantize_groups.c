@@ -198,27 +198,33 @@ static mg_status add_target(job *j, const mg_target *t, mg_error *err) {
 
 /* ---- the directory ---- */
 
-/* transformers 5 writes keys that 4 (and with it AutoAWQ) does not know, and reads the old ones as well. */
-static void both_spellings(mg_json *config, mg_dtype dtype) {
-    const mg_json *rope = mg_json_get(config, "rope_parameters");
+/* transformers 5 writes keys that 4 (and with it AutoAWQ and mlx-lm) does not know, and reads the old ones as well. */
+static mg_status both_spellings(mg_json *config, mg_dtype dtype, mg_error *err) {
+    const mg_json *rope = mg_json_get(config, "rope_parameters"), *scaling = mg_json_get(config, "rope_scaling");
+    const char *type = mg_json_str(mg_json_get(rope, "rope_type"));
+    mg_json *copy;
     double theta;
     mg_config_set_dtype(config, dtype);
     const char *name = mg_json_str(mg_json_get(config, "dtype"));
     if (name && !mg_json_get(config, "torch_dtype")) mg_json_set_str(config, "torch_dtype", name);
     if (!mg_json_get(config, "rope_theta") && mg_json_f64(mg_json_get(rope, "rope_theta"), &theta))
         mg_json_set_f64(config, "rope_theta", theta);
+    if (!type || strcmp(type, "default") == 0 || (scaling && mg_json_type(scaling) != MG_JSON_NULL)) return MG_OK;
+    MG_TRY(mg_json_dup(&copy, rope, err));
+    mg_json_set(config, "rope_scaling", copy);
+    return MG_OK;
 }
 
 static mg_status add_config(job *j, mg_error *err) {
     mg_json *config;
-    const char *side;
-    char *text;
+    const char *side = NULL;
+    char *text = NULL;
     if (j->m->ckpt->config)
         MG_TRY(mg_json_dup(&config, j->m->ckpt->config, err));
     else
         MG_TRY(mg_arch_new_config(&config, j->m->arch, &j->m->hp, j->dtype, err));
-    both_spellings(config, j->dtype);
-    mg_status st = mg_groups_config(config, j->opt, &j->names, &side, &text, err);
+    mg_status st = both_spellings(config, j->dtype, err);
+    if (st == MG_OK) st = mg_groups_config(config, j->opt, &j->names, &side, &text, err);
     if (st == MG_OK) st = mg_convert_set_config(j->plan, j->out, j->m->arch, config, err);
     if (st == MG_OK && side) st = mg_plan_add_side_file(j->plan, j->out, side, text, strlen(text), err);
     free(text);

@@ -170,6 +170,14 @@ for layout, router, expert in (("legacy", "block_sparse_moe.gate", "block_sparse
 a, b = (common.run("forward", common.WORK / f"moe.{x}", "--ids", "1,5,9,200", "-o", common.WORK / f"{x}.st", "-q") for x in ("legacy", "v5"))
 common.same(common.sha256(common.WORK / "legacy.st"), common.sha256(common.WORK / "v5.st"), "both names are one model")
 
+# A rotary scaling in the spelling of transformers 4 as well, whose absence would be read as none.
+scaled = common.DATA / "models" / "tiny" / "llama_rope_llama3"
+common.run("quantize", scaled, common.WORK / "scaled", "RTN", "--group-size", 32, "--format", "mlx", "-q")
+about = json.loads((common.WORK / "scaled" / "config.json").read_text())
+common.same((about["rope_scaling"], about["rope_scaling"]["rope_type"]), (about["rope_parameters"], "llama3"), "rope_scaling")
+common.check("rope_scaling" not in json.loads((common.WORK / "awq-4-32-False" / "config.json").read_text()), "a scaling of none")
+common.run("check", common.WORK / "scaled", "--deep")
+
 # From other containers: a GGUF gives the same weights as the directory it was made from.
 common.run("convert", LLAMA, common.WORK / "l.gguf", "--outtype", "f32", "-q")
 common.run("quantize", common.WORK / "l.gguf", common.WORK / "from-gguf", "RTN", "--group-size", 32, "-q")

@@ -86,6 +86,20 @@ assert any("Quantized" in type(m).__name__ for _, m in model.named_modules())
 model.update(tree_map(lambda a: a.astype(mx.float32) if mx.issubdtype(a.dtype, mx.floating) else a, model.parameters()))
 mx.save_safetensors(out, {"logits": model(mx.load(ids)["input_ids"].astype(mx.int32))})
 """
+# Quantized by mlx-lm itself, routers and embeddings too.
+MLX_WRITES = """
+import pathlib, sys
+import mlx.core as mx
+from mlx.utils import tree_map
+from mlx_lm.utils import load_model, quantize_model, save_config, save_model
+source, folder, ids, out, group, bits, mode = sys.argv[1:]
+model, config = load_model(pathlib.Path(source), strict=True)
+model, config = quantize_model(model, config, int(group), int(bits), mode=mode)
+save_model(folder, model)
+save_config(config, folder + "/config.json")
+model.update(tree_map(lambda a: a.astype(mx.float32) if mx.issubdtype(a.dtype, mx.floating) else a, model.parameters()))
+mx.save_safetensors(out, {"logits": model(mx.load(ids)["input_ids"].astype(mx.int32))})
+"""
 dense, mixture = SAMPLES / "donors/prose", WORK / "mixture"
 run("merge", DATA / "golden/merge/moe4_hidden.yml", mixture, "-q")
 save_file({"input_ids": torch.arange(1, 1025).reshape(4, 256) * 7 % 1021 + 1}, WORK / "ids.safetensors")
@@ -119,6 +133,16 @@ for source in (dense, mixture) if mlx else ():
     check("mlx-lm", mlx, MLX, source, "AWQ", *TEXT, "--group-size", "64", "--format", "mlx", engine="mlx", limit=MLX_LIMIT)
     check("mlx-lm", mlx, MLX, source, "GPTQ", *TEXT, "--group-size", "64", "--format", "mlx", engine="mlx", limit=MLX_LIMIT)
     check("mlx-lm", mlx, MLX, source, "RTN", "--bits", "3", "--group-size", "64", "--format", "mlx", engine="mlx", limit=MLX_LIMIT)
+for source in (dense, mixture) if mlx else ():
+    for group, bits, mode in ((64, 4, "affine"), (32, 5, "affine"), (32, 4, "mxfp4"), (32, 8, "mxfp8"), (16, 4, "nvfp4")):
+        name = f"by-mlx.{source.name}.{mode}{bits}"
+        (WORK / name).mkdir()
+        subprocess.run([mlx, "-c", MLX_WRITES, source, WORK / name, WORK / "ids.safetensors", WORK / f"{name}.theirs.safetensors", str(group), str(bits), mode],
+                       env=ENV, check=True, capture_output=True)
+        run("forward", WORK / name, "--tokens", WORK / "ids.safetensors", "--capture", "logits", "-o", WORK / f"{name}.ours.safetensors", "-q")
+        kl = divergence(load_file(WORK / f"{name}.theirs.safetensors")["logits"], load_file(WORK / f"{name}.ours.safetensors")["logits"])
+        print(f"by mlx-lm: {source.name}, {bits} bits {mode}: KL {kl:.1e}", flush=True)
+        assert kl < MLX_LIMIT
 for source in (dense, mixture) if autoawq else ():
     check("AutoAWQ", autoawq, AUTOAWQ, source, "AWQ", *TEXT, "--group-size", "64", engine="autoawq")
     check("AutoAWQ", autoawq, AUTOAWQ, source, "RTN", "--group-size", "-1", engine="autoawq")
