@@ -130,9 +130,9 @@ static mg_status take_added_config(vocab *v, const mg_json *config, mg_error *er
     for (const mg_json *k = mg_json_first(mg_json_get(config, "added_tokens_decoder")); k && !s; k = mg_json_next(k)) {
         const char *content = mg_json_str(mg_json_get(k, "content")), *key = mg_json_key(k);
         char *end = NULL;
-        unsigned long long id = key && *key >= '0' && *key <= '9' ? strtoull(key, &end, 10) : 0;
+        unsigned long long id = *key >= '0' && *key <= '9' ? strtoull(key, &end, 10) : 0;
         bool special = false;
-        if (!content || !end || *end) return bad_id("tokenizer_config.json", key ? key : "", err);
+        if (!content || !end || *end) return bad_id("tokenizer_config.json", key, err);
         if (id >= v->n) continue;
         mg_json_bool(mg_json_get(k, "special"), &special);
         special = special || looks_special(content);

@@ -299,7 +299,7 @@ static mg_status prune(mg_json *block, const mg_group_names *names, bool single,
     MG_TRY(prune_rules(block, names, single, err));
     /* MLX: what differs is stated under the module's name */
     for (const mg_json *e = mg_json_first(block); e; e = mg_json_next(e))
-        if (mg_json_first(e) && mg_json_key(e)) MG_TRY(check_single(mg_json_key(e), single, err));
+        if (mg_json_first(e) && *mg_json_key(e)) MG_TRY(check_single(mg_json_key(e), single, err));
     return MG_OK;
 }
 

@@ -47,6 +47,15 @@ static const char *torch_name(mg_dtype d) {
     return d == MG_F64 ? "float64" : d == MG_F32 ? "float32" : d == MG_F16 ? "float16" : "bfloat16";
 }
 
+/* Types that torch has besides those we read from configurations. */
+static bool is_torch_type(const mg_json *v) {
+    static const char *const names[] = {"float", "double", "half", "float8_e4m3fn", "float8_e5m2", "int8", "uint8"};
+    const char *s = mg_json_str(v);
+    for (size_t i = 0; s && i < sizeof names / sizeof *names; i++)
+        if (strcmp(s, names[i]) == 0) return true;
+    return false;
+}
+
 void mg_rule_dtype(mg_rules *v) {
     const mg_json *a = mg_json_get(v->config, "dtype"), *b = mg_json_get(v->config, "torch_dtype");
     const bool has_a = a && mg_json_type(a) != MG_JSON_NULL, has_b = b && mg_json_type(b) != MG_JSON_NULL;
@@ -59,9 +68,10 @@ void mg_rule_dtype(mg_rules *v) {
     const mg_dtype says = mg_config_dtype(v->config);
     const counted c = count(v);
     mg_rules_show(has_a ? a : b, found, sizeof found);
-    if (says == MG_DTYPE_COUNT)
-        mg_rules_found(v, MG_SEVERITY_WARNING, "config.json", key, NULL, found, "float32, float16 or bfloat16");
-    else if (c.all && c.most != says)
+    if (says == MG_DTYPE_COUNT && !is_torch_type(has_a ? a : b))
+        mg_rules_found(v, mg_json_str(has_a ? a : b) ? MG_SEVERITY_ERROR : MG_SEVERITY_WARNING, "config.json", key,
+                       NULL, found, "float32, float16 or bfloat16");
+    else if (says != MG_DTYPE_COUNT && c.all && c.most != says)
         mg_rules_found(v, MG_SEVERITY_WARNING, "config.json", key, NULL, found,
                        "%s: %" PRIu32 " of %" PRIu32 " weight matrices are stored so", torch_name(c.most), c.n[c.most],
                        c.all);
@@ -126,14 +136,19 @@ void mg_rule_skip_list(mg_rules *v) {
     const mg_group_method method = v->layout->config.method;
     const mg_list_view l = {v->layout, v->dense, v->m, quant};
     const char *tensor = NULL;
-    char text[300];
+    bool quantized = false;
     const mg_list_match how = method == MG_GROUPS_AWQ ? MG_LIST_SUBSTRING : MG_LIST_RULES;
-    if (!mg_loader_list_wrong(&l, how, &tensor, text, sizeof text)) return;
+    if (!mg_loader_list_wrong(&l, how, &tensor, &quantized, NULL, 0)) return;
+    const mg_json *only = mg_json_get(quant, "modules_in_block_to_quantize"); /* GPTQ's list of the others */
+    if (!quantized && only && mg_json_type(only) != MG_JSON_NULL) return;
+    mg_role role = MG_ROLE_COUNT; /* some programs never quantize routers, listed or not */
+    mg_model_role_of(v->m, mg_checkpoint_find(v->dense, tensor), &role, NULL, NULL);
+    const bool router = role == MG_R_ROUTER || role == MG_R_SHARED_ROUTER;
     const char *key = method == MG_GROUPS_AWQ  ? "quantization_config.modules_to_not_convert"
                       : method == MG_GROUPS_CT ? "quantization_config.ignore"
                                                : "quantization_config.dynamic";
-    const bool quantized = strncmp(text, "is quantized", 12) == 0;
-    mg_rules_found(
-        v, MG_SEVERITY_ERROR, "config.json", key, tensor, quantized ? "a list that selects it" : "a list without it",
-        quantized ? "one that leaves it out: it is stored quantized" : "one that selects it: it is stored unquantized");
+    mg_rules_found(v, router ? MG_SEVERITY_WARNING : MG_SEVERITY_ERROR, "config.json", key, tensor,
+                   quantized ? "a list that selects it" : "a list without it",
+                   quantized ? "one that leaves it out: it is stored quantized"
+                             : "one that selects it: it is stored unquantized");
 }

@@ -111,16 +111,16 @@ static mg_status find_wrong(const mg_list_view *v, const lists *l, const char **
     return MG_OK;
 }
 
-bool mg_loader_list_wrong(const mg_list_view *v, mg_list_match how, const char **tensor, char *text, size_t size) {
+bool mg_loader_list_wrong(const mg_list_view *v, mg_list_match how, const char **tensor, bool *quantized, char *text,
+                          size_t size) {
     lists l;
     mg_error quiet = {0};
-    bool quantized = false;
     *tensor = NULL;
     if (!list_of(v, how, &l) || mg_regex_run_new(&l.run, &quiet) != MG_OK) return false;
-    const mg_status st = find_wrong(v, &l, tensor, &quantized, &quiet);
+    const mg_status st = find_wrong(v, &l, tensor, quantized, &quiet);
     mg_regex_run_free(l.run);
     if (st != MG_OK || !*tensor) return false;
-    snprintf(text, size, "is %s, and %s %s it", quantized ? "quantized" : "not quantized", l.key,
-             quantized ? "selects" : "does not select");
+    snprintf(text, size, "is %s, and %s %s it", *quantized ? "quantized" : "not quantized", l.key,
+             *quantized ? "selects" : "does not select");
     return true;
 }

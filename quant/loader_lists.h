@@ -19,8 +19,9 @@ typedef struct mg_list_view {
     const mg_json *quant; /* quantization_config */
 } mg_list_view;
 
-/* The first weight that is quantized and selected, or neither: its name, and what is wrong in text. False when there is
- * none, and where the list is not of this kind or has an expression that is not understood. */
-bool mg_loader_list_wrong(const mg_list_view *v, mg_list_match how, const char **tensor, char *text, size_t size);
+/* The first weight that is quantized and selected, or neither: its name, which of the two, and what is wrong in text.
+ * False when there is none, and where the list is not of this kind or has an expression that is not understood. */
+bool mg_loader_list_wrong(const mg_list_view *v, mg_list_match how, const char **tensor, bool *quantized, char *text,
+                          size_t size);
 
 #endif

@@ -358,7 +358,8 @@ static bool asymmetric_dense(const view *v, hit *h) {
 
 static bool wrong_list(const view *v, hit *h, mg_list_match how) {
     const mg_list_view l = {&v->layout, v->dense, v->m, v->quant};
-    return mg_loader_list_wrong(&l, how, &h->tensor, h->text, sizeof h->text);
+    bool quantized;
+    return mg_loader_list_wrong(&l, how, &h->tensor, &quantized, h->text, sizeof h->text);
 }
 
 static bool list_by_substring(const view *v, hit *h) {

@@ -360,6 +360,12 @@ Test(weight_diff, names_swapped_experts) {
     cr_expect((!strcmp(d.items[0].name, x) && !strcmp(d.items[1].name, y)) ||
               (!strcmp(d.items[0].name, y) && !strcmp(d.items[1].name, x)));
     cr_expect_gt(d.items[0].error, 1);
+    for (int i = 0; i < 2; i++) {
+        const mg_weight_stat *s = &d.items[i];
+        cr_expect(s->exchanged && s->expert + s->nearest == 1 + 3, "%s: nearest to %u", s->name, s->nearest);
+        cr_expect_lt(s->nearest_error, 0.004, "as BF16 rounds: %g", s->nearest_error);
+    }
+    for (uint32_t i = 2; i < d.n; i++) cr_expect_not(d.items[i].exchanged, "%s", d.items[i].name);
     mg_weight_diff_release(&d);
     unmake(&a);
     unmake(&b);

@@ -257,7 +257,7 @@ const mg_json *mg_json_next(const mg_json *child) {
     return child ? child->next : NULL;
 }
 const char *mg_json_key(const mg_json *child) {
-    return child ? child->string : NULL;
+    return child && child->string ? child->string : "";
 }
 
 /* The decimal text of a number that is an integer: its own digits, or those of an integral real below 2^64 in

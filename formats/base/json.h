@@ -37,7 +37,8 @@ const mg_json *mg_json_path(const mg_json *v, const char *dotted);
 size_t mg_json_len(const mg_json *v);              /* members or elements */
 const mg_json *mg_json_first(const mg_json *v);    /* first child, NULL when empty */
 const mg_json *mg_json_next(const mg_json *child); /* sibling, NULL at the end */
-const char *mg_json_key(const mg_json *child);     /* member name */
+/* Name of a member; "" for an element of an array: whoever walks an object finds an array there one day. */
+const char *mg_json_key(const mg_json *child);
 
 /* Conversions: false when the type does not fit (INT to f64 is fine; REAL to an integer only if integral). v may be
  * NULL. */

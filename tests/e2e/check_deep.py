@@ -154,11 +154,18 @@ for _ in range(3000):
     deep = "[" + deep + "]"
 run("check", broken(CLEAN, {"config.json": json.dumps(CONFIG)[:-1] + ', "rope_scaling": ' + deep + "}"}), "--deep", expect=(3, 6))
 config("scaling of another type", {"rope_scaling": [[1]], "max_position_embeddings": 2048, "torch_dtype": "bfloat16"})
+config("lists where objects are expected", {"rope_parameters": [{"rope_type": "yarm"}]})
+case("lists of added tokens", broken(CLEAN, {"tokenizer_config.json": {"added_tokens_decoder": [{"content": "<s>"}]}, "added_tokens.json": [["<s>"]]}),
+     {("warning", "added tokens", "tokenizer_config.json", "added_tokens_decoder")})
+for source in ([5, 6], "x", 7):
+    broken(CLEAN, {"tokenizer_config.json": json.dumps(source), "special_tokens_map.json": json.dumps(source), "added_tokens.json": json.dumps(source)})
+    run("check", WORK / "broken", "--deep", expect=(0, 3))
 
 # ---- stored types ----
 config("another type", {"torch_dtype": "float32"}, ("warning", "dtype", "torch_dtype"))
 config("two names", {"dtype": "bfloat16", "torch_dtype": "float16"}, ("warning", "dtype", "torch_dtype"))
-config("no type", {"torch_dtype": "half a float"}, ("warning", "dtype", "torch_dtype"))
+config("no type", {"torch_dtype": "half a float"}, ("error", "dtype", "torch_dtype"))
+config("a type that is not read here", {"torch_dtype": "float8_e4m3fn"})
 config("no name at all", {"torch_dtype": {"a": 1}}, ("warning", "dtype", "torch_dtype"))
 one = "model.layers.0.mlp.up_proj.weight"
 wide = Tensor("F32", tensors[one].shape, struct.pack(f"<{len(tensors[one].data) // 2}f", *tensors[one].floats()))
