@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "formats/arch/arch.h"
 #include "formats/gguf_set.h"
 #include "quant/preset.h"
 
@@ -129,6 +130,16 @@ void mg_rule_gguf_experts(mg_rules *v) {
                        "%d to %" PRIu64 ", which is %s", all ? 1 : 0, all, other);
 }
 
+/* The rotated part of a head is no number of its own in the family's configurations. */
+static bool rotates_whole_heads(const mg_arch *a) {
+    for (uint32_t i = 0; i < a->n_config; i++) {
+        const mg_config_row *r = &a->config[i];
+        if (r->key == MG_K_ROPE_DIM && r->gguf_when != MG_GGUF_FILE_TYPE)
+            return !r->hf[0] && r->absent.kind == MG_FB_KEY && r->absent.key == MG_K_HEAD_DIM;
+    }
+    return false;
+}
+
 /* Keys that no loader does without. */
 void mg_rule_gguf_sizes(mg_rules *v) {
     static const char *const needed[] = {"context_length", "embedding_length", "block_count"};
@@ -139,6 +150,53 @@ void mg_rule_gguf_sizes(mg_rules *v) {
         if (!mg_kv_u64(k, &n) || n == 0)
             mg_rules_found(v, MG_SEVERITY_ERROR, v->data_file, key, NULL, mg_rules_show_kv(k, found, sizeof found),
                            "a positive number");
+    }
+    const mg_kv *d = mg_rules_kv(v, "rope.dimension_count", key);
+    if (v->m && rotates_whole_heads(v->m->arch) && mg_kv_u64(d, &n) && n != (uint64_t)mg_hp_i(v->m, MG_K_HEAD_DIM))
+        mg_rules_found(v, MG_SEVERITY_ERROR, v->data_file, key, NULL, mg_rules_show_kv(d, found, sizeof found),
+                       "%" PRId64 ", the size of a head", mg_hp_i(v->m, MG_K_HEAD_DIM));
+}
+
+/* A loader reads these in one type only; lists, which some may be, are of the same. */
+void mg_rule_gguf_key_types(mg_rules *v) {
+    static const struct {
+        const char *key; /* behind the architecture's name, or the whole of one with a room of its own */
+        mg_kv_type type;
+    } typed[] = {{"context_length", MG_KV_U32},
+                 {"embedding_length", MG_KV_U32},
+                 {"block_count", MG_KV_U32},
+                 {"feed_forward_length", MG_KV_U32},
+                 {"expert_feed_forward_length", MG_KV_U32},
+                 {"attention.head_count", MG_KV_U32},
+                 {"attention.head_count_kv", MG_KV_U32},
+                 {"attention.key_length", MG_KV_U32},
+                 {"attention.value_length", MG_KV_U32},
+                 {"attention.sliding_window", MG_KV_U32},
+                 {"attention.layer_norm_rms_epsilon", MG_KV_F32},
+                 {"attention.layer_norm_epsilon", MG_KV_F32},
+                 {"expert_count", MG_KV_U32},
+                 {"expert_used_count", MG_KV_U32},
+                 {"vocab_size", MG_KV_U32},
+                 {"rope.dimension_count", MG_KV_U32},
+                 {"rope.freq_base", MG_KV_F32},
+                 {"rope.scaling.type", MG_KV_STR},
+                 {"rope.scaling.factor", MG_KV_F32},
+                 {"rope.scaling.original_context_length", MG_KV_U32},
+                 {"rope.scaling.attn_factor", MG_KV_F32},
+                 {"general.file_type", MG_KV_U32},
+                 {"tokenizer.ggml.model", MG_KV_STR},
+                 {"tokenizer.ggml.pre", MG_KV_STR},
+                 {"tokenizer.ggml.add_bos_token", MG_KV_BOOL},
+                 {"tokenizer.ggml.add_eos_token", MG_KV_BOOL},
+                 {"tokenizer.ggml.add_space_prefix", MG_KV_BOOL}};
+    char key[128], found[100];
+    for (size_t i = 0; v->kv && i < sizeof typed / sizeof *typed; i++) {
+        const mg_kv *k = mg_rules_kv(v, typed[i].key, key);
+        if (!k) k = mg_kvs_get(v->kv, typed[i].key);
+        if (!k || k->type == MG_KV_ARR || k->type == typed[i].type) continue;
+        snprintf(found, sizeof found, "of type %s", mg_kv_type_name(k->type));
+        mg_rules_found(v, MG_SEVERITY_ERROR, v->data_file, k->key.data, NULL, found, "%s",
+                       mg_kv_type_name(typed[i].type));
     }
 }
 
@@ -182,7 +240,9 @@ void mg_rule_gguf_rope(mg_rules *v) {
     if (b && (!mg_kv_f64(b, &x) || !isfinite(x) || x <= 0))
         mg_rules_found(v, MG_SEVERITY_ERROR, v->data_file, key, NULL, mg_rules_show_kv(b, found, sizeof found),
                        "a positive number");
-    rope_context(v, type.data && strcmp(type.data, "yarn") == 0);
+    const bool yarn = type.data && strcmp(type.data, "yarn") == 0;
+    if (yarn || (type.data && strcmp(type.data, "longrope") == 0))
+        rope_context(v, yarn); /* the others have no use for it */
 }
 
 /* ---- sets ---- */

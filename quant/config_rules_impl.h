@@ -80,6 +80,7 @@ void mg_rule_gguf_file_type(mg_rules *v);
 void mg_rule_gguf_version(mg_rules *v);
 void mg_rule_gguf_experts(mg_rules *v);
 void mg_rule_gguf_sizes(mg_rules *v);
+void mg_rule_gguf_key_types(mg_rules *v);
 void mg_rule_gguf_rope(mg_rules *v);
 void mg_rule_gguf_set(mg_rules *v);
 
