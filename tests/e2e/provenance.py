@@ -88,15 +88,17 @@ for form in (["RTN", "--format", "awq"], ["RTN", "--format", "gptq"], ["RTN", "-
     proven(WORK / "groups/model.manifest.json", DONORS / "prose")
 imatrix = WORK / "imatrix.gguf"
 (WORK / "text.txt").write_text("And the miller said unto his servant, Go thou to the bridge. 12+7=19\n" * 40)
+SMALL = DATA / "models/tiny/mistral"
+(WORK / "ids.txt").write_text(" ".join(str(7 * i * i % 317 + 3) for i in range(256)) + "\n")
 for form, out in (("AWQ", "groups"), ("GPTQ", "groups"), ("Q4_0", "feedback.gguf")):  # what a text decided is not in the donors
-    options = ["--feedback"] if out.endswith("gguf") else []
-    run("quantize", "-q", "--force", *options, "--text", WORK / "text.txt", "--samples", 2, DONORS / "prose", WORK / out, form)
+    options = ["--feedback"] if out.endswith("gguf") else ["--group-size", 32]
+    run("quantize", "-q", "--force", *options, "--tokens", WORK / "ids.txt", SMALL, WORK / out, form)
     made = WORK / ("groups/model.manifest.json" if out == "groups" else "feedback.gguf.manifest.json")
-    proven(made, DONORS)
-    found, result = counts(old(made), DONORS)
+    proven(made, SMALL, WORK)
+    found, result = counts(old(made), SMALL)
     same(set(found), {"same", "not derived"}, f"results of {form}")
-    check(all("a stage" in t["note"] or "work file" in t["note"] for t in result["tensors"]), f"{result['tensors']}")
-    same(counts(old(made), DONORS, "--tensors", "embed_tokens|lm_head|norm")[0].get("same", 0) >= 2, True, f"what {form} leaves alone")
+    check(all("a stage" in t["note"] for t in result["tensors"]), f"{result['tensors']}")
+    same(counts(old(made), SMALL, "--tensors", "embed_tokens|lm_head|norm")[0].get("same", 0) >= 2, True, f"what {form} leaves alone")
 run("calibrate", WORK / "moe.gguf", "--text", WORK / "text.txt", "-o", imatrix, "-q")
 run("quantize", "--imatrix", imatrix, WORK / "moe.gguf", WORK / "iq.gguf", "IQ3_S", "-q")
 proven(WORK / "iq.gguf.manifest.json")  # the matrix is found in the working directory
