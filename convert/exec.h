@@ -127,8 +127,19 @@ uint64_t mg_plan_units_bytes(const mg_plan_units *u, uint64_t first, uint64_t en
 mg_status mg_exec_share_init(mg_exec *x, mg_error *err) MG_MUST_CHECK;
 bool mg_exec_is_ours(const mg_exec *x, uint64_t unit);
 
-/* What ranks agree on, and all that completes their work without a plan (exec_stored.c): files with their heads,
- * places of tensors, extents of units, manifests with the places where hashes go. */
+/* A place for a hash in a stored manifest: of a weight file (64 digits), of what a tensor was encoded from, of a tensor
+ * (32). number: of the file or tensor. As it is stored. */
+typedef enum mg_hole_kind { MG_HOLE_FILE, MG_HOLE_SOURCE, MG_HOLE_TENSOR } mg_hole_kind;
+typedef struct mg_stored_hole {
+    uint64_t at, kind, number;
+} mg_stored_hole;
+
+static inline size_t mg_stored_digits(uint64_t kind) {
+    return kind == MG_HOLE_FILE ? 64 : 32;
+}
+
+/* What ranks agree on, and all that completes their work without a plan (exec_store.c, exec_stored.c): files with their
+ * heads, places of tensors, extents of units, manifests with the places where hashes go. */
 mg_status mg_stored_write(mg_exec *x, mg_error *err) MG_MUST_CHECK; /* to x->shared, malloc'ed */
 /* dir: of the files, replaces that of the ranks. MG_ERR_INTEGRITY when it does not add up. */
 mg_status mg_stored_read(mg_stored **out, const char *dir, uint32_t world, mg_xxh128 plan, const uint8_t *data,

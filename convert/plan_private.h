@@ -75,6 +75,8 @@ struct mg_plan {
     char *made;          /* owned: JSON of mg_plan_set_record, NULL: nothing is recorded */
 };
 
+/* Sizes, depth and grain of an expression from what the caller has filled in. */
+mg_status mg_expr_finish(mg_expr *e, mg_error *err) MG_MUST_CHECK;
 /* Copy *proto into the plan after computing its sizes, or return the equal node that exists. Children, factors, weights
  * and data of proto must be the plan's (children: the array is copied). */
 mg_status mg_expr_intern(mg_plan *p, mg_expr *proto, const mg_expr **out, mg_error *err) MG_MUST_CHECK;

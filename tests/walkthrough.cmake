@@ -24,7 +24,8 @@ add_custom_command(
   DEPENDS ${PROJECT_SOURCE_DIR}/docs/adding_a_family.md ${PROJECT_SOURCE_DIR}/formats/arch/archs.inc ${CMAKE_CURRENT_LIST_FILE}
   VERBATIM)
 # The registry is compiled anew with the longer list; the linker takes it before the library's.
-add_executable(walkthrough_inspect ../formats/tool_inspect.c ../convert/tool_recipe.c ../formats/arch/arch.c ${WALK}/acorn.c ${WALK}/formats/arch/archs.inc)
+add_executable(walkthrough_inspect ../formats/tool_inspect.c ../formats/tool_inspect_facts.c ../formats/tool_inspect_json.c
+  ../formats/tool_inspect_print.c ../convert/tool_recipe.c ../formats/arch/arch.c ${WALK}/acorn.c ${WALK}/formats/arch/archs.inc)
 target_include_directories(walkthrough_inspect BEFORE PRIVATE ${WALK})
 target_link_libraries(walkthrough_inspect PRIVATE ${MG_ROOMS} m)
 mg_e2e(walkthrough)
