@@ -98,6 +98,25 @@ static void release_band(dense *d, slot *s) {
     pthread_mutex_unlock(&d->lock);
 }
 
+mg_status mg_group_checkpoint_pin(mg_checkpoint *c, uint32_t t, uint64_t row, const mg_group_band **band, void **pin,
+                                  mg_error *err) {
+    dense *d = (dense *)c;
+    const uint32_t matrix = d->layout.matrix_of[d->stored[t]];
+    slot *s;
+    mg_status st = take_band(d, matrix, row / d->band_rows[matrix], &s, err);
+    if (st != MG_OK) {
+        mg_error_at(err, c->path, c->tensors[t].name);
+        return st;
+    }
+    *band = &s->band;
+    *pin = s;
+    return MG_OK;
+}
+
+void mg_group_checkpoint_unpin(mg_checkpoint *c, void *pin) {
+    release_band((dense *)c, pin);
+}
+
 /* ---- reading ---- */
 
 /* n bytes from `offset` of the f32 weights; all of them lie in the rows of one band. */
@@ -165,18 +184,15 @@ static mg_status read_dense(mg_checkpoint *base, uint32_t t, uint64_t offset, vo
     const uint32_t matrix = d->layout.matrix_of[stored];
     if (base->tensors[t].dtype != MG_F32)
         return read_blocks(d, &d->layout.matrices[matrix], base->tensors[t].dtype, offset, dst, n, err);
-    const uint64_t band_bytes = d->layout.matrices[matrix].cols * 4 * d->band_rows[matrix];
+    const uint64_t row_bytes = d->layout.matrices[matrix].cols * 4, band_bytes = row_bytes * d->band_rows[matrix];
     while (n) {
         uint64_t take = band_bytes - offset % band_bytes;
-        slot *s;
+        const mg_group_band *band;
+        void *pin;
         if (take > n) take = n;
-        mg_status st = take_band(d, matrix, offset / band_bytes, &s, err);
-        if (st != MG_OK) {
-            mg_error_at(err, base->path, base->tensors[t].name);
-            return st;
-        }
-        decode_bytes(&s->band, offset, to, take);
-        release_band(d, s);
+        MG_TRY(mg_group_checkpoint_pin(base, t, offset / row_bytes, &band, &pin, err));
+        decode_bytes(band, offset, to, take);
+        mg_group_checkpoint_unpin(base, pin);
         to += take;
         offset += take;
         n -= take;

@@ -42,6 +42,13 @@ mg_checkpoint *mg_group_checkpoint_stored(mg_checkpoint *c, uint32_t t, uint32_t
 /* How the weight that is tensor t of a view is stored; NULL when it is not quantized. */
 const struct mg_group_matrix *mg_group_checkpoint_matrix(const mg_checkpoint *c, uint32_t t);
 
+/* The band that holds row `row` of the weight that is tensor t of a view (mg_group_checkpoint_matrix), until it is
+ * given back with its pin. Few at a time: MG_GROUP_BANDS are there for all threads. */
+struct mg_group_band;
+mg_status mg_group_checkpoint_pin(mg_checkpoint *c, uint32_t t, uint64_t row, const struct mg_group_band **band,
+                                  void **pin, mg_error *err) MG_MUST_CHECK;
+void mg_group_checkpoint_unpin(mg_checkpoint *c, void *pin);
+
 /* What config.json says of it; NULL of what is no view. */
 const struct mg_group_config *mg_group_checkpoint_config(const mg_checkpoint *c);
 

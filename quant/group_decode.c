@@ -227,12 +227,18 @@ static mg_status load_order(mg_group_band *b, mg_checkpoint *c, mg_error *err) {
     b->g_idx = malloc(m->cols * sizeof *b->g_idx);
     if (!b->g_idx) return mg_fail_nomem(err, m->cols * sizeof *b->g_idx);
     MG_TRY(mg_checkpoint_read(c, m->g_idx, 0, b->g_idx, m->cols * sizeof *b->g_idx, err));
+    bool plain = true; /* groups follow one another: what most files say at length */
     for (uint64_t k = 0; k < m->cols; k++) {
+        plain = plain && b->g_idx[k] == k / m->group_size;
         if (b->g_idx[k] < m->groups) continue;
         mg_fail(err, MG_ERR_FORMAT, "column %" PRIu64 " is in group %" PRId32 ", expected 0 to %" PRIu64, k,
                 (int32_t)b->g_idx[k], m->groups - 1);
         mg_error_at(err, c->n_files ? c->files[c->tensors[m->g_idx].file] : c->path, c->tensors[m->g_idx].name);
         return MG_ERR_FORMAT;
+    }
+    if (plain) {
+        free(b->g_idx);
+        b->g_idx = NULL;
     }
     return MG_OK;
 }

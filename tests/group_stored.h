@@ -90,7 +90,7 @@ static mg_checkpoint *stored(const mg_group_form *f, const mg_group_codes *q, co
     return &c->base;
 }
 
-static void check_read(const mg_group_form *f, const mg_group_codes *q, const uint8_t *slabs) {
+static inline void check_read(const mg_group_form *f, const mg_group_codes *q, const uint8_t *slabs) {
     mg_error err = {0};
     mg_checkpoint *view, *in = stored(f, q, slabs);
     cr_assert_eq(mg_group_checkpoint_wrap(&view, in, &err), MG_OK, "%s: %s", err.tensor, err.message);
@@ -110,7 +110,7 @@ static void check_read(const mg_group_form *f, const mg_group_codes *q, const ui
 }
 
 /* Random weights [rows][cols], with a group of zeros, one that is all positive, all negative, tiny, and constant. */
-static void fill(float *w, uint64_t rows, uint64_t cols) {
+static inline void fill(float *w, uint64_t rows, uint64_t cols) {
     for (uint64_t i = 0; i < rows * cols; i++) w[i] = gaussian() * 0.02f;
     for (uint64_t r = 0; r < rows; r++)
         for (uint64_t k = 0; k < cols; k++) {

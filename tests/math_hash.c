@@ -42,8 +42,18 @@ static const row rows[] = {
     {"exp", 0x65a4b8d497327efe},       {"sigmoid", 0xafc6322cd62e1f14},  {"silu", 0x34697a72cf2172b1},
     {"gelu_tanh", 0x26746ecffd629e1a}, {"gelu_erf", 0x94e053824dfb36e3}, {"tanh", 0x063e30cc47b82d7c},
     {"gemm", 0xd905654570f80e99},      {"softmax", 0xbb4dae80d22b73c7},  {"rmsnorm", 0xace3124bda46c1c6},
-    {"rope", 0x314baba7b983fe4c},      {"f64", 0xcb502392bdc753ad},
+    {"rope", 0x314baba7b983fe4c},      {"f64", 0xcb502392bdc753ad},      {"dot_codes", 0x5aef359a04b6ce0d},
 };
+
+/* A row of x times two panels of 4-bit codes; scales and biases are of w, codes the bits of more of it. */
+static uint64_t dot_codes(const mg_math *t) {
+    const mg_codes form = {.bits = 4, .k = K, .groups = K / 36 + 1, .group_size = 36};
+    static float xs[K * MG_GEMM_MAX_MR];
+    memset(xs, 0, sizeof xs);
+    for (int k = 0; k < K; k++) xs[(uint32_t)k * t->mr] = x[k];
+    t->dot_codes(&form, (const uint8_t *)w, 2, 1, xs, y, 2 * MG_GEMM_NR);
+    return clean_hash(y, 2 * MG_GEMM_NR);
+}
 
 static uint64_t run(const mg_math *t, const char *name) {
     void (*maps[])(float *, const float *, uint64_t) = {t->exp,       t->sigmoid,  t->silu,
@@ -61,6 +71,7 @@ static uint64_t run(const mg_math *t, const char *name) {
         if (mg_gemm(t, y, COLS, x, K, w, K, M, COLS, K, &err) != MG_OK) return 0;
         return clean_hash(y, M * COLS);
     }
+    if (!strcmp(name, "dot_codes")) return dot_codes(t);
     if (!strcmp(name, "softmax")) {
         memcpy(y, x, N * sizeof *y);
         y[0] = t->softmax(y, N, 11.0f);

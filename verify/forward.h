@@ -20,7 +20,7 @@ typedef struct mg_forward mg_forward;
 typedef struct mg_forward_options {
     uint32_t experts_per_token; /* 0 = what the model says; MG_EXPERTS_ALL; else k <= experts (MG_ERR_USAGE otherwise).
                                    Dense models ignore it. */
-    uint64_t keep_bytes; /* keep up to this many bytes of unpacked weights between calls (for decoding); 0 = none,
+    uint64_t keep_bytes; /* keep up to this many bytes of packed weights between calls (for decoding); 0 = none,
                             everything streams. A model that was run must then outlive the pass, or be dropped with
                             mg_forward_forget before it is freed */
 } mg_forward_options;

@@ -10,13 +10,17 @@
 #define RAW_MAX (4u << 20)
 /* Floats between decoded rows: 16 rows a power of two apart would share a few sets of the first-level cache. */
 #define ROW_LD (MG_GEMM_KC + 16)
+/* Rows of x that are multiplied on codes: for more, unpacking once to f32 is less work. */
+#define DOT_ROWS 4
 
 typedef struct task {
     const mg_linear_job *job;
     mg_f32_source w;
     const float *bias;
     uint64_t n, k, nc;
-    mg_panel_entry *kept; /* NULL: streamed */
+    mg_panel_entry *kept;        /* NULL: streamed */
+    const mg_code_source *codes; /* NULL: the weight is unpacked to f32 as it is read */
+    mg_code_source own;          /* codes, when nothing is kept */
     uint64_t first_ticket;
 } task;
 
@@ -134,6 +138,50 @@ static mg_status stream_tile(const run *r, const task *k, mg_linear_worker *w, u
     return MG_OK;
 }
 
+/* Panels of codes times x. */
+static mg_status code_products(const run *r, const task *k, mg_linear_worker *w, uint64_t j, uint64_t n,
+                               const uint8_t *panels, mg_error *err) {
+    const mg_linear_job *job = k->job;
+    const mg_codes *form = &k->codes->form;
+    const mg_math *t = r->l->math;
+    const uint64_t size = mg_codes_panel_bytes(form), whole = n / MG_GEMM_NR, tail = n % MG_GEMM_NR;
+    if (job->x.m <= DOT_ROWS) {
+        const uint32_t m = (uint32_t)job->x.m;
+        float last[DOT_ROWS * MG_GEMM_NR]; /* nothing beyond column n is touched */
+        t->dot_codes(form, panels, whole, m, job->x.data, job->y + j, job->ldy);
+        if (tail) t->dot_codes(form, panels + whole * size, 1, m, job->x.data, last, MG_GEMM_NR);
+        for (uint64_t i = 0; tail && i < m; i++)
+            memcpy(job->y + i * job->ldy + j + whole * MG_GEMM_NR, last + i * MG_GEMM_NR, tail * sizeof *last);
+        return MG_OK;
+    }
+    MG_TRY(mg_fbuf_need(&w->chunk, mg_gemm_w_floats(k->nc), 1, err));
+    for (uint64_t k0 = 0; k0 < k->k; k0 += MG_GEMM_KC) {
+        const uint64_t kc = k->k - k0 < MG_GEMM_KC ? k->k - k0 : MG_GEMM_KC;
+        for (uint64_t p = 0; p * MG_GEMM_NR < n; p++)
+            t->values_codes(form, panels + p * size, k0, kc, w->chunk.p + p * kc * MG_GEMM_NR);
+        mg_gemm_chunk(t, job->x.m, job->x.data, k->k, k0, kc, w->chunk.p, n, job->y + j, job->ldy);
+    }
+    return MG_OK;
+}
+
+/* Read n rows from j as codes and multiply. kept (may be NULL) becomes the panels. */
+static mg_status stream_codes(const run *r, const task *k, mg_linear_worker *w, uint64_t j, uint64_t n, void **kept,
+                              mg_error *err) {
+    const uint64_t bytes = (n + MG_GEMM_NR - 1) / MG_GEMM_NR * mg_codes_panel_bytes(&k->codes->form);
+    uint8_t *panels = NULL;
+    bool exact = false;
+    if (kept && !(panels = malloc(bytes))) return mg_fail_nomem(err, bytes);
+    mg_status st = kept ? MG_OK : worker_raw(w, bytes, err);
+    if (!kept) panels = w->raw;
+    if (st == MG_OK) st = mg_code_source_read(k->codes, j, n, panels, &exact, err);
+    if (st == MG_OK && exact) st = code_products(r, k, w, j, n, panels, err);
+    if (st == MG_OK && exact && kept)
+        *kept = panels;
+    else if (kept)
+        free(panels);
+    return st == MG_OK && !exact ? stream_tile(r, k, w, j, n, NULL, err) : st;
+}
+
 static void kept_tile(const run *r, const task *k, uint64_t j, uint64_t n, const float *kept) {
     const mg_linear_job *job = k->job;
     const uint64_t width = (n + MG_GEMM_NR - 1) / MG_GEMM_NR * MG_GEMM_NR;
@@ -143,22 +191,32 @@ static void kept_tile(const run *r, const task *k, uint64_t j, uint64_t n, const
     }
 }
 
+static mg_status stream_f32(const run *r, const task *k, mg_linear_worker *w, uint64_t j, uint64_t n, void **kept,
+                            mg_error *err) {
+    if (!kept) return stream_tile(r, k, w, j, n, NULL, err);
+    float *panels = malloc((n + MG_GEMM_NR - 1) / MG_GEMM_NR * MG_GEMM_NR * k->k * sizeof *panels);
+    mg_status st = stream_tile(r, k, w, j, n, panels, err);
+    if (st == MG_OK)
+        *kept = panels;
+    else
+        free(panels);
+    return st;
+}
+
 static mg_status linear_ticket(void *ctx, uint64_t ticket, unsigned worker, mg_error *err) {
     const run *r = ctx;
     const task *k = task_of(r, ticket);
     const uint64_t tile = ticket - k->first_ticket, j = tile * k->nc, n = k->n - j < k->nc ? k->n - j : k->nc;
-    float *kept = k->kept ? k->kept->tile[tile] : NULL; /* no other ticket of this run has this tile */
-    if (kept) {
-        kept_tile(r, k, j, n, kept);
-    } else {
-        if (k->kept) kept = malloc((n + MG_GEMM_NR - 1) / MG_GEMM_NR * MG_GEMM_NR * k->k * sizeof *kept);
-        mg_status st = stream_tile(r, k, &r->l->per_worker[worker], j, n, kept, err);
-        if (st != MG_OK) {
-            free(kept);
-            return st;
-        }
-        if (kept) k->kept->tile[tile] = kept;
-    }
+    void **kept = k->kept ? &k->kept->tile[tile] : NULL; /* no other ticket of this run has this tile */
+    mg_linear_worker *w = &r->l->per_worker[worker];
+    if (k->codes && kept && *kept)
+        MG_TRY(code_products(r, k, w, j, n, *kept, err));
+    else if (k->codes)
+        MG_TRY(stream_codes(r, k, w, j, n, kept, err));
+    else if (kept && *kept)
+        kept_tile(r, k, j, n, *kept);
+    else
+        MG_TRY(stream_f32(r, k, w, j, n, kept, err));
     if (k->bias)
         for (uint64_t i = 0; i < k->job->x.m; i++) r->l->math->add(k->job->y + i * k->job->ldy + j, k->bias + j, n);
     return MG_OK;
@@ -201,6 +259,21 @@ static mg_status load_biases(mg_linear *l, mg_model *m, task *tasks, size_t n, m
     return MG_OK;
 }
 
+/* Kept or streamed, as codes or as f32. Blocks are codes only when they are kept: decoders are faster than the search
+ * for what a value was. */
+static mg_status choose_form(mg_linear *l, const mg_model *m, task *k, mg_error *err) {
+    k->kept = mg_panels_find(&l->panels, m, k->job->w);
+    if (!k->kept) {
+        MG_TRY(mg_code_source_init(&k->own, &k->w, err));
+        k->kept = mg_panels_new(&l->panels, m, k->job->w, k->n, k->k, k->nc, &k->own);
+        if (!k->kept && (k->own.matrix && k->own.form.bits)) k->codes = &k->own;
+    }
+    if (!k->kept) return MG_OK;
+    k->nc = k->kept->nc;
+    if (k->kept->codes.form.bits) k->codes = &k->kept->codes;
+    return MG_OK;
+}
+
 mg_status mg_linear_run(mg_linear *l, mg_model *m, const mg_linear_job *jobs, size_t n, mg_error *err) {
     task *tasks = calloc(n ? n : 1, sizeof *tasks);
     if (!tasks) return mg_fail_nomem(err, n * sizeof *tasks);
@@ -211,16 +284,16 @@ mg_status mg_linear_run(mg_linear *l, mg_model *m, const mg_linear_job *jobs, si
     if (st == MG_OK) st = load_biases(l, m, tasks, have, err);
     if (st == MG_OK) {
         uint64_t cap = tickets_of(tasks, have, NC_MAX, l->workers), total = 0;
-        for (size_t i = 0; i < have; i++) {
+        for (size_t i = 0; i < have && st == MG_OK; i++) {
             if (tasks[i].nc > cap) tasks[i].nc = cap;
-            tasks[i].kept = mg_panels_entry(&l->panels, m, tasks[i].job->w, tasks[i].n, tasks[i].k, tasks[i].nc);
-            if (tasks[i].kept) tasks[i].nc = tasks[i].kept->nc;
+            st = choose_form(l, m, &tasks[i], err);
             tasks[i].first_ticket = total;
             total += (tasks[i].n + tasks[i].nc - 1) / tasks[i].nc;
         }
         run r = {.l = l, .tasks = tasks, .n = have};
-        st = mg_pool_run(l->pool, total, linear_ticket, &r, err);
+        if (st == MG_OK) st = mg_pool_run(l->pool, total, linear_ticket, &r, err);
     }
+    for (size_t i = 0; i < have; i++) mg_code_source_release(&tasks[i].own);
     free(tasks);
     return st;
 }

@@ -1,4 +1,5 @@
-/* linear.h - y = x * W^T + b with W streamed from the checkpoint, tile by tile, decoded to f32 on the way.
+/* linear.h - y = x * W^T + b with W streamed from the checkpoint, tile by tile, decoded to f32 on the way or multiplied
+ * as the codes it is stored as.
  *
  * A list of products runs as one set of tickets over blocks of output columns, so that many small matrices (the
  * experts of a layer) keep every thread busy. Each ticket reads its own rows of W once, whatever the number of rows

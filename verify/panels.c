@@ -7,8 +7,10 @@
 #include "quant/math/mathops.h"
 
 static void entry_free(mg_panel_entry *e) {
-    for (uint64_t i = 0; e && i < e->tiles; i++) free(e->tile[i]);
-    if (e) free(e->tile);
+    if (!e) return;
+    for (uint64_t i = 0; i < e->tiles; i++) free(e->tile[i]);
+    mg_code_source_release(&e->codes);
+    free(e->tile);
     free(e);
 }
 
@@ -39,16 +41,19 @@ static bool grow(mg_panel_cache *c) {
     return true;
 }
 
-mg_panel_entry *mg_panels_entry(mg_panel_cache *c, const mg_model *m, const mg_bound *w, uint64_t rows, uint64_t k,
-                                uint64_t nc) {
+mg_panel_entry *mg_panels_find(const mg_panel_cache *c, const mg_model *m, const mg_bound *w) {
+    return c->n_slots ? *slot_of(c->slots, c->n_slots, m, w) : NULL;
+}
+
+mg_panel_entry *mg_panels_new(mg_panel_cache *c, const mg_model *m, const mg_bound *w, uint64_t rows, uint64_t k,
+                              uint64_t nc, mg_code_source *codes) {
     uint64_t bytes;
     if (!c->budget || !rows) return NULL;
     if (2 * (c->n + 1) > c->n_slots && !grow(c)) return NULL;
-    mg_panel_entry **s = slot_of(c->slots, c->n_slots, m, w);
-    if (*s) return *s;
-    const uint64_t padded = (rows + MG_GEMM_NR - 1) / MG_GEMM_NR * MG_GEMM_NR;
-    if (!mg_mul_u64(padded, k, &bytes) || !mg_mul_u64(bytes, sizeof(float), &bytes) || bytes > c->budget - c->used)
-        return NULL;
+    const uint64_t panels = (rows - 1) / MG_GEMM_NR + 1;
+    const bool sized = codes->form.bits ? mg_mul_u64(panels, mg_codes_panel_bytes(&codes->form), &bytes)
+                                        : mg_mul_u64(panels * MG_GEMM_NR * sizeof(float), k, &bytes);
+    if (!sized || bytes > c->budget - c->used) return NULL;
     mg_panel_entry *e = calloc(1, sizeof *e);
     if (!e) return NULL;
     *e = (mg_panel_entry){.m = m, .w = w, .nc = nc, .tiles = (rows + nc - 1) / nc};
@@ -57,7 +62,9 @@ mg_panel_entry *mg_panels_entry(mg_panel_cache *c, const mg_model *m, const mg_b
         free(e);
         return NULL;
     }
+    e->codes = *codes;
+    *codes = (mg_code_source){0};
     c->used += bytes;
     c->n++;
-    return *s = e;
+    return *slot_of(c->slots, c->n_slots, m, w) = e;
 }

@@ -52,7 +52,8 @@ static mg_status parse(args *a, int argc, char **argv, mg_error *err) {
         {"--threads,-t,-j", MG_OPT_U64, &a->common.threads, "N",
          "worker threads (default: cores allowed by affinity and cgroup)"},
         {"--memory", MG_OPT_SIZE, &a->common.memory, "SIZE",
-         "keep up to SIZE of unpacked weights between tokens, read the rest anew for each (default 1GiB)"},
+         "keep up to SIZE of packed weights between tokens (codes as they are, others as F32), read the rest anew for "
+         "each (default 1GiB)"},
         MG_COMMON_PROGRESS_OPTS(a->common),
         MG_ARCH_OPT,
         MG_COMMON_JSON_OPT(a->common),

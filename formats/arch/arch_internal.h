@@ -103,6 +103,8 @@ bool mg_views_shape(const mg_view *views, uint32_t rank, const uint64_t *shape, 
 /* n rows of tensor t of c behind the chain, starting at row; see mg_model_read_rows. */
 mg_status mg_views_read(mg_checkpoint *c, uint32_t t, const mg_view *views, uint64_t row, uint64_t n, void *dst,
                         mg_error *err) MG_MUST_CHECK;
+/* Where row `row` behind the chain is stored; see mg_model_stored_row. */
+bool mg_views_row(mg_checkpoint *c, uint32_t t, const mg_view *views, uint64_t row, uint64_t *stored);
 /* Append the views of `more` to chain (MG_MAX_VIEWS entries), dropping pairs that undo each other; false when full. */
 bool mg_views_append(mg_view *chain, const mg_view *more);
 

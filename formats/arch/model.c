@@ -194,6 +194,10 @@ mg_status mg_model_read_rows(mg_model *m, const mg_bound *b, uint64_t row, uint6
     return mg_views_read(m->ckpt, b->tensor, b->views, row, n, dst, err);
 }
 
+bool mg_model_stored_row(const mg_model *m, const mg_bound *b, uint64_t row, uint64_t *stored) {
+    return mg_views_row(m->ckpt, b->tensor, b->views, row, stored);
+}
+
 bool mg_model_role_of(const mg_model *m, uint32_t tensor, mg_role *role, uint32_t *layer, uint32_t *expert) {
     if (!m->claims || tensor >= m->n_claims || m->claims[tensor].elements == 0) return false;
     const mg_claim *c = &m->claims[tensor];

@@ -143,6 +143,9 @@ const mg_tensor *mg_model_tensor(const mg_model *m, const mg_bound *b);
  * safe. */
 mg_status mg_model_read_rows(mg_model *m, const mg_bound *b, uint64_t row, uint64_t n, void *dst,
                              mg_error *err) MG_MUST_CHECK;
+/* The stored row that logical row `row` of b is. false: b is made of parts of stored rows, or of other elements than
+ * the stored ones. */
+bool mg_model_stored_row(const mg_model *m, const mg_bound *b, uint64_t row, uint64_t *stored);
 /* Bytes of one logical row in the stored dtype, and how many there are. */
 uint64_t mg_model_row_bytes(const mg_model *m, const mg_bound *b);
 uint64_t mg_bound_rows(const mg_bound *b);

@@ -365,6 +365,21 @@ static mg_status views_read(mg_checkpoint *c, uint32_t t, const mg_view *views, 
     return n ? read_stage(&ch, ch.n, row * cols, n * cols, dst, err) : MG_OK;
 }
 
+bool mg_views_row(mg_checkpoint *c, uint32_t t, const mg_view *views, uint64_t row, uint64_t *stored) {
+    chain ch;
+    mg_error err = {0};
+    if (chain_init(&ch, c, t, views, &err) != MG_OK) return false;
+    const stage *first = &ch.st[0], *last = &ch.st[ch.n];
+    const uint64_t cols = last->rank ? last->shape[last->rank - 1] : 1;
+    if (!first->rank || first->shape[first->rank - 1] != cols || !cols || row >= last->n / cols) return false;
+    for (uint32_t i = 0; i < ch.n; i++)
+        if (!moves_rows(views[i].kind) || (views[i].kind != MG_VIEW_RESHAPE && inner_of(&ch.st[i]) % cols))
+            return false;
+    const unit_map m = {.ch = &ch, .lo = 0, .hi = ch.n, .unit = cols};
+    *stored = map_down(&m, row);
+    return true;
+}
+
 mg_status mg_views_read(mg_checkpoint *c, uint32_t t, const mg_view *views, uint64_t row, uint64_t n, void *dst,
                         mg_error *err) {
     mg_status st = views_read(c, t, views, row, n, dst, err);

@@ -4,7 +4,9 @@
 #include "quant/arm/vec_neon.inc"
 #define MR            6
 #define GEMM_CASES(X) X(1, 4) X(2, 2) X(3, 2) X(4, 1) X(5, 1) X(6, 1)
+#define CODE_CASES(X) X(1, 1) X(2, 1) X(3, 1) X(4, 1) X(5, 1) X(6, 1)
 #include "quant/math/gemm_tmpl.inc"
+#include "quant/math/codes_tmpl.inc"
 
 /* Four rows of four: r[i] becomes element i of every row. */
 static inline void transpose(float32x4_t r[4]) {
@@ -47,6 +49,8 @@ static void pack_x(float *dst, const float *const *rows, uint32_t n, uint64_t k)
 void mg_gemm_fill_neon(mg_math *t) {
     t->mr = MR;
     t->gemm = gemm_any;
+    t->dot_codes = codes_dot;
+    t->values_codes = codes_values;
     t->pack_w = pack_w;
     t->pack_x = pack_x;
 }

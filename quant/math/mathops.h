@@ -7,6 +7,7 @@
 #define MG_MATH_MATHOPS_H
 
 #include "formats/base/cpu.h"
+#include "quant/math/codes.h"
 
 /* Columns of a packed weight panel: panel p of a matrix with K columns is [K][16], element [k][j] = W[16p + j][k]. */
 #define MG_GEMM_NR 16
@@ -15,11 +16,18 @@
 /* Largest mr of any twin, for scratch. */
 #define MG_GEMM_MAX_MR 16
 
-/* c[m][16 * panels] (row stride ldc) = xs * panels by rule G; m <= mr rows are stored. xs [k][mr]; panel p of the weights
- * at wp + p * panel_stride, of the result at c + p * next (16 where its rows lie in one piece). first: c starts from +0; otherwise the blocks are added to what c holds, so K may be given in
- * chunks that are multiples of 256 in ascending order. Reads nothing outside k, writes m rows only. */
+/* c[m][16 * panels] (row stride ldc) = xs * panels by rule G; m <= mr rows are stored. xs [k][mr]; panel p of the
+ * weights at wp + p * panel_stride, of the result at c + p * next (16 where its rows lie in one piece). first: c starts
+ * from +0; otherwise the blocks are added to what c holds, so K may be given in chunks that are multiples of 256 in
+ * ascending order. Reads nothing outside k, writes m rows only. */
 typedef void mg_kernel_gemm(uint32_t m, uint64_t k, const float *xs, const float *wp, uint64_t panel_stride,
                             uint64_t panels, float *c, uint64_t ldc, uint64_t next, bool first);
+/* c[m][16 * panels] (row stride ldc) = xs * panels by rule G, on codes; xs [k][mr], m <= mr. The panels of w lie one
+ * after the other. */
+typedef void mg_kernel_code_dot(const mg_codes *w, const uint8_t *panel, uint64_t panels, uint32_t m, const float *xs,
+                                float *c, uint64_t ldc);
+/* Columns from..from + n of one panel as f32: dst [n][16], what mg_kernel_gemm takes. */
+typedef void mg_kernel_code_values(const mg_codes *w, const uint8_t *panel, uint64_t from, uint64_t n, float *dst);
 /* One panel dst [k][16] from n <= 16 rows of src (row stride ld); columns n..15 become +0. */
 typedef void mg_kernel_pack(float *dst, const float *src, uint64_t ld, uint32_t n, uint64_t k);
 /* One sliver dst [k][mr] from n <= mr rows; places n..mr-1 become +0. */
@@ -39,8 +47,8 @@ typedef void mg_kernel_rmsnorm(float *y, const float *x, const float *w, uint64_
 /* Rotate pairs (x[i], x[i + half]) by the angles whose cosine and sine are given, i < half. */
 typedef void mg_kernel_rope(float *x, const float *cs, const float *sn, uint64_t half);
 
-/* y[r][j] = y[r][j] - a[r][p] * x[p][j], two roundings, for p = 0 .. k - 1 one after the other; r < rows, j < n. ldy, lda,
- * ldx: from one row to the next. */
+/* y[r][j] = y[r][j] - a[r][p] * x[p][j], two roundings, for p = 0 .. k - 1 one after the other; r < rows, j < n. ldy,
+ * lda, ldx: from one row to the next. */
 typedef void mg_kernel_update(double *y, uint64_t ldy, const double *a, uint64_t lda, uint64_t rows, const double *x,
                               uint64_t ldx, uint64_t k, uint64_t n);
 

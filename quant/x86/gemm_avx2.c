@@ -7,7 +7,9 @@
 #ifndef __clang__
 #define MG_UNROLL_K _Pragma("GCC unroll 4")
 #endif
+#define CODE_CASES(X) X(1, 2) X(2, 1) X(3, 1) X(4, 1) X(5, 1) X(6, 1)
 #include "quant/math/gemm_tmpl.inc"
+#include "quant/math/codes_tmpl.inc"
 
 /* Rows to columns: r[i] becomes element i of every row. */
 static inline __attribute__((always_inline)) void transpose(__m256 r[8]) {
@@ -63,6 +65,8 @@ static void pack_x(float *dst, const float *const *rows, uint32_t n, uint64_t k)
 void mg_gemm_fill_avx2(mg_math *t) {
     t->mr = MR;
     t->gemm = gemm_any;
+    t->dot_codes = codes_dot;
+    t->values_codes = codes_values;
     t->pack_w = pack_w;
     t->pack_x = pack_x;
 }

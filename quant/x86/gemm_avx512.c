@@ -9,7 +9,9 @@
 #ifndef __clang__
 #define MG_UNROLL_K _Pragma("GCC unroll 2")
 #endif
+#define CODE_CASES(X) X(1, 4) X(2, 4) X(3, 2) X(4, 2) X(5, 2) X(6, 2) X(7, 1) X(8, 1) X(9, 1) X(10, 1) X(11, 1) X(12, 1)
 #include "quant/math/gemm_tmpl.inc"
+#include "quant/math/codes_tmpl.inc"
 
 /* Rows to columns: r[i] becomes element i of every row. */
 static inline __attribute__((always_inline)) void transpose(__m512 r[16]) {
@@ -60,6 +62,8 @@ static void pack_x(float *dst, const float *const *rows, uint32_t n, uint64_t k)
 void mg_gemm_fill_avx512(mg_math *t) {
     t->mr = MR;
     t->gemm = gemm_any;
+    t->dot_codes = codes_dot;
+    t->values_codes = codes_values;
     t->pack_w = pack_w;
     t->pack_x = pack_x;
 }

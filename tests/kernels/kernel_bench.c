@@ -213,6 +213,17 @@ static void time_gemm(const math_bench *b, float *x, float *y) {
         KERNEL(gemm, b)(b->table->mr, GEMM_K, weights, x, COLUMNS, 1, y, MG_GEMM_NR, MG_GEMM_NR, true);
 }
 
+/* One row times two panels of 4-bit codes, a group of 128 each; panels as f32. What x holds does as codes, too. */
+static const mg_codes four_bits = {.bits = 4, .k = GEMM_K / 2, .groups = 1, .group_size = 128};
+static void time_code_dot(const math_bench *b, float *x, float *y) {
+    KERNEL(code_dot, b)(&four_bits, (const uint8_t *)x, 2, 1, weights, y, 2 * MG_GEMM_NR);
+}
+static void time_code_values(const math_bench *b, float *x, float *y) {
+    const uint8_t *panel = (const uint8_t *)x;
+    KERNEL(code_values, b)(&four_bits, panel, 0, four_bits.k, y);
+    KERNEL(code_values, b)(&four_bits, panel + mg_codes_panel_bytes(&four_bits), 0, four_bits.k, y + COLUMNS / 2);
+}
+
 /* Elements are products of doubles: sixteen rows onto each of eight. */
 static void time_update(const math_bench *b, float *x, float *y) {
     enum { ROWS = 8, K = 16, N = COLUMNS / ROWS / K };

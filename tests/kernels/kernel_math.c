@@ -197,6 +197,77 @@ static uint64_t try_gemm(math_case *c) {
     return cells;
 }
 
+/* A weight in codes: any bits, scales and biases as weights have them or any float. g_idx, where there is one, lies in
+ * in[2]. */
+static mg_codes code_form(math_case *c, uint64_t most) {
+    static const uint64_t sizes[] = {4, 16, 32, 36, 128, 300};
+    const uint64_t ks[] = {1, 7, 255, 256, 257, 511, 512, 516};
+    mg_codes w = {.bits = 2u << kt_below(3), .k = c->index % 2 ? ks[kt_below(8)] : 1 + kt_below(600)};
+    if (w.k > most) w.k = most;
+    w.group_size = kt_below(8) ? sizes[kt_below(6)] : w.k;
+    w.groups = (w.k - 1) / w.group_size + 1;
+    if (kt_below(4)) return w;
+    uint32_t *g_idx = kt_place(&c->in[2], w.k * sizeof *g_idx, at_end(c));
+    w.groups = 1 + kt_below(9);
+    for (uint64_t k = 0; k < w.k; k++) g_idx[k] = (uint32_t)kt_below(w.groups);
+    kt_read_only(&c->in[2], true);
+    w.g_idx = g_idx;
+    return w;
+}
+
+static const uint8_t *code_panels(math_case *c, const mg_codes *w, uint64_t panels) {
+    const uint64_t bytes = mg_codes_panel_bytes(w);
+    uint8_t *all = kt_place(&c->in[1], panels * bytes, at_end(c));
+    for (uint64_t i = 0; i < panels * bytes; i++) all[i] = (uint8_t)(kt_next() >> 40);
+    for (uint64_t p = 0; p < panels; p++) {
+        float *scale = (float *)(void *)(all + p * bytes);
+        kt_fill(scale, 2 * w->groups * MG_CODES_NR, (kt_kind)(c->index % KT_ANY_BITS));
+        for (uint64_t i = 0; c->index % 3 == 0 && i < 2 * w->groups * MG_CODES_NR; i += 1 + kt_below(40))
+            scale[i] = kt_any_float();
+    }
+    kt_read_only(&c->in[1], true);
+    return all;
+}
+
+static uint64_t try_code_values(math_case *c) {
+    const mg_codes w = code_form(c, MOST);
+    const uint64_t from = kt_below(w.k), n = kt_below(w.k - from + 1);
+    const uint8_t *panel = code_panels(c, &w, 1);
+    for (int i = 0; i < 2; i++)
+        KERNEL(code_values, c->table[i], c->field)(&w, panel, from, n, output(c, i, n * MG_CODES_NR, NULL));
+    compare(c, n * MG_CODES_NR);
+    return n * MG_CODES_NR;
+}
+
+/* As try_gemm; and what unpacking and multiplying would give. */
+static uint64_t try_code_dot(math_case *c) {
+    static float block[MG_GEMM_BLOCK * MG_GEMM_NR];
+    const uint32_t m = (uint32_t)kt_below(c->table[1]->mr + 1);
+    const mg_codes w = code_form(c, 4 * MOST / MG_GEMM_MAX_MR);
+    const uint64_t bytes = mg_codes_panel_bytes(&w);
+    uint64_t panels = 1 + kt_below(9);
+    while (panels * bytes > 16 * MOST) panels--;
+    const uint64_t ldc = panels * MG_GEMM_NR + kt_below(3), cells = m ? (m - 1) * ldc + panels * MG_GEMM_NR : 0;
+    const float *x = input(c, 0, m * w.k, c->index % 5 == 0);
+    const uint8_t *all = code_panels(c, &w, panels);
+    const mg_math *ref = c->table[0];
+    float *y = output(c, 0, cells, NULL);
+    for (uint32_t r = 0, n; r < m; r += n) {
+        n = m - r < ref->mr ? m - r : ref->mr;
+        const float *xs = sliver(c, ref, x + r * w.k, n, w.k);
+        for (uint64_t p = 0; p < panels; p++)
+            for (uint64_t k = 0, kc; k < w.k; k += kc) {
+                kc = w.k - k < MG_GEMM_BLOCK ? w.k - k : MG_GEMM_BLOCK;
+                ref->values_codes(&w, all + p * bytes, k, kc, block);
+                ref->gemm(n, kc, xs + k * ref->mr, block, 0, 1, y + r * ldc + p * MG_GEMM_NR, ldc, MG_GEMM_NR, k == 0);
+            }
+    }
+    KERNEL(code_dot, c->table[1], c->field)
+    (&w, all, panels, m, sliver(c, c->table[1], x, m, w.k), output(c, 1, cells, NULL), ldc);
+    compare(c, cells);
+    return cells;
+}
+
 /* Doubles, finite: what is factored was checked. */
 static uint64_t try_update(math_case *c) {
     const uint64_t n = length(c) % 200, k = kt_below(9), rows = kt_below(7);
