@@ -14,7 +14,7 @@
  * so this is the loss GPTQ will be left with, but for the luck of rounding.
  *
  * Limits: for each row and group the range that weights are clamped to before rounding, which trades a few large errors
- * for many smaller ones; judged by the block of G that belongs to the group.
+ * for many smaller ones; judged beside the errors of the row's other groups, by all of G.
  *
  * Fixed order of operations: the same bits for every number of threads and instruction set. */
 #ifndef MG_QUANT_AWQ_H
@@ -62,7 +62,7 @@ mg_status mg_awq_search(const mg_awq_group *g, const mg_group_scheme *scheme, mg
                         mg_error *err) MG_MUST_CHECK;
 
 /* limits [rows][groups][2] of W col (col NULL: 1). Rows that are multiplied by something later on have their limits
- * multiplied. *plain, *loss: without and with limits, by blocks. */
+ * multiplied. *plain, *loss: without and with limits. */
 mg_status mg_awq_limits(const mg_awq_use *use, const float *col, const mg_group_scheme *scheme, mg_pool *pool,
                         float *limits, double *plain, double *loss, mg_error *err) MG_MUST_CHECK;
 

@@ -7,6 +7,7 @@
 
 #include "formats/base/hash.h"
 #include "quant/group_kernels.h"
+#include "quant/math/mathops.h"
 #include "quant/read_f32.h"
 
 typedef struct entry {
@@ -51,12 +52,13 @@ static mg_status limit_rows(const entry *e, uint64_t row, uint64_t n, float *dst
             return st;
         }
     }
-    for (uint64_t r = 0; r < n; r++)
-        for (uint64_t k = 0; k < e->cols; k++) {
-            const float *lim = limits + r * width + 2 * (k / e->p.group);
-            float *w = &dst[r * e->cols + k];
-            *w = *w < lim[0] ? lim[0] : *w > lim[1] ? lim[1] : *w;
-        }
+    for (uint64_t g = 0; g < n * e->groups; g++) {
+        const uint64_t at = g % e->groups * e->p.group, left = e->cols - at;
+        const float lo = limits[2 * g], hi = limits[2 * g + 1];
+        float *w = dst + g / e->groups * e->cols + at;
+        for (uint64_t k = 0; k < (left < e->p.group ? left : e->p.group); k++)
+            w[k] = w[k] < lo ? lo : w[k] > hi ? hi : w[k];
+    }
     free(own);
     return MG_OK;
 }
@@ -126,8 +128,7 @@ static mg_status eval_rows(mg_variant *v, const entry *e, uint64_t row, uint64_t
     }
     if (p->codes || p->codes_at != MG_STRMAP_NONE) return code_rows(e, row, n, dst, err);
     MG_TRY(mg_read_f32(v->base, &e->from, row, n, dst, err));
-    for (uint64_t r = 0; p->col && r < n; r++)
-        for (uint64_t k = 0; k < e->cols; k++) dst[r * e->cols + k] *= p->col[k];
+    for (uint64_t r = 0; p->col && r < n; r++) mg_math_get()->mul(dst + r * e->cols, p->col, e->cols);
     for (uint64_t r = 0; p->row && r < n; r++)
         for (uint64_t k = 0; k < e->cols; k++) dst[r * e->cols + k] *= p->row[row + r];
     if (p->limits || p->limits_at != MG_STRMAP_NONE) MG_TRY(limit_rows(e, row, n, dst, err));

@@ -8,8 +8,9 @@ Text is random ids in windows of 256. The output is removed. Operations are coun
 as two, for what any implementation of these steps has to do (docs/awq_gptq.md):
     forward   2 x weights a token meets, and causal attention; twice for GPTQ, which sees what its rounding does
     Gram      half of rows x d^2 x 2, for every input and expert
-    AWQ       2 rows d^2 for each of 4 last candidates, 1 start and 4 sweeps of ranges; 48 ranges, 2 rows d group each. What the
-              last candidates do to the block's output (more forward passes over a part of the text) is not counted
+    AWQ       rows d^2 for each of 4 last candidates, by one triangle of G, 2 rows d^2 for the start of 3 sweeps of ranges and for the 2.5 of
+              them whose changes somebody reads; 48 ranges, rows d group each. What the last candidates do to the block's output (more
+              forward passes over a part of the text) is not counted
     GPTQ      d^3 / 3 for each input's factor, rows d^2 for rounding"""
 import argparse
 import json
@@ -33,7 +34,7 @@ def operations(cfg, tokens, method):
     gram = tokens * (2 * h * h + (1 + used if experts > 1 else 1) * h * h + used * f * f)
     rows = [(h + 2 * kv, h), (h, h), (2 * experts * f, h), (experts * h, f)]  # of all weights that read inputs of a width
     if method == "awq":
-        return layers * (forward + gram + sum(2 * n * d * d * (4 + 1 + 4) + 48 * 2 * n * d * GROUP for n, d in rows))
+        return layers * (forward + gram + sum(2 * n * d * d * (4 / 2 + 1 + 2.5) + 48 * n * d * GROUP for n, d in rows))
     factors = [h, h] + (experts if experts > 1 else 1) * [h, f]
     return layers * (2 * forward + gram + sum(d ** 3 / 3 for d in factors) + sum(n * d * d for n, d in rows))
 
