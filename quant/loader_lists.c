@@ -94,6 +94,14 @@ static bool list_of(const mg_list_view *v, mg_list_match how, lists *l) {
     return l->key != NULL;
 }
 
+/* Does the loader find out about weight t by itself? */
+static bool is_seen(const mg_list_view *v, const lists *l, uint32_t t) {
+    mg_role role;
+    if (!v->or_files || v->layout->config.method == MG_GROUPS_CT || mg_json_first(l->names)) return false;
+    return mg_model_role_of(v->model, t, &role, NULL, NULL) && role != MG_R_EXPERT_GATE && role != MG_R_EXPERT_UP &&
+           role != MG_R_EXPERT_DOWN;
+}
+
 static mg_status find_wrong(const mg_list_view *v, const lists *l, const char **tensor, bool *quantized,
                             mg_error *err) {
     for (uint32_t t = 0; t < v->dense->n_tensors; t++) {
@@ -104,7 +112,7 @@ static mg_status find_wrong(const mg_list_view *v, const lists *l, const char **
         snprintf(module, sizeof module, "%.*s", (int)(strlen(name) - 7), name);
         MG_TRY(is_listed(l, module, &listed, err));
         *quantized = is_quantized(v, name);
-        if (*quantized != listed) continue;
+        if (*quantized != listed || (!*quantized && is_seen(v, l, t))) continue;
         *tensor = name;
         return MG_OK;
     }

@@ -17,6 +17,8 @@ typedef struct mg_list_view {
     const mg_checkpoint *dense;
     const mg_model *model;
     const mg_json *quant; /* quantization_config */
+    bool or_files; /* what AWQ's empty list or GPTQ's rules leave open is as it is stored, except in joined experts
+                      (vLLM) */
 } mg_list_view;
 
 /* The first weight that is quantized and selected, or neither: its name, which of the two, and what is wrong in text.

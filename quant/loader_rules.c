@@ -2,9 +2,8 @@
  * their current releases, in November 2026. */
 #include "quant/loader_rules.h"
 
-#include "formats/arch/arch.h"
-#include "formats/group_layouts.h"
 #include "quant/loader_lists.h"
+#include "quant/loader_view.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -13,37 +12,19 @@
 
 /* ---- what rules look at ---- */
 
-typedef struct view {
-    mg_checkpoint *c;     /* as stored */
-    mg_checkpoint *dense; /* c itself, or its dense view, which borrows c */
-    mg_group_layout layout;
-    mg_model *m;
-    mg_targets names; /* what the family's files are called where every loader knows them */
-    uint32_t tp;
-    const mg_json *quant; /* quantization_config, or NULL */
-} view;
-
-/* What a rule found: the first tensor and the numbers behind it. */
-typedef struct hit {
-    const char *tensor;
-    char text[512];
-} hit;
-
+typedef mg_loader_view view;
+typedef mg_loader_hit hit;
 typedef bool (*rule_fn)(const view *v, hit *h);
 
-static bool is_method(const view *v, mg_group_method m) {
+bool mg_loader_is_method(const view *v, mg_group_method m) {
     return v->layout.config.method == m;
 }
 
-static bool has_experts(const view *v) {
+bool mg_loader_has_experts(const view *v) {
     return v->m->hp.i[MG_K_EXPERTS] > 0;
 }
 
-static bool splits_inputs(mg_role r) {
-    return r == MG_R_ATTN_O || r == MG_R_FFN_DOWN || r == MG_R_EXPERT_DOWN || r == MG_R_SHARED_DOWN;
-}
-
-static mg_role role_of(const view *v, const char *name) {
+mg_role mg_loader_role_of(const view *v, const char *name) {
     mg_role role = MG_ROLE_COUNT;
     const uint32_t t = mg_checkpoint_find(v->dense, name);
     if (t == MG_STRMAP_NONE || !mg_model_role_of(v->m, t, &role, NULL, NULL)) return MG_ROLE_COUNT;
@@ -52,63 +33,8 @@ static mg_role role_of(const view *v, const char *name) {
 
 /* ---- sizes ---- */
 
-static bool group_tp(const view *v, hit *h) {
-    for (uint32_t i = 0; i < v->layout.n_matrices; i++) {
-        const mg_group_matrix *m = &v->layout.matrices[i];
-        const uint64_t share = m->cols / v->tp;
-        if (!splits_inputs(role_of(v, m->name)) || m->groups == 1) continue;
-        if (m->row_block > 1 && v->tp == 1) continue; /* an edge block may be cut */
-        if (m->cols % v->tp == 0 && share % m->group_size == 0) continue;
-        h->tensor = m->name;
-        snprintf(h->text, sizeof h->text,
-                 "%" PRIu64 " input features over %" PRIu32 " ranks are not whole groups of %" PRIu64, m->cols, v->tp,
-                 m->group_size);
-        return true;
-    }
-    return false;
-}
-
-static bool pack_tp(const view *v, hit *h) {
-    for (uint32_t i = 0; i < v->layout.n_matrices; i++) {
-        const mg_group_matrix *m = &v->layout.matrices[i];
-        if (!m->codes.rows_last || splits_inputs(role_of(v, m->name))) continue; /* AWQ and GPTQ */
-        if (m->rows % v->tp == 0 && m->rows / v->tp * m->codes.bits % 32 == 0) continue;
-        h->tensor = m->name;
-        snprintf(h->text, sizeof h->text, "%" PRIu64 " output features over %" PRIu32 " ranks do not fill words",
-                 m->rows, v->tp);
-        return true;
-    }
-    return false;
-}
-
-/* Weights that share blocks with what they are joined to, or are cut at. q and k begin such a join, gate does. */
-static bool block_rows(const view *v, hit *h) {
-    for (uint32_t i = 0; i < v->layout.n_matrices; i++) {
-        const mg_group_matrix *m = &v->layout.matrices[i];
-        const mg_role r = role_of(v, m->name);
-        const bool first = r == MG_R_ATTN_Q || r == MG_R_ATTN_K || r == MG_R_FFN_GATE || r == MG_R_SHARED_GATE ||
-                           r == MG_R_EXPERT_GATE;
-        if (m->row_block <= 1 || splits_inputs(r) || (v->tp == 1 && !first)) continue;
-        if (m->rows % v->tp == 0 && m->rows / v->tp % m->row_block == 0) continue;
-        h->tensor = m->name;
-        snprintf(h->text, sizeof h->text,
-                 "%" PRIu64 " output features over %" PRIu32 " ranks are not whole blocks of %" PRIu64, m->rows, v->tp,
-                 m->row_block);
-        return true;
-    }
-    return false;
-}
-
-static bool heads_tp(const view *v, hit *h) {
-    const int64_t heads = v->m->hp.i[MG_K_HEADS], kv = v->m->hp.i[MG_K_KV_HEADS], tp = v->tp;
-    if (heads % tp == 0 && (kv % tp == 0 || tp % kv == 0)) return false;
-    snprintf(h->text, sizeof h->text,
-             "%" PRId64 " heads and %" PRId64 " key heads do not divide over %" PRId64 " ranks", heads, kv, tp);
-    return true;
-}
-
 static bool not_multiple_of_32(const view *v, hit *h) {
-    for (uint32_t i = 0; is_method(v, MG_GROUPS_GPTQ) && i < v->layout.n_matrices; i++) {
+    for (uint32_t i = 0; mg_loader_is_method(v, MG_GROUPS_GPTQ) && i < v->layout.n_matrices; i++) {
         const mg_group_matrix *m = &v->layout.matrices[i];
         if (m->rows % 32 == 0 && m->cols % 32 == 0) continue;
         h->tensor = m->name;
@@ -120,7 +46,8 @@ static bool not_multiple_of_32(const view *v, hit *h) {
 }
 
 static bool mlx_group(const view *v, hit *h) {
-    if (is_method(v, MG_GROUPS_AWQ) && v->layout.config.group_size == 0) { /* one size is passed on for all weights */
+    if (mg_loader_is_method(v, MG_GROUPS_AWQ) &&
+        v->layout.config.group_size == 0) { /* one size is passed on for all weights */
         snprintf(h->text, sizeof h->text, "groups of whole rows, expected 32, 64 or 128");
         return true;
     }
@@ -137,49 +64,51 @@ static bool mlx_group(const view *v, hit *h) {
 /* ---- formats ---- */
 
 static bool awq_bits(const view *v, hit *h) {
-    if (!is_method(v, MG_GROUPS_AWQ) || v->layout.config.bits == 4) return false;
+    if (!mg_loader_is_method(v, MG_GROUPS_AWQ) || v->layout.config.bits == 4) return false;
     snprintf(h->text, sizeof h->text, "AWQ with %" PRIu32 " bits, only 4 are read", v->layout.config.bits);
     return true;
 }
 
 static bool gptq_bits(const view *v, hit *h) {
     const mg_group_config *c = &v->layout.config;
-    if (!is_method(v, MG_GROUPS_GPTQ) || (c->symmetric && (c->bits == 4 || c->bits == 8))) return false;
-    snprintf(h->text, sizeof h->text, "GPTQ with %" PRIu32 " bits%s: recent releases read symmetric 4 and 8 bits only",
-             c->bits, c->symmetric ? "" : " and zero points");
+    if (!mg_loader_is_method(v, MG_GROUPS_GPTQ) || (c->symmetric && (c->bits == 4 || c->bits == 8))) return false;
+    snprintf(h->text, sizeof h->text, "GPTQ with %" PRIu32 " bits%s: symmetric 4 and 8 bits only are read", c->bits,
+             c->symmetric ? "" : " and zero points");
     return true;
 }
 
 static bool not_awq(const view *v, hit *h) {
-    if (is_method(v, MG_GROUPS_AWQ) || is_method(v, MG_GROUPS_NONE)) return false;
+    if (mg_loader_is_method(v, MG_GROUPS_AWQ) || mg_loader_is_method(v, MG_GROUPS_NONE)) return false;
     snprintf(h->text, sizeof h->text, "it reads AWQ and unquantized models only");
     return true;
 }
 
 static bool not_awq_gptq(const view *v, hit *h) {
-    if (is_method(v, MG_GROUPS_AWQ) || is_method(v, MG_GROUPS_GPTQ) || is_method(v, MG_GROUPS_NONE)) return false;
+    if (mg_loader_is_method(v, MG_GROUPS_AWQ) || mg_loader_is_method(v, MG_GROUPS_GPTQ) ||
+        mg_loader_is_method(v, MG_GROUPS_NONE))
+        return false;
     snprintf(h->text, sizeof h->text, "it reads AWQ, GPTQ and unquantized models only");
     return true;
 }
 
 static bool mlx_only(const view *v, hit *h) {
-    if (!is_method(v, MG_GROUPS_MLX)) return false;
+    if (!mg_loader_is_method(v, MG_GROUPS_MLX)) return false;
     snprintf(h->text, sizeof h->text, "MLX weights are read by mlx-lm only");
     return true;
 }
 
 static bool not_mlx(const view *v, hit *h) {
     const mg_group_config *c = &v->layout.config;
-    if (is_method(v, MG_GROUPS_MLX) || is_method(v, MG_GROUPS_NONE)) return false;
-    if (is_method(v, MG_GROUPS_AWQ) && c->bits == 4) return false;
+    if (mg_loader_is_method(v, MG_GROUPS_MLX) || mg_loader_is_method(v, MG_GROUPS_NONE)) return false;
+    if (mg_loader_is_method(v, MG_GROUPS_AWQ) && c->bits == 4) return false;
     snprintf(h->text, sizeof h->text, "it reads its own quantization and 4-bit AWQ");
     return true;
 }
 
 static bool awq_to_gguf(const view *v, hit *h) {
     const mg_group_config *c = &v->layout.config;
-    const bool mxfp4 = is_method(v, MG_GROUPS_CT) && c->n_ct && c->ct[0].format == MG_CT_MXFP4;
-    if (!is_method(v, MG_GROUPS_AWQ) && !is_method(v, MG_GROUPS_MLX) && !mxfp4) return false;
+    const bool mxfp4 = mg_loader_is_method(v, MG_GROUPS_CT) && c->n_ct && c->ct[0].format == MG_CT_MXFP4;
+    if (!mg_loader_is_method(v, MG_GROUPS_AWQ) && !mg_loader_is_method(v, MG_GROUPS_MLX) && !mxfp4) return false;
     snprintf(h->text, sizeof h->text, "its converter refuses this quantization: moegraft convert makes a GGUF of it");
     return true;
 }
@@ -210,16 +139,8 @@ static bool is_gguf(const view *v, hit *h) {
 
 static bool half_type(const view *v, hit *h) {
     const mg_dtype d = v->c->config ? mg_config_dtype(v->c->config) : MG_DTYPE_COUNT;
-    if (!is_method(v, MG_GROUPS_AWQ) || d == MG_F16 || d == MG_DTYPE_COUNT) return false;
-    snprintf(h->text, sizeof h->text, "config.json names %s; the older AWQ kernels accept float16 only",
-             mg_dtype_get(d)->name);
-    return true;
-}
-
-static bool act_order(const view *v, hit *h) {
-    if (!is_method(v, MG_GROUPS_GPTQ) || !v->layout.config.act_order || v->tp == 1) return false;
-    snprintf(h->text, sizeof h->text,
-             "desc_act with %" PRIu32 " ranks: layers that split inputs keep all scales on every rank", v->tp);
+    if (!mg_loader_is_method(v, MG_GROUPS_AWQ) || d == MG_F16 || d == MG_DTYPE_COUNT) return false;
+    snprintf(h->text, sizeof h->text, "config.json names %s; its kernels accept float16 only", mg_dtype_get(d)->name);
     return true;
 }
 
@@ -227,7 +148,7 @@ static bool act_order(const view *v, hit *h) {
 
 /* mlx-lm's own form of experts, which it reads in every family. */
 static bool mlx_stack(const view *v, uint32_t t) {
-    return is_method(v, MG_GROUPS_MLX) && v->dense->tensors[t].rank == 3;
+    return mg_loader_is_method(v, MG_GROUPS_MLX) && v->dense->tensors[t].rank == 3;
 }
 
 /* A stored weight whose name is not the one that AutoAWQ, vLLM and the files on the hub use; NULL: none. */
@@ -251,7 +172,7 @@ static const char *unusual_name(const view *v) {
 }
 
 static bool new_names(const view *v, hit *h) {
-    if (v->c->kv || !has_experts(v) || !(h->tensor = unusual_name(v))) return false;
+    if (v->c->kv || !mg_loader_has_experts(v) || !(h->tensor = unusual_name(v))) return false;
     snprintf(h->text, sizeof h->text, "experts are not named as it expects (write them with --layout legacy)");
     return true;
 }
@@ -276,7 +197,7 @@ static bool split_experts(const view *v, hit *h) {
     for (uint32_t i = 0; i < v->layout.n_matrices; i++) {
         const char *name = v->layout.matrices[i].name;
         const uint32_t t = mg_checkpoint_find(v->dense, name);
-        const mg_role r = role_of(v, name);
+        const mg_role r = mg_loader_role_of(v, name);
         if (r == MG_ROLE_COUNT || v->dense->tensors[t].rank != 2 || !mg_arch_stacks(v->m->arch, r)) continue;
         h->tensor = name;
         snprintf(h->text, sizeof h->text,
@@ -288,9 +209,9 @@ static bool split_experts(const view *v, hit *h) {
 
 /* Quantized experts in tensors of their own, of a family for which mlx-lm joins weights only. */
 static bool unjoined_experts(const view *v, hit *h) {
-    for (uint32_t i = 0; is_method(v, MG_GROUPS_MLX) && i < v->layout.n_matrices; i++) {
+    for (uint32_t i = 0; mg_loader_is_method(v, MG_GROUPS_MLX) && i < v->layout.n_matrices; i++) {
         const char *name = v->layout.matrices[i].name;
-        const mg_role r = role_of(v, name);
+        const mg_role r = mg_loader_role_of(v, name);
         if (v->layout.matrices[i].rank != 2 || r == MG_ROLE_COUNT || !mg_arch_has_mlx_form(v->m->arch, r)) continue;
         h->tensor = name;
         snprintf(h->text, sizeof h->text,
@@ -302,21 +223,24 @@ static bool unjoined_experts(const view *v, hit *h) {
 }
 
 static bool random_experts(const view *v, hit *h) {
-    if (!has_experts(v) || (!is_method(v, MG_GROUPS_AWQ) && !is_method(v, MG_GROUPS_GPTQ))) return false;
+    if (!mg_loader_has_experts(v) ||
+        (!mg_loader_is_method(v, MG_GROUPS_AWQ) && !mg_loader_is_method(v, MG_GROUPS_GPTQ)))
+        return false;
     snprintf(h->text, sizeof h->text,
              "experts are one tensor there and no Linear: quantized ones are initialised at random, without an error");
     return true;
 }
 
 static bool is_asymmetric(const view *v) {
-    for (uint32_t i = 0; is_method(v, MG_GROUPS_CT) && i < v->layout.n_matrices; i++)
+    for (uint32_t i = 0; mg_loader_is_method(v, MG_GROUPS_CT) && i < v->layout.n_matrices; i++)
         if (v->layout.matrices[i].zeros.tensor != MG_STRMAP_NONE) return true;
     return false;
 }
 
 /* Weights of compressed-tensors for which `is` holds, in a mixture. */
 static bool ct_experts(const view *v, bool (*is)(const mg_group_matrix *m)) {
-    for (uint32_t i = 0; is_method(v, MG_GROUPS_CT) && has_experts(v) && i < v->layout.n_matrices; i++)
+    for (uint32_t i = 0; mg_loader_is_method(v, MG_GROUPS_CT) && mg_loader_has_experts(v) && i < v->layout.n_matrices;
+         i++)
         if (is(&v->layout.matrices[i])) return true;
     return false;
 }
@@ -343,35 +267,39 @@ static bool global_experts(const view *v, hit *h) {
 }
 
 static bool asymmetric_experts(const view *v, hit *h) {
-    if (!is_asymmetric(v) || !has_experts(v)) return false;
+    if (!is_asymmetric(v) || !mg_loader_has_experts(v)) return false;
     snprintf(h->text, sizeof h->text, "compressed experts with zero points are refused (write them with --symmetric)");
     return true;
 }
 
 static bool asymmetric_dense(const view *v, hit *h) {
-    if (!is_asymmetric(v) || has_experts(v)) return false;
+    if (!is_asymmetric(v) || mg_loader_has_experts(v)) return false;
     snprintf(h->text, sizeof h->text, "zero points load only with CompressedTensorsConfig(dequantize=True)");
     return true;
 }
 
 /* ---- lists of modules to leave alone ---- */
 
-static bool wrong_list(const view *v, hit *h, mg_list_match how) {
-    const mg_list_view l = {&v->layout, v->dense, v->m, v->quant};
+static bool wrong_list(const view *v, hit *h, mg_list_match how, bool or_files) {
+    const mg_list_view l = {&v->layout, v->dense, v->m, v->quant, or_files};
     bool quantized;
     return mg_loader_list_wrong(&l, how, &h->tensor, &quantized, h->text, sizeof h->text);
 }
 
+static bool list_of_vllm(const view *v, hit *h) {
+    return wrong_list(v, h, MG_LIST_SUBSTRING, true) || wrong_list(v, h, MG_LIST_RULES, true);
+}
+
 static bool list_by_substring(const view *v, hit *h) {
-    return wrong_list(v, h, MG_LIST_SUBSTRING);
+    return wrong_list(v, h, MG_LIST_SUBSTRING, false);
 }
 
 static bool list_by_suffix(const view *v, hit *h) {
-    return wrong_list(v, h, MG_LIST_SUFFIX);
+    return wrong_list(v, h, MG_LIST_SUFFIX, false);
 }
 
 static bool list_by_rules(const view *v, hit *h) {
-    return wrong_list(v, h, MG_LIST_RULES);
+    return wrong_list(v, h, MG_LIST_RULES, false);
 }
 
 /* ---- the table ---- */
@@ -399,24 +327,36 @@ static const struct rule {
     {FOR(MLX), true, "format", not_mlx, "mlx-lm utils.py load_model and its AWQ transform"},
     {FOR(MLX), true, "group", mlx_group, "mlx ops quantize: group sizes 32, 64, 128"},
     {FOR(VLLM) | FOR(AUTOAWQ), true, "bits", awq_bits,
-     "vLLM quantization/awq.py AWQConfig; AutoAWQ modules/linear/gemm.py: only 4-bit are supported"},
-    {FOR(VLLM), false, "bits", gptq_bits, "vLLM AutoGPTQConfig: (4, sym) and (8, sym)"},
-    {FOR(VLLM), true, "group x tp", group_tp,
-     "vLLM awq.py and gptq.py create_weights: input size per partition a multiple of the group; issues 1258, 2419"},
-    {FOR(VLLM), true, "words x tp", pack_tp, "vLLM awq.py and gptq.py create_weights: output size and pack factor"},
-    {FOR(VLLM), true, "blocks x tp", block_rows,
-     "vLLM quantization/utils/fp8_utils.py validate_fp8_block_shape: whole blocks for each rank and joined weight"},
-    {FOR(VLLM), true, "heads x tp", heads_tp, "vLLM models: total_num_heads % tp_size == 0"},
-    {FOR(VLLM), false, "act-order", act_order, "vLLM gptq.py: scale_and_zero_input_dim with desc_act"},
-    {FOR(VLLM) | FOR(AUTOAWQ), false, "type", half_type, "vLLM awq.py get_supported_act_dtypes; issue 13462"},
+     "vLLM 0.32 quantization/auto_awq.py TYPE_MAP; AutoAWQ modules/linear/gemm.py: only 4-bit are supported"},
+    {FOR(VLLM), true, "bits", gptq_bits, "vLLM 0.32 quantization/auto_gptq.py TYPE_MAP: (4, sym) and (8, sym)"},
+    {FOR(VLLM), true, "group", mg_vllm_row_groups,
+     "vLLM 0.32 auto_awq.py AutoAWQMoEMethod.create_weights: no case for -1"},
+    {FOR(VLLM), true, "group x tp", mg_vllm_groups_cut,
+     "vLLM 0.32 auto_awq.py, auto_gptq.py, compressed_tensors schemes and moe, create_weights: input size per "
+     "partition a "
+     "multiple of the group"},
+    {FOR(VLLM), true, "words x tp", mg_vllm_words_cut, "vLLM 0.32 parameter.py PackedvLLMParameter: pack factor"},
+    {FOR(VLLM), true, "blocks x tp", mg_vllm_blocks_cut,
+     "vLLM 0.32 quantization/utils/fp8_utils.py validate_fp8_block_shape: whole blocks for each rank and joined "
+     "weight"},
+    {FOR(VLLM), true, "heads x tp", mg_vllm_heads_cut, "vLLM models: total_num_heads % tp_size == 0"},
+    {FOR(VLLM), true, "act-order", mg_vllm_act_order,
+     "vLLM 0.32 gptq_utils.py normalize_and_validate_gptq_desc_act, compressed_tensors.py: actorder no longer "
+     "supported"},
+    {FOR(VLLM), true, "experts", mg_vllm_byte_zeros,
+     "vLLM 0.32 fused_moe/oracle/int_wna16.py select_wna16_moe_backend: no backend takes uint8 with zero points"},
+    {FOR(VLLM), true, "architecture", mg_vllm_unknown_family, "vLLM 0.32 model_executor/models/registry.py"},
+    {FOR(VLLM), false, "remote code", mg_vllm_code_elsewhere, "vLLM 0.32 transformers_utils/config.py: AutoConfig"},
+    {FOR(VLLM), false, "type", mg_vllm_scales_rounded,
+     "vLLM 0.32 create_weights: scales are parameters of the type that the model runs in, config.json's"},
+    {FOR(AUTOAWQ), false, "type", half_type, "AutoAWQ modules/linear/gemm.py: kernels for float16"},
     {FOR(GPTQMODEL), true, "32", not_multiple_of_32, "GPTQModel nn_modules/qlinear: in and out features"},
     {FOR(VLLM) | FOR(AUTOAWQ) | FOR(MLX), true, "names", new_names,
-     "vLLM expert_params_mapping, AutoAWQ models, mlx-lm sanitize: names of the original releases"},
+     "vLLM 0.32 routed_experts.py get_expert_mapping, AutoAWQ models, mlx-lm sanitize: names of the original releases"},
     {FOR(GPTQMODEL), true, "names", old_names, "measured: GPTQModel 7.7 with transformers 5"},
     {FOR(TRANSFORMERS5) | FOR(AUTOAWQ) | FOR(GPTQMODEL) | FOR(MLX), true, "stacks", split_experts,
      "transformers and mlx-lm: such families' modules hold stacks (ParallelExperts); AutoAWQ and GPTQModel define none "
-     "of "
-     "them; vLLM: their load_weights names slices of stacks w1, w2, w3 and passes other names on"},
+     "of them; vLLM 0.32 routed_experts.py get_expert_mapping takes experts one by one"},
     {FOR(MLX), true, "stacks", unjoined_experts, "mlx-lm 0.32 sanitize of each model: some join .weight alone"},
     {FOR(TRANSFORMERS5), true, "experts", random_experts, "measured: transformers 5.23, load report says MISSING"},
     {FOR(TRANSFORMERS5), true, "experts", asymmetric_experts,
@@ -427,13 +367,14 @@ static const struct rule {
      "measured: transformers 5.24, CompressedTensorsDequantize takes packed codes, scale and shape only"},
     {FOR(TRANSFORMERS5), false, "zero points", asymmetric_dense,
      "measured: transformers 5.23, shape mismatch otherwise"},
-    {FOR(VLLM) | FOR(AUTOAWQ), true, "skip list", list_by_substring,
-     "vLLM is_layer_skipped, AutoAWQ exclude_layers_to_not_quantize: substring; vLLM issue 2243"},
+    {FOR(VLLM), true, "skip list", list_of_vllm,
+     "vLLM 0.32 is_layer_skipped, gptq_utils.py, should_ignore_layer; auto_awq.py and auto_gptq.py "
+     "maybe_update_config"},
+    {FOR(AUTOAWQ), true, "skip list", list_by_substring, "AutoAWQ exclude_layers_to_not_quantize: substring"},
     {FOR(TRANSFORMERS5), true, "skip list", list_by_suffix,
      "transformers quantizers_utils should_convert_module: beginning or ending of the name"},
-    {FOR(VLLM) | FOR(TRANSFORMERS5) | FOR(GPTQMODEL), true, "skip list", list_by_rules,
-     "GPTQModel quantization/config dynamic_get, vLLM gptq_utils get_dynamic_override; compressed-tensors utils/match "
-     "is_match"},
+    {FOR(TRANSFORMERS5) | FOR(GPTQMODEL), true, "skip list", list_by_rules,
+     "GPTQModel quantization/config dynamic_get; compressed-tensors utils/match is_match"},
 };
 
 /* ---- judging ---- */
@@ -467,9 +408,9 @@ static mg_status judge(view *v, mg_loader loader, mg_loader_fn found, void *ctx,
     MG_TRY(mg_group_layout_init(&v->layout, v->c, err));
     MG_TRY(mg_model_open(&v->m, v->dense, err));
     MG_TRY(mg_arch_targets_in(&v->names, v->m->arch, &v->m->hp, v->m->layers,
-                              is_method(v, MG_GROUPS_MLX) ? MG_FORMS_MLX
-                              : v->layout.n_matrices      ? MG_FORMS_MATRICES
-                                                          : MG_FORMS_FIRST,
+                              mg_loader_is_method(v, MG_GROUPS_MLX) ? MG_FORMS_MLX
+                              : v->layout.n_matrices                ? MG_FORMS_MATRICES
+                                                                    : MG_FORMS_FIRST,
                               mg_model_has, v->m, err));
     for (size_t i = 0; i < sizeof rules / sizeof *rules; i++) {
         hit h = {0};

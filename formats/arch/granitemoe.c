@@ -3,8 +3,8 @@
  * Granite's attention and multipliers. Every layer routes: the k largest router logits, then a softmax over those k.
  * Files keep an expert's gate and up in one tensor stacked over the experts, input_linear [E, 2i, h], gate's rows
  * first, and down as output_linear [E, h, i]. Quantized in groups, matrices of experts are tensors of their own under
- * the names that vLLM gives the slices of these stacks when it loads them. The variant with shared experts is another
- * class and not read here.
+ * the names that vLLM looks for since it maps expert names in one place for all families. The variant with shared
+ * experts is another class and not read here.
  *
  * GGUF "granitemoe": converted as a Llama is, rotary pairs next to each other; gate and up are taken apart. */
 #include "formats/arch/arch_rows.h"
@@ -35,13 +35,13 @@ static const mg_tensor_row tensors[] = {
     LLAMA_TENSORS_ATTN_BIAS,
     ROUTER_("model.layers.{l}.block_sparse_moe.router.layer.weight"),
     EXPERT_GATE_(FUSED_("model.layers.{l}.block_sparse_moe.input_linear.weight", GATE_ROWS_),
-                 NAME_("model.layers.{l}.block_sparse_moe.experts.{e}.w1.weight"),
+                 NAME_("model.layers.{l}.block_sparse_moe.experts.{e}.gate_proj.weight"),
                  SWITCH_GATE_("block_sparse_moe.switch_mlp", .mlx = true)),
     EXPERT_UP_(FUSED_("model.layers.{l}.block_sparse_moe.input_linear.weight", UP_ROWS_),
-               NAME_("model.layers.{l}.block_sparse_moe.experts.{e}.w3.weight"),
+               NAME_("model.layers.{l}.block_sparse_moe.experts.{e}.up_proj.weight"),
                SWITCH_UP_("block_sparse_moe.switch_mlp", .mlx = true)),
     EXPERT_DOWN_(STACKED_("model.layers.{l}.block_sparse_moe.output_linear.weight", HIDDEN, EXPERT_FFN),
-                 NAME_("model.layers.{l}.block_sparse_moe.experts.{e}.w2.weight"),
+                 NAME_("model.layers.{l}.block_sparse_moe.experts.{e}.down_proj.weight"),
                  SWITCH_DOWN_("block_sparse_moe.switch_mlp", .mlx = true)),
 };
 /* clang-format on */

@@ -40,10 +40,11 @@ awq = made("awq", "llama", "--group-size", "32")
 for engine in ("vllm", "vllm:tp=2", "transformers5", "autoawq", "gptqmodel", "mlx"):
     judged(awq, engine)
 judged(awq, "llama.cpp", "container", notes=["converter"])
-found = judged(awq, "vllm:tp=8", "group x tp", "words x tp", "heads x tp")
-common.check(found[0]["tensor"].endswith("down_proj.weight") and "128 input features over 8 ranks" in found[0]["text"], found[0])
+found = judged(awq, "vllm:tp=32", "group x tp", "words x tp", "heads x tp")
+common.check(found[0]["tensor"].endswith("down_proj.weight") and "128 input features over 32 ranks" in found[0]["text"], found[0])
+judged(awq, "vllm:tp=8", "group x tp", "heads x tp")  # two key heads: each on four ranks, whole
 judged(made("awq3", "llama", "--group-size", "32", "--bits", "3"), "autoawq", "bits")
-judged(made("gptq", "llama", "--group-size", "32", "--format", "gptq"), "vllm", notes=["bits"])
+judged(made("gptq", "llama", "--group-size", "32", "--format", "gptq"), "vllm", "bits")
 judged(common.WORK / "gptq", "gptqmodel")
 judged(common.WORK / "gptq", "autoawq", "format")
 judged(made("gptq8", "llama", "--group-size", "-1", "--format", "gptq", "--bits", "8", "--symmetric"), "vllm")
@@ -61,21 +62,27 @@ common.write_safetensors(single / "model.safetensors", tensors)
 judged(single, "mlx", "names", "stacks")
 
 legacy, v5 = made("legacy", "mixtral", "--group-size", "-1"), made("v5", "mixtral", "--group-size", "-1", "--layout", "v5")
-judged(legacy, "vllm")
+judged(legacy, "vllm", "group")
 judged(legacy, "autoawq")
 judged(legacy, "gptqmodel", "names")
 judged(legacy, "transformers5", "experts")
-judged(v5, "vllm", "names")
+judged(v5, "vllm", "group", "names")
 judged(v5, "autoawq", "names")
 judged(v5, "gptqmodel")
 stacked = made("stacked", "granitemoe", "--group-size", "-1")  # the family's own files have all experts of a layer in one tensor
-judged(stacked, "vllm")
+judged(stacked, "vllm", "group")
 judged(TINY / "granitemoe", "vllm")
 for engine, *others in (("transformers5", "experts"), ("autoawq",), ("gptqmodel",)):
     judged(stacked, engine, "stacks", *others)
 for engine in ("autoawq", "gptqmodel", "transformers5", "mlx"):
     judged(TINY / "granitemoe", engine)
-judged(made("lost", "mixtral", "--group-size", "-1", modules_to_not_convert=None), "vllm", "skip list")
+for what in (None, []):  # vLLM looks which weights are quantized, AutoAWQ does not
+    none = made(f"none-{what}", "llama", "--group-size", "32", modules_to_not_convert=what)
+    judged(none, "vllm")
+lost = made("lost", "mixtral", "--group-size", "-1", modules_to_not_convert=None)
+judged(lost, "autoawq", "skip list")
+judged(lost, "vllm", "group")
+judged(made("half", "mixtral", "--group-size", "-1", modules_to_not_convert=["lm_head"]), "vllm", "group", "skip list")
 judged(made("wide", "mixtral", "--group-size", "-1", "--layout", "v5", modules_to_not_convert=["gate"]), "autoawq", "names", "skip list")
 ignored = [f"model.layers.{i}.block_sparse_moe.gate" for i in range(3)]
 CT = ("--group-size", "-1", "--format", "compressed-tensors", "--symmetric")
@@ -84,14 +91,22 @@ judged(made("ct-wide", "mixtral", *CT, ignore=["lm_head", *ignored, "re:.*o_proj
 judged(made("ct-name", "mixtral", *CT, ignore=[*ignored, "model.layers.1.self_attn.q_proj"]), "vllm", "skip list")
 judged(made("ct-odd", "mixtral", *CT, ignore=["re:(?<broken"]), "vllm")  # not understood: nothing is said
 judged(made("gptq-dynamic", "llama", "--group-size", "32", "--format", "gptq", "--symmetric", dynamic={r"-:.*\.mlp\.up_proj$": {}}), "gptqmodel", "skip list")
+judged(common.WORK / "gptq-dynamic", "vllm", "skip list")
 judged(made("gptq-order", "llama", "--group-size", "32", "--format", "gptq", "--symmetric", dynamic={r"+:.*\.mlp": {}, r"-:.*up_proj$": {}}), "vllm")
 judged(made("ct-moe", "mixtral", "--group-size", "-1", "--format", "compressed-tensors"), "transformers5", "experts")
-judged(made("ct-sym", "mixtral", "--group-size", "-1", "--format", "compressed-tensors", "--symmetric"), "transformers5")
+for engine in ("vllm", "transformers5"):
+    judged(made(f"ct-sym-{engine}", "mixtral", *CT), engine)
+judged(made("ct-bytes", "mixtral", *CT[:-1], "--bits", "8"), "vllm", "experts")
 
 config = json.loads((awq / "config.json").read_text())
 shutil.copytree(awq, common.WORK / "bf16")
 (common.WORK / "bf16" / "config.json").write_text(json.dumps({**config, "torch_dtype": "bfloat16", "dtype": "bfloat16"}))
-judged(common.WORK / "bf16", "vllm", notes=["type"])
+for engine in ("vllm", "autoawq"):
+    judged(common.WORK / "bf16", engine, notes=["type"])
+
+shutil.copytree(awq, common.WORK / "hub")
+(common.WORK / "hub" / "config.json").write_text(json.dumps({**config, "auto_map": {"AutoConfig": "org/name--configuration.Config"}}))
+judged(common.WORK / "hub", "vllm", notes=["remote code"])
 
 common.run("convert", TINY / "llama", common.WORK / "l.gguf", "-q")
 judged(common.WORK / "l.gguf", "llama.cpp")
@@ -100,8 +115,11 @@ judged(TINY / "llama", "autoawq")
 # ---- the rest of the table ----
 
 judged(made("mlx-wide", "llama", "--group-size", "-1"), "mlx", "group")
-judged(made("gptq-act", "llama", "--group-size", "32", "--format", "gptq", "--symmetric", desc_act=True), "vllm:tp=2", notes=["act-order"])
-judged(common.WORK / "gptq-act", "vllm")
+judged(made("gptq-act", "llama", "--group-size", "32", "--format", "gptq", "--symmetric", desc_act=True), "vllm", "act-order")
+judged(TINY / "mesh_k1", "vllm", "architecture")
+judged(made("rows", "llama", "--group-size", "-1"), "vllm")
+judged(common.WORK / "rows", "vllm:tp=2", "group x tp")  # AWQ cuts the one group
+judged(made("rows-ct", "llama", *CT), "vllm:tp=2")       # scales of rows go to every rank
 common.run("convert", TINY / "mesh_k1", common.WORK / "own.gguf", "-q")
 judged(common.WORK / "own.gguf", "llama.cpp", "architecture")
 judged(TINY / "mistral_swa", "llama.cpp", "container", notes=["metadata"])
@@ -141,7 +159,7 @@ common.same(sorted(set(sources) - FIRED), [], "rules that nothing here breaks")
 common.same(SILENT, {"vllm", "transformers5", "autoawq", "gptqmodel", "llama.cpp", "mlx"}, "loaders that were content")
 
 text = common.run("check", v5, "--for", "vllm", expect=1)
-common.check("wrong for vllm: names: model.layers.0.mlp" in text.out and "1 rules of vllm are broken" in text.err, text.out + text.err)
+common.check("wrong for vllm: names: model.layers.0.mlp" in text.out and "2 rules of vllm are broken" in text.err, text.out + text.err)
 for wrong in ("x", "vllm:tp=0", "vllm:tp=x", "mlx:tp=2", "vllm:"):
     common.run("check", awq, "--for", wrong, expect=2)
 common.done()

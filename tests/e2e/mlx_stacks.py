@@ -8,10 +8,10 @@ from common import WORK, check, run, same
 TINY = common.DATA / "models" / "tiny"
 INNER = 64  # the tiny models' 48 are no whole groups
 QWEN = ("mlp.experts.{e}.{p}", "mlp.switch_mlp.{p}")
-BLOCK = ("block_sparse_moe.experts.{e}.{p}", "block_sparse_moe.switch_mlp.{p}")
+BLOCK = ("block_sparse_moe.experts.{e}.{w}", "block_sparse_moe.switch_mlp.{p}")
 SWIGLU = {"w1": "gate_proj", "w2": "down_proj", "w3": "up_proj"}
 FAMILIES = {  # a tensor of one expert, of all; families that are written as stacks
-    "mixtral": BLOCK, "phimoe": BLOCK, "minimax_m2": BLOCK, "granitemoe": BLOCK, "qwen2_moe": QWEN, "qwen3_moe": QWEN, "olmoe": QWEN,
+    "mixtral": BLOCK, "phimoe": BLOCK, "minimax_m2": BLOCK, "granitemoe": ("block_sparse_moe.experts.{e}.{p}", BLOCK[1]), "qwen2_moe": QWEN, "qwen3_moe": QWEN, "olmoe": QWEN,
     "hunyuan_v1_moe": QWEN, "glm4_moe": QWEN, "dots1": ("mlp.experts.{e}.{p}", "mlp.experts.{p}"), "deepseek": QWEN, "deepseek_v2": QWEN,
     "deepseek_v3": QWEN}
 STACKED = {"minimax_m2", "granitemoe", "qwen3_moe"}
@@ -77,7 +77,7 @@ def joined(family, config, tensors):
     for layer in layers_of(config):
         for proj, name in SWIGLU.items():
             for part in ("weight", "scales", "biases"):
-                names = [f"model.layers.{layer}." + one.format(e=e, p=proj if one == BLOCK[0] else name) + f".{part}"
+                names = [f"model.layers.{layer}." + one.format(e=e, w=proj, p=name) + f".{part}"
                          for e in range(experts_of(config))]
                 if names[0] in out:
                     each = [out.pop(n) for n in names]
@@ -96,7 +96,7 @@ def apart(family, config, tensors):
                 stack = out.pop(f"model.layers.{layer}." + all_of_them.format(p=name) + f".{part}", None)
                 for e in range(stack.shape[0] if stack else 0):
                     size = len(stack.data) // stack.shape[0]
-                    out[f"model.layers.{layer}." + one.format(e=e, p=proj if one == BLOCK[0] else name) + f".{part}"] = common.Tensor(
+                    out[f"model.layers.{layer}." + one.format(e=e, w=proj, p=name) + f".{part}"] = common.Tensor(
                         stack.dtype, stack.shape[1:], stack.data[e * size:(e + 1) * size])
     return out
 

@@ -6,7 +6,7 @@ import sys
 import tempfile
 
 HERE = pathlib.Path(__file__).resolve().parent
-names = sys.argv[1:] or sorted(p.stem for p in HERE.glob("*.py") if p.stem not in ("run", "peers", "reference_converter", "mixed_text"))
+names = sys.argv[1:] or sorted(p.stem for p in HERE.glob("*.py") if p.stem not in ("run", "peers", "reference_converter", "mixed_text", "vllm_rank"))
 failed = []
 for name in names:
     with tempfile.TemporaryDirectory() as work:
