@@ -129,12 +129,12 @@ void mg_rule_quantized(mg_rules *v) {
                    "quantized tensors with it: %s holds none", v->data_file);
 }
 
-/* By the rule that the writers of the format and vLLM share; programs that match otherwise: check --for. */
+/* By the rule that the writers of the format share; programs that match otherwise: check --for. */
 void mg_rule_skip_list(mg_rules *v) {
     if (!v->layout || !v->layout->n_matrices || !v->m || !v->dense) return;
     const mg_json *quant = mg_json_get(v->config, "quantization_config");
     const mg_group_method method = v->layout->config.method;
-    const mg_list_view l = {v->layout, v->dense, v->m, quant};
+    const mg_list_view l = {v->layout, v->dense, v->m, quant, false};
     const char *tensor = NULL;
     bool quantized = false;
     const mg_list_match how = method == MG_GROUPS_AWQ ? MG_LIST_SUBSTRING : MG_LIST_RULES;

@@ -137,8 +137,10 @@ bool mg_vllm_scales_rounded(const mg_loader_view *v, mg_loader_hit *h) {
 }
 
 bool mg_vllm_unknown_family(const mg_loader_view *v, mg_loader_hit *h) {
-    if (!v->m->arch->gguf_own) return false;
-    snprintf(h->text, sizeof h->text, "it has no model of this family");
+    const mg_vllm has = v->m->arch->vllm;
+    if (has == MG_VLLM_ALL || (has == MG_VLLM_NO_GPTQ && !mg_loader_is_method(v, MG_GROUPS_GPTQ))) return false;
+    snprintf(h->text, sizeof h->text, "it has no model of this family%s",
+             has == MG_VLLM_NO_GPTQ ? " that takes GPTQ (other formats load)" : "");
     return true;
 }
 

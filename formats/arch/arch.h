@@ -313,6 +313,13 @@ typedef struct mg_restates {
 /* Which GGUF files of gguf_arch belong to this family. */
 typedef enum mg_gguf_match { MG_GGUF_MATCH_NEVER, MG_GGUF_MATCH_DENSE, MG_GGUF_MATCH_MOE } mg_gguf_match;
 
+/* What vLLM has of a family (0.32). */
+typedef enum mg_vllm {
+    MG_VLLM_ALL,
+    MG_VLLM_NO_GPTQ, /* a layer of its class has no name, by which GPTQ's weights are known */
+    MG_VLLM_NONE,
+} mg_vllm;
+
 /* A module of Python that a model of a custom architecture carries beside its weights (formats/arch/code/), so that
  * transformers can run it. */
 typedef struct mg_code_file {
@@ -326,6 +333,7 @@ typedef struct mg_arch {
     const char *hf_classes[4]; /* accepted entries of "architectures"; the first is written */
     const char *gguf_arch;     /* general.architecture, and prefix of its keys */
     bool gguf_own;             /* no other program knows gguf_arch: said when a file is written */
+    mg_vllm vllm;
     mg_score_func gguf_score;  /* and by expert_gating_func, where it tells families apart; 0: whatever it says */
     bool gguf_no_blank; /* its SentencePiece vocabularies put no blank before a text, which no file of theirs says */
     uint32_t gguf_eot;  /* token that ends a turn, which no file says; 0: none */

@@ -22,6 +22,7 @@ static const mg_enum_name routers[] = {
 static const mg_enum_name gatings[] = {{"act", MG_GATING_ACT}, {"swiglu_clamped", MG_GATING_SWIGLU_CLAMPED}, {NULL, 0}};
 static const mg_enum_name schedules[] = {
     {"all", MG_MOE_ALL}, {"after_dense", MG_MOE_AFTER_DENSE}, {"stepped", MG_MOE_STEPPED}, {"range", MG_MOE_RANGE}, {"multiples", MG_MOE_MULTIPLES}, {NULL, 0}};
+static const mg_enum_name vllms[] = {{"all", MG_VLLM_ALL}, {"no_gptq", MG_VLLM_NO_GPTQ}, {"none", MG_VLLM_NONE}, {NULL, 0}};
 static const mg_enum_name matches[] = {
     {"never", MG_GGUF_MATCH_NEVER}, {"dense", MG_GGUF_MATCH_DENSE}, {"moe", MG_GGUF_MATCH_MOE}, {NULL, 0}};
 static const mg_enum_name kv_types[] = {
@@ -162,6 +163,7 @@ static const mg_fields block_fields = FIELDS(block_items, mg_block, NULL);
 static const mg_field arch_items[] = {
     FIELD(mg_arch, name, MG_FIELD_STR, .required = true), FIELD(mg_arch, hf_classes, MG_FIELD_STRS, .room = 4, .required = true),
     FIELD(mg_arch, gguf_arch, MG_FIELD_STR, .required = true), FIELD(mg_arch, gguf_own, MG_FIELD_BOOL),
+    FIELD(mg_arch, vllm, MG_FIELD_ENUM, .names = vllms),
     FIELD(mg_arch, gguf_score, MG_FIELD_ENUM, .names = score_or_any), FIELD(mg_arch, gguf_no_blank, MG_FIELD_BOOL),
     FIELD(mg_arch, gguf_eot, MG_FIELD_U32),
     FIELD(mg_arch, gguf_needs, MG_FIELD_KEY),
@@ -182,7 +184,7 @@ const mg_fields mg_arch_fields = FIELDS(arch_items, mg_arch, NULL);
 
 /* A member that is new in arch.h has another size, and belongs into the tables above. */
 #define IN_FULL(type, bytes) _Static_assert(sizeof(type) == bytes, #type " has other members than its table")
-IN_FULL(mg_arch, 280);
+IN_FULL(mg_arch, 288);
 IN_FULL(mg_restates, 72);
 IN_FULL(mg_block, 56);
 IN_FULL(mg_config_row, 200);

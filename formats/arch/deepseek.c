@@ -95,6 +95,7 @@ const mg_arch mg_arch_deepseek = {
     .name = "deepseek",
     .hf_classes = {"DeepseekForCausalLM"},
     .gguf_arch = "deepseek",
+    .vllm = MG_VLLM_NO_GPTQ,
     .gguf_match = MG_GGUF_MATCH_MOE,
     .gguf_needs = MG_K_SHARED_COUNT,
     .block = {.norm = MG_NORM_RMS,

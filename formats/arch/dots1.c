@@ -60,6 +60,7 @@ const mg_arch mg_arch_dots1 = {
     .name = "dots1",
     .hf_classes = {"Dots1ForCausalLM"},
     .gguf_arch = "dots1",
+    .vllm = MG_VLLM_NONE,
     .gguf_match = MG_GGUF_MATCH_MOE,
     .block = {.norm = MG_NORM_RMS,
               .rope = MG_ROPE_HALF,

@@ -96,6 +96,7 @@ const mg_arch mg_arch_mesh = {
     .hf_classes = {"MeshForCausalLM"},
     .gguf_arch = "mesh",
     .gguf_own = true,
+    .vllm = MG_VLLM_NONE,
     .gguf_match = MG_GGUF_MATCH_MOE,
     .block = {.norm = MG_NORM_RMS, .rope = MG_ROPE_HALF, .router = MG_ROUTER_SOFTMAX_TOPK, .norm_topk = true},
     .config = config,

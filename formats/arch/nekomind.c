@@ -86,6 +86,7 @@ const mg_arch mg_arch_nekomind = {
     .tensors = tensors,
     .n_tensors = MG_LEN(tensors),
     .gguf_own = true,
+    .vllm = MG_VLLM_NONE,
     .dense_list = "mlp_only_layers",
     .ignored = ignored,
     .made_from = &made_from,

@@ -117,6 +117,7 @@ judged(TINY / "llama", "autoawq")
 judged(made("mlx-wide", "llama", "--group-size", "-1"), "mlx", "group")
 judged(made("gptq-act", "llama", "--group-size", "32", "--format", "gptq", "--symmetric", desc_act=True), "vllm", "act-order")
 judged(TINY / "mesh_k1", "vllm", "architecture")
+judged(TINY / "dots1", "vllm", "architecture")
 judged(made("rows", "llama", "--group-size", "-1"), "vllm")
 judged(common.WORK / "rows", "vllm:tp=2", "group x tp")  # AWQ cuts the one group
 judged(made("rows-ct", "llama", *CT), "vllm:tp=2")       # scales of rows go to every rank

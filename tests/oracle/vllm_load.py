@@ -44,13 +44,14 @@ def divergence(reference, other):
 
 def ranks(work, tp, gpu, dirs):
     """One dictionary per directory and rank."""
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in dirs]
+    ports = [s.getsockname()[1] for s in sockets]
+    for s in sockets:
+        s.close()
     started = []
     for rank in range(tp):
         env = {**os.environ, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(tp), "MASTER_ADDR": "127.0.0.1",
-               "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+               "PORTS": ",".join(map(str, ports)), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         command = [sys.executable, pathlib.Path(__file__).with_name("vllm_rank.py"), work, str(tp), str(rank), str(gpu), *dirs]
         started.append(subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=open(work / f"rank{rank}.log", "w"), text=True))
     said = [[json.loads(line[7:]) for line in p.communicate()[0].splitlines() if line.startswith("RESULT ")] for p in started]
@@ -58,7 +59,7 @@ def ranks(work, tp, gpu, dirs):
     return list(zip(*said))
 
 
-def verdict(work, folder, tp, results):
+def verdict(work, folder, results):
     """(right?, what to print)"""
     refused = [r["refused"] for r in results if "refused" in r]
     if refused:
@@ -105,7 +106,7 @@ def main():
     wrong = 0
     for tp in map(int, args.tp.split(",")):
         for folder, results in zip(dirs, ranks(args.work, tp, args.gpu, dirs)):
-            right, text = verdict(args.work, folder, tp, results)
+            right, text = verdict(args.work, folder, results)
             check = subprocess.run([BIN / "moegraft-check", folder, "--for", f"vllm:tp={tp}"], capture_output=True, text=True)
             agrees = (check.returncode == 0) == right
             wrong += not agrees

@@ -5,6 +5,7 @@ that the machine is an NVIDIA GPU, in the type that vLLM would run the model in 
 repack what was loaded, the layer becomes a dense f32 one, decoded from vLLM's own parameters by the layout that vLLM gave them."""
 import argparse
 import contextlib
+import gc
 import json
 import os
 import pathlib
@@ -21,7 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, PreTrainedConfig
 from vllm import LLM, SamplingParams
 from vllm.config import LoadConfig, VllmConfig, get_current_vllm_config_or_none
-from vllm.distributed.parallel_state import destroy_model_parallel
+from vllm.distributed.parallel_state import cleanup_dist_env_and_memory
 from vllm.engine.arg_utils import EngineArgs
 from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import UnquantizedFusedMoEMethod
 from vllm.model_executor.layers.linear import UnquantizedLinearMethod
@@ -192,9 +193,13 @@ def bits_of(words, bits):
     return (raw << torch.arange(bits, dtype=torch.int32)).sum(-1, dtype=torch.int32)
 
 
-def along_rows(words, order=None):  # [.., A, B/8] -> [.., A, B]
+def swap(t):
+    return t.transpose(-1, -2).contiguous()
+
+
+def awq_codes(words):  # [.., A, B/8] -> [.., B, A]
     codes = bits_of(words, 4)
-    return codes.reshape(*words.shape, 8)[..., order].reshape(codes.shape) if order else codes
+    return swap(codes.reshape(*words.shape, 8)[..., AWQ_ORDER].reshape(codes.shape))
 
 
 def spread(scales, columns):
@@ -211,44 +216,28 @@ def decode(layer, part, config):
     """Weight [.., N, K] of a layer; part is "", "w13_" or "w2_"."""
     get = lambda name: getattr(layer, part + name).data
     has = lambda name: getattr(layer, part + name, None) is not None
-    swap = lambda t: t.transpose(-1, -2).contiguous()
-    name = config.get_name()
-    if name == "auto_awq":
-        codes = swap(along_rows(get("qweight"), AWQ_ORDER))
-        return integers(codes, swap(get("scales")), swap(along_rows(get("qzeros"), AWQ_ORDER)))
-    if name == "auto_gptq":
-        bits = config.weight_bits
-        return integers(bits_of(swap(get("qweight")), bits), swap(get("scales")), 1 << (bits - 1))
+    if config.get_name() == "auto_awq":
+        return integers(awq_codes(get("qweight")), swap(get("scales")), awq_codes(get("qzeros")))
+    if config.get_name() == "auto_gptq":
+        return integers(bits_of(swap(get("qweight")), config.weight_bits), swap(get("scales")), 1 << (config.weight_bits - 1))
     if has("weight_packed") and get("weight_packed").dtype == torch.uint8:
         packed, scale = get("weight_packed"), get("weight_scale")
         values = break_fp4_bytes(packed.reshape(-1, packed.shape[-1]), torch.float32).reshape(*packed.shape[:-1], -1)
         scale = scale.float() if scale.dtype != torch.uint8 else torch.exp2(scale.float() - 127)
         if has("weight_global_scale"):
-            scale = scale / each_row(layer, get("weight_global_scale"), scale)
+            each = get("weight_global_scale")  # of joined weights the largest is taken, of joined experts the first
+            scale = scale / (each.max() if scale.dim() == 2 else each.reshape(len(each), -1)[:, :1, None])
         return values * spread(scale, values.shape[-1])
     if has("weight_packed"):
-        packed = get("weight_packed")
-        scales = get("weight_scale")
-        args = config.target_scheme_map["Linear"]["weights"]
-        codes = bits_of(packed, args.num_bits)
-        zeros = 1 << (args.num_bits - 1)
-        if has("weight_zero_point"):
-            zeros = swap(bits_of(swap(get("weight_zero_point")), args.num_bits))
-        return integers(codes, scales, zeros)
+        bits = config.target_scheme_map["Linear"]["weights"].num_bits
+        zeros = swap(bits_of(swap(get("weight_zero_point")), bits)) if has("weight_zero_point") else 1 << (bits - 1)
+        return integers(bits_of(get("weight_packed"), bits), get("weight_scale"), zeros)
     weight, scale = get("weight").float(), get("weight_scale").float()
     block = getattr(layer, "weight_block_size", None)
     if block:
         scale = scale.repeat_interleave(block[0], -2)[..., :weight.shape[-2], :]
         return weight * scale.repeat_interleave(block[1], -1)[..., :weight.shape[-1]]
     return weight * scale
-
-
-def each_row(layer, numbers, scale):
-    """One number for each of the joined weights, at its rows."""
-    if scale.dim() == 3:  # experts: [E] or [E, 2]
-        numbers = numbers.reshape(numbers.shape[0], -1)
-        return numbers.repeat_interleave(scale.shape[1] // numbers.shape[1], 1).unsqueeze(-1)
-    return torch.cat([n.expand(w) for n, w in zip(numbers, layer.logical_widths)]).unsqueeze(-1)
 
 
 def make_dense(model):
@@ -332,7 +321,8 @@ def main():
     hook_loading()
     find = hook_running(gpu)
     ids = load_file(args.work / "ids.safetensors")["input_ids"].tolist()
-    for folder in args.dirs:
+    for folder, port in zip(args.dirs, os.environ["PORTS"].split(",")):
+        os.environ["MASTER_PORT"] = port
         try:
             now, logits = examine(folder, args.tp, gpu, find, ids)
             out = {"dtype": str(now.dtype), "methods": sorted(now.methods), "unfilled": now.unfilled, "unread": now.unread}
@@ -341,7 +331,8 @@ def main():
         except Exception as e:
             traceback.print_exc()
             out = {"refused": f"{type(e).__name__}: {e}"}
-        destroy_model_parallel()  # the next model may need groups that this one did not
+        gc.collect()
+        cleanup_dist_env_and_memory()  # the next model may need other groups, and this one may have been refused half way
         print("RESULT " + json.dumps(out), flush=True)
 
 
