@@ -6,6 +6,7 @@ repack what was loaded, the layer becomes a dense f32 one, decoded from vLLM's o
 import argparse
 import contextlib
 import gc
+import inspect
 import json
 import os
 import pathlib
@@ -16,6 +17,7 @@ os.environ.update(VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_CPU_OMP_THREADS_BIND=
 import torch
 import vllm._custom_ops as ops
 import vllm.model_executor.model_loader.base_loader as base_loader
+import vllm.model_executor.models.registry as registry
 import vllm.platforms as platforms
 from safetensors.torch import load_file, save_file
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -173,7 +175,9 @@ def choose_as_gpu(gpu, quant_config):
 
         def created(*args, **kwargs):
             with gpu(), in_type(now.dtype, moe):
-                create(*args, **{**kwargs, "params_dtype": now.dtype})
+                given = inspect.signature(create).bind(*args, **kwargs)
+                given.arguments["params_dtype"] = now.dtype
+                create(*given.args, **given.kwargs)
             how = getattr(layer, "scheme", method)
             kernel = getattr(how, "kernel", None) or getattr(how, "fp8_linear", None) or getattr(method, "experts_cls", None)
             kernel = kernel if isinstance(kernel, type) else type(kernel)
@@ -315,6 +319,7 @@ def main():
     p.add_argument("dirs", type=pathlib.Path, nargs="+")
     args = p.parse_args()
     AutoConfig.register("deepseek", DeepseekConfig)
+    registry._run_in_subprocess = lambda look: look()  # at a model's class: there is no GPU to keep out of this process
     for name in QUANTIZATION_METHODS:  # imports that ask what the machine is
         get_quantization_config(name)
     gpu = Gpu(args.gpu)
