@@ -1,6 +1,6 @@
 /* loader_vllm.c - what vLLM does with a model on one or more tensor-parallel ranks. The sources are named in the table
- * of quant/loader_rules.c; each rule was seen to hold in vLLM 0.32, and the models it is silent about to load
- * (tests/oracle/vllm_load.py). */
+ * of quant/loader_rules.c. All but cut words and heads were seen to be refused, or to be read wrong, by vLLM 0.32, and
+ * what no rule names to load (tests/oracle/vllm_load.py). */
 #include "quant/loader_view.h"
 
 #include <inttypes.h>
@@ -11,7 +11,7 @@ static bool splits_inputs(mg_role r) {
     return r == MG_R_ATTN_O || r == MG_R_FFN_DOWN || r == MG_R_EXPERT_DOWN || r == MG_R_SHARED_DOWN;
 }
 
-/* Output rows of a rank, times tp where they do not divide evenly. Ranks beyond the number of key heads share them. */
+/* Output rows of a rank; false: they do not divide. Ranks beyond the number of key heads share them. */
 static bool rows_of_rank(const mg_loader_view *v, const mg_group_matrix *m, mg_role r, uint64_t *rows) {
     const uint64_t kv = (uint64_t)v->m->hp.i[MG_K_KV_HEADS];
     const uint64_t parts = (r == MG_R_ATTN_K || r == MG_R_ATTN_V) && kv && kv < v->tp ? kv : v->tp;
@@ -104,7 +104,7 @@ bool mg_vllm_act_order(const mg_loader_view *v, mg_loader_hit *h) {
     bool found = mg_loader_is_method(v, MG_GROUPS_GPTQ) && c->act_order && c->group_size != 0;
     for (uint32_t i = 0; i < c->n_ct; i++) found |= c->ct[i].act_order;
     if (!found) return false;
-    snprintf(h->text, sizeof h->text, "groups in another order than columns (%s) are refused since 0.30",
+    snprintf(h->text, sizeof h->text, "groups in another order than columns (%s) are no longer read",
              c->n_ct ? "actorder" : "desc_act");
     return true;
 }
