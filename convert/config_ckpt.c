@@ -3,6 +3,7 @@
 
 #include "formats/arch/arch.h"
 #include "formats/base/file.h"
+#include "formats/base/text.h"
 #include "formats/hf_dir.h"
 
 #include <dirent.h>
@@ -49,19 +50,14 @@ static void free_config(mg_checkpoint *c) {
 
 static const mg_checkpoint_ops ops = {no_values, unchanged, no_identity, free_config};
 
-static bool ends_with(const char *s, const char *tail) {
-    const size_t n = strlen(s), m = strlen(tail);
-    return n >= m && strcmp(s + n - m, tail) == 0;
-}
-
 bool mg_config_ckpt_is(const char *path) {
     static const char *const kinds[] = {".safetensors", ".safetensors.index.json", ".gguf", ".bin", ".pth", ".pt"};
     bool config = false, weights = false;
-    if (!mg_path_is_dir(path)) return ends_with(path, ".json") && mg_path_exists(path);
+    if (!mg_path_is_dir(path)) return mg_ends_with(path, ".json") && mg_path_exists(path);
     DIR *d = opendir(path);
     for (struct dirent *e; d && (e = readdir(d)) != NULL;) {
         config |= strcmp(e->d_name, "config.json") == 0;
-        for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) weights |= ends_with(e->d_name, kinds[i]);
+        for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) weights |= mg_ends_with(e->d_name, kinds[i]);
     }
     if (d) closedir(d);
     return config && !weights;

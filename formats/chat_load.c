@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "formats/base/file.h"
+#include "formats/base/text.h"
 #include "formats/hf_cache.h"
 #include "formats/hf_dir.h"
 
@@ -111,11 +112,6 @@ mg_status mg_chat_template_model(char **text, const mg_checkpoint *c, mg_error *
     return c->dir ? template_dir(text, c->dir, err) : MG_OK;
 }
 
-static bool ends_with(const char *s, const char *tail) {
-    size_t n = strlen(s), k = strlen(tail);
-    return n >= k && strcmp(s + n - k, tail) == 0;
-}
-
 mg_status mg_chat_template_path(char **text, const char *path, mg_error *err) {
     char found[4096];
     bool cached;
@@ -123,7 +119,7 @@ mg_status mg_chat_template_path(char **text, const char *path, mg_error *err) {
     *text = NULL;
     MG_TRY(mg_hf_resolve(found, sizeof found, path, &cached, err));
     if (mg_path_is_dir(found)) return template_dir(text, found, err);
-    if (ends_with(found, ".json") || ends_with(found, ".model")) {
+    if (mg_ends_with(found, ".json") || mg_ends_with(found, ".model")) {
         char *slash = strrchr(found, '/');
         if (slash) *slash = 0;
         return template_dir(text, !slash ? "." : found[0] ? found : "/", err);

@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 
 #include "formats/base/jsonlex.h"
+#include "formats/base/text.h"
 #include "formats/container.h"
 #include "formats/safetensors.h"
 #include "formats/torch_file.h"
@@ -18,11 +19,6 @@ static const struct kind {
     const char *single, *index, *suffix;
 } kinds[] = {{"model.safetensors", "model.safetensors.index.json", ".safetensors"},
              {"pytorch_model.bin", "pytorch_model.bin.index.json", ".bin"}};
-
-static bool ends_with(const char *s, const char *tail) {
-    size_t n = strlen(s), m = strlen(tail);
-    return n >= m && strcmp(s + n - m, tail) == 0;
-}
 
 /* The cache keeps files as REPO/snapshots/REV/[DIR/]FILE linking to REPO/blobs/HASH. */
 static bool is_cache_link(const char *real_dir, const char *target) {
@@ -45,7 +41,7 @@ mg_status mg_hf_check_link(const char *dir, const char *name, mg_error *err) {
     if (lstat(path, &sb) != 0 || !S_ISLNK(sb.st_mode)) return MG_OK;
     char *target = realpath(path, NULL), *real_dir = realpath(dir, NULL);
     mg_status st = MG_OK;
-    if (!target || ends_with(target, ".incomplete"))
+    if (!target || mg_ends_with(target, ".incomplete"))
         st = mg_fail(err, MG_ERR_FORMAT,
                      "link to missing or unfinished data: the download was interrupted, run it again");
     else if (!real_dir || (!is_inside(real_dir, target) && !is_cache_link(real_dir, target)))
@@ -109,7 +105,7 @@ static mg_status index_shard(shard_index *ix, const char *file, size_t len, uint
         mg_error_offset(err, ix->lx.token_at);
         return MG_ERR_FORMAT;
     }
-    if (!ends_with(file, ix->suffix)) {
+    if (!mg_ends_with(file, ix->suffix)) {
         mg_fail(err, MG_ERR_FORMAT, "index names a file that is no %s", ix->suffix);
         mg_error_offset(err, ix->lx.token_at);
         return MG_ERR_FORMAT;
@@ -271,7 +267,7 @@ static mg_status note_strays(mg_files_ckpt *c, const char *dir, const shard_inde
     DIR *d = opendir(dir);
     mg_status st = MG_OK;
     for (struct dirent *e; d && st == MG_OK && (e = readdir(d)) != NULL;)
-        if (ends_with(e->d_name, ix->suffix) && e->d_name[0] != '.' &&
+        if (mg_ends_with(e->d_name, ix->suffix) && e->d_name[0] != '.' &&
             mg_strmap_get(&ix->shard_of, e->d_name, strlen(e->d_name)) == MG_STRMAP_NONE)
             st = mg_files_ckpt_note(c, err, "'%s' is not named by the index and was not read", e->d_name);
     if (d) closedir(d);
@@ -329,8 +325,8 @@ static mg_status explain_no_weights(const char *dir, mg_error *err) {
     DIR *d = opendir(dir);
     for (struct dirent *e; d && (e = readdir(d)) != NULL;) {
         pickle |= mg_torch_is_name(e->d_name);
-        shard |= ends_with(e->d_name, ".safetensors");
-        gguf |= ends_with(e->d_name, ".gguf");
+        shard |= mg_ends_with(e->d_name, ".safetensors");
+        gguf |= mg_ends_with(e->d_name, ".gguf");
     }
     if (d) closedir(d);
     if (has(dir, "qmodel.pt"))

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "formats/base/checked.h"
+#include "formats/base/text.h"
 
 #define SCRATCH ((uint64_t)1 << 20)
 
@@ -21,13 +22,8 @@ typedef struct slices {
 
 /* ---- which axis ---- */
 
-static bool ends_with(const char *s, const char *tail) {
-    const size_t n = strlen(s), m = strlen(tail);
-    return n >= m && strcmp(s + n - m, tail) == 0;
-}
-
 static bool is_one_of(const char *name, const char *const *tails) {
-    while (*tails && !ends_with(name, *tails)) tails++;
+    while (*tails && !mg_ends_with(name, *tails)) tails++;
     return *tails != NULL;
 }
 

@@ -5,6 +5,7 @@
 
 #include "formats/base/file.h"
 #include "formats/base/json.h"
+#include "formats/base/text.h"
 #include "formats/hf_cache.h"
 #include "formats/tokenizer_impl.h"
 
@@ -165,11 +166,6 @@ mg_status mg_tokenizer_open_model(mg_tokenizer **out, const mg_checkpoint *c, mg
     return c->dir ? mg_tokenizer_open_dir(out, c->dir, err) : MG_OK;
 }
 
-static bool ends_with(const char *s, const char *tail) {
-    size_t n = strlen(s), k = strlen(tail);
-    return n >= k && strcmp(s + n - k, tail) == 0;
-}
-
 mg_status mg_tokenizer_open_path(mg_tokenizer **out, const char *path, mg_error *err) {
     char found[4096];
     bool cached;
@@ -182,9 +178,9 @@ mg_status mg_tokenizer_open_path(mg_tokenizer **out, const char *path, mg_error 
     path = found;
     if (mg_path_is_dir(path)) {
         s = mg_tokenizer_open_dir(out, path, err);
-    } else if (ends_with(path, ".json")) {
+    } else if (mg_ends_with(path, ".json")) {
         s = mg_tokenizer_open_json(out, path, err);
-    } else if (ends_with(path, ".model")) {
+    } else if (mg_ends_with(path, ".model")) {
         s = mg_tokenizer_open_spm(out, path, err);
     } else {
         mg_checkpoint *c;

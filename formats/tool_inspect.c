@@ -9,6 +9,7 @@
 #include "formats/base/file.h"
 #include "formats/base/options.h"
 #include "formats/base/pool.h"
+#include "formats/base/text.h"
 #include "formats/hf_cache.h"
 #include "formats/hf_dir.h"
 #include "formats/tool_inspect.h"
@@ -25,11 +26,6 @@ static const mg_tool_info tool = {
     .next = "moegraft-check PATH",
 };
 
-static bool ends_with(const char *s, const char *tail) {
-    size_t n = strlen(s), m = strlen(tail);
-    return n >= m && strcmp(s + n - m, tail) == 0;
-}
-
 /* A directory that has a config.json and nothing that could be weights. */
 static bool is_config_only(const char *dir) {
     bool config = false, weights = false;
@@ -37,7 +33,7 @@ static bool is_config_only(const char *dir) {
     for (struct dirent *e; d && (e = readdir(d)) != NULL;) {
         static const char *const kinds[] = {".safetensors", ".safetensors.index.json", ".gguf", ".bin", ".pth", ".pt"};
         config |= strcmp(e->d_name, "config.json") == 0;
-        for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) weights |= ends_with(e->d_name, kinds[i]);
+        for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) weights |= mg_ends_with(e->d_name, kinds[i]);
     }
     if (d) closedir(d);
     return config && !weights;
@@ -69,7 +65,7 @@ static mg_status open_path(inspection *in, mg_error *err) {
         MG_TRY(mg_path_join(path, sizeof path, found, "config.json", err));
         return open_config(in, path, err);
     }
-    if (ends_with(in->path, ".json") && mg_path_exists(in->path)) return open_config(in, in->path, err);
+    if (mg_ends_with(in->path, ".json") && mg_path_exists(in->path)) return open_config(in, in->path, err);
     if (mg_tool_is_recipe(in->path)) {
         MG_TRY(mg_tool_weights_open(&in->merged, in->path, in->common.n_threads, err));
         in->ckpt = in->merged.ckpt;

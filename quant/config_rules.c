@@ -174,6 +174,10 @@ const mg_kv *mg_rules_kv(const mg_rules *v, const char *suffix, char key[128]) {
     return mg_kvs_get(v->kv, key);
 }
 
+const char *mg_rules_token_name(const mg_json *value) {
+    return mg_json_str(value) ? mg_json_str(value) : mg_json_str(mg_json_get(value, "content"));
+}
+
 /* ---- what there is ---- */
 
 static bool is_there(const char *dir, const char *name) {

@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "formats/arch/arch.h"
+#include "formats/base/text.h"
 #include "formats/gguf_set.h"
 #include "quant/preset.h"
 
@@ -22,10 +23,9 @@ void mg_rule_gguf_ids(mg_rules *v) {
     for (uint32_t i = 0; v->kv && i < v->kv->n; i++) {
         const mg_kv *k = &v->kv->items[i];
         const char *key = k->key.data;
-        const size_t n = strlen(key);
         uint64_t id;
         char found[100];
-        if (strncmp(key, "tokenizer.ggml.", 15) != 0 || n < 9 || strcmp(key + n - 9, "_token_id") != 0) continue;
+        if (strncmp(key, "tokenizer.ggml.", 15) != 0 || !mg_ends_with(key, "_token_id")) continue;
         mg_rules_show_kv(k, found, sizeof found);
         if (k->type != MG_KV_U32)
             mg_rules_found(v, MG_SEVERITY_ERROR, v->data_file, key, NULL, found, "a value of type u32, not %s",

@@ -1,17 +1,14 @@
 /* config_rules_ids.c - token ids of the configurations: within the embedding, and the same everywhere. */
 #include "quant/config_rules_impl.h"
 
+#include "formats/base/text.h"
+
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
 
 static const char config_json[] = "config.json", generation_json[] = "generation_config.json";
 static const char *const ends[] = {"bos_token_id", "eos_token_id", "pad_token_id"};
-
-static bool ends_with(const char *s, const char *tail) {
-    const size_t n = strlen(s), m = strlen(tail);
-    return n >= m && strcmp(s + n - m, tail) == 0;
-}
 
 static bool is_list(const mg_json *v) {
     return v && mg_json_type(v) == MG_JSON_ARRAY;
@@ -64,7 +61,7 @@ static void judge_ids(mg_rules *v, const char *file, const mg_json *member) {
 
 static void judge_file(mg_rules *v, const char *file, const mg_json *config) {
     for (const mg_json *x = v->rows ? mg_json_first(config) : NULL; x; x = mg_json_next(x))
-        if (is_stated(x) && ends_with(mg_json_key(x), "_token_id")) judge_ids(v, file, x);
+        if (is_stated(x) && mg_ends_with(mg_json_key(x), "_token_id")) judge_ids(v, file, x);
 }
 
 void mg_rule_config_ids(mg_rules *v) {
@@ -94,8 +91,7 @@ void mg_rule_generation(mg_rules *v) {
 }
 
 static int32_t pad_of(const mg_rules *v) {
-    const mg_json *pad = mg_json_get(v->tokenizer_config, "pad_token");
-    const char *name = mg_json_str(pad) ? mg_json_str(pad) : mg_json_str(mg_json_get(pad, "content"));
+    const char *name = mg_rules_token_name(mg_json_get(v->tokenizer_config, "pad_token"));
     return name ? mg_tokenizer_find(v->tokenizer, name) : -1;
 }
 

@@ -49,6 +49,9 @@ const char *mg_rules_show_kv(const mg_kv *value, char *buf, size_t size);
 /* The key ARCH.suffix of a GGUF; *key its name. */
 const mg_kv *mg_rules_kv(const mg_rules *v, const char *suffix, char key[128]);
 
+/* The text of a token in a configuration, "<s>" or {"content": "<s>", ...}; NULL for anything else. */
+const char *mg_rules_token_name(const mg_json *value);
+
 /* config_rules_ids.c */
 void mg_rule_config_ids(mg_rules *v);
 void mg_rule_generation_ids(mg_rules *v);

@@ -49,7 +49,7 @@ static const char *torch_name(mg_dtype d) {
 
 /* Types that torch has besides those we read from configurations. */
 static bool is_torch_type(const mg_json *v) {
-    static const char *const names[] = {"float", "double", "half", "float8_e4m3fn", "float8_e5m2", "int8", "uint8"};
+    static const char *const names[] = {"float8_e4m3fn", "float8_e5m2", "int8", "uint8"};
     const char *s = mg_json_str(v);
     for (size_t i = 0; s && i < sizeof names / sizeof *names; i++)
         if (strcmp(s, names[i]) == 0) return true;

@@ -8,16 +8,11 @@
 
 #include "formats/chat.h"
 
-/* "<s>" or {"content": "<s>", ...} */
-static const char *name_of(const mg_json *v) {
-    return mg_json_str(v) ? mg_json_str(v) : mg_json_str(mg_json_get(v, "content"));
-}
-
 /* ---- names of tokens ---- */
 
 static bool judge_name(mg_rules *v, const char *file, const char *key, const mg_json *value) {
     char found[80];
-    const char *name = name_of(value);
+    const char *name = mg_rules_token_name(value);
     if (!name || mg_tokenizer_find(v->tokenizer, name) >= 0) return false;
     snprintf(found, sizeof found, "\"%.60s\"", name);
     mg_rules_found(v, MG_SEVERITY_WARNING, file, key, NULL, found,
@@ -74,7 +69,8 @@ void mg_rule_added_tokens(mg_rules *v) {
     char digits[48];
     if (!v->tokenizer) return;
     for (const mg_json *x = mg_json_first(list); x; x = mg_json_next(x))
-        if (judge_added(v, "tokenizer_config.json", "added_tokens_decoder", name_of(x), mg_json_key(x))) break;
+        if (judge_added(v, "tokenizer_config.json", "added_tokens_decoder", mg_rules_token_name(x), mg_json_key(x)))
+            break;
     if (!v->added || mg_json_type(v->added) != MG_JSON_OBJECT) return;
     for (const mg_json *x = mg_json_first(v->added); x; x = mg_json_next(x))
         if (judge_added(v, "added_tokens.json", mg_json_key(x), mg_json_key(x),

@@ -6,11 +6,7 @@
 
 #include "formats/arch/inputs.h"
 #include "formats/base/regex.h"
-
-static bool ends_with(const char *s, const char *tail) {
-    const size_t n = strlen(s), m = strlen(tail);
-    return n >= m && strcmp(s + n - m, tail) == 0;
-}
+#include "formats/base/text.h"
 
 static bool is_quantized(const mg_list_view *v, const char *name) {
     for (uint32_t i = 0; i < v->layout->n_matrices; i++)
@@ -23,7 +19,7 @@ static bool is_quantized(const mg_list_view *v, const char *name) {
 static bool is_layer(const mg_list_view *v, uint32_t t, mg_list_match how) {
     mg_role role;
     const mg_tensor *x = &v->dense->tensors[t];
-    if (x->rank != 2 || !ends_with(x->name, ".weight") || !mg_model_role_of(v->model, t, &role, NULL, NULL))
+    if (x->rank != 2 || !mg_ends_with(x->name, ".weight") || !mg_model_role_of(v->model, t, &role, NULL, NULL))
         return false;
     if (how == MG_LIST_RULES) return mg_role_is_linear(role) || is_quantized(v, x->name);
     return role != MG_R_TOKEN_EMBD && role != MG_R_OUTPUT;
@@ -35,7 +31,7 @@ static bool selects(const char *entry, const char *module, mg_list_match how) {
     const size_t n = strlen(module), m = strlen(entry);
     if (how == MG_LIST_SUBSTRING) return strstr(module, entry) != NULL;
     if (how == MG_LIST_RULES) return strcmp(module, entry) == 0;
-    return strncmp(module, entry, m) == 0 || (ends_with(module, entry) && (n == m || module[n - m - 1] == '.'));
+    return strncmp(module, entry, m) == 0 || (mg_ends_with(module, entry) && (n == m || module[n - m - 1] == '.'));
 }
 
 /* The expression matches from the beginning of the name, as Python's re.match. */

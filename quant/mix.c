@@ -1,6 +1,8 @@
 /* mix.c - walks the tables that decide dtypes: skip list, categories, mixes.inc, shape fallback. */
 #include "quant/mix.h"
 
+#include "formats/base/text.h"
+
 #include <string.h>
 
 /* ---- tables ---- */
@@ -181,11 +183,6 @@ int mg_mix_compare(const char *a, const char *b) {
     return strcmp(a, b);
 }
 
-static bool ends_with(const char *s, const char *tail) {
-    size_t n = strlen(s), m = strlen(tail);
-    return n >= m && strcmp(s + n - m, tail) == 0;
-}
-
 static const struct trait *trait_of(const char *arch) {
     for (size_t i = 0; i < COUNT(traits); i++)
         if (strcmp(traits[i].arch, arch) == 0) return &traits[i];
@@ -196,7 +193,7 @@ static const struct trait *trait_of(const char *arch) {
 static bool is_kept(const mg_mix_tensor *t, const mg_mix_options *opt, unsigned trait_flags) {
     if (opt->preset->id == MG_PRESET_COPY) return true;
     if (t->ne[1] == 1 && t->ne[2] == 1 && t->ne[3] == 1) return true;
-    if (!ends_with(t->name, "weight")) return true;
+    if (!mg_ends_with(t->name, "weight")) return true;
     if (contains_any(t->name, kept_names, COUNT(kept_names))) return true;
     if (strcmp(t->name, "position_embd.weight") == 0 || strcmp(t->name, "token_types.weight") == 0) return true;
     if (opt->leave_output && strcmp(t->name, "output.weight") == 0) return true;

@@ -130,10 +130,6 @@ static mg_status one_pair(void *ctx, uint64_t i, unsigned worker, mg_error *err)
 
 /* ---- which weights there are ---- */
 
-static bool same_shape(const mg_bound *a, const mg_bound *b) {
-    return a->rank == b->rank && memcmp(a->shape, b->shape, a->rank * sizeof *a->shape) == 0;
-}
-
 /* A dimension is the vocabulary's, and both have the ids that count. */
 static bool padded(const mg_bound *a, const mg_bound *b, mg_role role, uint64_t ids) {
     if (role != MG_R_TOKEN_EMBD && role != MG_R_OUTPUT && role != MG_R_OUTPUT_BIAS) return false;
@@ -153,7 +149,7 @@ mg_status mg_weight_pair_begin(const mg_weight_work *w, mg_weight_pair *p, bool 
                                mg_arena *names, mg_error *err) {
     const mg_bound *a = p->a, *b = p->b;
     const mg_tensor *t = b ? mg_model_tensor(w->cand, b) : mg_model_tensor(w->ref, a);
-    const bool same = a && b && same_shape(a, b), part = a && b && !same && padded(a, b, p->role, ids);
+    const bool same = a && b && mg_bound_same_shape(a, b), part = a && b && !same && padded(a, b, p->role, ids);
     const bool apart = (!a || !b) && dense_and_mixture(w->ref, w->cand, p->role, p->layer);
     mg_weight_stat *s = p->stat;
     *s = (mg_weight_stat){.expert = p->expert, .apart = apart, .missing = !same && !part && !apart};

@@ -91,13 +91,6 @@ static bool is_open(const mg_weight_pair *p) {
            !(s->exact.units && !s->exact.odd);
 }
 
-static bool same_shape(const mg_bound *a, const mg_bound *b) {
-    if (a->rank != b->rank) return false;
-    for (uint32_t i = 0; i < a->rank; i++)
-        if (a->shape[i] != b->shape[i]) return false;
-    return true;
-}
-
 static mg_status one_weight(void *ctx, uint64_t i, unsigned worker, mg_error *err) {
     const mg_weight_work *w = ctx;
     const mg_weight_pair *p = &w->pairs[i];
@@ -115,7 +108,7 @@ static mg_status one_weight(void *ctx, uint64_t i, unsigned worker, mg_error *er
     s.buf = malloc(3 * s.chunk * s.cols * sizeof *s.buf);
     for (uint32_t k = 0; s.bounds && k < s.n; k++) {
         const mg_bound *b = k == p->expert ? NULL : mg_model_find(w->ref, p->role, p->layer, k);
-        if (b && same_shape(b, p->a)) s.bounds[k] = b;
+        if (b && mg_bound_same_shape(b, p->a)) s.bounds[k] = b;
     }
     mg_status st =
         s.bounds && s.at.other && s.buf ? look(&s, err) : mg_fail_nomem(err, 3 * s.chunk * s.cols * sizeof *s.buf);

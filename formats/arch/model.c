@@ -183,6 +183,10 @@ uint64_t mg_bound_rows(const mg_bound *b) {
     return n;
 }
 
+bool mg_bound_same_shape(const mg_bound *a, const mg_bound *b) {
+    return a->rank == b->rank && memcmp(a->shape, b->shape, a->rank * sizeof *a->shape) == 0;
+}
+
 uint64_t mg_model_row_bytes(const mg_model *m, const mg_bound *b) {
     uint64_t n = 0;
     /* bound shapes are made of whole blocks: checked when the bound was made */

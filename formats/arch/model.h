@@ -149,6 +149,7 @@ bool mg_model_stored_row(const mg_model *m, const mg_bound *b, uint64_t row, uin
 /* Bytes of one logical row in the stored dtype, and how many there are. */
 uint64_t mg_model_row_bytes(const mg_model *m, const mg_bound *b);
 uint64_t mg_bound_rows(const mg_bound *b);
+bool mg_bound_same_shape(const mg_bound *a, const mg_bound *b);
 
 /* What the stored tensor with this index of the checkpoint is for. A tensor that holds several roles or experts
  * (stacked or fused) answers its first. false: the family ignores the tensor. role, layer, expert may be NULL. */
